@@ -1,0 +1,260 @@
+"""``with job(...) as job``: everything about a run that is not its mathematics.
+
+Device, processes, seeds, the log, the output folder with its lock, the record, signals, and their
+end on every path out.
+"""
+
+import contextlib
+import fcntl
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+import torch
+
+from msbreg import distributed
+from msbreg.config import Card, Interrupted, differences, plain
+from msbreg.errors import UserError
+from msbreg.record import Record, protocol_digest, read_record
+
+log = logging.getLogger("msbreg")
+
+# May change between an interrupted run and its continuation without changing what it computes.
+_MAY_CHANGE_ON_RESUME = frozenset({"device", "workers", "finished", "output"})
+
+
+@dataclass
+class StopSignal:
+    """Set by the first Ctrl-C or SIGTERM; a second Ctrl-C interrupts at once."""
+
+    name: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.name)
+
+
+@dataclass
+class Job:
+    """A run in progress.
+
+    Attributes:
+        resumed: whether the folder held an unfinished run of the same settings.
+        results: what ``record.json`` will say came out.
+        stop: true once the run was asked to end; a long loop saves and raises ``Interrupted``.
+    """
+
+    output: Path
+    device: torch.device
+    record: Record
+    resumed: bool
+    stop: StopSignal
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def warn(self, message: str) -> None:
+        """Say it, and keep it in the record."""
+        if message not in self.record.content["warnings"]:
+            self.record.content["warnings"].append(message)
+            log.warning(message)
+
+
+class AlreadyFinished(Exception):
+    """The folder holds this very run, finished, and the caller asked to leave it at that."""
+
+
+@contextlib.contextmanager
+def job(
+    config: Any,  # has output, device, seed and finished
+    card: Card,
+    *,
+    kind: str,
+    resumable: bool = False,
+) -> Iterator[Job]:
+    """Set up a run, and tear it down on every path.
+
+    Raises:
+        UserError: the device is not there, or the output folder cannot be used: it holds a finished
+            run, a run of other settings, a run in progress, or it is not writable.
+        AlreadyFinished: it holds this run, finished, and ``config.finished`` is ``skip``.
+    """
+    _log_to_terminal()
+    device = distributed.pick_device(config.device)
+    distributed.start(device)
+    try:
+        output = Path(config.output)
+        with contextlib.ExitStack() as stack:
+            if distributed.is_main():
+                _make_folder(output)
+                stack.enter_context(_locked(output))
+            previous = _check_previous(output, config, kind=kind, resumable=resumable)
+            distributed.barrier()
+            torch.manual_seed(config.seed)
+            record = Record(output, kind=kind, config=config, card=card)
+            record.content["device"] = str(device)
+            record.content["processes"] = distributed.world_size()
+            if previous is not None:
+                record.content["resumed_from"] = previous["status"]
+            stack.enter_context(_log_to_file(output / "log.txt"))
+            stop = stack.enter_context(_stop_signal())
+            running = Job(output, device, record, previous is not None, stop)
+            with _recorded(running):
+                yield running
+    finally:
+        distributed.stop()
+
+
+@contextlib.contextmanager
+def _recorded(running: Job) -> Iterator[None]:
+    """Keep ``record.json`` truthful about how the run ended."""
+
+    def write(status: str) -> None:
+        if distributed.is_main():
+            record.content["results"] = running.results
+            record.write(status)
+
+    record = running.record
+    write("running")
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        write("interrupted")
+        raise
+    except BaseException as error:
+        record.content["error"] = str(error) or type(error).__name__
+        if not isinstance(error, UserError):
+            record.content["traceback"] = traceback.format_exc()
+        with contextlib.suppress(OSError):  # a full disk is often why we are here
+            write("failed")
+        raise
+    write("done")
+
+
+def _check_previous(
+    output: Path, config: Any, *, kind: str, resumable: bool
+) -> dict[str, Any] | None:
+    """The record of an unfinished run to continue, None for a fresh start."""
+    previous = read_record(output)
+    if previous is None:
+        return None
+    if previous["kind"] != kind:
+        raise UserError(
+            f"output folder {output} holds a run of {previous['kind']}, this is {kind}; "
+            "give another --output"
+        )
+    if previous["status"] == "done":
+        same = previous["digest"] == protocol_digest(config) and all(
+            previous["config"].get(name) == plain(config).get(name) for name in ("data", "seed")
+        )
+        if config.finished == "skip" and same:
+            raise AlreadyFinished(str(output))
+        changed = _changed(config, previous)
+        raise UserError(
+            f"output folder {output} holds a finished run"
+            + (f" of other settings ({changed})" if changed else "")
+            + ".\nGive another --output, or move that folder away"
+            + ("; --finished skip leaves it as it is." if same else ".")
+        )
+    if not resumable:
+        return None
+    changed = _changed(config, previous)
+    if changed:
+        raise UserError(
+            f"output folder {output} holds an unfinished run of other settings: {changed}.\n"
+            "Give the same settings to continue it, or another --output."
+        )
+    return previous
+
+
+def _changed(config: Any, previous: dict[str, Any]) -> str:
+    now = {k: v for k, v in plain(config).items() if k not in _MAY_CHANGE_ON_RESUME}
+    return ", ".join(
+        f"{name} = {value!r} here" for name, value in differences(now, previous["config"]).items()
+    )
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe = output / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"output folder {output} cannot be written: {error.strerror}; give another --output"
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Hold the folder; the system lets go of it however the process ends."""
+    with open(output / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another run is writing to {output}; wait for it, or give another --output"
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[StopSignal]:
+    """Turn SIGTERM and the first SIGINT into a wish that the loop sees at its next step."""
+    stop = StopSignal()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.name = signal.Signals(number).name
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread (a notebook's worker, say): signals are not ours
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _log_to_terminal() -> None:
+    """Plain messages on standard error, once, from the main process only."""
+    if not log.handlers:
+        handler = _Standard()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.propagate = False
+    log.setLevel(logging.INFO)
+
+
+class _Standard(logging.StreamHandler[TextIO]):
+    """Writes to the ``sys.stderr`` of the moment, so that a progress bar or a test can replace it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if distributed.is_main():
+            self.setStream(sys.stderr)
+            super().emit(record)
+
+
+@contextlib.contextmanager
+def _log_to_file(path: Path) -> Iterator[None]:
+    if not distributed.is_main():
+        yield
+        return
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+

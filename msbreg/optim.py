@@ -1,0 +1,80 @@
+"""LARS as BYOL uses it, and the parameter groups that it wants."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive momentum SGD (You et al., arXiv 1708.03888) in BYOL's form.
+
+    For each adapted parameter: ``g <- g + weight_decay * w``; ``g <- g * trust * |w| / |g|`` (1 where
+    either norm is 0); ``m <- momentum * m + g``; ``w <- w - lr * m``. Groups with ``adapt=False`` skip
+    the first two lines. Source: deepmind-research, ``byol/utils/optimizers.py``.
+
+    timm's ``Lars`` divides by ``|g| + weight_decay * |w|`` instead of ``|g + weight_decay * w|``,
+    which is another step; ``tests/msbreg/test_optim.py`` shows the difference.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor] | Iterable[dict],
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 1e-3,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust": trust,
+            "adapt": True,
+        }
+        super().__init__(parameters, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        assert closure is None, "LARS re-evaluates nothing"
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            gradients = [p.grad for p in weights]
+            if group["adapt"]:
+                gradients = self._adapted(weights, gradients, group)
+            buffers = []
+            for weight in weights:
+                state = self.state[weight]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                buffers.append(state["momentum_buffer"])
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, gradients)
+            torch._foreach_add_(weights, buffers, alpha=-group["lr"])
+
+    @staticmethod
+    def _adapted(weights: list[Tensor], gradients: list[Tensor], group: dict) -> list[Tensor]:
+        decayed = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+        weight_norms = torch.stack(torch._foreach_norm(weights))
+        gradient_norms = torch.stack(torch._foreach_norm(decayed))
+        usable = (weight_norms > 0) & (gradient_norms > 0)
+        ratios = group["trust"] * weight_norms / torch.where(usable, gradient_norms, 1.0)
+        factors = torch.where(usable, ratios, 1.0)
+        torch._foreach_mul_(decayed, list(factors.unbind()))
+        return list(decayed)
+
+
+def lars_groups(module: nn.Module, *, weight_decay: float) -> list[dict]:
+    """Two groups: weights, and biases with norm parameters (every tensor of at most one dimension).
+
+    The second has neither decay nor adaptation (BYOL, appendix J; MSBReg §7.1).
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay, "adapt": True},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "adapt": False},
+    ]

@@ -1,0 +1,77 @@
+"""Evaluation transforms: a decoded image to the pixels that a frozen backbone sees."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from msbreg.errors import UserError
+
+# RGB in [0, 1]. Stated here and nowhere else; the statistics of ImageNet's training images
+# (torchvision, MoCo, BYOL, ...), used for every data set of this suite.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+_INTERPOLATIONS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """Short side to ``resize`` pixels, then the centre ``crop`` x ``crop``; no augmentation."""
+
+    resize: int = 256
+    """Short side after resizing, in pixels; 0 keeps the image's own size."""
+    crop: int = 224
+    """Side of the centre crop, in pixels."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Both antialiased when shrinking more than twofold (area averaging first)."""
+    squash: bool = False
+    """Resize to crop x crop without keeping the aspect ratio, instead of cropping (VISSL's VOC07)."""
+
+    def __post_init__(self) -> None:
+        if self.crop < 1 or self.resize < 0 or 0 < self.resize < self.crop:
+            raise UserError(
+                f"resize {self.resize} and crop {self.crop} do not fit; "
+                "expected 0 < crop <= resize, or resize 0 for the image's own size"
+            )
+
+    def __call__(
+        self,
+        image: np.ndarray,  # (H, W, 3) uint8 RGB
+    ) -> np.ndarray:  # (3, crop, crop) uint8 RGB
+        height, width = image.shape[:2]
+        if self.resize:
+            scale = self.resize / min(height, width)
+            image = self._resized(image, round(height * scale), round(width * scale))
+        if self.squash:
+            image = self._resized(image, self.crop, self.crop)
+        height, width = image.shape[:2]
+        if min(height, width) < self.crop:  # only with resize 0
+            scale = self.crop / min(height, width)
+            image = self._resized(image, round(height * scale), round(width * scale))
+            height, width = image.shape[:2]
+        top, left = round((height - self.crop) / 2), round((width - self.crop) / 2)
+        cropped = image[top : top + self.crop, left : left + self.crop]
+        return np.ascontiguousarray(cropped.transpose(2, 0, 1))
+
+    def _resized(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
+        if image.shape[:2] == (height, width):
+            return image
+        # OpenCV's linear and cubic filters do not widen when shrinking: average areas there.
+        shrinks = image.shape[0] > 2 * height or image.shape[1] > 2 * width
+        kind = cv2.INTER_AREA if shrinks else _INTERPOLATIONS[self.interpolation]
+        return cv2.resize(image, (width, height), interpolation=kind)
+
+
+def normalize(
+    images: Tensor,  # (..., 3, H, W) uint8 RGB
+    device: torch.device,
+) -> Tensor:  # (..., 3, H, W) float32, channels_last where there are 4 dimensions
+    """Pixels to zero mean and unit variance, on the device."""
+    mean = torch.tensor(MEAN, device=device).view(3, 1, 1) * 255
+    std = torch.tensor(STD, device=device).view(3, 1, 1) * 255
+    out = images.to(device, non_blocking=True).float().sub_(mean).div_(std)
+    return out.contiguous(memory_format=torch.channels_last) if out.ndim == 4 else out

@@ -1,0 +1,121 @@
+"""The losses of MSBReg (Moon et al., arXiv 2207.03552) and BYOL's, as pure functions.
+
+All take un-normalised ``(K, N, D)`` tensors: K views of N images in D dimensions. Each is a mean over
+the views of ``predictions``, so the loss of K views is the mean of the losses of each view alone
+against all K targets; ``loop.py`` uses that to hold one view in memory at a time. Nothing here knows
+of processes: the N images are the whole batch.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class MSBRegLoss(NamedTuple):
+    """The weighted sum of Eq. 2 and its three unweighted terms, all scalars."""
+
+    total: Tensor
+    centroid: Tensor
+    singular_value: Tensor
+    brownian: Tensor
+
+
+def centroid_loss(
+    predictions: Tensor,  # (K, N, D)
+    targets: Tensor,  # (L, N, D), L = K unless predictions are given view by view
+) -> Tensor:
+    """Squared distance of each normalised prediction to the centroid of the normalised targets.
+
+    Eq. 3; in [0, 4]. The centroid is not normalised again. Up to the spread of the targets, which has
+    no gradient, this is the mean over all pairs of views, a view with itself included.
+    """
+    centroid = F.normalize(targets, dim=-1).mean(0)  # (N, D)
+    return (F.normalize(predictions, dim=-1) - centroid).square().sum(-1).mean()
+
+
+def singular_value_loss(
+    predictions: Tensor,  # (K, N, D), N >= 2
+) -> Tensor:
+    """Squared Frobenius distance of each view's covariance over the images to the identity.
+
+    Eq. 5-7, in the Frobenius form of Eq. 6, with divisor N - 1. The covariance ``S`` (D, D) and the
+    Gram matrix ``G`` (N, N) of the centred predictions share their non-zero eigenvalues, and the D - N
+    others of ``S`` are 0, so ``|S - I|^2 = |G - I|^2 + D - N``: the smaller of the two is formed.
+    """
+    _, images, dimensions = predictions.shape
+    if images < 2:
+        raise ValueError(f"a covariance needs at least 2 images, {images} given")
+
+    def one_view(prediction: Tensor) -> Tensor:
+        centred = prediction - prediction.mean(0)
+        rows = centred if dimensions > images else centred.T  # (min(N, D), max(N, D))
+        moments = (rows @ rows.T).div_(images - 1)
+        moments.diagonal().sub_(1)  # in place, as below: no second matrix
+        entries = moments.flatten()
+        return entries.dot(entries) + (dimensions - len(rows))
+
+    return torch.stack([one_view(prediction) for prediction in predictions]).mean()
+
+
+def brownian_loss(
+    predictions: Tensor,  # (K, N, D)
+    noise: Tensor,  # (N, D), standard normal; one vector an image, shared by its views
+    *,
+    normalize_noise: bool = True,
+) -> Tensor:
+    """Inner product of each normalised prediction with its image's random direction.
+
+    Eq. 4; in [-1, 1] with normalised noise, 0 on average. ``normalize_noise=False`` keeps the length
+    of the noise (about sqrt(D)).
+    """
+    direction = F.normalize(noise, dim=-1) if normalize_noise else noise
+    return (F.normalize(predictions, dim=-1) * direction).sum(-1).mean()
+
+
+def pairwise_loss(
+    predictions: Tensor,  # (K, N, D)
+    targets: Tensor,  # (L, N, D)
+) -> Tensor:
+    """Mean over all K x L pairs of views of BYOL's squared distance (Eq. 1); in [0, 4]."""
+    mean_cosine = (F.normalize(predictions, dim=-1) * F.normalize(targets, dim=-1).mean(0)).sum(-1)
+    return (2 - 2 * mean_cosine).mean()
+
+
+def byol_loss(
+    predictions: Tensor,  # (K, N, D), K >= 2
+    targets: Tensor,  # (K, N, D)
+) -> Tensor:
+    """Mean over the K(K-1) ordered pairs of different views of Eq. 1; in [0, 4]."""
+    views = len(predictions)
+    if views < 2 or len(targets) != views:
+        raise ValueError(f"cross-view pairs need K >= 2 views of both, {views} and {len(targets)} given")
+    per_view = [
+        pairwise_loss(predictions[j : j + 1], other_views(targets, j)) for j in range(views)
+    ]
+    return torch.stack(per_view).mean()
+
+
+def other_views(
+    targets: Tensor,  # (K, N, D)
+    view: int,
+) -> Tensor:  # (K - 1, N, D)
+    """All views but one: what BYOL compares that one with."""
+    return torch.cat([targets[:view], targets[view + 1 :]])
+
+
+def msbreg_loss(
+    predictions: Tensor,  # (K, N, D)
+    targets: Tensor,  # (L, N, D)
+    noise: Tensor,  # (N, D)
+    *,
+    lambda_s: float,
+    lambda_b: float,
+) -> MSBRegLoss:
+    """``centroid + lambda_s * singular value + lambda_b * Brownian`` (Eq. 2), and the three terms."""
+    centroid = centroid_loss(predictions, targets)
+    singular_value = singular_value_loss(predictions)
+    brownian = brownian_loss(predictions, noise)
+    total = centroid + lambda_s * singular_value + lambda_b * brownian
+    return MSBRegLoss(total, centroid, singular_value, brownian)
