@@ -1,0 +1,121 @@
+"""CPU time of K = 4 views of 224 px from a JPEG of 500 x 375, on one thread.
+
+    python benchmarks/views.py [rounds]
+
+Every pipeline decodes the photograph once and draws Table 9's distribution. Rounds are interleaved,
+so that a busy machine slows all alike; the table shows medians over rounds.
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import io
+import statistics
+import time
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from sklearn.datasets import load_sample_images
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from pretrain.views import make_views, policy, view_generator
+
+VIEWS, SIZE, IMAGES_PER_ROUND = 4, 224, 8
+
+
+def pillow_blur(image: Image.Image) -> Image.Image:
+    """As the published pipelines do; torchvision's v1 blur would be a slow convolution."""
+    return image.filter(ImageFilter.GaussianBlur(torch.empty(1).uniform_(0.1, 2.0).item()))
+
+
+def photograph() -> bytes:
+    """A natural photograph as a JPEG of 500 x 375 and some 90 KB, like ImageNet's larger ones."""
+    china = load_sample_images().images[0][:, :569]
+    resized = Image.fromarray(china).resize((500, 375), Image.Resampling.BICUBIC)
+    encoded = io.BytesIO()
+    resized.save(encoded, "JPEG", quality=95)
+    return encoded.getvalue()
+
+
+def pipelines(jpeg: bytes) -> dict[str, Callable[[int], object]]:
+    """Name -> the views of image number i."""
+    data = np.frombuffer(jpeg, np.uint8)
+    table9 = policy("table9", SIZE)
+
+    def decode(_: int) -> np.ndarray:
+        return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+
+    def ours(index: int) -> np.ndarray:
+        return make_views(decode(index), table9, VIEWS, view_generator(0, 0, index))
+
+    def chain(library, first: list, blur: Callable, last: list) -> Callable:
+        jitter = library.ColorJitter(0.4, 0.4, 0.2, 0.1)
+        return library.Compose(
+            [
+                *first,
+                library.RandomHorizontalFlip(),
+                library.RandomApply([jitter], p=0.8),
+                library.RandomGrayscale(0.2),
+                blur,
+                library.RandomSolarize(128, 0.2),
+                *last,
+            ]
+        )
+
+    bicubic = v1.InterpolationMode.BICUBIC
+    crop = v1.RandomResizedCrop(SIZE, interpolation=bicubic)
+    on_pillow = chain(v1, [crop], pillow_blur, [v1.PILToTensor()])
+    crop = v2.RandomResizedCrop(SIZE, interpolation=bicubic, antialias=True)
+    on_tensors = chain(v2, [crop], v2.GaussianBlur(23, (0.1, 2.0)), [])
+
+    def torchvision_v1(_: int) -> torch.Tensor:
+        image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+        return torch.stack([on_pillow(image) for _ in range(VIEWS)])
+
+    def torchvision_v2(index: int) -> torch.Tensor:
+        image = torch.from_numpy(decode(index)).permute(2, 0, 1)
+        return torch.stack([on_tensors(image) for _ in range(VIEWS)])
+
+    return {
+        "decode alone": decode,
+        "msbreg": ours,
+        "torchvision v1 on Pillow": torchvision_v1,
+        "torchvision v2 on uint8": torchvision_v2,
+    }
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 9
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    jpeg = photograph()
+    contenders = pipelines(jpeg)
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):  # the first warms up
+        for name, views in contenders.items():
+            start = time.process_time()
+            for i in range(IMAGES_PER_ROUND):
+                views(number * IMAGES_PER_ROUND + i)
+            if number:
+                seconds[name].append((time.process_time() - start) / IMAGES_PER_ROUND)
+
+    print(f"{VIEWS} views of {SIZE} px from a JPEG of {len(jpeg) / 1024:.0f} KB, {rounds} rounds")
+    print(f"{'pipeline':26}{'ms/image':>10}{'x decode':>10}{'x msbreg':>10}")
+    for name, spent in seconds.items():
+        ratios = (
+            statistics.median(a / b for a, b in zip(spent, seconds[base], strict=True))
+            for base in ("decode alone", "msbreg")
+        )
+        print(f"{name:26}{1e3 * statistics.median(spent):10.2f}", *(f"{r:9.2f}" for r in ratios))
+
+
+if __name__ == "__main__":
+    main()

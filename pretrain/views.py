@@ -1,0 +1,303 @@
+"""The K augmented views of an image: crop, flip, colour jitter, gray, blur, solarize.
+
+``sample`` draws every random choice of a view, ``apply`` turns pixels; nothing random happens
+there. Pixels stay uint8 RGB to the end (normalisation is the device's affair). Against
+torchvision's functions in floating point, photographs differ by at most 0.5 of 255 levels in
+brightness, contrast and hue, 0.6 in gray, 0.75 in saturation and blur (0.25 on average, which is
+one rounding); the crop is Pillow's antialiased resize within 2 levels (0.03 on average); a whole
+view differs by 0.3 on average and 4 at most. tests/pretrain/test_views.py holds the bounds.
+
+Workers call ``cv2.setNumThreads(0)`` and ``torch.set_num_threads(1)`` themselves: processes, not
+threads, fill the cores.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.nn import functional
+
+from msbreg.errors import UserError
+
+JITTER = ("brightness", "contrast", "saturation", "hue")
+LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601, of R, G and B
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One distribution of views. The defaults are Table 9 of MSBReg (arXiv 2207.03552).
+
+    What the table leaves out is BYOL's (arXiv 2006.07733, Table 6) and SimCLR's (arXiv 2002.05709,
+    appendix A): crop area and ratio, bicubic, blur kernel and sigma, threshold.
+    """
+
+    size: int = 224
+    """Side of a view, in pixels."""
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    """Fraction of the image's area that a crop covers: uniform in the range."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Width / height of a crop: log-uniform in the range."""
+    flip: float = 0.5
+    """Probability of a left-right flip."""
+    jitter: float = 0.8
+    """Probability of the colour jitter, all four of its parts at once and in random order."""
+    brightness: float = 0.4
+    """b: the factor is uniform in [max(0, 1 - b), 1 + b]; so for contrast and saturation."""
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    """h: the shift is uniform in [-h, h], in turns of the colour circle."""
+    gray: float = 0.2
+    """Probability of dropping the colour."""
+    blur: float = 1.0
+    """Probability of the Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Standard deviation of the blur, in pixels of the view: uniform in the range."""
+    blur_kernel: float = 0.1
+    """Side of the blur's kernel as a fraction of ``size``, made odd: 23 at 224."""
+    solarize: float = 0.2
+    """Probability of inverting the values from ``solarize_threshold`` upwards."""
+    solarize_threshold: int = 128
+    interpolation: str = "bicubic"
+    """``bicubic`` or ``bilinear``, both antialiased."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            self._refuse("size", "a positive number of pixels")
+        for name in ("flip", "jitter", "gray", "blur", "solarize"):
+            if not 0 <= getattr(self, name) <= 1:
+                self._refuse(name, "a probability from 0 (never) to 1 (always)")
+        for name, highest in (("crop_area", 1.0), ("crop_ratio", math.inf), ("blur_sigma", 1e3)):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= highest:
+                self._refuse(name, f"0 < lowest <= highest <= {highest:g}")
+        for name in ("brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) < math.inf:
+                self._refuse(name, "a strength of 0 (off) or more")
+        if not 0 <= self.hue <= 0.5:
+            self._refuse("hue", "a shift from 0 (off) to 0.5 turns")
+        if not 0 < self.blur_kernel <= 1:
+            self._refuse("blur_kernel", "a fraction of the view's side, above 0 and up to 1")
+        if not 0 <= self.solarize_threshold <= 256:
+            self._refuse("solarize_threshold", "a level from 0 (all) to 256 (none)")
+        if self.interpolation not in ("bicubic", "bilinear"):
+            self._refuse("interpolation", "'bicubic' or 'bilinear'")
+
+    def _refuse(self, name: str, expected: str) -> None:
+        given = getattr(self, name)
+        raise UserError(
+            f"{name} of the augmentation is {given!r}; expected {expected}. "
+            f"Change it, or leave it out for the default, {type(self).__dict__[name]!r}."
+        )
+
+
+# View j takes entry j modulo the number of entries.
+POLICIES: dict[str, tuple[dict[str, float], ...]] = {
+    # MSBReg, Table 9, literally: one distribution for all views.
+    "table9": ({"blur": 1.0, "solarize": 0.2},),
+    # BYOL, Table 6: T for the even views, T' for the odd ones.
+    "byol_alternate": ({"blur": 1.0, "solarize": 0.0}, {"blur": 0.1, "solarize": 0.2}),
+    # BYOL, Table 17: the symmetric choice that scores as well (72.5).
+    "byol_sym": ({"blur": 0.5, "solarize": 0.2},),
+}
+
+
+def policy(name: str, size: int, **overrides: Any) -> tuple[Augmentation, ...]:
+    """The named policy's distributions; an override applies to every one of them."""
+    if name not in POLICIES:
+        known = ", ".join(sorted(POLICIES))
+        raise UserError(f"No augmentation policy is called {name!r}. Choose one of: {known}.")
+    options = [field.name for field in fields(Augmentation) if field.name != "size"]
+    if unknown := sorted(set(overrides) - set(options)):
+        raise UserError(
+            f"An augmentation has no option {', '.join(unknown)}. "
+            f"Remove it or choose from: {', '.join(options)}."
+        )
+    return tuple(Augmentation(size=size, **{**own, **overrides}) for own in POLICIES[name])
+
+
+@dataclass(frozen=True, slots=True)
+class ViewParameters:
+    """Every random choice of one view."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    """The crop, in pixels of the image: rows top to top + height - 1, columns likewise."""
+    flip: bool
+    jitter: tuple[tuple[str, float], ...]
+    """(part, factor or shift) in the order of application; empty without jitter."""
+    gray: bool
+    blur_sigma: float
+    """0 without blur."""
+    solarize: bool
+
+
+def view_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The random stream of one image in one epoch, whichever worker asks for it and when."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(epoch, index))
+    return np.random.Generator(np.random.Philox(sequence))
+
+
+def _between(lowest: float, highest: float, share: float) -> float:
+    return lowest + share * (highest - lowest)
+
+
+def sample_crop(
+    augmentation: Augmentation, height: int, width: int, generator: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) by the rule of torchvision's RandomResizedCrop.
+
+    Ten tries of a random area and ratio, then the largest central crop of an allowed ratio.
+    """
+    narrowest, widest = augmentation.crop_ratio
+    # All tries at once: a call of the generator costs more than the numbers.
+    for area_share, ratio_share, row_share, column_share in generator.random((10, 4)).tolist():
+        area = height * width * _between(*augmentation.crop_area, area_share)
+        ratio = math.exp(_between(math.log(narrowest), math.log(widest), ratio_share))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(row_share * (height - h + 1)), int(column_share * (width - w + 1)), h, w
+    h = height if width >= narrowest * height else max(1, round(width / narrowest))
+    w = width if width <= widest * height else max(1, round(height * widest))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def sample(
+    augmentation: Augmentation, height: int, width: int, generator: np.random.Generator
+) -> ViewParameters:
+    """The random choices of one view of an image of height x width pixels.
+
+    Every view takes the same count of random numbers, so no probability shifts later choices.
+    """
+    crop = sample_crop(augmentation, height, width, generator)
+    flip, jitters, gray, blurs, solarize, sigma, *rest = generator.random(14).tolist()
+    ranks, shares = rest[:4], rest[4:]
+    jitter = []
+    for part in sorted(range(4), key=ranks.__getitem__):
+        name = JITTER[part]
+        strength = getattr(augmentation, name)
+        lowest, highest = max(0.0, 1 - strength), 1 + strength  # of a factor
+        if name == "hue":
+            lowest, highest = -strength, strength  # of a shift
+        if strength > 0 and jitters < augmentation.jitter:
+            jitter.append((name, _between(lowest, highest, shares[part])))
+    return ViewParameters(
+        *crop,
+        flip=flip < augmentation.flip,
+        jitter=tuple(jitter),
+        gray=gray < augmentation.gray,
+        blur_sigma=_between(*augmentation.blur_sigma, sigma) if blurs < augmentation.blur else 0.0,
+        solarize=solarize < augmentation.solarize,
+    )
+
+
+# The operations: (H, W, 3) uint8 RGB to the same, never in place.
+
+
+def resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+    """Pillow's antialiased resize to size x size.
+
+    torch's uint8 kernel does Pillow's arithmetic in a sixth of its time. OpenCV's cubic is twice
+    as fast again but does not antialias: up to 7 levels off, on average, when shrinking by 2.
+    """
+    # The kernel is fast on channels_last only, which torch tells from the stride of the batch.
+    batch = torch.from_numpy(image.copy()).unsqueeze(0).permute(0, 3, 1, 2)
+    resized = functional.interpolate(batch, (size, size), mode=interpolation, antialias=True)
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+
+
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    return cv2.convertScaleAbs(image, alpha=factor)  # the factor is never negative
+
+
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Away from the mean gray of the whole view."""
+    mean = float(LUMA @ cv2.mean(image)[:3])
+    return cv2.addWeighted(image, factor, image, 0.0, (1 - factor) * mean)
+
+
+def saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """Away from each pixel's own gray."""
+    return cv2.transform(image, factor * np.eye(3) + (1 - factor) * LUMA)
+
+
+def hue(image: np.ndarray, shift: float) -> np.ndarray:
+    """Around the colour circle by a fraction of a turn, saturation and value kept.
+
+    In float32: as fast as OpenCV's uint8 HSV, whose levels of hue would cost up to 6 levels.
+    """
+    hsv: np.ndarray = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)  # hue in [0, 360)
+    hsv[..., 0] += 360 * (shift % 1)  # cvtColor folds [360, 720) back, but not what is negative
+    return cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
+
+
+def gray(image: np.ndarray) -> np.ndarray:
+    return cv2.transform(image, np.tile(LUMA, (3, 1)))
+
+
+def blur(image: np.ndarray, sigma: float, kernel: float) -> np.ndarray:
+    """Gaussian blur with a kernel of the given fraction of the side, borders mirrored.
+
+    The kernel ends at 3 sigma where the protocol's is wider. Beyond lie 0.27 % of the weight in
+    one dimension, 0.54 % in two: at most 1.4 levels, 0.3 on photographs.
+    """
+    radius = min(math.floor(kernel * len(image) / 2), math.ceil(3 * sigma))  # SimCLR: 11 at 224
+    weights = cv2.getGaussianKernel(2 * radius + 1, sigma, cv2.CV_32F)
+    return cv2.sepFilter2D(image, -1, weights, weights, borderType=cv2.BORDER_REFLECT_101)
+
+
+def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
+    """Invert the values >= threshold."""
+    bright = cv2.threshold(image, threshold - 1, 255, cv2.THRESH_BINARY)[1]
+    return cv2.bitwise_xor(image, bright)  # x ^ 255 = 255 - x
+
+
+_JITTER = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+
+
+def apply(
+    image: np.ndarray,  # (H, W, 3) uint8 RGB
+    parameters: ViewParameters,
+    augmentation: Augmentation,
+) -> np.ndarray:  # (size, size, 3) uint8 RGB
+    """The view that the parameters describe, in BYOL's order of operations."""
+    bottom, right = parameters.top + parameters.height, parameters.left + parameters.width
+    crop = image[parameters.top : bottom, parameters.left : right]
+    view = resize(crop, augmentation.size, augmentation.interpolation)
+    if parameters.flip:
+        view = cv2.flip(view, 1)
+    for part, amount in parameters.jitter:
+        view = _JITTER[part](view, amount)
+    if parameters.gray:
+        view = gray(view)
+    if parameters.blur_sigma > 0:
+        view = blur(view, parameters.blur_sigma, augmentation.blur_kernel)
+    if parameters.solarize:
+        view = solarize(view, augmentation.solarize_threshold)
+    return view
+
+
+def make_views(
+    image: np.ndarray,  # (H, W, 3) uint8 RGB
+    policy: tuple[Augmentation, ...],
+    views: int,
+    generator: np.random.Generator,
+) -> np.ndarray:  # (views, 3, size, size) uint8 RGB
+    """Independent views of one image; view j follows policy[j modulo len(policy)]."""
+    assert (image.dtype, image.ndim) == (np.uint8, 3), (image.dtype, image.shape)
+    assert min(image.shape) > 0, image.shape
+    assert image.shape[2] == 3, image.shape
+    assert len({augmentation.size for augmentation in policy}) == 1, "views of one size"
+    size = policy[0].size
+    stacked = np.empty((views, 3, size, size), np.uint8)
+    for j in range(views):
+        augmentation = policy[j % len(policy)]
+        parameters = sample(augmentation, image.shape[0], image.shape[1], generator)
+        # Split writes into the planes it is given, five times as fast as copying a transpose.
+        cv2.split(apply(image, parameters, augmentation), list(stacked[j]))
+    return stacked
