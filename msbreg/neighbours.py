@@ -4,51 +4,49 @@ One search at the largest k serves every smaller one: the order is total, so the
 of a wider search are the search at k.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from msbreg.errors import UserError
 
-_ROWS_AT_ONCE = 16_384  # so that no second copy of the whole bank stands beside FAISS's own
-_ENTRIES_AT_ONCE = 1 << 24  # similarities held at once where ties are settled: 64 MB
+_ROWS_AT_ONCE = 32_768  # of the bank in FAISS: 256 MB at width 2048, whatever the bank's size
+_ENTRIES_AT_ONCE = 1 << 26  # similarities held at once where ties are settled: 256 MB
 
 
 def nearest(
     queries: np.ndarray,  # (Q, D)
     bank: np.ndarray,  # (N, D)
     k: int,
+    *,
+    rows_at_once: int = _ROWS_AT_ONCE,
 ) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) float32, (Q, k) int64
     """Find the k rows of the bank with the highest cosine similarity to each query, exactly.
 
-    Rows are divided by their L2 length and searched with FAISS's `IndexFlatIP` in float32.
+    Rows are divided by their L2 length and searched with FAISS's `IndexFlatIP` in float32,
+    `rows_at_once` of the bank at a time, so that the bank may be a memory map or in half precision.
     Similarities lie in [-1, 1] up to rounding and fall along a row. Of two bank rows whose float32
     similarities are equal the smaller index comes first, also where the k-th place is contested.
 
-    Raises UserError if k is not in 1..N, if the widths differ, or if rows have length zero or
-    infinite or not-a-number.
+    Raises UserError if k is not in 1..N, if the widths differ, or if rows are zero or not finite.
     """
-    import faiss  # here, so that whoever needs only the votes needs no second OpenMP run-time
-
     _check_search(queries, bank, k)
     unit_queries = _unit_rows(queries, _lengths(queries, "queries"))
     lengths = _lengths(bank, "bank")
-    index = faiss.IndexFlatIP(bank.shape[1])
-    for start in range(0, len(bank), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        index.add(_unit_rows(bank[rows], lengths[rows]))
 
     # One place more than asked for tells whether the k-th place is contested: which of several
     # equal rows FAISS keeps depends on the order in which its heap met them.
-    wide, indices = index.search(unit_queries, min(k + 1, len(bank)))
-    contested = np.flatnonzero((wide[:, k - 1 : k] == wide[:, k:]).any(axis=1))
-    similarities, indices = _in_order(wide[:, :k], indices[:, :k])
-    if len(contested):
-        unit_bank = faiss.rev_swig_ptr(index.get_xb(), bank.size).reshape(bank.shape)
-        rows_at_once = max(1, _ENTRIES_AT_ONCE // len(bank))
-        for start in range(0, len(contested), rows_at_once):
-            some = contested[start : start + rows_at_once]
-            for query, whole_row in zip(some, unit_queries[some] @ unit_bank.T, strict=True):
-                indices[query] = _first_places(whole_row, k)
-                similarities[query] = whole_row[indices[query]]
+    similarities, indices = _search(unit_queries, bank, lengths, k + 1, rows_at_once)
+    contested = np.flatnonzero((similarities[:, k - 1 : k] == similarities[:, k:]).any(axis=1))
+    similarities, indices = _in_order(similarities[:, :k], indices[:, :k])
+    queries_at_once = max(1, _ENTRIES_AT_ONCE // len(bank))
+    for start in range(0, len(contested), queries_at_once):
+        some = contested[start : start + queries_at_once]
+        blocks = _unit_blocks(bank, lengths, rows_at_once)
+        whole_rows = np.concatenate([unit_queries[some] @ block.T for block in blocks], axis=1)
+        for query, whole_row in zip(some, whole_rows, strict=True):
+            indices[query] = _first_places(whole_row, k)
+            similarities[query] = whole_row[indices[query]]
     return similarities, indices
 
 
@@ -106,6 +104,49 @@ def _sum_by_class(
     cells = np.arange(len(labels))[:, None] * classes + labels
     sums = np.bincount(cells.ravel(), weights=weights.ravel(), minlength=len(labels) * classes)
     return sums.reshape(len(labels), classes)
+
+
+def _search(
+    unit_queries: np.ndarray,  # (Q, D)
+    bank: np.ndarray,  # (N, D)
+    lengths: np.ndarray,  # (N,)
+    k: int,
+    rows_at_once: int,
+) -> tuple[np.ndarray, np.ndarray]:  # (Q, min(k, N)), the same
+    """Search the bank block by block; among equal similarities any may be kept, in any order."""
+    import faiss  # here: whoever needs only the votes needs no second OpenMP run-time
+
+    similarities = np.empty((len(unit_queries), 0), dtype=np.float32)
+    indices = np.empty((len(unit_queries), 0), dtype=np.int64)
+    index = faiss.IndexFlatIP(bank.shape[1])
+    start = 0
+    for block in _unit_blocks(bank, lengths, rows_at_once):
+        index.reset()
+        index.add(block)
+        found, places = index.search(unit_queries, min(k, len(block)))
+        similarities = np.concatenate([similarities, found], axis=1)
+        indices = np.concatenate([indices, places + start], axis=1)
+        start += len(block)
+        if similarities.shape[1] > found.shape[1]:
+            order = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
+            similarities = np.take_along_axis(similarities, order, axis=1)
+            indices = np.take_along_axis(indices, order, axis=1)
+    return similarities, indices
+
+
+def _unit_blocks(
+    bank: np.ndarray,  # (N, D)
+    lengths: np.ndarray,  # (N,)
+    rows_at_once: int,
+) -> Iterator[np.ndarray]:  # (<= rows_at_once, D) float32
+    """Go through the bank's rows, divided by their lengths; each block overwrites the last."""
+    space = np.empty((min(rows_at_once, len(bank)), bank.shape[1]), dtype=np.float32)
+    for start in range(0, len(bank), rows_at_once):
+        rows = bank[start : start + rows_at_once]
+        block = space[: len(rows)]
+        block[:] = rows
+        block /= lengths[start : start + rows_at_once, None]
+        yield block
 
 
 def _first_places(
