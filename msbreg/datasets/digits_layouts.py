@@ -6,6 +6,7 @@ Scenes come in with 0-based, exclusive boxes; each writer converts to its own la
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,7 +210,7 @@ def coco_segmentation(instance: Instance) -> Any:
         return {"size": list(instance.mask.shape), "counts": run_lengths(instance.mask)}
     polygons = mask_polygons(instance.mask)
     if polygons:
-        decoded = coco_mask.decode(to_rle(polygons, instance.mask.shape)) > 0
+        decoded = decode_mask(polygons, instance.mask.shape)
         if (decoded & instance.mask).sum() >= MIN_POLYGON_IOU * (decoded | instance.mask).sum():
             return polygons
     rle = coco_mask.encode(np.asfortranarray(instance.mask.astype(np.uint8)))
@@ -250,3 +251,12 @@ def to_rle(segmentation: Any, size: tuple[int, ...]) -> Any:
     if isinstance(segmentation["counts"], list):
         return coco_mask.frPyObjects(segmentation, *size)
     return segmentation
+
+
+def decode_mask(segmentation: Any, size: tuple[int, ...]) -> Mask:
+    """The pixels of any of COCO's three forms."""
+    from pycocotools import mask as coco_mask
+
+    with warnings.catch_warnings():  # pycocotools 2.0 has not adopted NumPy 2's __array__(copy=)
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        return coco_mask.decode(to_rle(segmentation, size)) > 0
