@@ -1,0 +1,50 @@
+"""Scores of classification, by sorting and counting one image at a time."""
+
+
+def top_k_accuracy(scores, labels, k):
+    """Sort the classes by (falling score, rising index) and look for the label."""
+    hits = 0
+    for row, label in zip(scores, labels, strict=True):
+        ranking = sorted(range(len(row)), key=lambda index: (-row[index], index))
+        hits += label in ranking[:k]
+    return 100 * hits / len(labels)
+
+
+def mean_per_class_accuracy(scores, labels):
+    """Score each class that has images alone."""
+    accuracies = []
+    for wanted in sorted(set(labels)):
+        own = [index for index, label in enumerate(labels) if label == wanted]
+        accuracies.append(top_k_accuracy(scores[own], labels[own], 1))
+    return sum(accuracies) / len(accuracies)
+
+
+def precision_recall_points(scores, labels):
+    """Give (recall, precision) at every threshold that is a score."""
+    points = []
+    for threshold in sorted(set(scores), reverse=True):
+        chosen = [label for score, label in zip(scores, labels, strict=True) if score >= threshold]
+        hits = sum(label == 1 for label in chosen)
+        points.append((hits / sum(label == 1 for label in labels), hits / len(chosen)))
+    return points
+
+
+def interpolated(points, recall):
+    """Give the highest precision at this recall or above."""
+    return max(precision for other, precision in points if other >= recall)
+
+
+def average_precision(scores, labels):
+    """Add width times interpolated height over the steps of recall."""
+    points = precision_recall_points(scores, labels)
+    area, last = 0.0, 0.0
+    for recall, _ in points:
+        area += (recall - last) * interpolated(points, recall)
+        last = recall
+    return 100 * area
+
+
+def eleven_point_average_precision(scores, labels):
+    """Average eleven heights; the margin is for tenths that have no exact float."""
+    points = precision_recall_points(scores, labels)
+    return 100 * sum(interpolated(points, tenth / 10 - 1e-9) for tenth in range(11)) / 11
