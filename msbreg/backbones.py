@@ -38,7 +38,7 @@ class ResNet(TorchvisionResNet):
             stride = {"cifar": 1, "small": 2}[stem]
             self.conv1 = nn.Conv2d(3, width, 3, stride, padding=1, bias=False)
             self.bn1 = nn.BatchNorm2d(width)
-            self.maxpool = nn.Identity()  # type: ignore[assignment]
+            self.maxpool = nn.Identity()
         if width != 64:
             assert stem != "imagenet", "only small-image networks come in other widths"
             self.inplanes = width

@@ -75,7 +75,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     content = _read(path)
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        found = sorted(map(str, content))[:6] if isinstance(content, dict) else type(content).__name__
+        found = (
+            sorted(map(str, content))[:6] if isinstance(content, dict) else type(content).__name__
+        )
         raise UserError(
             f"{path} matches no known checkpoint layout.\n"
             f"  msbreg  wants the entry kind = {KIND!r}    found {found}"
@@ -100,7 +102,9 @@ def load_backbone(path: Path, *, arch: str | None = None) -> tuple[ResNet, Prove
     content = load_checkpoint(path)
     found = content["arch"]
     if found not in BACKBONES:
-        raise UserError(f"{path} holds the unknown architecture {found!r}; known: {', '.join(BACKBONES)}")
+        raise UserError(
+            f"{path} holds the unknown architecture {found!r}; known: {', '.join(BACKBONES)}"
+        )
     if arch is not None and arch != found:
         raise UserError(
             f"{path} holds a {found}, but a {arch} was asked for.\n"
@@ -121,7 +125,9 @@ def load_backbone(path: Path, *, arch: str | None = None) -> tuple[ResNet, Prove
         sha256=file_sha256(path),
         tensors=len(state),
         image_size=content["image_size"],
-        details={k: content["config"][k] for k in ("method", "views", "epochs", "batch_size", "seed")}
+        details={
+            k: content["config"][k] for k in ("method", "views", "epochs", "batch_size", "seed")
+        }
         | {"step": content["step"], "steps": content["steps"]},
     )
     return backbone.eval(), provenance
@@ -153,7 +159,9 @@ def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor], path: Pat
         UserError: a tensor is missing, left over, of another shape, or not finite.
     """
     wanted = module.state_dict()
-    lines = [f"  missing      {key} {tuple(wanted[key].shape)}" for key in wanted if key not in state]
+    lines = [
+        f"  missing      {key} {tuple(wanted[key].shape)}" for key in wanted if key not in state
+    ]
     for key, value in state.items():
         if key not in wanted:
             lines.append(f"  unexpected   {key} {tuple(value.shape)}")
@@ -178,10 +186,12 @@ def file_sha256(path: Path) -> str:
 def _read(path: Path) -> Any:
     if not path.is_file():
         state = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"checkpoint {path} {state}; expected a file such as runs/pretrain/checkpoint.pth")
+        raise UserError(
+            f"checkpoint {path} {state}; expected a file such as runs/pretrain/checkpoint.pth"
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch raises whatever its unpickler and zip reader do
+    except Exception as error:
         size = path.stat().st_size
         with open(path, "rb") as file:
             start = file.read(4)

@@ -57,7 +57,9 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"device {name!r} is unknown; expected auto, cpu, cuda or cuda:N") from error
+        raise UserError(
+            f"device {name!r} is unknown; expected auto, cpu, cuda or cuda:N"
+        ) from error
     if device.type != "cuda":
         raise UserError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:N")
     index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0"))
@@ -116,7 +118,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         first = rank() * ctx.rows
@@ -139,12 +141,6 @@ def data_parallel(module: nn.Module) -> nn.Module:
     if not dist.is_initialized():
         return module
     return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside ``data_parallel``."""
-    wrapped = isinstance(module, nn.parallel.DistributedDataParallel)
-    return module.module if wrapped else module
 
 
 @contextlib.contextmanager

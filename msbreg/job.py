@@ -73,9 +73,13 @@ def job(
     card: Card,
     *,
     kind: str,
-    resumable: bool = False,
+    resume_file: str | None = None,
 ) -> Iterator[Job]:
     """Set up a run, and tear it down on every path.
+
+    Args:
+        resume_file: name of the file in the output folder that an unfinished run is continued from;
+            without one, an unfinished run starts again.
 
     Raises:
         UserError: the device is not there, or the output folder cannot be used: it holds a finished
@@ -91,7 +95,7 @@ def job(
             if distributed.is_main():
                 _make_folder(output)
                 stack.enter_context(_locked(output))
-            previous = _check_previous(output, config, kind=kind, resumable=resumable)
+            previous = _check_previous(output, config, kind=kind, resume_file=resume_file)
             distributed.barrier()
             torch.manual_seed(config.seed)
             record = Record(output, kind=kind, config=config, card=card)
@@ -135,7 +139,7 @@ def _recorded(running: Job) -> Iterator[None]:
 
 
 def _check_previous(
-    output: Path, config: Any, *, kind: str, resumable: bool
+    output: Path, config: Any, *, kind: str, resume_file: str | None
 ) -> dict[str, Any] | None:
     """The record of an unfinished run to continue, None for a fresh start."""
     previous = read_record(output)
@@ -159,7 +163,7 @@ def _check_previous(
             + ".\nGive another --output, or move that folder away"
             + ("; --finished skip leaves it as it is." if same else ".")
         )
-    if not resumable:
+    if resume_file is None or not (output / resume_file).exists():
         return None
     changed = _changed(config, previous)
     if changed:
@@ -256,5 +260,3 @@ def _log_to_file(path: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
-
-

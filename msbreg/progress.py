@@ -80,7 +80,11 @@ def duration(seconds: float) -> str:
     if seconds == float("inf"):
         return "unknown time"
     whole = round(seconds)
-    for size, unit, small, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+    for size, unit, small, name in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // small:02d} {name}"
     return f"{whole} s"

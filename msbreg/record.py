@@ -85,7 +85,15 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--abbrev=12"]
+        command = [
+            "git",
+            "-C",
+            str(root),
+            "describe",
+            "--always",
+            "--dirty=+changes",
+            "--abbrev=12",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
@@ -137,7 +145,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         ) from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{path} has schema {found!r}; expected {SCHEMA}: it is not of this version.")
+        raise UserError(
+            f"{path} has schema {found!r}; expected {SCHEMA}: it is not of this version."
+        )
     return content
 
 
@@ -151,14 +161,18 @@ def find_records(paths: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
     found: list[tuple[Path, dict[str, Any]]] = []
     for path in paths:
         if not path.exists():
-            raise UserError(f"{path} does not exist; expected the folder of a run, or one that holds runs")
+            raise UserError(
+                f"{path} does not exist; expected the folder of a run, or one that holds runs"
+            )
         for file in sorted(path.rglob(FILE_NAME)):
             record = read_record(file.parent)
             if record is not None and all(file.parent != folder for folder, _ in found):
                 found.append((file.parent, record))
     if not found:
         places = ", ".join(map(str, paths))
-        raise UserError(f"no {FILE_NAME} at or below {places}; expected the output of finished runs")
+        raise UserError(
+            f"no {FILE_NAME} at or below {places}; expected the output of finished runs"
+        )
     return found
 
 

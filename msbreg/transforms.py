@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from msbreg.errors import UserError
 
@@ -15,7 +15,24 @@ from msbreg.errors import UserError
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-_INTERPOLATIONS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+
+def resize(
+    image: np.ndarray,  # (H, W, 3) uint8 RGB
+    height: int,
+    width: int,
+    interpolation: str,
+) -> np.ndarray:  # (height, width, 3) uint8 RGB
+    """Pillow's antialiased ``bilinear`` or ``bicubic`` resize, which the field's protocols mean.
+
+    torch's uint8 kernel does Pillow's arithmetic in a sixth of its time. OpenCV's filters do not
+    antialias: its bicubic is up to 7 of 255 levels off on average when a photograph shrinks by 2.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    # The kernel is fast on channels_last only, which torch tells from the stride of the batch.
+    batch = torch.from_numpy(image.copy()).unsqueeze(0).permute(0, 3, 1, 2)
+    resized = functional.interpolate(batch, (height, width), mode=interpolation, antialias=True)
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
 @dataclass(frozen=True)
@@ -27,7 +44,7 @@ class EvaluationTransform:
     crop: int = 224
     """Side of the centre crop, in pixels."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """Both antialiased when shrinking more than twofold (area averaging first)."""
+    """Antialiased, as Pillow's."""
     squash: bool = False
     """Resize to crop x crop without keeping the aspect ratio, instead of cropping (VISSL's VOC07)."""
 
@@ -45,25 +62,22 @@ class EvaluationTransform:
         height, width = image.shape[:2]
         if self.resize:
             scale = self.resize / min(height, width)
-            image = self._resized(image, round(height * scale), round(width * scale))
+            image = resize(image, *_scaled(height, width, scale), self.interpolation)
         if self.squash:
-            image = self._resized(image, self.crop, self.crop)
+            image = resize(image, self.crop, self.crop, self.interpolation)
         height, width = image.shape[:2]
         if min(height, width) < self.crop:  # only with resize 0
             scale = self.crop / min(height, width)
-            image = self._resized(image, round(height * scale), round(width * scale))
+            image = resize(image, *_scaled(height, width, scale), self.interpolation)
             height, width = image.shape[:2]
         top, left = round((height - self.crop) / 2), round((width - self.crop) / 2)
         cropped = image[top : top + self.crop, left : left + self.crop]
         return np.ascontiguousarray(cropped.transpose(2, 0, 1))
 
-    def _resized(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
-        if image.shape[:2] == (height, width):
-            return image
-        # OpenCV's linear and cubic filters do not widen when shrinking: average areas there.
-        shrinks = image.shape[0] > 2 * height or image.shape[1] > 2 * width
-        kind = cv2.INTER_AREA if shrinks else _INTERPOLATIONS[self.interpolation]
-        return cv2.resize(image, (width, height), interpolation=kind)
+
+def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
+    """The long side is cut to whole pixels, the short side exact (torchvision's Resize)."""
+    return max(1, int(height * scale + 1e-6)), max(1, int(width * scale + 1e-6))
 
 
 def normalize(

@@ -147,5 +147,7 @@ def fixed_views(
 ) -> Tensor:  # (2, count, 3, S, S) uint8
     """Two views each of ``count`` images spread over the list, the same ones at every call."""
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
-    pairs = [make_views(images.read(int(i)), policy, 2, view_generator(seed, 0, int(i))) for i in chosen]
+    pairs = [
+        make_views(images.read(int(i)), policy, 2, view_generator(seed, 0, int(i))) for i in chosen
+    ]
     return torch.from_numpy(np.stack(pairs, axis=1))

@@ -49,9 +49,7 @@ def alignment(
 
     Wang and Isola, arXiv 2005.10242, with exponent 2.
     """
-    return float(
-        (F.normalize(first, dim=-1) - F.normalize(second, dim=-1)).square().sum(-1).mean()
-    )
+    return float((F.normalize(first, dim=-1) - F.normalize(second, dim=-1)).square().sum(-1).mean())
 
 
 def uniformity(

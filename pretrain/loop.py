@@ -178,9 +178,7 @@ def train(
             share=config.loss.noise_share,
         ).to(device)
         state.optimizer.zero_grad()
-        terms = forward_backward(
-            wrapped, state.target, views, noise, config=config, device=device
-        )
+        terms = forward_backward(wrapped, state.target, views, noise, config=config, device=device)
         _add(state, terms)
         state.optimizer.step()
         decay = target_decay(state.step, steps, base=decay_base)

@@ -90,7 +90,9 @@ def byol_loss(
     """Mean over the K(K-1) ordered pairs of different views of Eq. 1; in [0, 4]."""
     views = len(predictions)
     if views < 2 or len(targets) != views:
-        raise ValueError(f"cross-view pairs need K >= 2 views of both, {views} and {len(targets)} given")
+        raise ValueError(
+            f"cross-view pairs need K >= 2 views of both, {views} and {len(targets)} given"
+        )
     per_view = [
         pairwise_loss(predictions[j : j + 1], other_views(targets, j)) for j in range(views)
     ]

@@ -57,9 +57,7 @@ class Monitor:
         online.eval()
         with torch.inference_mode():
             first, second = (self._projections(online, view) for view in self.views)
-            report: dict[str, Any] = embedding_report(
-                first, second, t=self.settings.uniformity_t
-            )
+            report: dict[str, Any] = embedding_report(first, second, t=self.settings.uniformity_t)
             if self.bank is not None and self.queries is not None:
                 assert isinstance(online.backbone, ResNet)
                 bank, bank_labels = self.bank
@@ -110,7 +108,9 @@ class Monitor:
         )
 
     def _features(self, backbone: ResNet, pixels: Tensor) -> np.ndarray:
-        parts = [embed(backbone, normalize(part, self.device)).cpu() for part in pixels.split(BATCH)]
+        parts = [
+            embed(backbone, normalize(part, self.device)).cpu() for part in pixels.split(BATCH)
+        ]
         return torch.cat(parts).numpy()
 
 

@@ -1,6 +1,7 @@
 """The online and the target branch of BYOL (Grill et al., arXiv 2006.07733, §3.1), as MSBReg uses it."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,11 @@ def head(inputs: int, hidden: int, outputs: int, norm: str) -> nn.Sequential:
     No norm on the output (A19), and no bias in the last layer (deepmind-research, ``networks.py``).
     """
     assert norm in NORMS, norm
-    norms = {"bn": nn.BatchNorm1d, "ln": nn.LayerNorm, "none": lambda _: nn.Identity()}
+    norms: dict[str, Callable[[int], nn.Module]] = {
+        "bn": nn.BatchNorm1d,
+        "ln": nn.LayerNorm,
+        "none": lambda _: nn.Identity(),
+    }
     return nn.Sequential(
         nn.Linear(inputs, hidden),
         norms[norm](hidden),

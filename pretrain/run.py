@@ -30,11 +30,13 @@ from pretrain.networks import build_networks
 from pretrain.settings import Config
 from pretrain.views import Augmentation, policy
 
+CHECKPOINT = "checkpoint.pth"
+
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
     """Train from the settings alone; returns the results that the record holds."""
     try:
-        with job(config, card, kind="pretrain", resumable=True) as running:
+        with job(config, card, kind="pretrain", resume_file=CHECKPOINT) as running:
             return _run(config, running)
     except AlreadyFinished as finished:
         log.info("%s holds this run, finished: left as it is.", finished)
@@ -52,7 +54,7 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
 
     # ---- The networks; a checkpoint in the folder continues.
     state = _new_state(config, device)
-    checkpoint = running.output / "checkpoint.pth"
+    checkpoint = running.output / CHECKPOINT
     if checkpoint.exists():
         _resume(state, checkpoint, running, images)
     log.info(
@@ -67,7 +69,9 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
         f"{world} x {device}" if world > 1 else device,
     )
     if world > 1 and device.type == "cpu":
-        running.warn("BatchNorm statistics are each process's own: there is no SyncBatchNorm on CPUs")
+        running.warn(
+            "BatchNorm statistics are each process's own: there is no SyncBatchNorm on CPUs"
+        )
 
     # ---- What is watched.
     monitor = _monitor(config, running, images, augmentations, state.step)
@@ -171,8 +175,8 @@ def _images(config: Config, running: Job) -> ImageList:
 def _augmentations(config: Config) -> tuple[Augmentation, ...]:
     given = {
         name: value
-        for name in ("crop_area", "flip", "blur", "solarize")
-        if (value := getattr(config.augment, name)) is not None
+        for name, value in vars(config.augment).items()
+        if name not in ("policy", "size") and value is not None
     }
     return policy(config.augment.policy, config.augment.size, **given)
 
@@ -216,9 +220,7 @@ def _monitor(
     return Monitor(
         running.output,
         config.diagnostics,
-        views=fixed_views(
-            images, augmentations, count=config.diagnostics.images, seed=config.seed
-        ),
+        views=fixed_views(images, augmentations, count=config.diagnostics.images, seed=config.seed),
         bank=bank,
         queries=queries,
         size=config.augment.size,
@@ -227,9 +229,7 @@ def _monitor(
     )
 
 
-def _save(
-    state: State, path: Path, config: Config, images: ImageList, steps: int
-) -> None:
+def _save(state: State, path: Path, config: Config, images: ImageList, steps: int) -> None:
     """All that a resume needs. Every random number of the loop is a function of (seed, step) or of
     (seed, epoch, image); the generators' states are kept for what users may add."""
     generators: dict[str, Any] = {"cpu": torch.get_rng_state()}

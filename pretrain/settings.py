@@ -85,6 +85,16 @@ class AugmentSettings:
     """Side of a view in pixels (A27)."""
     crop_area: tuple[float, float] | None = None
     """Smallest and largest area of a crop, as a fraction of the image's (0.08, 1)."""
+    brightness: float | None = None
+    """Largest relative change of brightness (0.4)."""
+    contrast: float | None = None
+    """Largest relative change of contrast (0.4)."""
+    saturation: float | None = None
+    """Largest relative change of saturation (0.2)."""
+    hue: float | None = None
+    """Largest turn of the hue, as a fraction of the circle (0.1)."""
+    gray: float | None = None
+    """Probability of dropping the colour (0.2)."""
     flip: float | None = None
     """Probability of a horizontal flip (0.5)."""
     blur: float | None = None

@@ -49,7 +49,9 @@ def face(data: str, name: str) -> Path:
     path = Path(data).expanduser()
     if not path.exists():
         known = ", ".join(DATASETS)
-        raise UserError(f"data {data!r} is neither a folder nor a known name; expected a path or: {known}")
+        raise UserError(
+            f"data {data!r} is neither a folder nor a known name; expected a path or: {known}"
+        )
     return path
 
 

@@ -53,7 +53,12 @@ class ImageList:
         digest = hashlib.sha256(self.fingerprint.encode())
         digest.update("\n".join(paths).encode())
         return ImageList(
-            self.root, paths, labels, self.classes, digest.hexdigest(), self.skipped + tuple(skipped)
+            self.root,
+            paths,
+            labels,
+            self.classes,
+            digest.hexdigest(),
+            self.skipped + tuple(skipped),
         )
 
 
@@ -79,7 +84,9 @@ def read_image(path: Path) -> np.ndarray:  # (H, W, 3) uint8 RGB
     cut_jpeg = data[:2] == b"\xff\xd8" and b"\xff\xd9" not in end
     cut_png = data[:4] == b"\x89PNG" and b"IEND" not in end
     if (cut_jpeg or cut_png) and not _decodes_wholly(data):
-        raise UnreadableImage(f"{path} is truncated: the file ends before the image ({len(data)} bytes)")
+        raise UnreadableImage(
+            f"{path} is truncated: the file ends before the image ({len(data)} bytes)"
+        )
     return image
 
 

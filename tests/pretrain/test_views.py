@@ -176,7 +176,7 @@ def test_resize_is_that_of_pillow(size, interpolation):
     for image in PHOTOGRAPHS:
         for height, width in ((427, 640), (300, 280), (100, 130), (5, 3), (1, 1)):
             crop = image[20 : 20 + height, 30 : 30 + width] if height < 400 else image
-            ours = views.resize(crop, size, interpolation)
+            ours = views.resize(crop, size, size, interpolation)
             reference = twin.resize(crop, size, interpolation)
             # Both round after each pass, with integer weights of another precision.
             assert largest_difference(ours, reference) <= 2

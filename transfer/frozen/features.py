@@ -1,0 +1,139 @@
+"""Frozen features: extracted once, kept in a cache, gathered by sample index."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from msbreg.backbones import ResNet, embed
+from msbreg.checkpoint import Provenance
+from msbreg.config import plain
+from msbreg.datasets.folder import UnreadableImage, read_image
+from msbreg.errors import UserError
+from msbreg.job import Job, log
+from msbreg.progress import Progress
+from msbreg.record import write_atomically
+from msbreg.transforms import EvaluationTransform, normalize
+
+FORMAT = 1  # of the cache; part of its key
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of one split.
+
+    Attributes:
+        x: (N, D) float32, row i is image i of the list that was given.
+        paths: the N images, as given.
+        seconds: what extraction took; 0 from the cache.
+    """
+
+    x: np.ndarray
+    paths: tuple[Path, ...]
+    seconds: float
+
+
+def extract(
+    backbone: ResNet,
+    provenance: Provenance,
+    paths: Sequence[Path],
+    *,
+    fingerprint: str,
+    transform: EvaluationTransform,
+    job: Job,
+    cache: Path,
+    label: str,
+    batch_size: int = 64,
+    threads: int = 4,
+) -> Features:
+    """Global average pools of the frozen backbone for the images, from the cache where it has them.
+
+    The cache's key is (weights, data, transform, device type), so that nothing stale can be read.
+
+    Args:
+        fingerprint: of the list of images; equal lists have equal ones.
+        label: name of the split, for the progress display.
+
+    Raises:
+        UserError: an image cannot be read (the message names it).
+    """
+    key = [FORMAT, provenance.sha256, provenance.encoder, fingerprint, plain(transform)]
+    key += [job.device.type]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
+    stored = cache / f"{name}.npy"
+    if stored.is_file():
+        x = np.load(stored, allow_pickle=False)
+        if x.shape[0] == len(paths):
+            log.info("features of %s (%d images): from the cache", label, len(paths))
+            return Features(x, tuple(paths), 0.0)
+    with Progress(f"features of {label}", len(paths), unit="images") as progress:
+        x = _forward(backbone, paths, transform, job, progress, batch_size, threads)
+        log.info("features of %s: %d images at %.0f images/s", label, len(paths), progress.rate)
+        seconds = len(paths) / progress.rate
+    _store(stored, x)
+    return Features(x, tuple(paths), seconds)
+
+
+def _forward(
+    backbone: ResNet,
+    paths: Sequence[Path],
+    transform: EvaluationTransform,
+    job: Job,
+    progress: Progress,
+    batch_size: int,
+    threads: int,
+) -> np.ndarray:
+    """Decode in threads (OpenCV lets go of the interpreter), one batch ahead of the network."""
+    backbone = backbone.to(job.device, memory_format=torch.channels_last).eval()
+
+    def pixels(path: Path) -> np.ndarray:
+        return transform(read_image(path))
+
+    starts = range(0, len(paths), batch_size)
+    parts = []
+    with ThreadPoolExecutor(threads) as pool, torch.inference_mode():
+        submit = lambda first: [pool.submit(pixels, p) for p in paths[first : first + batch_size]]  # noqa: E731
+        ahead = submit(0)
+        for first in starts:
+            waiting, ahead = ahead, submit(first + batch_size)
+            try:
+                batch = torch.from_numpy(np.stack([future.result() for future in waiting]))
+            except UnreadableImage as error:
+                for future in ahead:
+                    future.cancel()
+                raise UserError(
+                    f"{error}.\nA score over part of a split is no score: mend the file, or leave it "
+                    "out of the data set for every method that you compare."
+                ) from error
+            parts.append(embed(backbone, normalize(batch, job.device)).float().cpu().numpy())
+            progress.update(min(first + batch_size, len(paths)))
+            if job.stop:
+                raise KeyboardInterrupt
+    return np.concatenate(parts)
+
+
+def _store(path: Path, x: np.ndarray) -> None:
+    """Keep the features; a cache that cannot be written costs time, not the result."""
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, x, allow_pickle=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        log.warning("features are not kept in %s: %s", path.parent, error.strerror or error)
+
+
+def list_fingerprint(paths: Sequence[Path]) -> str:
+    """sha256 over names and sizes of files, in order; for lists that have no fingerprint yet."""
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size if path.is_file() else -1
+        digest.update(f"{path}\0{size}\n".encode())
+    return digest.hexdigest()

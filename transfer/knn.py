@@ -1,0 +1,150 @@
+"""kNN classification with frozen features: exact neighbours, weighted vote.
+
+Cosine similarity of L2-normalised global average pools, weights exp(s / 0.07), k = 20 and 200
+(Wu et al., arXiv 1805.01978; DINO, arXiv 2104.14294). Nothing is learned and nothing is selected.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from msbreg.config import Card, main
+from msbreg.datasets import image_split
+from msbreg.datasets.folder import ImageList
+from msbreg.errors import UserError
+from msbreg.job import AlreadyFinished, Job, job, log
+from msbreg.neighbours import majority_vote, nearest, weighted_vote
+from msbreg.record import write_atomically
+from transfer.frozen.features import extract
+from transfer.frozen.settings import FrozenConfig, load_network, resolve_transform
+from transfer.scoring.classification import standard_error, top_k_accuracy
+
+
+@dataclass(frozen=True)
+class Config(FrozenConfig):
+    """One kNN evaluation on DATA/train (the bank) and DATA/val (the queries)."""
+
+    output: Path = Path("runs/knn")
+    """Folder for record.json, log.txt and neighbours.json."""
+    k: tuple[int, ...] = (20, 200)
+    """Numbers of neighbours; one larger than the bank is left out, and the record says so."""
+    temperature: float = 0.07
+    """tau of the weights exp(similarity / tau)."""
+    vote: Literal["weighted", "majority"] = "weighted"
+    """majority: every neighbour counts the same, the smallest class wins ties."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.k or min(self.k) < 1:
+            raise UserError(f"k is {list(self.k)}; expected numbers of at least 1. Set it with --k")
+        if self.temperature <= 0:
+            raise UserError(f"temperature is {self.temperature}; expected more than 0")
+
+
+def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
+    """Evaluate; returns the results that the record holds, accuracies in percent."""
+    try:
+        with job(config, card, kind="knn") as running:
+            return _run(config, running)
+    except AlreadyFinished as finished:
+        log.info("%s holds this run, finished: left as it is.", finished)
+        return {}
+
+
+def _run(config: Config, running: Job) -> dict[str, Any]:
+    # ---- Features of both splits.
+    backbone, provenance = load_network(config, running)
+    transform = resolve_transform(config, provenance, running)
+    splits = {name: image_split(config.data, name) for name in ("train", "val")}
+    if splits["train"].classes != splits["val"].classes:
+        raise UserError(
+            f"{config.data}: train and val have different classes "
+            f"({len(splits['train'].classes)} and {len(splits['val'].classes)})"
+        )
+    features = {
+        name: extract(
+            backbone,
+            provenance,
+            [images.root / path for path in images.paths],
+            fingerprint=images.fingerprint,
+            transform=transform,
+            job=running,
+            cache=config.cache,
+            label=name,
+            threads=config.workers,
+        )
+        for name, images in splits.items()
+    }
+    bank_labels, labels = splits["train"].labels, splits["val"].labels
+    assert bank_labels is not None
+    assert labels is not None
+    running.record.content["data"] = {
+        name: {"images": len(images), "fingerprint": images.fingerprint}
+        for name, images in splits.items()
+    }
+    running.record.content["selection"] = "nothing is selected"
+
+    # ---- One search at the largest k serves them all.
+    numbers = [k for k in config.k if k <= len(bank_labels)]
+    for k in sorted(set(config.k) - set(numbers)):
+        running.warn(f"k = {k} is left out: the bank has {len(bank_labels)} images")
+    if not numbers:
+        raise UserError(f"k is {list(config.k)}, but the bank has only {len(bank_labels)} images")
+    similarities, indices = nearest(features["val"].x, features["train"].x, max(numbers))
+
+    # ---- Votes and scores.
+    classes = len(splits["train"].classes)
+    results: dict[str, Any] = {}
+    for k in numbers:
+        neighbours = bank_labels[indices[:, :k]]
+        if config.vote == "weighted":
+            scores = weighted_vote(similarities[:, :k], neighbours, classes, config.temperature)
+        else:
+            scores = majority_vote(neighbours, classes)
+        top1 = top_k_accuracy(scores, labels, 1)
+        results[f"top1_{k}nn"] = top1
+        results[f"top1_{k}nn_stderr"] = standard_error(top1, len(labels))
+        if classes > 5:
+            results[f"top5_{k}nn"] = top_k_accuracy(scores, labels, 5)
+        log.info("%d-NN top-1: %.2f %%", k, top1)
+    running.results = results
+    shown = _shown_neighbours(splits["train"], splits["val"], similarities, indices)
+    write_atomically(running.output / "neighbours.json", json.dumps(shown, indent=1).encode())
+    return results
+
+
+def _shown_neighbours(
+    bank: ImageList,
+    queries: ImageList,
+    similarities: np.ndarray,  # (Q, k)
+    indices: np.ndarray,  # (Q, k)
+) -> list[dict[str, Any]]:
+    """For the report's picture: the first query of each class (at most ten classes, none chosen by
+    its outcome) and its eight nearest images of the bank."""
+    assert bank.labels is not None
+    assert queries.labels is not None
+    shown = []
+    for label in range(min(10, len(queries.classes))):
+        query = int(np.flatnonzero(queries.labels == label)[0])
+        near = [
+            {
+                "path": str((bank.root / bank.paths[i]).resolve()),
+                "class": bank.classes[bank.labels[i]],
+                "similarity": round(float(s), 4),
+            }
+            for i, s in zip(indices[query, :8], similarities[query, :8], strict=True)
+        ]
+        path = str((queries.root / queries.paths[query]).resolve())
+        shown.append({"path": path, "class": queries.classes[label], "neighbours": near})
+    return shown
+
+
+if __name__ == "__main__":
+    main(Config, run)

@@ -1,0 +1,182 @@
+"""Linear classification with cached frozen features.
+
+One linear layer, no norm, trained by SGD for several learning rates at once; the learning rate is
+chosen on held-out training images, the layer is then trained on all of them (BYOL, arXiv 2006.07733,
+appendix C.1, without augmentation: the features of each image are extracted once).
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from torch import Tensor
+
+from msbreg.config import Card, main
+from msbreg.datasets import image_split
+from msbreg.errors import UserError
+from msbreg.job import AlreadyFinished, Job, job, log
+from msbreg.progress import Progress
+from transfer.frozen.features import extract
+from transfer.frozen.linear_fit import (
+    LinearModel,
+    best_on_held_out,
+    fit_linear,
+    held_out_split,
+    logits,
+)
+from transfer.frozen.settings import FrozenConfig, load_network, resolve_transform
+from transfer.scoring.classification import standard_error, top_k_accuracy
+
+
+@dataclass(frozen=True)
+class Config(FrozenConfig):
+    """One linear evaluation: fitted on DATA/train, scored on DATA/val."""
+
+    output: Path = Path("runs/linear")
+    """Folder for record.json and log.txt."""
+    learning_rates: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4)
+    """Per 256 images; BYOL's list."""
+    epochs: int = 80
+    """Passes over the training features."""
+    batch_size: int = 256
+    """Images per step (BYOL: 1024)."""
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    held_out: float = 0.1
+    """Part of the training images that chooses the learning rate (BYOL: 10,009 of 1.28 million)."""
+    standardize: bool = False
+    """Shift and scale features by the training images' statistics, as a BatchNorm without affine
+    parameters before the layer does; for features of unknown scale."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.learning_rates or min(self.learning_rates) <= 0:
+            raise UserError(
+                f"learning_rates is {list(self.learning_rates)}; expected numbers above 0"
+            )
+        if self.epochs < 1 or self.batch_size < 1 or not 0 < self.held_out < 1:
+            raise UserError(
+                f"epochs {self.epochs}, batch_size {self.batch_size}, held_out {self.held_out}; "
+                "expected at least 1, at least 1, and a part between 0 and 1"
+            )
+
+
+def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
+    """Evaluate; returns the results that the record holds, accuracies in percent."""
+    try:
+        with job(config, card, kind="linear") as running:
+            return _run(config, running)
+    except AlreadyFinished as finished:
+        log.info("%s holds this run, finished: left as it is.", finished)
+        return {}
+
+
+def _run(config: Config, running: Job) -> dict[str, Any]:
+    # ---- Features of both splits.
+    backbone, provenance = load_network(config, running)
+    transform = resolve_transform(config, provenance, running)
+    splits = {name: image_split(config.data, name) for name in ("train", "val")}
+    if splits["train"].classes != splits["val"].classes:
+        raise UserError(f"{config.data}: train and val have different classes; expected the same")
+    features = {
+        name: torch.from_numpy(
+            extract(
+                backbone,
+                provenance,
+                [images.root / path for path in images.paths],
+                fingerprint=images.fingerprint,
+                transform=transform,
+                job=running,
+                cache=config.cache,
+                label=name,
+                threads=config.workers,
+            ).x
+        ).to(running.device)
+        for name, images in splits.items()
+    }
+    classes = len(splits["train"].classes)
+    train_labels, test_labels = splits["train"].labels, splits["val"].labels
+    assert train_labels is not None
+    assert test_labels is not None
+    running.record.content["data"] = {
+        name: {"images": len(images), "fingerprint": images.fingerprint}
+        for name, images in splits.items()
+    }
+    train, test = features["train"], features["val"]
+    if config.standardize:
+        mean, std = train.mean(0), train.std(0).clamp_min(1e-5)
+        train, test = (train - mean) / std, (test - mean) / std
+
+    # ---- The learning rate, on training images that the layer has not seen.
+    labels = torch.from_numpy(train_labels).to(running.device)
+    fit_index, held_index = held_out_split(labels, config.held_out, config.seed)
+    tried = _fit(
+        config, train[fit_index], labels[fit_index], classes, config.learning_rates, "choosing"
+    )
+    best = best_on_held_out(tried, train[held_index], labels[held_index])
+    chosen = config.learning_rates[best]
+    held_labels = labels[held_index].cpu().numpy()
+    held = [
+        top_k_accuracy(scores.cpu().numpy(), held_labels, 1) if finite else None
+        for scores, finite in zip(
+            logits(tried, train[held_index]), tried.final_losses.isfinite(), strict=True
+        )
+    ]
+    running.record.content["selection"] = (
+        f"learning rate on {len(held_index)} held-out training images; then all {len(labels)}"
+    )
+
+    # ---- The layer, on all training images; one look at the test split.
+    model = _fit(config, train, labels, classes, (chosen,), "fitting")
+    scores = logits(model, test)[0].cpu().numpy()
+    top1 = top_k_accuracy(scores, test_labels, 1)
+    running.results = {
+        "top1": top1,
+        "top1_stderr": standard_error(top1, len(test_labels)),
+        **({"top5": top_k_accuracy(scores, test_labels, 5)} if classes > 5 else {}),
+        "learning_rate": chosen,
+        "held_out_top1": dict(zip(map(str, config.learning_rates), held, strict=True)),
+    }
+    log.info("top-1: %.2f %% with learning rate %g", top1, chosen)
+    if len(held) > 1 and chosen in (min(config.learning_rates), max(config.learning_rates)):
+        running.warn(
+            f"the chosen learning rate {chosen:g} is at the end of its list; extend the list"
+        )
+    return running.results
+
+
+def _fit(
+    config: Config,
+    features: Tensor,  # (N, D)
+    labels: Tensor,  # (N,)
+    classes: int,
+    rates: tuple[float, ...],
+    label: str,
+) -> LinearModel:
+    with Progress(
+        f"{label} ({len(rates)} learning rates)", config.epochs, unit="epochs"
+    ) as progress:
+        return fit_linear(
+            features,
+            labels,
+            classes=classes,
+            learning_rates=[rate * config.batch_size / 256 for rate in rates],
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            schedule="cosine",
+            seed=config.seed,
+            progress=lambda done, _: progress.update(done),
+        )
+
+
+if __name__ == "__main__":
+    main(Config, run)
