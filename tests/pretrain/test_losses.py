@@ -1,0 +1,126 @@
+import pytest
+import torch
+from torch import Tensor
+
+from pretrain import losses
+from tests.reference import losses as twin
+
+SHAPES = [(2, 5, 3), (4, 3, 8), (3, 6, 6), (2, 2, 16)]
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_centroid_loss_is_equation_3(shape):
+    p, z = draw(0, *shape), draw(1, *shape)
+    torch.testing.assert_close(losses.centroid_loss(p, z), twin.centroid_loss(p, z))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_centroid_loss_is_the_pairwise_loss_less_the_spread_of_the_targets(shape):
+    p, z = draw(0, *shape), draw(1, *shape)
+    unit = torch.nn.functional.normalize(z, dim=-1)
+    spread = (unit - unit.mean(0)).square().sum(-1).mean()
+    pairs = twin.all_pairs_loss(p, z)
+    torch.testing.assert_close(losses.centroid_loss(p, z), pairs - spread)
+    torch.testing.assert_close(losses.pairwise_loss(p, z), pairs)
+
+
+def test_centroid_and_pairwise_loss_have_one_gradient():
+    p, z = draw(0, 4, 5, 6).requires_grad_(), draw(1, 4, 5, 6)
+    (of_centroid,) = torch.autograd.grad(losses.centroid_loss(p, z), p)
+    (of_pairs,) = torch.autograd.grad(twin.all_pairs_loss(p, z), p)
+    torch.testing.assert_close(of_centroid, of_pairs)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_byol_loss_is_the_mean_over_pairs_of_different_views(shape):
+    p, z = draw(0, *shape), draw(1, *shape)
+    torch.testing.assert_close(losses.byol_loss(p, z), twin.byol_loss(p, z))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_singular_value_loss_is_equation_7(shape):
+    p = draw(0, *shape)
+    torch.testing.assert_close(losses.singular_value_loss(p), twin.singular_value_loss(p))
+
+
+def test_singular_value_loss_is_zero_for_white_predictions():
+    centred = draw(0, 50, 6) - draw(0, 50, 6).mean(0)
+    basis, _ = torch.linalg.qr(centred)  # orthonormal columns, still centred
+    white = basis * 49**0.5
+    assert losses.singular_value_loss(white[None]) < 1e-20
+
+
+@pytest.mark.parametrize(("images", "dimensions"), [(4, 300), (300, 4), (16, 16)])
+def test_singular_value_loss_forms_the_smaller_matrix_only(images, dimensions):
+    largest = 0
+    inputs = images * dimensions
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, Tensor) and out.numel() != inputs:
+                largest = max(largest, out.numel())
+            return out
+
+    predictions = draw(0, 1, images, dimensions).requires_grad_()
+    with Watch():
+        losses.singular_value_loss(predictions).backward()
+    assert largest <= max(min(images, dimensions) ** 2, images, dimensions)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_brownian_loss_is_equation_4(shape):
+    p, n = draw(0, *shape), draw(2, *shape[1:])
+    torch.testing.assert_close(losses.brownian_loss(p, n), twin.brownian_loss(p, n))
+
+
+def test_brownian_loss_with_raw_noise_grows_with_its_length():
+    p, n = draw(0, 2, 5, 3), draw(2, 5, 3)
+    raw = losses.brownian_loss(p, n, normalize_noise=False)
+    torch.testing.assert_close(losses.brownian_loss(p, 10 * n, normalize_noise=False), 10 * raw)
+    torch.testing.assert_close(losses.brownian_loss(p, 10 * n), losses.brownian_loss(p, n))
+
+
+def test_msbreg_loss_is_the_weighted_sum_of_its_terms():
+    p, z, n = draw(0, 3, 5, 4), draw(1, 3, 5, 4), draw(2, 5, 4)
+    total, centroid, spread, drift = losses.msbreg_loss(p, z, n, lambda_s=0.3, lambda_b=0.7)
+    torch.testing.assert_close(total, centroid + 0.3 * spread + 0.7 * drift)
+    torch.testing.assert_close(centroid, losses.centroid_loss(p, z))
+    torch.testing.assert_close(spread, losses.singular_value_loss(p))
+    torch.testing.assert_close(drift, losses.brownian_loss(p, n))
+
+
+def test_losses_of_single_views_average_to_the_loss_of_all():
+    p, z, n = draw(0, 4, 5, 3), draw(1, 4, 5, 3), draw(2, 5, 3)
+    whole = losses.msbreg_loss(p, z, n, lambda_s=0.3, lambda_b=0.7)
+    single = [losses.msbreg_loss(p[j, None], z, n, lambda_s=0.3, lambda_b=0.7) for j in range(4)]
+    torch.testing.assert_close(torch.stack([torch.stack(s) for s in single]).mean(0), torch.stack(whole))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda p, z, n: losses.centroid_loss(p, z),
+        lambda p, z, n: losses.singular_value_loss(p),
+        lambda p, z, n: losses.brownian_loss(p, n),
+        lambda p, z, n: losses.byol_loss(p, z),
+        lambda p, z, n: losses.msbreg_loss(p, z, n, lambda_s=0.3, lambda_b=0.7).total,
+    ],
+    ids=["centroid", "singular value", "Brownian", "byol", "msbreg"],
+)
+@pytest.mark.parametrize("shape", [(2, 4, 3), (3, 3, 5)])
+def test_gradients_are_those_of_finite_differences(loss, shape):
+    z, n = draw(1, *shape), draw(2, *shape[1:])
+    assert torch.autograd.gradcheck(lambda p: loss(p, z, n), draw(0, *shape).requires_grad_())
+
+
+def test_impossible_shapes_are_refused():
+    with pytest.raises(ValueError, match="at least 2 images, 1 given"):
+        losses.singular_value_loss(draw(0, 2, 1, 3))
+    with pytest.raises(ValueError, match="K >= 2 views"):
+        losses.byol_loss(draw(0, 1, 4, 3), draw(1, 1, 4, 3))
