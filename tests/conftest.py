@@ -1,0 +1,34 @@
+"""Small data for every test. Nothing here is random without a seed."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+# Two threads on two busy cores wait for each other; small tensors gain nothing from them.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> Callable[..., Path]:
+    """An ImageFolder tree of small random PNGs: ``make_folder(train=6, val=3)`` images a class."""
+
+    def make(name: str = "data", classes: int = 2, side: int = 20, **splits: int) -> Path:
+        root = tmp_path / name
+        rng = np.random.default_rng(0)
+        for split, count in (splits or {"train": 8, "val": 4}).items():
+            for label in range(classes):
+                folder = root / split / f"class{label}"
+                folder.mkdir(parents=True)
+                for index in range(count):
+                    image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+                    image[..., label % 3] //= 4  # classes differ by a colour cast
+                    cv2.imwrite(str(folder / f"{index:03d}.png"), image)
+        return root
+
+    return make
