@@ -1,0 +1,104 @@
+"""Two processes equal one process on the joined batch, in value and in gradient."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from msbreg import distributed
+from msbreg.errors import UserError
+from tests.pretrain.workers import gradient_of_one_step
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def two_processes(output: Path, task: str) -> list[dict]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in (0, 1):
+        environment = os.environ | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-m", "tests.pretrain.workers", str(output), task]
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment))
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    return [torch.load(output / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("task", ["msbreg-ln-sync", "msbreg-none-sync", "byol-ln-sync"])
+def test_two_processes_have_the_value_and_gradient_of_one(tmp_path, task):
+    method, norm, _ = task.split("-")
+    one = gradient_of_one_step(method, norm, {"singular_sync": True})
+    for result in two_processes(tmp_path, task):
+        assert result["terms"] == pytest.approx(one["terms"], rel=1e-5)
+        for name, gradient in result["gradients"].items():
+            expected = one["gradients"][name]
+            # float32 sums in another order
+            assert (gradient - expected).norm() <= 1e-4 * expected.norm() + 1e-9, name
+
+
+def test_a_covariance_of_each_process_alone_is_another_loss(tmp_path):
+    one = gradient_of_one_step("msbreg", "ln", {"singular_sync": True})
+    two = two_processes(tmp_path, "msbreg-ln-alone")
+    assert two[0]["terms"]["singular_value"] != pytest.approx(one["terms"]["singular_value"])
+    assert two[0]["terms"]["centroid"] == pytest.approx(one["terms"]["centroid"], rel=1e-5)
+
+
+def test_gather_joins_rows_and_adds_up_their_gradients(tmp_path):
+    joined = torch.tensor([0.0, 1, 2, 10, 11, 12])
+    # Both processes compute the same loss, so each row's gradient arrives twice.
+    gradient = 2 * 2 * joined * torch.arange(1.0, 7)
+    for rank, result in enumerate(two_processes(tmp_path, "gather")):
+        assert torch.equal(result["joined"], joined)
+        assert torch.equal(result["gradient"], gradient[3 * rank : 3 * rank + 3])
+        assert result["any"] is True
+        assert result["objects"] == ["from 0", "from 1"]
+
+
+def test_one_process_is_the_identity():
+    rows = torch.ones(2, 3, requires_grad=True)
+    assert distributed.gather(rows) is rows
+    module = torch.nn.Linear(2, 2)
+    assert distributed.data_parallel(module) is module
+    assert distributed.synchronize_batch_norm(module, torch.device("cpu")) is module
+    assert (distributed.world_size(), distributed.rank(), distributed.is_main()) == (1, 0, True)
+    assert not distributed.any_process(False, torch.device("cpu"))
+    assert distributed.gather_objects(3) == [3]
+
+
+@pytest.mark.parametrize("name", ["tpu", "mps", "nonsense", "meta"])
+def test_an_unknown_device_is_refused(name):
+    with pytest.raises(UserError, match="expected auto, cpu, cuda or cuda:N"):
+        distributed.pick_device(name)
+
+
+def test_a_gpu_that_is_not_there_is_refused():
+    beyond = torch.cuda.device_count()
+    with pytest.raises(UserError, match=f"asks for GPU {beyond}, but PyTorch sees {beyond} GPUs"):
+        distributed.pick_device(f"cuda:{beyond}")
+
+
+@pytest.mark.skipif(
+    torch.cuda.device_count() < 2,
+    reason="SyncBatchNorm exists on CUDA only; comparing two processes with it takes two GPUs",
+)
+def test_two_processes_with_synchronised_batch_norm_equal_one(tmp_path):
+    one = gradient_of_one_step(
+        "msbreg", "bn", {"singular_sync": True}, distributed.pick_device("cuda:0")
+    )
+    for result in two_processes(tmp_path, "msbreg-bn-sync"):
+        assert result["terms"] == pytest.approx(one["terms"], rel=1e-4)
+        whole = torch.cat([g.flatten() for g in one["gradients"].values()])
+        parts = torch.cat([g.flatten() for g in result["gradients"].values()])
+        assert (parts - whole).norm() <= 1e-3 * whole.norm()  # cuDNN's sums are not ordered

@@ -1,0 +1,76 @@
+"""What one of two gloo processes does; started by test_distributed.py."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from msbreg import distributed
+from pretrain.loop import forward_backward, step_noise
+from pretrain.networks import build_networks
+from pretrain.settings import Config, HeadSettings, LossSettings
+
+CPU = torch.device("cpu")
+
+
+def gradient_of_one_step(
+    method: str, norm: str, options: dict, device: torch.device = CPU
+) -> dict:
+    """This process's part of a batch of 8 images through one step."""
+    torch.set_num_threads(1)
+    online, target = build_networks("resnet18-tiny", hidden=16, out=8, norm=norm, seed=0)
+    if norm == "bn":  # on CUDA: every BatchNorm is synchronised
+        online = distributed.synchronize_batch_norm(online, device)
+        target = distributed.synchronize_batch_norm(target, device)
+    else:  # on the CPU there is no such thing: the backbone's own is put in eval mode
+        online.backbone.eval()
+        target.backbone.eval()
+    online.to(device)
+    target.to(device)
+    config = Config(
+        method=method,
+        batch_size=8,
+        views=3,
+        lambda_s=0.1,
+        lambda_b=0.7,
+        head_norm=norm,
+        head=HeadSettings(hidden=16, out=8),
+        loss=LossSettings(**options),
+    )
+    generator = torch.Generator().manual_seed(1)
+    views = torch.randint(0, 256, (3, 8, 3, 16, 16), generator=generator).to(torch.uint8)
+    share = 8 // distributed.world_size()
+    first = distributed.rank() * share
+    wrapped = distributed.data_parallel(online)
+    noise = step_noise(0, 0, 8, 8, share="image").to(device)
+    terms = forward_backward(
+        wrapped, target, views[:, first : first + share], noise, config=config, device=device
+    )
+    return {
+        "terms": {name: float(value) for name, value in terms.items()},
+        "gradients": {name: p.grad.cpu() for name, p in online.named_parameters()},
+    }
+
+
+def gather_with_gradient() -> dict:
+    """Each process squares and weighs the rows of both."""
+    local = (torch.arange(3.0) + 10 * distributed.rank()).requires_grad_()
+    joined = distributed.gather(local)
+    loss = (joined.square() * torch.arange(1.0, len(joined) + 1)).sum()
+    loss.backward()
+    return {"joined": joined.detach(), "gradient": local.grad}
+
+
+if __name__ == "__main__":
+    output, task = Path(sys.argv[1]), sys.argv[2]
+    device = distributed.pick_device("cuda") if "-bn-" in task else CPU
+    distributed.start(device)
+    if task == "gather":
+        result = gather_with_gradient()
+        result["any"] = distributed.any_process(distributed.rank() == 1, CPU)
+        result["objects"] = distributed.gather_objects(f"from {distributed.rank()}")
+    else:
+        method, norm, sync = task.split("-")
+        result = gradient_of_one_step(method, norm, {"singular_sync": sync == "sync"}, device)
+    torch.save(result, output / f"{distributed.rank()}.pt")
+    distributed.stop()

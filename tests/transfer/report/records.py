@@ -1,0 +1,129 @@
+"""Small records such as the scripts write them, for the tests of the report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from msbreg.record import protocol_digest
+
+ENVIRONMENT = {
+    "python": "3.11.0",
+    "system": "Linux x86_64",
+    "cpu_capability": "AVX2",
+    "threads": 1,
+    "gpus": [],
+    "packages": {"torch": "2.11.0"},
+    "commit": "0123456789ab",
+}
+
+
+def write_record(folder: Path, **content: Any) -> Path:
+    """A record in a new folder; the arguments replace what is in it."""
+    folder.mkdir(parents=True)
+    config = content.get("config", {})
+    record = {
+        "schema": 1,
+        "status": "done",
+        "card": "defaults",
+        "overrides": {},
+        "digest": protocol_digest(config),
+        "command": "transfer/knn.py",
+        "started": "2026-01-01T10:00:00+0000",
+        "written": "2026-01-01T10:01:00+0000",
+        "seconds": 60.0,
+        "environment": ENVIRONMENT,
+        "warnings": [],
+        "device": "cpu",
+        "processes": 1,
+        "results": {},
+    }
+    (folder / "record.json").write_text(json.dumps(record | content))
+    return folder
+
+
+def network(seed: int = 0, *, random: bool = False, **changes: Any) -> dict[str, Any]:
+    """Provenance of a network; another seed has other weights."""
+    method = "random" if random else "msbreg"
+    details = {"seed": seed} if random else {"method": method, "epochs": 8, "seed": seed}
+    return {
+        "source": "random" if random else f"runs/pretrain-{seed}/checkpoint.pth",
+        "family": method,
+        "encoder": "online backbone",
+        "arch": "resnet18-tiny",
+        "sha256": f"{method}-{seed}",
+        "tensors": 122,
+        "image_size": 32,
+        "details": details,
+        "name": f"{method} resnet18-tiny",
+    } | changes
+
+
+def write_knn(
+    folder: Path, top1: float, provenance: dict[str, Any], *, size: int = 32, **content: Any
+) -> Path:
+    """A kNN run with k = 20 on 500 images; ``config`` adds settings."""
+    config = {"data": "digits", "k": [20], "temperature": 0.07, "seed": 0}
+    defaults = {
+        "results": {"top1_20nn": top1, "top1_20nn_stderr": 2.0},
+        "transform": {"resize": size, "crop": size},
+        "selection": "nothing is selected",
+        "data": {
+            "train": {"images": 2000, "fingerprint": "aa"},
+            "val": {"images": 500, "fingerprint": "bb"},
+        },
+    }
+    settings = config | content.pop("config", {})
+    record = defaults | content
+    return write_record(folder, kind="knn", config=settings, network=provenance, **record)
+
+
+def write_svm(folder: Path, provenance: dict[str, Any], per_class: dict[str, float]) -> Path:
+    """An SVM run with its per_class.json."""
+    write_record(
+        folder,
+        kind="svm",
+        config={"data": "digits", "folds": 3},
+        network=provenance,
+        data={"test": {"images": 100, "fingerprint": "cc"}},
+        results={"map": float(np.mean(list(per_class.values())))},
+    )
+    rows = {name: {"ap": ap, "cost": 1.0, "cv_ap": ap} for name, ap in per_class.items()}
+    (folder / "per_class.json").write_text(json.dumps(rows))
+    return folder
+
+
+def write_pretraining(folder: Path, *, epochs: int = 3, **content: Any) -> Path:
+    """A pre-training run with its curve."""
+    config = {"method": "msbreg", "arch": "resnet18-tiny", "data": "digits", "epochs": epochs}
+    config |= {"batch_size": 32, "views": 2, "lambda_s": 0.004, "lambda_b": 0.5, "seed": 0}
+    config |= {"diagnostics": {"least_std": 0.1, "least_rank": 2.0}}
+    write_record(folder, kind="pretrain", config=config, **content)
+    look = {"std": 0.8, "effective_rank": 40.0, "alignment": 1.0, "uniformity": -1.5}
+    rows: list[dict[str, Any]] = [
+        {"epoch": e, "step": 10 * e, "knn_top1": 20.0 + e, "spectrum": [0.5, 0.1, 0.01]} | look
+        for e in range(epochs + 1)
+    ]
+    for row in rows[1:]:
+        row |= {"total": 1.2, "centroid": 0.7, "singular_value": 122.0, "brownian": 0.01}
+        row |= {"learning_rate": 0.1, "target_decay": 0.99}
+    (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def write_neighbours(folder: Path, images: Path) -> list[Path]:
+    """One query with two neighbours, the second of another class; returns the three images."""
+    images.mkdir(parents=True, exist_ok=True)
+    paths = [images / f"{i}.png" for i in range(3)]
+    draw = np.random.default_rng(0)
+    for path in paths:
+        Image.fromarray(draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(path)
+    near = [
+        {"path": str(paths[1]), "class": "seven", "similarity": 0.91},
+        {"path": str(paths[2]), "class": "nine", "similarity": 0.72},
+    ]
+    rows = [{"path": str(paths[0]), "class": "seven", "neighbours": near}]
+    (folder / "neighbours.json").write_text(json.dumps(rows))
+    return paths

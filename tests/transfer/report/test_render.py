@@ -1,0 +1,182 @@
+"""The written report stands alone, says what is missing, and takes no record's word for markup."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from msbreg.errors import UserError
+from tests.transfer.report.records import (
+    network,
+    write_knn,
+    write_neighbours,
+    write_pretraining,
+    write_record,
+    write_svm,
+)
+from transfer.report.render import write_report
+
+SCRIPT = Path(__file__).resolve().parents[3] / "transfer" / "report" / "run.py"
+VOID = {"meta", "img", "br", "link"}
+
+
+class Outline(HTMLParser):
+    """Tags that are open, and all attributes that can load something."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.loads, self.tags, self.text = [], [], set(), []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.loads += [v for k, v in attrs if k in ("src", "href", "xlink:href", "data", "srcset")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def parsed(page):
+    outline = Outline()
+    outline.feed(page)
+    return outline
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two pre-trained networks, a random one, two protocols, one run unfinished."""
+    folder = tmp_path / "runs"
+    write_pretraining(folder / "pretrain", warnings=["epoch 2: the embeddings are collapsing"])
+    for seed in range(2):
+        run = write_knn(folder / f"knn-{seed}", 60.0 + seed, network(seed))
+        write_neighbours(run, tmp_path / "images")
+        write_svm(folder / f"svm-{seed}", network(seed), {"cat": 50.0, "dog": 70.0})
+    write_knn(folder / "knn-random", 30.0, network(random=True), config={"temperature": 1.0})
+    write_record(
+        folder / "late", kind="linear", config={}, status="failed", error="disk | full\nat 3"
+    )
+    return folder
+
+
+def report_of(runs, tmp_path):
+    page = write_report([runs], tmp_path / "report")
+    return page.read_text(), page.with_name("report.md").read_text()
+
+
+def test_the_page_loads_nothing_from_elsewhere(runs, tmp_path):
+    page, _ = report_of(runs, tmp_path)
+    outline = parsed(page)
+    assert outline.loads
+    assert all(value.startswith(("#", "data:image/png;base64,")) for value in outline.loads)
+    assert not outline.tags & {"script", "link", "iframe", "object"}
+    assert all(target.startswith("url(#") for target in re.findall(r"url\(.", page))
+    assert "http" not in page
+    assert "@import" not in page
+
+
+def test_every_tag_of_the_page_is_closed(runs, tmp_path):
+    outline = parsed(report_of(runs, tmp_path)[0])
+    assert outline.open == []
+    assert {"svg", "table", "details"} <= outline.tags
+
+
+def test_ids_of_the_page_are_unique_and_every_anchor_has_its_target(runs, tmp_path):
+    write_pretraining(runs / "second", epochs=2)
+    page, _ = report_of(runs, tmp_path)
+    ids = re.findall(r'\sid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert {v[1:] for v in parsed(page).loads if v.startswith("#")} <= set(ids)
+
+
+def test_text_from_records_is_escaped(tmp_path):
+    evil = "<script>alert(1)</script> | `x`"
+    write_knn(tmp_path / "runs", 60.0, network(name=evil), warnings=[evil], command=evil)
+    page, text = report_of(tmp_path / "runs", tmp_path)
+    assert "script" not in parsed(page).tags
+    assert evil in "".join(parsed(page).text)
+    assert "<script" not in text
+    assert "\\| \\`x\\`" in text
+
+
+def test_tables_of_the_markdown_have_rows_of_one_length(runs, tmp_path):
+    _, text = report_of(runs, tmp_path)
+    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert len(tables) == 5  # scores, unfinished, curve, neighbours, classes
+    for table in tables:
+        rows = [re.findall(r"(?<!\\)\|", line) for line in table.splitlines()]
+        assert len({len(bars) for bars in rows}) == 1
+        assert re.fullmatch(r"\|(:---\||---:\|)+", table.splitlines()[1])
+
+
+def test_the_scores_and_their_footnote_are_in_both_files(runs, tmp_path):
+    for content in report_of(runs, tmp_path):
+        content = re.sub(r"</?(b|span|small)[^>]*>|\s+", " ", content)
+        assert re.search(r"60\.5\s+± 0\.7\s+\(2 seeds\)", content)
+        assert "temperature = 1.0 (the rest: 0.07)" in content
+        assert "nothing is selected" in content
+        assert re.search(r"disk \\?\| full at 3", content)
+
+
+def test_a_collapse_is_said_where_the_run_is(runs, tmp_path):
+    page, text = report_of(runs, tmp_path)
+    assert "<b>Collapse.</b> epoch 2: the embeddings are collapsing" in page
+    assert "**Collapse.** epoch 2: the embeddings are collapsing" in text
+
+
+def test_missing_images_are_said_in_words(runs, tmp_path):
+    (tmp_path / "images" / "1.png").unlink()
+    page, text = report_of(runs, tmp_path)
+    assert "1 image file is gone or cannot be read" in page
+    assert "1 image file is gone or cannot be read" in text
+
+
+def test_a_missing_neighbours_file_is_said_in_words(runs, tmp_path):
+    page, text = report_of(runs, tmp_path)
+    assert f"{runs}/knn-random/neighbours.json is not there." in page
+    assert "knn-random/neighbours.json is not there." in text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "is not there"), ("{", "cannot be read"), ("", "holds no epoch")],
+)
+def test_a_curve_that_cannot_be_drawn_is_said_in_words(runs, tmp_path, content, words):
+    curve = runs / "pretrain" / "curve.jsonl"
+    curve.unlink() if content is None else curve.write_text(content)
+    for written in report_of(runs, tmp_path):
+        assert re.search(rf"pretrain/curve\.jsonl {words}", written)
+
+
+def test_a_run_that_has_only_begun_has_its_picture(tmp_path):
+    write_pretraining(tmp_path / "runs", epochs=0, status="running")
+    page, text = report_of(tmp_path / "runs", tmp_path)
+    assert "not recorded" in page
+    assert "There is no finished evaluation" in text
+
+
+def test_a_record_without_its_network_is_a_clear_error(tmp_path):
+    write_record(tmp_path / "runs", kind="knn", config={})
+    with pytest.raises(UserError, match=r"record\.json lacks network"):
+        write_report([tmp_path], tmp_path / "report")
+
+
+def test_an_output_that_cannot_be_a_folder_is_a_clear_error(runs, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report([runs], tmp_path / "file")
+
+
+def test_a_wrong_path_is_one_message_and_exit_code_2_from_any_folder(tmp_path):
+    command = [sys.executable, str(SCRIPT), "nowhere", "--output", "report"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nowhere does not exist")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "report").exists()
