@@ -161,6 +161,14 @@ def test_a_run_that_has_only_begun_has_its_picture(tmp_path):
     assert "There is no finished evaluation" in text
 
 
+def test_a_curve_with_numbers_that_are_none_is_drawn(tmp_path):
+    folder = write_pretraining(tmp_path / "runs")
+    curve = folder / "curve.jsonl"
+    lines = curve.read_text().replace("1.2", "NaN").replace("0.7", "Infinity").replace("0.5", "0.0")
+    curve.write_text(lines)
+    assert "<svg" in report_of(folder, tmp_path)[0]
+
+
 def test_a_record_without_its_network_is_a_clear_error(tmp_path):
     write_record(tmp_path / "runs", kind="knn", config={})
     with pytest.raises(UserError, match=r"record\.json lacks network"):

@@ -1,0 +1,191 @@
+"""Training curves as inline SVG, and neighbours as inline PNG.
+
+Lines are in tones that read on white and on black; text and axes take the colour of the page.
+"""
+
+import base64
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, UnidentifiedImageError
+
+Curve = list[dict[str, Any]]
+
+_INK = "#010203"  # stands for the page's text colour until the SVG is written
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#3a86c8", "#d9822b", "#3f9f6b", "#a06cc0", "#8a8f98"
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 8.5,
+    "svg.fonttype": "none",  # text stays text: small, selectable, in the reader's font
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "legend.handlelength": 1.2,
+    "legend.labelspacing": 0.25,
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
+    ),
+}
+THUMBNAIL = 64  # pixels
+# What an <svg> inside a page has no use for: addresses, a size, rules and ids that the page shares.
+_CLEANED = (
+    (r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", ""),
+    (r'(?<=<svg) [^>]*?(viewBox="[^"]*")[^>]*', r" \1"),
+    (r'<g id="[^"]*"', "<g"),
+    (r" font-family: [^;]*;| transform=\"rotate\(-0 [^\"]*\"", ""),
+    (r"\s*\n\s*", "\n"),
+)
+
+
+def training_curves(
+    curve: Curve,
+    config: dict[str, Any],
+    *,
+    name: str,  # another one for each figure of a page: it keeps the SVGs' ids apart
+) -> str:
+    """Eight small multiples over epochs, as one ``<svg>`` element."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(10.4, 4.6), layout="constrained")
+        axes = figure.subplots(2, 4)
+        watch = config.get("diagnostics", {})
+        _losses(axes[0, 0], curve, config)
+        _lines(axes[0, 1], curve, "kNN monitor, top-1 [%]", {"knn_top1": ("", GREEN)})
+        _lines(axes[0, 2], curve, "std per dimension × √D", {"std": ("", BLUE)})
+        _lines(axes[0, 3], curve, "effective rank", {"effective_rank": ("", BLUE)})
+        _level(axes[0, 1], curve[0].get("knn_top1"), "before training")
+        _level(axes[0, 2], watch.get("least_std"), "collapse")
+        _level(axes[0, 3], watch.get("least_rank"), "collapse")
+        pair = {"alignment": ("alignment", BLUE), "uniformity": ("uniformity", ORANGE)}
+        _lines(axes[1, 0], curve, "alignment, uniformity", pair)
+        _spectrum(axes[1, 1], curve)
+        _lines(axes[1, 2], curve, "learning rate", {"learning_rate": ("", PURPLE)})
+        _lines(axes[1, 3], curve, "decay of the target", {"target_decay": ("", PURPLE)})
+        for ax in axes.flat:
+            ax.grid(color=GREY, alpha=0.22, linewidth=0.5)
+            if ax is not axes[1, 1]:
+                ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        for ax in (axes[1, 0], axes[1, 2], axes[1, 3]):
+            ax.set_xlabel("epoch")
+        return _svg(figure)
+
+
+def _losses(ax: Axes, curve: Curve, config: dict[str, Any]) -> None:
+    """The terms times their weights, so that they add up to the total."""
+    terms = {"total": ("total", GREY, 1.0)}
+    if config.get("method") == "msbreg":
+        terms |= {
+            "centroid": ("centroid", BLUE, 1.0),
+            "singular_value": ("λ singular value", ORANGE, config.get("lambda_s", 1.0)),
+            "brownian": ("λ Brownian", GREEN, config.get("lambda_b", 1.0)),
+        }
+    weighted = [
+        {"epoch": row["epoch"]} | {k: row[k] * w for k, (_, _, w) in terms.items() if k in row}
+        for row in curve
+    ]
+    _lines(ax, weighted, "loss, weighted terms", {k: v[:2] for k, v in terms.items()})
+
+
+def _lines(ax: Axes, curve: Curve, title: str, lines: dict[str, tuple[str, str]]) -> None:
+    ax.set_title(title)
+    drawn = False
+    for name, (label, color) in lines.items():
+        points = [(row["epoch"], row[name]) for row in curve if row.get(name) is not None]
+        if points:
+            marker = "o" if len(points) <= 12 else ""
+            ax.plot(
+                *zip(*points, strict=True), color=color, label=label, marker=marker, markersize=3
+            )
+            drawn = True
+    if not drawn:
+        _say(ax, "not recorded")
+    elif len(lines) > 1:
+        ax.legend()
+
+
+def _level(ax: Axes, value: float | None, words: str) -> None:
+    if value is not None and ax.lines:
+        ax.axhline(value, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
+        ax.annotate(
+            words,
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(-1, 2),
+            textcoords="offset points",
+            ha="right",
+            fontsize=7.5,
+        )
+        ax.margins(y=0.12)
+
+
+def _spectrum(ax: Axes, curve: Curve) -> None:
+    """Singular values of the last epoch that has them, and of the first."""
+    rows = [row for row in curve if row.get("spectrum")]
+    ax.set_title("singular values")
+    if not rows:
+        _say(ax, "not recorded")
+        return
+    for row, color in ((rows[0], GREY), (rows[-1], BLUE)) if len(rows) > 1 else ((rows[0], BLUE),):
+        values = row["spectrum"]
+        ax.plot(range(1, len(values) + 1), values, color=color, label=f"epoch {row['epoch']}")
+    if any(value > 0 for row in rows for value in row["spectrum"]):
+        ax.set_yscale("log")
+    ax.set_xlabel("index")
+    ax.legend()
+
+
+def _say(ax: Axes, words: str) -> None:
+    ax.text(0.5, 0.5, words, ha="center", va="center", transform=ax.transAxes)
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def _svg(figure: Figure) -> str:
+    """The element alone: no prologue, no metadata, no address of any kind."""
+    figure.patch.set_visible(False)
+    for ax in figure.axes:
+        ax.patch.set_visible(False)
+    buffer = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for pattern, by in _CLEANED:
+        svg = re.sub(pattern, by, svg, flags=re.DOTALL)
+    return svg.replace(_INK, "currentColor").replace(
+        "<svg", '<svg role="img" aria-label="Training curves"', 1
+    )
+
+
+def thumbnail(path: Path) -> str | None:
+    """The image as a PNG data URI about ``THUMBNAIL`` pixels high; None if it cannot be read.
+
+    A small one is enlarged by whole factors with nearest neighbour: its pixels stay what they are.
+    """
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+    factor = THUMBNAIL // max(image.size)
+    if factor >= 1:
+        image = image.resize(
+            (image.width * factor, image.height * factor), Image.Resampling.NEAREST
+        )
+    else:
+        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
