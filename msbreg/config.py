@@ -66,13 +66,13 @@ def parse(config_type: type[C], arguments: Sequence[str] | None = None) -> tuple
     """Read the command line into ``config_type``; jsonargparse ends the process on a bad one."""
     parser = _parser(config_type)
     namespace = parser.parse_args(arguments)
-    config = parser.instantiate_classes(namespace)
+    config = parser.instantiate(namespace)
     files = [str(file) for file in namespace.get("config") or []]
     card_arguments = [word for file in files for word in ("--config", file)]
     settings = _without_config(config)
     if files:
         card_parser = _parser(config_type)
-        base = card_parser.instantiate_classes(card_parser.parse_args(card_arguments))
+        base = card_parser.instantiate(card_parser.parse_args(card_arguments))
         reference = _without_config(base)
     else:
         reference = plain(config_type())

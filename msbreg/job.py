@@ -21,12 +21,12 @@ import torch
 from msbreg import distributed
 from msbreg.config import Card, Interrupted, differences, plain
 from msbreg.errors import UserError
-from msbreg.record import Record, protocol_digest, read_record
+from msbreg.record import Record, read_record
 
 log = logging.getLogger("msbreg")
 
 # May change between an interrupted run and its continuation without changing what it computes.
-_MAY_CHANGE_ON_RESUME = frozenset({"device", "workers", "finished", "output"})
+_MAY_CHANGE_ON_RESUME = frozenset({"device", "workers", "finished", "output", "cache"})
 
 
 @dataclass
@@ -150,22 +150,18 @@ def _check_previous(
             f"output folder {output} holds a run of {previous['kind']}, this is {kind}; "
             "give another --output"
         )
+    changed = _changed(config, previous)
     if previous["status"] == "done":
-        same = previous["digest"] == protocol_digest(config) and all(
-            previous["config"].get(name) == plain(config).get(name) for name in ("data", "seed")
-        )
-        if config.finished == "skip" and same:
+        if config.finished == "skip" and not changed:
             raise AlreadyFinished(str(output))
-        changed = _changed(config, previous)
         raise UserError(
             f"output folder {output} holds a finished run"
             + (f" of other settings ({changed})" if changed else "")
             + ".\nGive another --output, or move that folder away"
-            + ("; --finished skip leaves it as it is." if same else ".")
+            + ("." if changed else "; --finished skip leaves it as it is.")
         )
     if resume_file is None or not (output / resume_file).exists():
         return None
-    changed = _changed(config, previous)
     if changed:
         raise UserError(
             f"output folder {output} holds an unfinished run of other settings: {changed}.\n"

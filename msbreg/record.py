@@ -56,8 +56,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def protocol_digest(config: Any) -> str:
-    """Twelve hexadecimal digits that two runs share exactly if they follow the same protocol."""
-    settings = {k: v for k, v in flat(plain(config)).items() if k not in NOT_PROTOCOL}
+    """Twelve hexadecimal digits that two runs share exactly if they follow the same protocol.
+
+    A config class may name more of its fields that are no part of it, in ``not_protocol``.
+    """
+    left_out = NOT_PROTOCOL | getattr(config, "not_protocol", frozenset())
+    settings = {k: v for k, v in flat(plain(config)).items() if k not in left_out}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -15,7 +15,7 @@ if not __package__:
 import torch
 
 from msbreg import distributed
-from msbreg.checkpoint import load_checkpoint, load_exactly, save_checkpoint
+from msbreg.checkpoint import file_sha256, load_checkpoint, load_exactly, save_checkpoint
 from msbreg.config import Card, Interrupted, main, plain
 from msbreg.datasets import face, image_split, training_images
 from msbreg.datasets.folder import ImageList, balanced_subset, without_unreadable
@@ -141,6 +141,7 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
         monitor.close()
     running.results = {
         "checkpoint": checkpoint.name,
+        "sha256": file_sha256(checkpoint) if distributed.is_main() else "",
         "steps": state.step,
         "views_seen": state.step * views_a_step,
         "views_per_second": round(progress.rate * views_a_step, 1),

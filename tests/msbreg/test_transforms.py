@@ -16,7 +16,9 @@ def photograph():
 
 @pytest.mark.parametrize(("resize", "crop"), [(256, 224), (64, 64), (500, 450)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_it_is_torchvisions_resize_and_centre_crop_on_pillow(photograph, resize, crop, interpolation):
+def test_it_is_torchvisions_resize_and_centre_crop_on_pillow(
+    photograph, resize, crop, interpolation
+):
     ours = EvaluationTransform(resize, crop, interpolation)(photograph)
     mode = InterpolationMode(interpolation)
     theirs = Compose([Resize(resize, mode), CenterCrop(crop)])(Image.fromarray(photograph))

@@ -99,7 +99,9 @@ def test_losses_of_single_views_average_to_the_loss_of_all():
     p, z, n = draw(0, 4, 5, 3), draw(1, 4, 5, 3), draw(2, 5, 3)
     whole = losses.msbreg_loss(p, z, n, lambda_s=0.3, lambda_b=0.7)
     single = [losses.msbreg_loss(p[j, None], z, n, lambda_s=0.3, lambda_b=0.7) for j in range(4)]
-    torch.testing.assert_close(torch.stack([torch.stack(s) for s in single]).mean(0), torch.stack(whole))
+    torch.testing.assert_close(
+        torch.stack([torch.stack(s) for s in single]).mean(0), torch.stack(whole)
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,7 @@ from pretrain.settings import Config, HeadSettings, LossSettings
 CPU = torch.device("cpu")
 
 
-def gradient_of_one_step(
-    method: str, norm: str, options: dict, device: torch.device = CPU
-) -> dict:
+def gradient_of_one_step(method: str, norm: str, options: dict, device: torch.device = CPU) -> dict:
     """This process's part of a batch of 8 images through one step."""
     torch.set_num_threads(1)
     online, target = build_networks("resnet18-tiny", hidden=16, out=8, norm=norm, seed=0)

@@ -131,9 +131,9 @@ def _store(path: Path, x: np.ndarray) -> None:
 
 
 def list_fingerprint(paths: Sequence[Path]) -> str:
-    """sha256 over names and sizes of files, in order; for lists that have no fingerprint yet."""
+    """sha256 over names and sizes of files, in order, wherever their folder lies."""
     digest = hashlib.sha256()
     for path in paths:
         size = path.stat().st_size if path.is_file() else -1
-        digest.update(f"{path}\0{size}\n".encode())
+        digest.update(f"{path.name}\0{size}\n".encode())
     return digest.hexdigest()

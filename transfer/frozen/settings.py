@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from msbreg.backbones import BACKBONES, ResNet
 from msbreg.checkpoint import Provenance, load_backbone, random_backbone
@@ -20,6 +20,8 @@ def default_cache() -> Path:
 @dataclass(frozen=True)
 class FrozenConfig:
     """Settings that all frozen-feature protocols share."""
+
+    not_protocol: ClassVar[frozenset[str]] = frozenset({"arch"})  # says which network, not how
 
     checkpoint: str = "runs/pretrain/checkpoint.pth"
     """A checkpoint, or ``random`` for the untrained twin."""

@@ -1,0 +1,274 @@
+"""Whole runs of the script, as users start, stop, kill and continue them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from msbreg.checkpoint import load_backbone, load_checkpoint
+from msbreg.config import Card
+from msbreg.datasets.folder import balanced_subset, list_images
+from msbreg.errors import UserError
+from msbreg.record import read_record
+from pretrain.data import Order
+from pretrain.run import run
+from pretrain.settings import (
+    AugmentSettings,
+    Config,
+    DiagnosticsSettings,
+    HeadSettings,
+    OptimizerSettings,
+    TargetSettings,
+)
+
+SCRIPT = Path(__file__).resolve().parents[2] / "pretrain" / "run.py"
+
+
+def small(data: Path, output: Path, **changes) -> Config:
+    """A run of a few steps on 16-pixel images."""
+    settings = {
+        "data": str(data),
+        "output": output,
+        "epochs": 2,
+        "batch_size": 4,
+        "views": 2,
+        "workers": 0,
+        "device": "cpu",
+        "head": HeadSettings(hidden=16, out=8),
+        "augment": AugmentSettings(size=16),
+        "diagnostics": DiagnosticsSettings(images=8, bank=16, queries=8),
+        "optimizer": OptimizerSettings(warmup_epochs=0.5),
+    }
+    return Config(**settings | changes)
+
+
+def arguments(data: Path, output: Path, *more: str) -> list[str]:
+    """The same run, as it is typed."""
+    flags = (
+        f"--data {data} --output {output} --epochs 2 --batch_size 4 --views 2 --workers 0 "
+        "--device cpu --head.hidden 16 --head.out 8 --augment.size 16 --diagnostics.images 8 "
+        "--diagnostics.bank 16 --diagnostics.queries 8 --optimizer.warmup_epochs 0.5"
+    )
+    return [sys.executable, str(SCRIPT), *flags.split(), *more]
+
+
+def start(command: list[str], cwd: Path) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    content = load_checkpoint(output / "checkpoint.pth")
+    return {f"{part}.{k}": v for part in ("online", "target") for k, v in content[part].items()}
+
+
+def assert_bit_equal(first: Path, second: Path) -> None:
+    one, other = weights(first), weights(second)
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different
+
+
+@pytest.fixture
+def data(make_folder) -> Path:
+    return make_folder(train=8, val=4)
+
+
+def test_a_run_leaves_a_checkpoint_a_record_and_a_curve(data, tmp_path):
+    config = small(data, tmp_path / "run")
+    results = run(config, Card("test", {}))
+    record = read_record(tmp_path / "run")
+    assert record["status"] == "done"
+    assert record["results"] == results
+    assert record["data"]["images"] == 16
+    assert results["steps"] == 8
+    assert results["views_seen"] == 64
+    curve = [
+        json.loads(line) for line in (tmp_path / "run" / "curve.jsonl").read_text().splitlines()
+    ]
+    assert [row["epoch"] for row in curve] == [0, 1, 2]
+    wanted = {"std", "effective_rank", "spectrum", "alignment", "uniformity", "knn_top1"}
+    assert all(wanted <= row.keys() for row in curve)
+    assert {"centroid", "singular_value", "brownian", "total"} <= curve[1].keys()
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    backbone, provenance = load_backbone(tmp_path / "run" / "checkpoint.pth")
+    assert provenance.details["method"] == "msbreg"
+    assert backbone(torch.zeros(1, 3, 16, 16))["c5"].shape[1] == 256
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "byol"},
+        {"head_norm": "ln"},
+        {"precision": "bf16"},
+        {"target": TargetSettings(views="independent", bias_correction="adam")},
+    ],
+    ids=str,
+)
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(data, tmp_path, changes):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(small(data, tmp_path / name, seed=seed, **changes))
+    assert_bit_equal(tmp_path / "a", tmp_path / "b")
+    assert not torch.equal(
+        weights(tmp_path / "a")["online.backbone.conv1.weight"],
+        weights(tmp_path / "c")["online.backbone.conv1.weight"],
+    )
+
+
+def test_workers_do_not_change_the_weights(data, tmp_path):
+    run(small(data, tmp_path / "a"))
+    run(small(data, tmp_path / "b", workers=2))
+    assert_bit_equal(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(data, tmp_path, how):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    long = ("--epochs", "6", "--save_seconds", "0.001")  # a checkpoint at every step
+    run(small(data, whole, epochs=6))
+    stopped = start(arguments(data, broken, *long), tmp_path)
+    checkpoint = broken / "checkpoint.pth"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    stopped.send_signal(how)
+    _, message = stopped.communicate(timeout=120)
+    saved = load_checkpoint(checkpoint)["step"]
+    assert 0 < saved < 24, "the run was over before it was stopped"
+    if how == signal.SIGKILL:
+        assert stopped.returncode == -signal.SIGKILL
+        assert read_record(broken)["status"] == "running"
+    else:
+        assert stopped.returncode == 75, message
+        assert "The same command continues" in message
+        assert "Traceback" not in message
+        assert read_record(broken)["status"] == "interrupted"
+    again = start(arguments(data, broken, *long), tmp_path)
+    _, message = again.communicate(timeout=120)
+    assert again.returncode == 0, message
+    assert f"continuing from step {saved}" in message or how == signal.SIGKILL
+    assert_bit_equal(whole, broken)
+    rows = [json.loads(line) for line in (broken / "curve.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(7))
+    losses = [json.loads(line) for line in (whole / "curve.jsonl").read_text().splitlines()]
+    assert [row.get("total") for row in rows] == [row.get("total") for row in losses]
+
+
+def test_a_finished_run_is_not_overwritten(data, tmp_path):
+    config = small(data, tmp_path / "run", epochs=1)
+    run(config)
+    before = (tmp_path / "run" / "checkpoint.pth").read_bytes()
+    with pytest.raises(UserError, match="holds a finished run.\nGive another --output"):
+        run(config)
+    assert run(small(data, tmp_path / "run", epochs=1, finished="skip")) == {}
+    with pytest.raises(UserError, match=r"of other settings \(epochs = 2 here\)"):
+        run(small(data, tmp_path / "run", epochs=2, finished="skip"))
+    assert (tmp_path / "run" / "checkpoint.pth").read_bytes() == before
+
+
+WATCH_LITTLE = DiagnosticsSettings(images=2, bank=2, queries=2)
+
+
+def interrupted_run(data: Path, output: Path) -> None:
+    """Leave a run that an unreadable file stopped after its first checkpoint."""
+    images = list_images(data / "train")
+    watched = set(balanced_subset(images, 2, seed=0).paths) | {images.paths[0], images.paths[-1]}
+    first, second = list(Order(len(images), 4, 2, seed=3).batches(0))[:2]
+    seen = {images.paths[i] for _, i in first}
+    late = [images.paths[i] for _, i in second if images.paths[i] not in watched | seen]
+    bad = data / "train" / late[0]
+    kept = bad.read_bytes()
+    bad.write_bytes(b"x" * len(kept))  # same size: the list of files has not changed
+    with pytest.raises(UserError, match=f"{late[0]} is not an image"):
+        run(small(data, output, save_seconds=1e-6, seed=3, diagnostics=WATCH_LITTLE))
+    bad.write_bytes(kept)
+
+
+def test_an_unreadable_file_loses_nothing(data, tmp_path):
+    interrupted_run(data, tmp_path / "run")
+    assert read_record(tmp_path / "run")["status"] == "failed"
+    run(small(data, tmp_path / "run", save_seconds=1e-6, seed=3, diagnostics=WATCH_LITTLE))
+    run(small(data, tmp_path / "whole", seed=3))
+    assert_bit_equal(tmp_path / "run", tmp_path / "whole")
+
+
+def test_an_unfinished_run_is_not_continued_with_other_settings_or_data(data, tmp_path):
+    interrupted_run(data, tmp_path / "run")
+    with pytest.raises(UserError, match="unfinished run of other settings: lambda_b = 0.1 here"):
+        run(
+            small(
+                data,
+                tmp_path / "run",
+                save_seconds=1e-6,
+                seed=3,
+                diagnostics=WATCH_LITTLE,
+                lambda_b=0.1,
+            )
+        )
+    (data / "train" / "class0" / "000.png").unlink()
+    with pytest.raises(UserError, match="files were added, removed or changed"):
+        run(small(data, tmp_path / "run", save_seconds=1e-6, seed=3, diagnostics=WATCH_LITTLE))
+
+
+def test_unreadable_files_can_be_left_out_and_are_counted(data, tmp_path):
+    (data / "train" / "class1" / "003.png").write_bytes(b"no image")
+    run(small(data, tmp_path / "run", skip_unreadable=True))
+    record = read_record(tmp_path / "run")
+    assert record["data"]["images"] == 15
+    assert record["data"]["skipped_files"] == ["class1/003.png"]
+    assert "1 unreadable files are left out" in record["warnings"]
+
+
+def test_images_without_labels_are_enough(data, tmp_path):
+    results = run(small(data / "train" / "class0", tmp_path / "run", epochs=1))
+    assert "knn_top1" not in results
+    assert "std" in results
+
+
+def test_a_collapse_is_reported_in_words(data, tmp_path):
+    watch = DiagnosticsSettings(images=8, bank=16, queries=8, least_rank=100.0)
+    run(small(data, tmp_path / "run", epochs=1, diagnostics=watch))
+    (warning,) = read_record(tmp_path / "run")["warnings"]
+    assert warning.startswith("epoch 1: the embeddings are collapsing: they span ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--data /no/such/folder", "is neither a folder nor a known name"),
+        ("--views 1", "views is 1; expected at least 2"),
+        ("--batch_size 1", "batch_size is 1; expected at least 2"),
+        ("--batch_size 400", "there are only 16 images"),
+        ("--arch resnet19", "arch is 'resnet19'; expected one of"),
+        ("--augment.crop_area [0.5,2]", "crop_area"),
+        ("--nonsense 3", "nonsense"),
+        ("--device cuda:99", "asks for GPU 99"),
+        ("--max_images 99", "99 images asked of"),
+        ("--output /proc/nowhere", "cannot be written"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_message(data, tmp_path, flags, words):
+    process = start(arguments(data, tmp_path / "run", *flags.split()), tmp_path)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 2, message
+    assert words in message
+    assert "Traceback" not in message
+
+
+def test_two_runs_do_not_write_to_one_folder(data, tmp_path):
+    import fcntl
+
+    (tmp_path / "run").mkdir()
+    with open(tmp_path / "run" / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another run is writing to"):
+            run(small(data, tmp_path / "run"))
