@@ -86,7 +86,7 @@ def job(
             run, a run of other settings, a run in progress, or it is not writable.
         AlreadyFinished: it holds this run, finished, and ``config.finished`` is ``skip``.
     """
-    _log_to_terminal()
+    log_to_terminal()
     device = distributed.pick_device(config.device)
     distributed.start(device)
     try:
@@ -224,7 +224,7 @@ def _stop_signal() -> Iterator[StopSignal]:
             signal.signal(number, handler)
 
 
-def _log_to_terminal() -> None:
+def log_to_terminal() -> None:
     """Plain messages on standard error, once, from the main process only."""
     if not log.handlers:
         handler = _Standard()

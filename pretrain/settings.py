@@ -20,8 +20,9 @@ class LossSettings:
     """Pair a view with its own target in the centroid, as Eq. 3 says; BYOL never does (A7)."""
     byol_reduce: Literal["mean", "sum"] = "mean"
     """Of the ordered pairs of views, for method byol: mean is on the scale of Eq. 3, BYOL sums (A8)."""
-    singular_input: Literal["raw", "l2", "l2_sqrt_d"] = "raw"
-    """What the covariance is of: predictions as they are, normalised, or normalised x sqrt(D) (A1)."""
+    singular_input: Literal["raw", "l2", "l2_sqrt_d"] = "l2_sqrt_d"
+    """What the covariance is of: predictions as they are, normalised, or normalised x sqrt(D) (A1).
+    raw is the paper's Eq. 5 and every card's but the digits'; see configs/digits_msbreg.yaml."""
     singular_sync: bool = True
     """Covariance over the images of all processes, or of each process alone (A2)."""
     noise_share: Literal["image", "batch"] = "image"
@@ -34,9 +35,9 @@ class LossSettings:
 class HeadSettings:
     """Projector and predictor: Linear, norm, ReLU, Linear."""
 
-    hidden: int = 512
+    hidden: int = 256
     """Hidden width (A16: 2048 for ResNet-50 as the paper states; BYOL's own is 4096)."""
-    out: int = 128
+    out: int = 32
     """Dimensions D of projections and predictions (256 for ResNet-50)."""
 
 
@@ -44,7 +45,7 @@ class HeadSettings:
 class OptimizerSettings:
     """LARS, linear warm-up, cosine; learning rate = base x batch / 256 x views."""
 
-    base_lr: float = 0.4
+    base_lr: float = 2.0
     """Per 256 images (MSBReg §7.1: 0.15 ImageNet, 0.4 ImageNet-100, 0.5 STL-10)."""
     scale_by_views: bool = True
     """Multiply the learning rate by the number of views, for BYOL too (A26)."""
@@ -65,7 +66,7 @@ class OptimizerSettings:
 class TargetSettings:
     """The moving average that the target network is."""
 
-    base_decay: float = 0.996
+    base_decay: float = 0.95
     """Decay at the start; rises to 1 by half a cosine (A13)."""
     scale_with_batch: bool = False
     """Read base_decay as for batch 4096 and keep (1 - decay) / batch, as BYOL's appendix G (A13)."""
@@ -83,23 +84,23 @@ class AugmentSettings:
     """Table 9 of the paper on all views (A10), or BYOL's pair, or its symmetric variant (A11)."""
     size: int = 32
     """Side of a view in pixels (A27)."""
-    crop_area: tuple[float, float] | None = None
+    crop_area: tuple[float, float] | None = (0.5, 1.0)
     """Smallest and largest area of a crop, as a fraction of the image's (0.08, 1)."""
-    brightness: float | None = None
+    brightness: float | None = 0.8
     """Largest relative change of brightness (0.4)."""
-    contrast: float | None = None
+    contrast: float | None = 0.8
     """Largest relative change of contrast (0.4)."""
-    saturation: float | None = None
+    saturation: float | None = 0.8
     """Largest relative change of saturation (0.2)."""
-    hue: float | None = None
+    hue: float | None = 0.4
     """Largest turn of the hue, as a fraction of the circle (0.1)."""
-    gray: float | None = None
+    gray: float | None = 0.3
     """Probability of dropping the colour (0.2)."""
-    flip: float | None = None
+    flip: float | None = 0.0
     """Probability of a horizontal flip (0.5)."""
     blur: float | None = None
     """Probability of a blur (1.0 in table9)."""
-    solarize: float | None = None
+    solarize: float | None = 0.0
     """Probability of solarisation (0.2 in table9)."""
 
 
@@ -135,14 +136,14 @@ class Config:
     """Folder for checkpoint.pth, record.json, curve.jsonl, log.txt and TensorBoard's files."""
     arch: str = "resnet18-tiny"
     """Name in BACKBONES."""
-    epochs: int = 20
+    epochs: int = 14
     """Passes over the images (A14: 320 on ImageNet-100 in §7.1, 300 in §10 and on the poster)."""
-    batch_size: int = 32
+    batch_size: int = 64
     """Images per step, over all processes."""
     views: int = 4
     """Views K of each image."""
-    lambda_s: float = 4e-3
-    """Weight of the singular value loss (A6)."""
+    lambda_s: float = 0.1
+    """Weight of the singular value loss (A6; the paper: 4e-3 of raw predictions)."""
     lambda_b: float = 0.5
     """Weight of the Brownian loss (A6, A21)."""
     head_norm: Literal["bn", "ln", "none"] = "bn"
@@ -151,7 +152,7 @@ class Config:
     """Of everything random: weights, order, views, noise."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    workers: int = 1
+    workers: int = 0
     """Processes that make views, for each training process; 0 makes them in the loop."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 is autocast; losses, weights and the optimizer stay float32 (A32)."""

@@ -31,6 +31,7 @@ class Composition:
     rotation: float  # degrees to either side
     noise: float  # standard deviation of the pixel noise
     shift: float = 0.0  # pixels off the centre (single digits only)
+    dark: float = 0.5  # probability of ink that is darker than its ground
     faint: tuple[float, float] = (9.0, 14.0)  # contrast of a difficult digit
     difficult: float = 0.0  # probability
     truncated: float = 0.0  # probability that a digit is laid across the border
@@ -38,16 +39,19 @@ class Composition:
 
 # Two augmented views of a single-digit image must share the digit and little else: with a strong
 # photograph behind it, views are matched by their background and the digit is never learned.
-# A random polarity and colour keep raw pixels, and random networks, from solving the task.
+# Brightness, contrast and colour vary widely, which keeps random networks from solving the task,
+# and are what colour jitter takes away. The ink is always lighter: polarity, which no augmentation
+# changes, would be the easiest thing to match views by.
 SINGLE = Composition(
-    background_contrast=0.25,
-    ground=(75.0, 180.0),
-    contrast=(35.0, 70.0),
-    chroma=15.0,
+    background_contrast=0.1,
+    ground=(40.0, 110.0),
+    contrast=(50.0, 120.0),
+    chroma=30.0,
     height=(17.0, 26.0),
     rotation=15.0,
     noise=5.0,
-    shift=5.0,
+    shift=4.0,
+    dark=0.0,
 )
 SCENE = Composition(
     background_contrast=0.5,
@@ -170,11 +174,13 @@ def paint(
     opacity: Array,  # (H, W), the image's size
     contrast: float,
     chroma: float,
+    *,
+    dark: float = 0.5,
 ) -> Array:
     """Lay one colour over the image, `contrast` grey levels away from what it covers."""
     ground = image[opacity >= INK].mean(0)
     level = float(ground @ LUMA)
-    sign = 1.0 if rng.random() < 0.5 else -1.0
+    sign = -1.0 if rng.random() < dark else 1.0
     if not 10 <= level + sign * contrast <= 245:
         sign = -sign
     colour = ground + sign * contrast + cast(rng, chroma)
@@ -202,7 +208,8 @@ def single_digit(
         for extent in glyph.shape
     ]
     opacity = stamp(glyph, corner[0], corner[1], (side, side))
-    image = paint(rng, image, opacity, rng.uniform(*style.contrast), style.chroma)
+    contrast = rng.uniform(*style.contrast)
+    image = paint(rng, image, opacity, contrast, style.chroma, dark=style.dark)
     return to_uint8(add_noise(rng, image, style))
 
 
@@ -253,7 +260,9 @@ def place_digit(
     else:
         return scene
     contrast = rng.uniform(*(style.faint if difficult else style.contrast))
-    image = paint(rng, scene.image, opacity, contrast, style.chroma * (not difficult))
+    image = paint(
+        rng, scene.image, opacity, contrast, style.chroma * (not difficult), dark=style.dark
+    )
     below = tuple(replace(other, mask=other.mask & ~mask) for other in scene.instances)
     new = Instance(label, (index,), mask, pixels, truncated=pixels < whole, difficult=difficult)
     return Scene(image, (*below, new))
@@ -277,7 +286,8 @@ def place_crowd(
         row, column = divmod(number, columns)
         glyph = render_glyph(scan, rng.uniform(9, 11), rng.uniform(-10, 10))
         opacity = stamp(glyph, top + row * cell, left + column * cell, size)
-        image = paint(rng, image, opacity, rng.uniform(*style.contrast), style.chroma)
+        contrast = rng.uniform(*style.contrast)
+        image = paint(rng, image, opacity, contrast, style.chroma, dark=style.dark)
         union |= opacity >= INK
     crowd = Instance(label, tuple(scans), union, int(union.sum()), crowd=True)
     return Scene(image, (*scene.instances, crowd))

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from msbreg.backbones import BACKBONES, ResNet
 from msbreg.checkpoint import Provenance, load_backbone, random_backbone
+from msbreg.config import plain
 from msbreg.errors import UserError
 from msbreg.job import Job, log
 from msbreg.transforms import EvaluationTransform
@@ -21,7 +22,9 @@ def default_cache() -> Path:
 class FrozenConfig:
     """Settings that all frozen-feature protocols share."""
 
-    not_protocol: ClassVar[frozenset[str]] = frozenset({"arch"})  # says which network, not how
+    not_protocol: ClassVar[frozenset[str]] = frozenset(
+        {"arch", "image_size"}
+    )  # which network, not how
 
     checkpoint: str = "runs/pretrain/checkpoint.pth"
     """A checkpoint, or ``random`` for the untrained twin."""
@@ -36,6 +39,9 @@ class FrozenConfig:
     arch: str | None = None
     """Expected architecture (an error if the checkpoint has another); for ``random``, the one to
     build (null: resnet18-tiny, the embedded data's)."""
+    image_size: int | None = None
+    """For ``random``: the training size of the network that it is the twin of (null: 32 for
+    small-image networks, 224 for others)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     workers: int = 2
@@ -60,7 +66,8 @@ def load_network(config: FrozenConfig, job: Job) -> tuple[ResNet, Provenance]:
     """The frozen backbone, its provenance written into the record."""
     if config.checkpoint == "random":
         arch = config.arch or "resnet18-tiny"
-        backbone, provenance = random_backbone(arch, seed=config.seed)
+        size = config.image_size or (32 if "-" in arch else 224)
+        backbone, provenance = random_backbone(arch, seed=config.seed, image_size=size)
     else:
         backbone, provenance = load_backbone(Path(config.checkpoint), arch=config.arch)
     job.record.content["network"] = provenance.as_dict() | {
@@ -79,24 +86,15 @@ def network_name(config: FrozenConfig, provenance: Provenance) -> str:
 
 
 def resolve_transform(
-    config: FrozenConfig, provenance: Provenance, job: Job, *, small: int = 32
+    config: FrozenConfig, provenance: Provenance, job: Job
 ) -> EvaluationTransform:
-    """The transform of the settings, or the default for the network; the record states which.
-
-    Args:
-        small: side in pixels for a random small-image network, which has no training size.
-    """
+    """The transform of the settings, or the default for the network; the record states which."""
+    size = provenance.image_size
     if config.transform is not None:
         chosen = config.transform
+    elif size > 64:
+        chosen = EvaluationTransform()
     else:
-        size = provenance.image_size
-        if not size:
-            size = 224 if provenance.arch in ("resnet18", "resnet34", "resnet50") else small
-        chosen = EvaluationTransform() if size > 64 else EvaluationTransform(resize=size, crop=size)
-    job.record.content["transform"] = {
-        "resize": chosen.resize,
-        "crop": chosen.crop,
-        "interpolation": chosen.interpolation,
-        "squash": chosen.squash,
-    }
+        chosen = EvaluationTransform(resize=size, crop=size)
+    job.record.content["transform"] = plain(chosen)
     return chosen

@@ -1,0 +1,42 @@
+# Every target sets up what it needs; on a fresh machine, `make demo` is the first command to type.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS ?= runs/demo
+SOURCES := msbreg pretrain transfer tools benchmarks tests
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## Make .venv and install the suite with its test tools into it
+
+# Reads pyproject.toml alone, so that a change of code installs nothing again.
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, %s is %d.%d; give another: make PYTHON=python3.12" % (sys.executable, *sys.version_info[:2]) if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "Installing PyTorch and the rest into $(VENV) (several GB, some minutes)"
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: install ## Pre-train on the embedded digits, evaluate beside the untrained twin, report
+	$(BIN)/python pretrain/run.py --config configs/digits_msbreg.yaml --output $(RUNS)/pretrain --finished skip
+	$(BIN)/python transfer/suite.py --checkpoint $(RUNS)/pretrain/checkpoint.pth --output $(RUNS)
+
+test: install ## Run the tests (what CI runs)
+	$(BIN)/python -m pytest --numprocesses auto
+
+lint: install ## Check style and types
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: install ## Format the code
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+clean: ## Remove .venv, runs and caches of tools
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache *.egg-info
