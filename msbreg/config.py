@@ -66,7 +66,10 @@ def parse(config_type: type[C], arguments: Sequence[str] | None = None) -> tuple
     """Read the command line into ``config_type``; jsonargparse ends the process on a bad one."""
     parser = _parser(config_type)
     namespace = parser.parse_args(arguments)
-    config = parser.instantiate(namespace)
+    try:
+        config = parser.instantiate(namespace)
+    except ValueError as error:  # our own checks, wrapped where a setting may also be null
+        raise UserError(_reason(error)) from error
     files = [str(file) for file in namespace.get("config") or []]
     card_arguments = [word for file in files for word in ("--config", file)]
     settings = _without_config(config)
@@ -111,6 +114,13 @@ def _parser(config_type: type) -> jsonargparse.ArgumentParser:
     parser.add_argument("--config", action="config", help="A YAML file of settings (a card).")
     parser.add_class_arguments(config_type, None)
     return parser
+
+
+def _reason(error: ValueError) -> str:
+    """What was wrong, without the list of types that jsonargparse tried."""
+    tried = [line.strip() for line in str(error).splitlines()]
+    reasons = [line[2:] for line in tried if line.startswith("- ") and "Expected a <" not in line]
+    return "\n".join(reasons) or str(error)
 
 
 def _fields(namespace: Any) -> dict[str, Any]:

@@ -1,0 +1,228 @@
+"""The protocol scripts, from a checkpoint on the disk to a record."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from msbreg.backbones import build_backbone
+from msbreg.checkpoint import save_checkpoint
+from msbreg.errors import UserError
+from msbreg.record import read_record
+from msbreg.transforms import EvaluationTransform
+from transfer import knn, linear, svm
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def data(make_folder) -> Path:
+    return make_folder(classes=3, train=10, val=6)
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    backbone = build_backbone("resnet18-tiny", seed=7)
+    path = tmp_path / "checkpoint.pth"
+    save_checkpoint(
+        path,
+        {
+            "arch": "resnet18-tiny",
+            "image_size": 16,
+            "step": 3,
+            "steps": 9,
+            "config": {"method": "msbreg", "views": 2, "epochs": 1, "batch_size": 4, "seed": 7},
+            "online": {f"backbone.{k}": v for k, v in backbone.state_dict().items()},
+        },
+    )
+    return path
+
+
+@pytest.fixture
+def voc(tmp_path) -> Path:
+    """Images of a red or a green half, or both; one shows its class as a difficult object only."""
+    root = tmp_path / "voc" / "VOC2007"
+    (root / "JPEGImages").mkdir(parents=True)
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, count in (("trainval", 24), ("test", 16)):
+        lines: dict[str, list[str]] = {"green": [], "red": []}
+        for index in range(count):
+            shown = [("red",), ("green",), ("red", "green"), ()][index % 4]
+            image = rng.integers(0, 60, (24, 24, 3), dtype=np.uint8)
+            image[:, :12, 2] += np.uint8(150 * ("red" in shown))
+            image[:, 12:, 1] += np.uint8(150 * ("green" in shown))
+            name = f"{split}{index:03d}"
+            cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), image)
+            for label in lines:
+                value = 1 if label in shown else -1
+                lines[label].append(f"{name} {0 if index == count - 1 else value:2d}")
+        for label, rows in lines.items():
+            file = root / "ImageSets" / "Main" / f"{label}_{split}.txt"
+            file.write_text("\n".join(rows) + "\n")
+    return root.parent
+
+
+def common(tmp_path: Path, data: Path, checkpoint: Path | str, output: str = "run") -> dict:
+    return {
+        "checkpoint": str(checkpoint),
+        "data": str(data),
+        "output": tmp_path / output,
+        "cache": tmp_path / "cache",
+        "device": "cpu",
+        "workers": 1,
+    }
+
+
+def test_knn_scores_and_leaves_a_record(tmp_path, data, checkpoint):
+    results = knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3, 200)))
+    record = read_record(tmp_path / "run")
+    assert record["status"] == "done"
+    assert record["results"] == results
+    assert 0 <= results["top1_3nn"] <= 100
+    assert "top1_200nn" not in results
+    assert record["warnings"] == ["k = 200 is left out: the bank has 30 images"]
+    assert record["selection"] == "nothing is selected"
+    assert record["network"]["name"] == "msbreg resnet18-tiny"
+    assert record["network"]["sha256"]
+    assert record["transform"] == {
+        "resize": 16,
+        "crop": 16,
+        "interpolation": "bilinear",
+        "squash": False,
+    }
+    shown = json.loads((tmp_path / "run" / "neighbours.json").read_text())
+    assert [query["class"] for query in shown] == ["class0", "class1", "class2"]
+    assert all(Path(near["path"]).is_file() for query in shown for near in query["neighbours"])
+
+
+def test_knn_is_the_brute_force_vote_of_the_features(tmp_path, data, checkpoint):
+    results = knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(5,)))
+    backbone = build_backbone("resnet18-tiny", seed=7).eval()
+    from msbreg.backbones import embed
+    from msbreg.datasets import image_split
+    from msbreg.transforms import normalize
+
+    transform = EvaluationTransform(16, 16)
+
+    def features(split):
+        images = image_split(str(data), split)
+        pixels = torch.from_numpy(np.stack([transform(images.read(i)) for i in range(len(images))]))
+        with torch.inference_mode():
+            x = embed(backbone, normalize(pixels, torch.device("cpu")))
+        return torch.nn.functional.normalize(x, dim=1), images.labels
+
+    (bank, bank_labels), (queries, labels) = features("train"), features("val")
+    right = 0
+    for query, label in zip(queries, labels, strict=True):
+        similarity = bank @ query
+        votes = np.zeros(3)
+        for i in similarity.topk(5).indices:
+            votes[bank_labels[i]] += np.exp(float(similarity[i]) / 0.07)
+        right += votes.argmax() == label
+    assert results["top1_5nn"] == pytest.approx(100 * right / len(labels))
+
+
+def test_features_come_from_the_cache_and_only_for_the_same_weights(tmp_path, data, checkpoint):
+    first = knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
+    stored = set((tmp_path / "cache").iterdir())
+    assert len(stored) == 2
+    again = knn.run(knn.Config(**common(tmp_path, data, checkpoint, "again"), k=(3,)))
+    assert again == first
+    assert set((tmp_path / "cache").iterdir()) == stored
+    knn.run(knn.Config(**common(tmp_path, data, "random", "random"), k=(3,)))
+    assert len(set((tmp_path / "cache").iterdir())) == 4
+
+
+def test_linear_chooses_on_held_out_training_images(tmp_path, data, checkpoint):
+    config = linear.Config(**common(tmp_path, data, checkpoint), epochs=20, standardize=True)
+    results = linear.run(config)
+    record = read_record(tmp_path / "run")
+    assert record["selection"] == ("learning rate on 3 held-out training images; then all 30")
+    assert results["learning_rate"] in config.learning_rates
+    assert len(results["held_out_top1"]) == 5
+    assert results["top1"] > 50  # three colour casts, chance 33
+    assert linear.run(linear.Config(**vars(config) | {"output": tmp_path / "b"})) == results
+
+
+def test_svm_learns_what_an_image_shows(tmp_path, voc, checkpoint):
+    config = svm.Config(**common(tmp_path, voc, checkpoint), costs=(0.1, 1.0, 10.0))
+    results = svm.run(config)
+    record = read_record(tmp_path / "run")
+    assert record["selection"] == "cost of each class by 3-fold cross-validation on trainval"
+    assert results["map"] > 70  # colours; chance is about 50
+    rows = json.loads((tmp_path / "run" / "per_class.json").read_text())
+    assert list(rows) == ["green", "red"]
+    assert results["map"] == pytest.approx(np.mean([row["ap"] for row in rows.values()]))
+    assert all(row["cost"] in (0.1, 1.0, 10.0) for row in rows.values())
+
+
+@pytest.mark.parametrize("protocol", [knn, linear])
+def test_classes_that_differ_between_splits_are_refused(tmp_path, data, checkpoint, protocol):
+    (data / "val" / "class2").rename(data / "val" / "other")
+    with pytest.raises(UserError, match="train and val have different classes"):
+        protocol.run(protocol.Config(**common(tmp_path, data, checkpoint)))
+
+
+def test_an_unreadable_image_stops_an_evaluation(tmp_path, data, checkpoint):
+    (data / "val" / "class1" / "003.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"class1/003\.png is not an image(.|\n)*no score"):
+        knn.run(knn.Config(**common(tmp_path, data, checkpoint)))
+    assert read_record(tmp_path / "run")["status"] == "failed"
+
+
+def test_an_image_in_both_splits_is_refused(tmp_path, voc, checkpoint):
+    main = voc / "VOC2007" / "ImageSets" / "Main"
+    for label in ("red", "green"):
+        test = main / f"{label}_test.txt"
+        test.write_text(test.read_text() + "trainval000 1\n")
+    with pytest.raises(UserError, match=r"1 images are in both splits, trainval000\.jpg"):
+        svm.run(svm.Config(**common(tmp_path, voc, checkpoint)))
+
+
+def test_the_random_twin_needs_no_file_and_follows_the_seed(tmp_path, data):
+    for seed in (0, 1):
+        settings = common(tmp_path, data, "random", f"r{seed}")
+        knn.run(knn.Config(**settings, k=(3,), seed=seed, image_size=16))
+    networks = [read_record(tmp_path / f"r{seed}")["network"] for seed in (0, 1)]
+    assert networks[0]["sha256"] != networks[1]["sha256"]
+    assert networks[0]["name"] == networks[1]["name"] == "random resnet18-tiny"
+    assert networks[0]["image_size"] == 16
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "words"),
+    [
+        ("knn", "--checkpoint /no/such.pth", "/no/such.pth does not exist"),
+        ("knn", "--data /no/such", "neither a folder nor a known name"),
+        ("knn", "--k [0]", "expected numbers of at least 1"),
+        ("knn", "--arch resnet50", "holds a resnet18-tiny, but a resnet50"),
+        ("knn", "--transform.crop 400", "do not fit"),
+        ("knn", "--kk 3", "kk"),
+        ("linear", "--held_out 2", "held_out 2"),
+        ("linear", "--learning_rates [-1]", "expected numbers above 0"),
+        ("svm", "--folds 1", "folds is 1"),
+        ("svm", "", "no VOC layout at"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_message(tmp_path, data, checkpoint, script, flags, words):
+    command = [sys.executable, str(ROOT / "transfer" / f"{script}.py")]
+    command += ["--checkpoint", str(checkpoint), "--data", str(data), "--device", "cpu"]
+    command += ["--output", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
+    done = subprocess.run(
+        command + flags.split(),
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
