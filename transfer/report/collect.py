@@ -181,8 +181,9 @@ def group_networks(runs: Iterable[Run], pretrainings: Iterable[Run]) -> tuple[Ne
     have the same seed: then something else differs, and a mean over "seeds" would be a fiction.
     """
     origins = {
-        str((run.folder / "checkpoint.pth").resolve()): f"{run.record['digest']} {run.fingerprints}"
+        run.record["results"].get("sha256"): f"{run.record['digest']} {run.fingerprints}"
         for run in pretrainings
+        if run.done
     }
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -199,7 +200,7 @@ def group_networks(runs: Iterable[Run], pretrainings: Iterable[Run]) -> tuple[Ne
 
 
 def _apart(group: list[Run], origins: dict[str, str]) -> list[list[Run]]:
-    known = [origins.get(str(Path(run.network["source"]).resolve())) for run in group]
+    known = [origins.get(run.network["sha256"]) for run in group]
     keys = known if None not in known else [None] * len(group)
     parts: dict[str | None, list[Run]] = {}
     for key, run in zip(keys, group, strict=True):

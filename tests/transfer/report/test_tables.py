@@ -80,9 +80,9 @@ def test_two_networks_of_one_seed_are_never_averaged(tmp_path):
 
 def test_networks_whose_pretraining_records_differ_are_rows_of_their_own(tmp_path):
     for seed, epochs in ((0, 3), (1, 4)):
-        folder = write_pretraining(tmp_path / f"pretrain-{seed}", epochs=epochs)
-        source = str(folder / "checkpoint.pth")
-        write_knn(tmp_path / f"knn-{seed}", 60.0, network(seed, source=source))
+        results = {"sha256": network(seed)["sha256"]}
+        write_pretraining(tmp_path / f"pretrain-{seed}", epochs=epochs, results=results)
+        write_knn(tmp_path / f"knn-{seed}", 60.0, network(seed))
     assert len(table_of(tmp_path).networks) == 2
 
 
