@@ -73,7 +73,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, not a checkpoint, cut short, or of another schema.
     """
-    content = _read(path)
+    return _load(path)[0]
+
+
+def _load(path: Path) -> tuple[dict[str, Any], str]:
+    """The content and the sha256 of one reading of the file, which may be replaced meanwhile."""
+    content, sha256 = _read(path)
     if not isinstance(content, dict) or content.get("kind") != KIND:
         found = (
             sorted(map(str, content))[:6] if isinstance(content, dict) else type(content).__name__
@@ -86,7 +91,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} has checkpoint schema {content.get('schema')!r}; this version reads {SCHEMA}"
         )
-    return content
+    return content, sha256
 
 
 def load_backbone(path: Path, *, arch: str | None = None) -> tuple[ResNet, Provenance]:
@@ -99,8 +104,8 @@ def load_backbone(path: Path, *, arch: str | None = None) -> tuple[ResNet, Prove
         UserError: the file cannot be read, holds another architecture than asked, or its tensors do
             not match that architecture one to one (the message lists the difference).
     """
-    content = load_checkpoint(path)
-    found = content["arch"]
+    content, sha256 = _load(path)
+    found = content.get("arch")
     if found not in BACKBONES:
         raise UserError(
             f"{path} holds the unknown architecture {found!r}; known: {', '.join(BACKBONES)}"
@@ -122,7 +127,7 @@ def load_backbone(path: Path, *, arch: str | None = None) -> tuple[ResNet, Prove
         family="msbreg",
         encoder="online backbone",
         arch=found,
-        sha256=file_sha256(path),
+        sha256=sha256,
         tensors=len(state),
         image_size=content["image_size"],
         details={
@@ -183,18 +188,20 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> tuple[Any, str]:
     if not path.is_file():
         state = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(
             f"checkpoint {path} {state}; expected a file such as runs/pretrain/checkpoint.pth"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            start = file.read(4)
+        size, start = len(data), data[:4]
         if start[:2] == b"PK":
             reason = "it is cut short or damaged, or holds objects other than plain tensors"
         else:
@@ -205,3 +212,4 @@ def _read(path: Path) -> Any:
             f"PyTorch says: {first_line[:200]}\n"
             "Copy it again, or give another checkpoint."
         ) from error
+    return content, hashlib.sha256(data).hexdigest()

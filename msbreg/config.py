@@ -103,7 +103,7 @@ def main(
         print(f"interrupted: {stop}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:
-        print("interrupted before there was anything to save.", file=sys.stderr)
+        print("interrupted; the same command starts again or continues.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 
 

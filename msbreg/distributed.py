@@ -19,7 +19,10 @@ from msbreg.errors import UserError
 def start(device: torch.device) -> None:
     """Join the process group that torchrun describes in the environment, if it does."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type == "cuda":
+            dist.init_process_group("nccl", device_id=device)
+        else:
+            dist.init_process_group("gloo")
 
 
 def stop() -> None:
@@ -62,6 +65,10 @@ def pick_device(name: str) -> torch.device:
         ) from error
     if device.type != "cuda":
         raise UserError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:N")
+    if device.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"device {name!r} with several processes; give cuda: each takes its own GPU"
+        )
     index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0"))
     if index >= available:
         raise UserError(

@@ -7,6 +7,7 @@ end on every path out.
 import contextlib
 import fcntl
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -31,9 +32,14 @@ _MAY_CHANGE_ON_RESUME = frozenset({"device", "workers", "finished", "output", "c
 
 @dataclass
 class StopSignal:
-    """Set by the first Ctrl-C or SIGTERM; a second Ctrl-C interrupts at once."""
+    """Set by the first Ctrl-C or SIGTERM while somebody looks at it; else they interrupt at once.
+
+    Attributes:
+        watched: a loop sets it that looks at each step, saves, and raises ``Interrupted``.
+    """
 
     name: str = ""
+    watched: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.name)
@@ -74,12 +80,15 @@ def job(
     *,
     kind: str,
     resume_file: str | None = None,
+    inputs: dict[str, str] | None = None,
 ) -> Iterator[Job]:
     """Set up a run, and tear it down on every path.
 
     Args:
         resume_file: name of the file in the output folder that an unfinished run is continued from;
-            without one, an unfinished run starts again.
+            without one, an unfinished run starts again, and there may be one process only.
+        inputs: digests of files that the settings name by path; a finished run of other contents is
+            not this run.
 
     Raises:
         UserError: the device is not there, or the output folder cannot be used: it holds a finished
@@ -87,22 +96,28 @@ def job(
         AlreadyFinished: it holds this run, finished, and ``config.finished`` is ``skip``.
     """
     log_to_terminal()
+    if resume_file is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"{kind} runs in one process; start it with python, not with torchrun")
     device = distributed.pick_device(config.device)
     distributed.start(device)
     try:
-        output = Path(config.output)
+        output = Path(config.output).expanduser()
         with contextlib.ExitStack() as stack:
             if distributed.is_main():
                 _make_folder(output)
                 stack.enter_context(_locked(output))
-            previous = _check_previous(output, config, kind=kind, resume_file=resume_file)
+            previous = _check_previous(
+                output, config, kind=kind, resume_file=resume_file, inputs=inputs
+            )
             distributed.barrier()
             torch.manual_seed(config.seed)
             record = Record(output, kind=kind, config=config, card=card)
             record.content["device"] = str(device)
             record.content["processes"] = distributed.world_size()
+            if inputs is not None:
+                record.content["inputs"] = inputs
             if previous is not None:
-                record.content["resumed_from"] = previous["status"]
+                record.continue_from(previous)
             stack.enter_context(_log_to_file(output / "log.txt"))
             stop = stack.enter_context(_stop_signal())
             running = Job(output, device, record, previous is not None, stop)
@@ -139,7 +154,12 @@ def _recorded(running: Job) -> Iterator[None]:
 
 
 def _check_previous(
-    output: Path, config: Any, *, kind: str, resume_file: str | None
+    output: Path,
+    config: Any,
+    *,
+    kind: str,
+    resume_file: str | None,
+    inputs: dict[str, str] | None,
 ) -> dict[str, Any] | None:
     """The record of an unfinished run to continue, None for a fresh start."""
     previous = read_record(output)
@@ -151,6 +171,8 @@ def _check_previous(
             "give another --output"
         )
     changed = _changed(config, previous)
+    if inputs is not None and previous.get("inputs", inputs) != inputs:
+        changed = ", ".join(filter(None, [changed, "the checkpoint file has changed"]))
     if previous["status"] == "done":
         if config.finished == "skip" and not changed:
             raise AlreadyFinished(str(output))
@@ -191,7 +213,7 @@ def _make_folder(output: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(output: Path) -> Iterator[None]:
-    """Hold the folder; the system lets go of it however the process ends."""
+    """Hold the folder; the system lets go of it when the process and its workers have ended."""
     with open(output / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,18 +221,23 @@ def _locked(output: Path) -> Iterator[None]:
             raise UserError(
                 f"another run is writing to {output}; wait for it, or give another --output"
             ) from error
+        except OSError as error:  # a file system without locks
+            log.warning("%s cannot be locked (%s)", output, error.strerror)
+        for left in output.glob(".*.tmp"):  # of a run that was killed while writing
+            left.unlink()
         yield
 
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[StopSignal]:
-    """Turn SIGTERM and the first SIGINT into a wish that the loop sees at its next step."""
+    """Turn SIGTERM and the first SIGINT into a wish that a watching loop sees at its next step."""
     stop = StopSignal()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop and number == signal.SIGINT:
+        if not stop.watched or (stop and number == signal.SIGINT):
             raise KeyboardInterrupt
         stop.name = signal.Signals(number).name
+        log.info("%s: stopping after this step", stop.name)
 
     try:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -47,10 +48,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    # The rename itself is durable once the folder is on the disk.
+    # The rename itself is durable once the folder is on the disk; some file systems cannot say.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        with contextlib.suppress(OSError):
+            os.fsync(folder)
     finally:
         os.close(folder)
 
@@ -117,12 +119,19 @@ class Record:
             "overrides": card.overrides,
             "digest": protocol_digest(config),
             "config": plain(config),
-            "command": " ".join(sys.argv),
+            "command": shlex.join(sys.argv),
             "started": _now(),
             "environment": environment(),
             "warnings": [],
         }
         self._clock = time.monotonic()
+
+    def continue_from(self, previous: dict[str, Any]) -> None:
+        """Keep the beginning, the warnings and the time of the unfinished run before this one."""
+        self.content["resumed_from"] = previous["status"]
+        self.content["started"] = previous["started"]
+        self.content["warnings"] = list(previous["warnings"])
+        self._clock -= previous["seconds"]
 
     def write(self, status: str) -> None:
         """Replace the file, with the status and the seconds so far."""

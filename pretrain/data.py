@@ -1,5 +1,6 @@
 """From a list of images to batches of views, the same ones whatever the number of workers."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from msbreg import distributed
 from msbreg.datasets.folder import ImageList, UnreadableImage
 from msbreg.errors import UserError
 from pretrain.views import Augmentation, make_views, view_generator
@@ -101,6 +103,9 @@ def _stack(views: list[Tensor | str]) -> Tensor | str:
 
 
 def _start_worker(_: int) -> None:
+    # torchrun and terminals signal the whole group; the loop decides when to stop, and saves first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)  # the workers are the parallelism
     torch.set_num_threads(1)
 
@@ -113,7 +118,7 @@ def batches_of_views(
     *,
     first_step: int,
     workers: int,
-    pin_memory: bool,
+    device: torch.device,
 ) -> Iterator[Tensor]:  # each (K, B, 3, S, S) uint8
     """The views of each step's images, from ``first_step`` to the end of the run.
 
@@ -125,15 +130,18 @@ def batches_of_views(
         batch_sampler=_Batches(order, first_step),
         num_workers=workers,
         collate_fn=_stack,
-        pin_memory=pin_memory,
+        pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
     )
     for batch in loader:
-        if isinstance(batch, str):
+        # All processes must learn of it, or the others would wait for this one for ever.
+        if distributed.any_process(isinstance(batch, str), device):
+            messages = distributed.gather_objects(batch if isinstance(batch, str) else "")
             raise UserError(
-                f"{batch}.\nMend or remove the file and give the same command again to continue, "
-                "or add --skip_unreadable true (to a new --output) to leave such files out."
+                f"{next(filter(None, messages))}.\n"
+                "Mend or remove the file and give the same command again to continue, or add "
+                "--skip_unreadable true (to a new --output) to leave such files out."
             )
         yield batch
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from msbreg.backbones import ResNet, embed
-from msbreg.datasets.folder import ImageList, balanced_subset
+from msbreg.datasets.folder import ImageList, balanced_subset, held_out_tail
+from msbreg.errors import UserError
+from msbreg.job import log
 from msbreg.record import write_atomically
 from msbreg.transforms import EvaluationTransform, normalize
 from pretrain.diagnostics import collapse_in_words, embedding_report, knn_top1
@@ -25,7 +27,9 @@ class Monitor:
 
     Args:
         views: two fixed views of some images, (2, N, 3, S, S) uint8.
-        bank, queries: labelled images for the kNN monitor; None leaves it out.
+        labelled: training images with labels, for the kNN monitor; None leaves it out. Queries are
+            held out of the bank, and nothing is taken from the test split: recipes are chosen by
+            looking at this number.
         size: side in pixels at which they are seen.
     """
 
@@ -35,8 +39,7 @@ class Monitor:
         settings: DiagnosticsSettings,
         *,
         views: Tensor,
-        bank: ImageList | None,
-        queries: ImageList | None,
+        labelled: ImageList | None,
         size: int,
         device: torch.device,
         first_step: int,
@@ -44,12 +47,13 @@ class Monitor:
         self.path = output / "curve.jsonl"
         self.settings, self.views, self.device = settings, views, device
         self.transform = EvaluationTransform(resize=size, crop=size)
-        self.board = SummaryWriter(str(output / "tensorboard"), purge_step=first_step)
+        self.board = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
         self.bank = self.queries = None
-        if bank is not None and queries is not None:
+        if labelled is not None:
+            bank, queries = held_out_tail(labelled, settings.queries)
             self.bank = self._pixels(bank, settings.bank)
             self.queries = self._pixels(queries, settings.queries)
-            self.classes = len(bank.classes)
+            self.classes = len(labelled.classes)
 
     def look(self, online: Online) -> dict[str, Any]:
         """Collapse signs of the projections and, with labels, kNN top-1 of the backbone's features."""
@@ -62,13 +66,16 @@ class Monitor:
                 assert isinstance(online.backbone, ResNet)
                 bank, bank_labels = self.bank
                 queries, query_labels = self.queries
-                report["knn_top1"] = knn_top1(
-                    self._features(online.backbone, bank),
-                    bank_labels,
-                    self._features(online.backbone, queries),
-                    query_labels,
-                    classes=self.classes,
-                )
+                try:
+                    report["knn_top1"] = knn_top1(
+                        self._features(online.backbone, bank),
+                        bank_labels,
+                        self._features(online.backbone, queries),
+                        query_labels,
+                        classes=self.classes,
+                    )
+                except UserError as error:  # features of a collapsed network have no direction
+                    log.warning("no kNN accuracy: %s", error)
         online.train(was_training)
         return report
 

@@ -12,12 +12,13 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import numpy as np
 import torch
 
 from msbreg import distributed
 from msbreg.checkpoint import file_sha256, load_checkpoint, load_exactly, save_checkpoint
 from msbreg.config import Card, Interrupted, main, plain
-from msbreg.datasets import face, image_split, training_images
+from msbreg.datasets import DATASETS, training_images
 from msbreg.datasets.folder import ImageList, balanced_subset, without_unreadable
 from msbreg.errors import UserError
 from msbreg.job import AlreadyFinished, Job, job, log
@@ -37,13 +38,13 @@ def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - 
     """Train from the settings alone; returns the results that the record holds."""
     try:
         with job(config, card, kind="pretrain", resume_file=CHECKPOINT) as running:
-            return _run(config, running)
+            return _run(config, card, running)
     except AlreadyFinished as finished:
         log.info("%s holds this run, finished: left as it is.", finished)
         return {}
 
 
-def _run(config: Config, running: Job) -> dict[str, Any]:
+def _run(config: Config, card: Card, running: Job) -> dict[str, Any]:
     device = running.device
 
     # ---- The images, and the order in which they come.
@@ -72,6 +73,9 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
         running.warn(
             "BatchNorm statistics are each process's own: there is no SyncBatchNorm on CPUs"
         )
+
+    if card.name == "defaults" and config.data not in DATASETS:
+        running.warn("the settings are the digits recipe's; configs/ has cards for other data")
 
     # ---- What is watched.
     monitor = _monitor(config, running, images, augmentations, state.step)
@@ -118,8 +122,9 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
         order,
         first_step=state.step,
         workers=config.workers,
-        pin_memory=device.type == "cuda",
+        device=device,
     )
+    running.stop.watched = True  # from here on: save first, then stop
     label = "pre-training"
     with Progress(
         label, order.steps, first=state.step, per_step=views_a_step, unit="views"
@@ -213,17 +218,14 @@ def _monitor(
 ) -> Monitor | None:
     if not distributed.is_main():
         return None
-    bank = queries = None
-    if images.labels is not None and (face(config.data, "folder") / "val").is_dir():
-        bank, queries = images, image_split(config.data, "val", classes_file=config.classes_file)
-    else:
-        log.info("no kNN monitor: it needs class folders in train/ and val/")
+    enough = images.labels is not None and np.bincount(images.labels).min() >= 4
+    if not enough:
+        log.info("no kNN monitor: it needs class folders of at least 4 images each")
     return Monitor(
         running.output,
         config.diagnostics,
         views=fixed_views(images, augmentations, count=config.diagnostics.images, seed=config.seed),
-        bank=bank,
-        queries=queries,
+        labelled=images if enough else None,
         size=config.augment.size,
         device=running.device,
         first_step=first_step,

@@ -115,7 +115,7 @@ class DiagnosticsSettings:
     bank: int = 2000
     """Largest number of training images in the kNN monitor's bank."""
     queries: int = 500
-    """Largest number of validation images that it classifies."""
+    """About how many other training images it classifies; the test split is not looked at."""
     uniformity_t: float = 2.0
     """Temperature of the uniformity (A30)."""
     least_std: float = 0.1
@@ -183,7 +183,7 @@ class Config:
             "views": (self.views >= 2, "at least 2: views are compared with each other"),
             "lambda_s": (self.lambda_s >= 0, "0 or more"),
             "lambda_b": (self.lambda_b >= 0, "0 or more"),
-            "seed": (self.seed >= 0, "0 or more"),
+            "seed": (0 <= self.seed < 2**31, "from 0 to 2^31 - 1"),
             "workers": (self.workers >= 0, "0 or more"),
             "save_seconds": (self.save_seconds > 0, "more than 0"),
             "head.hidden": (self.head.hidden >= 1, "at least 1"),
@@ -195,7 +195,10 @@ class Config:
                 0 <= self.optimizer.warmup_epochs <= self.epochs,
                 f"from 0 to the {self.epochs} epochs of the run",
             ),
-            "target.base_decay": (0 <= self.target.base_decay <= 1, "in [0, 1]"),
+            "target.base_decay": (0 <= self.target.base_decay < 1, "in [0, 1)"),
+            "diagnostics.images": (self.diagnostics.images >= 2, "at least 2"),
+            "diagnostics.bank": (self.diagnostics.bank >= 1, "at least 1"),
+            "diagnostics.queries": (self.diagnostics.queries >= 1, "at least 1"),
             "augment.size": (self.augment.size >= 8, "at least 8 pixels"),
             "diagnostics.every": (self.diagnostics.every >= 1, "at least 1"),
         }

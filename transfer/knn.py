@@ -23,7 +23,7 @@ from msbreg.job import AlreadyFinished, Job, job, log
 from msbreg.neighbours import majority_vote, nearest, weighted_vote
 from msbreg.record import write_atomically
 from transfer.frozen.features import extract
-from transfer.frozen.settings import FrozenConfig, load_network, resolve_transform
+from transfer.frozen.settings import FrozenConfig, inputs, load_network, resolve_transform
 from transfer.scoring.classification import standard_error, top_k_accuracy
 
 
@@ -51,7 +51,7 @@ class Config(FrozenConfig):
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
     """Evaluate; returns the results that the record holds, accuracies in percent."""
     try:
-        with job(config, card, kind="knn") as running:
+        with job(config, card, kind="knn", inputs=inputs(config)) as running:
             return _run(config, running)
     except AlreadyFinished as finished:
         log.info("%s holds this run, finished: left as it is.", finished)
@@ -64,16 +64,12 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
     transform = resolve_transform(config, provenance, running)
     splits = {name: image_split(config.data, name) for name in ("train", "val")}
     if splits["train"].classes != splits["val"].classes:
-        raise UserError(
-            f"{config.data}: train and val have different classes "
-            f"({len(splits['train'].classes)} and {len(splits['val'].classes)})"
-        )
+        raise UserError(f"{config.data}: train and val have different classes; expected the same")
     features = {
         name: extract(
             backbone,
             provenance,
             [images.root / path for path in images.paths],
-            fingerprint=images.fingerprint,
             transform=transform,
             job=running,
             cache=config.cache,

@@ -29,7 +29,7 @@ from transfer.frozen.linear_fit import (
     held_out_split,
     logits,
 )
-from transfer.frozen.settings import FrozenConfig, load_network, resolve_transform
+from transfer.frozen.settings import FrozenConfig, inputs, load_network, resolve_transform
 from transfer.scoring.classification import standard_error, top_k_accuracy
 
 
@@ -70,7 +70,7 @@ class Config(FrozenConfig):
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
     """Evaluate; returns the results that the record holds, accuracies in percent."""
     try:
-        with job(config, card, kind="linear") as running:
+        with job(config, card, kind="linear", inputs=inputs(config)) as running:
             return _run(config, running)
     except AlreadyFinished as finished:
         log.info("%s holds this run, finished: left as it is.", finished)
@@ -90,7 +90,6 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
                 backbone,
                 provenance,
                 [images.root / path for path in images.paths],
-                fingerprint=images.fingerprint,
                 transform=transform,
                 job=running,
                 cache=config.cache,
@@ -115,22 +114,16 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
 
     # ---- The learning rate, on training images that the layer has not seen.
     labels = torch.from_numpy(train_labels).to(running.device)
-    fit_index, held_index = held_out_split(labels, config.held_out, config.seed)
-    tried = _fit(
-        config, train[fit_index], labels[fit_index], classes, config.learning_rates, "choosing"
-    )
-    best = best_on_held_out(tried, train[held_index], labels[held_index])
-    chosen = config.learning_rates[best]
-    held_labels = labels[held_index].cpu().numpy()
-    held = [
-        top_k_accuracy(scores.cpu().numpy(), held_labels, 1) if finite else None
-        for scores, finite in zip(
-            logits(tried, train[held_index]), tried.final_losses.isfinite(), strict=True
+    chosen = config.learning_rates[0]
+    held: dict[str, float | None] = {}
+    if len(config.learning_rates) > 1:
+        chosen, held = _choose(config, train, labels, classes)
+        running.record.content["selection"] = (
+            f"learning rate on {round(config.held_out * 100)} % of the training images, held out; "
+            f"then all {len(labels)}"
         )
-    ]
-    running.record.content["selection"] = (
-        f"learning rate on {len(held_index)} held-out training images; then all {len(labels)}"
-    )
+    else:
+        running.record.content["selection"] = "nothing is selected: one learning rate was given"
 
     # ---- The layer, on all training images; one look at the test split.
     model = _fit(config, train, labels, classes, (chosen,), "fitting")
@@ -141,7 +134,7 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
         "top1_stderr": standard_error(top1, len(test_labels)),
         **({"top5": top_k_accuracy(scores, test_labels, 5)} if classes > 5 else {}),
         "learning_rate": chosen,
-        "held_out_top1": dict(zip(map(str, config.learning_rates), held, strict=True)),
+        "held_out_top1": held,
     }
     log.info("top-1: %.2f %% with learning rate %g", top1, chosen)
     if len(held) > 1 and chosen in (min(config.learning_rates), max(config.learning_rates)):
@@ -149,6 +142,27 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
             f"the chosen learning rate {chosen:g} is at the end of its list; extend the list"
         )
     return running.results
+
+
+def _choose(
+    config: Config,
+    features: Tensor,  # (N, D)
+    labels: Tensor,  # (N,)
+    classes: int,
+) -> tuple[float, dict[str, float | None]]:
+    """The learning rate with the best held-out top-1, and each one's (None where it diverged)."""
+    fit_index, held_index = held_out_split(labels, config.held_out, config.seed)
+    x, y = features[held_index], labels[held_index]
+    rates = config.learning_rates
+    tried = _fit(config, features[fit_index], labels[fit_index], classes, rates, "choosing")
+    best = best_on_held_out(tried, x, y)
+    top1 = {
+        str(rate): top_k_accuracy(scores.cpu().numpy(), y.cpu().numpy(), 1) if finite else None
+        for rate, scores, finite in zip(
+            rates, logits(tried, x), tried.final_losses.isfinite(), strict=True
+        )
+    }
+    return rates[best], top1
 
 
 def _fit(

@@ -23,7 +23,7 @@ from msbreg.job import AlreadyFinished, Job, job, log
 from msbreg.progress import Progress
 from msbreg.record import write_atomically
 from transfer.frozen.features import extract, list_fingerprint
-from transfer.frozen.settings import FrozenConfig, load_network, resolve_transform
+from transfer.frozen.settings import FrozenConfig, inputs, load_network, resolve_transform
 from transfer.frozen.svm_fit import C_GRIDS, class_average_precisions, decision, fit_svm
 from transfer.scenes.voc import ImageLabels, image_labels
 
@@ -64,7 +64,7 @@ class Config(FrozenConfig):
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
     """Evaluate; returns the results that the record holds, mAP in percent."""
     try:
-        with job(config, card, kind="svm") as running:
+        with job(config, card, kind="svm", inputs=inputs(config)) as running:
             return _run(config, running)
     except AlreadyFinished as finished:
         log.info("%s holds this run, finished: left as it is.", finished)
@@ -85,7 +85,6 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
             backbone,
             provenance,
             split.paths,
-            fingerprint=fingerprints[name],
             transform=transform,
             job=running,
             cache=config.cache,

@@ -68,11 +68,23 @@ def image_split(data: str, split: str, *, classes_file: Path | None = None) -> I
             f"{root} has no folder {split!r}; expected {root}/train/CLASS/*.jpg and "
             f"{root}/val/CLASS/*.jpg, found: {', '.join(present[:8]) or 'nothing'}"
         )
-    return list_images(root / split, classes_file=classes_file)
+    images = list_images(root / split, classes_file=classes_file)
+    if images.labels is None:
+        raise UserError(
+            f"{root / split} holds images but no class folders; expected {root}/{split}/CLASS/*.jpg"
+        )
+    return images
 
 
 def training_images(data: str, *, classes_file: Path | None = None) -> ImageList:
     """The images to pre-train on: ``DATA/train`` where it exists, else DATA itself, labels or not."""
     root = face(data, "folder")
     folder = root / "train" if (root / "train").is_dir() else root
+    splits = {"train", "training", "val", "valid", "validation", "test", "testing"}
+    named = sorted(e.name for e in folder.iterdir() if e.is_dir() and e.name.lower() in splits)
+    if named:
+        raise UserError(
+            f"{folder} holds {', '.join(named)}, which look like splits, not classes; "
+            f"expected {folder}/train, or give the folder of one split"
+        )
     return list_images(folder, classes_file=classes_file)

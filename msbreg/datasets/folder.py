@@ -75,7 +75,10 @@ def read_image(path: Path) -> np.ndarray:  # (H, W, 3) uint8 RGB
     if not data:
         raise UnreadableImage(f"{path} is empty (0 bytes); expected an image")
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:  # more pixels than OpenCV allows, say
+        raise UnreadableImage(f"{path} cannot be decoded: {str(error).strip()}") from error
     if image is None:
         raise UnreadableImage(f"{path} is not an image that OpenCV can decode ({len(data)} bytes)")
     # OpenCV fills the missing part of a truncated JPEG or PNG with grey and says nothing. The end
@@ -116,7 +119,7 @@ def list_images(folder: Path, *, classes_file: Path | None = None) -> ImageList:
     if not folder.is_dir():
         state = "is a file" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {state}; expected a folder of images, or of one folder a class")
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    classes = sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
     flat = _images_below(folder, recurse=False)
     if classes and flat:
         raise UserError(
@@ -167,6 +170,25 @@ def balanced_subset(images: ImageList, count: int, *, seed: int) -> ImageList:
     return images.subset(np.sort(order[np.argsort(turn, kind="stable")[:count]]))
 
 
+def held_out_tail(images: ImageList, count: int) -> tuple[ImageList, ImageList]:
+    """(rest, tail): the last images of each class, about ``count`` in all, and the others.
+
+    The tail is taken in the order of names, not at random: copies and neighbours of an image, which
+    names usually put side by side, do not end up on both sides. A class keeps half its images at least.
+    """
+    assert images.labels is not None
+    keep: list[int] = []
+    tail: list[int] = []
+    each = max(1, count // len(images.classes))
+    for label in range(len(images.classes)):
+        members = np.flatnonzero(images.labels == label)
+        cut = len(members) - min(each, len(members) // 2)
+        cut -= cut % 2  # pairs stay together
+        keep += members[:cut].tolist()
+        tail += members[cut:].tolist()
+    return images.subset(keep), images.subset(tail)
+
+
 def without_unreadable(
     images: ImageList, *, progress: Callable[[int, int], None] | None = None, threads: int = 4
 ) -> ImageList:
@@ -203,7 +225,8 @@ def _images_below(folder: Path, recurse: bool = True) -> list[tuple[str, int]]:
                 below = _images_below(Path(entry.path))
                 found += [(f"{entry.name}/{path}", size) for path, size in below]
         elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
-            found.append((entry.name, entry.stat().st_size))
+            # A dangling link has no size; reading it names it.
+            found.append((entry.name, entry.stat().st_size if Path(entry.path).exists() else -1))
     return sorted(found)
 
 

@@ -55,7 +55,7 @@ def views_of(root, workers, first_step=0):
         order,
         first_step=first_step,
         workers=workers,
-        pin_memory=False,
+        device=torch.device("cpu"),
     )
     return list(batches)
 

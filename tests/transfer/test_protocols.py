@@ -144,7 +144,9 @@ def test_linear_chooses_on_held_out_training_images(tmp_path, data, checkpoint):
     config = linear.Config(**common(tmp_path, data, checkpoint), epochs=20, standardize=True)
     results = linear.run(config)
     record = read_record(tmp_path / "run")
-    assert record["selection"] == ("learning rate on 3 held-out training images; then all 30")
+    assert record["selection"] == (
+        "learning rate on 10 % of the training images, held out; then all 30"
+    )
     assert results["learning_rate"] in config.learning_rates
     assert len(results["held_out_top1"]) == 5
     assert results["top1"] > 50  # three colour casts, chance 33

@@ -1,7 +1,9 @@
 """Frozen features: extracted once, kept in a cache, gathered by sample index."""
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +19,6 @@ from msbreg.datasets.folder import UnreadableImage, read_image
 from msbreg.errors import UserError
 from msbreg.job import Job, log
 from msbreg.progress import Progress
-from msbreg.record import write_atomically
 from msbreg.transforms import EvaluationTransform, normalize
 
 FORMAT = 1  # of the cache; part of its key
@@ -43,7 +44,6 @@ def extract(
     provenance: Provenance,
     paths: Sequence[Path],
     *,
-    fingerprint: str,
     transform: EvaluationTransform,
     job: Job,
     cache: Path,
@@ -53,16 +53,16 @@ def extract(
 ) -> Features:
     """Global average pools of the frozen backbone for the images, from the cache where it has them.
 
-    The cache's key is (weights, data, transform, device type), so that nothing stale can be read.
+    The cache's key is (weights, files, transform, device type), where a file is its place, size and
+    time of change: names and sizes alone are equal in many a train and val folder.
 
     Args:
-        fingerprint: of the list of images; equal lists have equal ones.
         label: name of the split, for the progress display.
 
     Raises:
         UserError: an image cannot be read (the message names it).
     """
-    key = [FORMAT, provenance.sha256, provenance.encoder, fingerprint, plain(transform)]
+    key = [FORMAT, provenance.sha256, provenance.encoder, _identity(paths), plain(transform)]
     key += [job.device.type]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     stored = cache / f"{name}.npy"
@@ -95,7 +95,7 @@ def _forward(
         return transform(read_image(path))
 
     starts = range(0, len(paths), batch_size)
-    parts = []
+    x = np.empty((len(paths), backbone.channels["c5"]), np.float32)
     with ThreadPoolExecutor(threads) as pool, torch.inference_mode():
         submit = lambda first: [pool.submit(pixels, p) for p in paths[first : first + batch_size]]  # noqa: E731
         ahead = submit(0)
@@ -110,24 +110,38 @@ def _forward(
                     f"{error}.\nA score over part of a split is no score: mend the file, or leave it "
                     "out of the data set for every method that you compare."
                 ) from error
-            parts.append(embed(backbone, normalize(batch, job.device)).float().cpu().numpy())
+            features = embed(backbone, normalize(batch, job.device))
+            x[first : first + len(batch)] = features.float().cpu().numpy()
             progress.update(min(first + batch_size, len(paths)))
-            if job.stop:
-                raise KeyboardInterrupt
-    return np.concatenate(parts)
+    return x
 
 
 def _store(path: Path, x: np.ndarray) -> None:
     """Keep the features; a cache that cannot be written costs time, not the result."""
-    import io
-
-    buffer = io.BytesIO()
-    np.save(buffer, x, allow_pickle=False)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, buffer.getvalue())
+        with open(temporary, "wb") as file:
+            np.save(file, x, allow_pickle=False)
+        os.replace(temporary, path)
     except OSError as error:
         log.warning("features are not kept in %s: %s", path.parent, error.strerror or error)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _identity(paths: Sequence[Path]) -> str:
+    """sha256 over place, size and time of change of each file."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            state = path.stat()
+            seen = f"{state.st_size} {state.st_mtime_ns}"
+        except OSError:  # reading it will name it
+            seen = "missing"
+        digest.update(f"{path.absolute()}\0{seen}\n".encode())
+    return digest.hexdigest()
 
 
 def list_fingerprint(paths: Sequence[Path]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from msbreg.backbones import BACKBONES, ResNet
-from msbreg.checkpoint import Provenance, load_backbone, random_backbone
+from msbreg.checkpoint import Provenance, file_sha256, load_backbone, random_backbone
 from msbreg.config import plain
 from msbreg.errors import UserError
 from msbreg.job import Job, log
@@ -15,7 +15,7 @@ from msbreg.transforms import EvaluationTransform
 
 def default_cache() -> Path:
     """``$MSBREG_CACHE/features``, or ``~/.cache/msbreg/features``."""
-    return Path(os.environ.get("MSBREG_CACHE", "~/.cache/msbreg")).expanduser() / "features"
+    return Path(os.environ.get("MSBREG_CACHE") or "~/.cache/msbreg").expanduser() / "features"
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,22 @@ class FrozenConfig:
     finished: Literal["error", "skip"] = "error"
     """What to do when the output folder holds this very run, finished."""
     transform: EvaluationTransform | None = None
-    """null: 256 / 224 for networks trained above 64 pixels, else the training size, uncropped."""
+    """null: 256 / 224 for networks trained above 64 pixels, else the training size, centre square."""
 
     def __post_init__(self) -> None:
         if self.arch is not None and self.arch not in BACKBONES:
             raise UserError(f"arch is {self.arch!r}; expected one of {', '.join(BACKBONES)}")
-        if self.seed < 0 or self.workers < 1:
+        if not 0 <= self.seed < 2**31 or self.workers < 1:
             raise UserError(
-                f"seed is {self.seed} and workers {self.workers}; expected 0 or more, and at least 1"
+                f"seed is {self.seed} and workers {self.workers}; expected 0 to 2^31 - 1, and at least 1"
             )
+
+
+def inputs(config: FrozenConfig) -> dict[str, str]:
+    """Digest of the checkpoint's contents, by which a finished run is known again."""
+    file = Path(config.checkpoint).expanduser()
+    known = config.checkpoint != "random" and file.is_file()
+    return {"checkpoint": file_sha256(file) if known else config.checkpoint}
 
 
 def load_network(config: FrozenConfig, job: Job) -> tuple[ResNet, Provenance]:
@@ -69,7 +76,7 @@ def load_network(config: FrozenConfig, job: Job) -> tuple[ResNet, Provenance]:
         size = config.image_size or (32 if "-" in arch else 224)
         backbone, provenance = random_backbone(arch, seed=config.seed, image_size=size)
     else:
-        backbone, provenance = load_backbone(Path(config.checkpoint), arch=config.arch)
+        backbone, provenance = load_backbone(Path(config.checkpoint).expanduser(), arch=config.arch)
     job.record.content["network"] = provenance.as_dict() | {
         "name": network_name(config, provenance)
     }
