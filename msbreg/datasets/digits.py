@@ -3,7 +3,7 @@
 Generated on first use, in the standard layouts, so that the real readers read it. The same
 version and seed give the same bytes.
 
-    <cache>/digits-v1-seed0/
+    <cache>/digits-v2-seed0/
       folder/{train,val}/<0..9>/*.png                   single digits, 32x32
       voc/VOC2007/                                      boxes, label maps, image sets
       coco/{train2017,val2017,annotations}/             instance masks, crowds
@@ -220,7 +220,13 @@ def prepare_digits(cache: Path | None = None, *, seed: int = 0, scale: float = 1
         raise UserError(f"{root} is not a complete data set.\nRemove it, then start again.")
     log.info("Generating the digits data set in %s (once, about ten seconds)", root)
     draft = cache / f".{root.name}-{uuid.uuid4().hex}"
-    draft.mkdir(parents=True)
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"the cache folder {cache} cannot be written: {error.strerror}.\n"
+            "Name another in the environment variable MSBREG_CACHE."
+        ) from error
     try:
         manifest = generate(draft, seed=seed, scale=scale)
         try:

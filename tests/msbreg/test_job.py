@@ -59,6 +59,7 @@ def test_how_a_run_ended_is_in_the_record(tmp_path, error, status):
 def test_signals_become_a_wish_and_are_put_back_afterwards(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     with job(Settings(tmp_path / "run"), Card(), kind="knn") as running:
+        running.stop.watched = True
         assert not running.stop
         signal.raise_signal(signal.SIGTERM)
         assert running.stop
@@ -69,10 +70,60 @@ def test_signals_become_a_wish_and_are_put_back_afterwards(tmp_path):
 def test_a_second_ctrl_c_interrupts_at_once(tmp_path):
     with (
         pytest.raises(KeyboardInterrupt),
+        job(Settings(tmp_path / "run"), Card(), kind="knn") as running,
+    ):
+        running.stop.watched = True
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_interrupts_at_once_where_nobody_watches(tmp_path, number):
+    with (
+        pytest.raises(KeyboardInterrupt),
         job(Settings(tmp_path / "run"), Card(), kind="knn"),
     ):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
+    assert read_record(tmp_path / "run")["status"] == "interrupted"
+
+
+def test_a_finished_run_of_another_checkpoint_is_not_skipped(tmp_path):
+    settings = Settings(tmp_path / "run", finished="skip")
+    with job(settings, Card(), kind="knn", inputs={"checkpoint": "aa"}):
+        pass
+    with (
+        pytest.raises(UserError, match="the checkpoint file has changed"),
+        job(settings, Card(), kind="knn", inputs={"checkpoint": "bb"}),
+    ):
+        raise AssertionError("not reached")
+    with (
+        pytest.raises(AlreadyFinished),
+        job(settings, Card(), kind="knn", inputs={"checkpoint": "aa"}),
+    ):
+        raise AssertionError("not reached")
+
+
+def test_protocols_refuse_to_run_in_several_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(UserError, match="knn runs in one process"),
+        job(Settings(tmp_path / "run"), Card(), kind="knn"),
+    ):
+        raise AssertionError("not reached")
+
+
+def test_a_continued_run_keeps_its_warnings_and_its_time(tmp_path):
+    with pytest.raises(UserError), job(Settings(tmp_path / "run"), Card(), kind="knn") as running:
+        (tmp_path / "run" / "c.pth").touch()
+        running.warn("mind this")
+        raise UserError("stopped")
+    first = read_record(tmp_path / "run")
+    with job(Settings(tmp_path / "run"), Card(), kind="knn", resume_file="c.pth"):
+        pass
+    second = read_record(tmp_path / "run")
+    assert second["warnings"] == ["mind this"]
+    assert second["started"] == first["started"]
+    assert second["seconds"] >= first["seconds"]
 
 
 def test_a_finished_folder_is_refused_or_skipped_but_never_overwritten(tmp_path):

@@ -31,7 +31,8 @@ HEAD = HeadSettings(hidden=16, out=8)
 
 
 def settings(**changes) -> Config:
-    return Config(**{"batch_size": 4, "views": 3, "head": HEAD, "epochs": 2} | changes)
+    defaults = {"batch_size": 4, "views": 3, "head": HEAD, "epochs": 2, "lambda_s": 4e-3}
+    return Config(**defaults | {"loss": LossSettings(singular_input="raw")} | changes)
 
 
 def networks(norm: str = "ln"):

@@ -140,6 +140,29 @@ def test_features_come_from_the_cache_and_only_for_the_same_weights(tmp_path, da
     assert len(set((tmp_path / "cache").iterdir())) == 4
 
 
+def test_equal_names_and_sizes_in_two_splits_do_not_share_features(tmp_path, data, checkpoint):
+    """Uncompressed images of one size have equal sizes; train and val often have equal names."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for label in range(3):
+            folder = data / split / f"class{label}"
+            for file in folder.iterdir():
+                file.unlink()
+            for index in range(6):
+                image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                cv2.imwrite(str(folder / f"{index}.bmp"), image)
+    results = knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(1,)))
+    assert results["top1_1nn"] < 90  # noise: each image's nearest neighbour would be itself
+
+
+def test_one_learning_rate_needs_no_choice(tmp_path, data, checkpoint):
+    settings = common(tmp_path, data, checkpoint)
+    linear.run(linear.Config(**settings, learning_rates=(0.1,), epochs=2))
+    record = read_record(tmp_path / "run")
+    assert record["selection"] == "nothing is selected: one learning rate was given"
+    assert record["results"]["held_out_top1"] == {}
+
+
 def test_linear_chooses_on_held_out_training_images(tmp_path, data, checkpoint):
     config = linear.Config(**common(tmp_path, data, checkpoint), epochs=20, standardize=True)
     results = linear.run(config)

@@ -234,7 +234,7 @@ def test_a_faster_process_wins_and_its_folder_is_used(tmp_path: Path, monkeypatc
 
 
 def test_a_folder_without_a_manifest_is_refused_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "digits-v1-seed0").mkdir()
+    (tmp_path / f"digits-v{digits.VERSION}-seed0").mkdir()
     with pytest.raises(UserError, match="Remove it"):
         digits.prepare_digits(tmp_path)
 

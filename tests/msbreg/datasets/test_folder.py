@@ -1,9 +1,13 @@
+import shutil
+
 import numpy as np
 import pytest
 
+from msbreg.datasets import image_split, training_images
 from msbreg.datasets.folder import (
     UnreadableImage,
     balanced_subset,
+    held_out_tail,
     list_images,
     read_image,
     without_unreadable,
@@ -132,3 +136,42 @@ def test_a_subset_larger_than_the_list_is_refused(make_folder):
     images = list_images(make_folder(train=2) / "train")
     with pytest.raises(UserError, match="5 images asked of .*, which holds 4"):
         balanced_subset(images, 5, seed=0)
+
+
+def test_the_held_out_tail_is_the_end_of_each_class_and_keeps_pairs_together(make_folder):
+    images = list_images(make_folder(train=9) / "train")
+    rest, tail = held_out_tail(images, 6)
+    assert [path for path in tail.paths if path.startswith("class0")] == [
+        f"class0/{i:03d}.png" for i in (6, 7, 8)
+    ]
+    assert set(rest.paths) | set(tail.paths) == set(images.paths)
+    assert not set(rest.paths) & set(tail.paths)
+    _, most = held_out_tail(images, 1000)
+    assert np.bincount(most.labels).tolist() == [5, 5]
+
+
+@pytest.mark.parametrize("names", [("val", "test"), ("Train", "Val")])
+def test_folders_that_look_like_splits_are_not_classes(make_folder, names):
+    root = make_folder(**dict.fromkeys(names, 2))
+    with pytest.raises(UserError, match="look like splits, not classes"):
+        training_images(str(root))
+
+
+def test_a_split_without_class_folders_is_refused(make_folder):
+    root = make_folder(train=2, val=2)
+    for file in (root / "val" / "class0").iterdir():
+        file.rename(root / "val" / file.name)
+    for name in ("class0", "class1"):
+        shutil.rmtree(root / "val" / name)
+    with pytest.raises(UserError, match="holds images but no class folders"):
+        image_split(str(root), "val")
+
+
+def test_hidden_folders_are_no_classes_and_dangling_links_are_named(make_folder):
+    root = make_folder(train=2) / "train"
+    (root / ".ipynb_checkpoints").mkdir()
+    (root / "class0" / "zzz.png").symlink_to(root / "nowhere.png")
+    images = list_images(root)
+    assert images.classes == ("class0", "class1")
+    with pytest.raises(UnreadableImage, match=r"zzz\.png cannot be read"):
+        images.read(2)
