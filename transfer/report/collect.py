@@ -161,7 +161,8 @@ def column_title(column: Column) -> str:
 def data_title(column: Column, others: Iterable[Column]) -> str:
     """Name of the data and size of the test split; with its fingerprint where names collide."""
     splits = json.loads(column.fingerprints)
-    last = list(splits.values())[-1] if splits else {}
+    tested = [split for name, split in splits.items() if not name.startswith("train")]
+    last = tested[-1] if tested else {}
     words = column.data
     if isinstance(last, dict) and "images" in last:
         words += f", {last['images']} test images"

@@ -10,7 +10,7 @@ from tests.transfer.report.records import (
     write_record,
     write_svm,
 )
-from transfer.report.collect import collect
+from transfer.report.collect import collect, data_title
 from transfer.report.tables import difference_table, per_class_tables, score_table
 
 
@@ -157,3 +157,13 @@ def test_precisions_by_class_are_averaged_over_seeds(tmp_path):
         "51.0 ± 1.4 (2 seeds)",
         "70.0 ± 0.0 (2 seeds)",
     ]
+
+
+def test_the_title_has_the_size_of_the_test_split_whatever_the_order_of_names(tmp_path):
+    data = {
+        "trainval": {"images": 600, "fingerprint": "aa"},
+        "test": {"images": 400, "fingerprint": "bb"},
+    }
+    write_knn(tmp_path / "run", 60.0, network(), data=data)
+    column = table_of(tmp_path).columns[0]
+    assert data_title(column, [column]) == "digits, 400 test images"
