@@ -65,7 +65,8 @@ def differences(given: dict[str, Any], reference: dict[str, Any]) -> dict[str, A
 def parse(config_type: type[C], arguments: Sequence[str] | None = None) -> tuple[C, Card]:
     """Read the command line into ``config_type``; jsonargparse ends the process on a bad one."""
     parser = _parser(config_type)
-    namespace = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    namespace = parser.parse_args(_spelled(config_type, given))
     try:
         config = parser.instantiate(namespace)
     except ValueError as error:  # our own checks, wrapped where a setting may also be null
@@ -114,6 +115,21 @@ def _parser(config_type: type) -> jsonargparse.ArgumentParser:
     parser.add_argument("--config", action="config", help="A YAML file of settings (a card).")
     parser.add_class_arguments(config_type, None)
     return parser
+
+
+def _spelled(config_type: type, arguments: Sequence[str]) -> list[str]:
+    """``--some-name`` as ``--some_name``, and a switch without a value as ``true``."""
+    switches = {f"--{f.name}" for f in dataclasses.fields(config_type) if f.type is bool}
+    out: list[str] = []
+    for number, word in enumerate(arguments):
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            word = "--" + name[2:].replace("-", "_") + equals + value
+        out.append(word)
+        following = arguments[number + 1 : number + 2]
+        if word in switches and (not following or following[0].startswith("--")):
+            out.append("true")
+    return out
 
 
 def _reason(error: ValueError) -> str:

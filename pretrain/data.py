@@ -141,7 +141,7 @@ def batches_of_views(
             raise UserError(
                 f"{next(filter(None, messages))}.\n"
                 "Mend or remove the file and give the same command again to continue, or add "
-                "--skip_unreadable true (to a new --output) to leave such files out."
+                "--skip-unreadable (to a new --output) to leave such files out."
             )
         yield batch
 

@@ -26,6 +26,7 @@ class Settings:
     sizes: tuple[int, ...] = (1, 2)
     limit: int | None = None
     inner: Inner = field(default_factory=Inner)
+    skip_some: bool = False
 
     def __post_init__(self):
         if self.limit is not None and self.limit < 0:
@@ -40,6 +41,14 @@ def test_the_command_line_overrides_by_dotted_name():
     config, card = parse(Settings, ["--inner.rate", "0.5", "--sizes", "[3]", "--method", "b"])
     assert config == Settings("b", sizes=(3,), inner=Inner(0.5))
     assert card == Card("defaults", {"method": "b", "sizes": [3], "inner.rate": 0.5})
+
+
+@pytest.mark.parametrize(
+    "words", ["--skip-some", "--skip_some", "--skip-some true", "--skip-some=true"]
+)
+def test_dashes_and_bare_switches_are_understood(words):
+    config, _ = parse(Settings, [*words.split(), "--limit", "4"])
+    assert config == Settings(limit=4, skip_some=True)
 
 
 def test_a_card_names_itself_and_only_what_differs_from_it_is_an_override(tmp_path):

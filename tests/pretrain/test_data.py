@@ -74,7 +74,7 @@ def test_views_do_not_depend_on_the_number_of_workers_or_the_first_step(make_fol
 def test_an_unreadable_image_is_one_clear_error(make_folder, workers):
     root = make_folder(train=4)
     (root / "train" / "class1" / "002.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"class1/002\.png is not an image.*\n.*skip_unreadable"):
+    with pytest.raises(UserError, match=r"class1/002\.png is not an image.*\n.*skip-unreadable"):
         views_of(root, workers)
 
 
