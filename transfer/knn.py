@@ -16,14 +16,13 @@ if not __package__:
 import numpy as np
 
 from msbreg.config import Card, main
-from msbreg.datasets import image_split
 from msbreg.datasets.folder import ImageList
 from msbreg.errors import UserError
-from msbreg.job import AlreadyFinished, Job, job, log
+from msbreg.job import Job, log
 from msbreg.neighbours import majority_vote, nearest, weighted_vote
 from msbreg.record import write_atomically
-from transfer.frozen.features import extract
-from transfer.frozen.settings import FrozenConfig, inputs, load_network, resolve_transform
+from transfer.frozen.labelled import labelled_splits
+from transfer.frozen.settings import FrozenConfig, evaluate
 from transfer.scoring.classification import standard_error, top_k_accuracy
 
 
@@ -50,68 +49,38 @@ class Config(FrozenConfig):
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
     """Evaluate; returns the results that the record holds, accuracies in percent."""
-    try:
-        with job(config, card, kind="knn", inputs=inputs(config)) as running:
-            return _run(config, running)
-    except AlreadyFinished as finished:
-        log.info("%s holds this run, finished: left as it is.", finished)
-        return {}
+    return evaluate("knn", config, card, _run)
 
 
 def _run(config: Config, running: Job) -> dict[str, Any]:
     # ---- Features of both splits.
-    backbone, provenance = load_network(config, running)
-    transform = resolve_transform(config, provenance, running)
-    splits = {name: image_split(config.data, name) for name in ("train", "val")}
-    if splits["train"].classes != splits["val"].classes:
-        raise UserError(f"{config.data}: train and val have different classes; expected the same")
-    features = {
-        name: extract(
-            backbone,
-            provenance,
-            [images.root / path for path in images.paths],
-            transform=transform,
-            job=running,
-            cache=config.cache,
-            label=name,
-            threads=config.workers,
-        )
-        for name, images in splits.items()
-    }
-    bank_labels, labels = splits["train"].labels, splits["val"].labels
-    assert bank_labels is not None
-    assert labels is not None
-    running.record.content["data"] = {
-        name: {"images": len(images), "fingerprint": images.fingerprint}
-        for name, images in splits.items()
-    }
+    bank, queries = labelled_splits(config, running)
     running.record.content["selection"] = "nothing is selected"
 
     # ---- One search at the largest k serves them all.
-    numbers = [k for k in config.k if k <= len(bank_labels)]
+    numbers = [k for k in config.k if k <= len(bank.labels)]
     for k in sorted(set(config.k) - set(numbers)):
-        running.warn(f"k = {k} is left out: the bank has {len(bank_labels)} images")
+        running.warn(f"k = {k} is left out: the bank has {len(bank.labels)} images")
     if not numbers:
-        raise UserError(f"k is {list(config.k)}, but the bank has only {len(bank_labels)} images")
-    similarities, indices = nearest(features["val"].x, features["train"].x, max(numbers))
+        raise UserError(f"k is {list(config.k)}, but the bank has only {len(bank.labels)} images")
+    similarities, indices = nearest(queries.x, bank.x, max(numbers))
 
     # ---- Votes and scores.
-    classes = len(splits["train"].classes)
+    classes = len(bank.images.classes)
     results: dict[str, Any] = {}
     for k in numbers:
-        neighbours = bank_labels[indices[:, :k]]
+        neighbours = bank.labels[indices[:, :k]]
         if config.vote == "weighted":
             scores = weighted_vote(similarities[:, :k], neighbours, classes, config.temperature)
         else:
             scores = majority_vote(neighbours, classes)
-        top1 = top_k_accuracy(scores, labels, 1)
+        top1 = top_k_accuracy(scores, queries.labels, 1)
         results[f"top1_{k}nn"] = top1
-        results[f"top1_{k}nn_stderr"] = standard_error(top1, len(labels))
+        results[f"top1_{k}nn_stderr"] = standard_error(top1, len(queries.labels))
         if classes > 5:
-            results[f"top5_{k}nn"] = top_k_accuracy(scores, labels, 5)
+            results[f"top5_{k}nn"] = top_k_accuracy(scores, queries.labels, 5)
         log.info("%d-NN top-1: %.2f %%", k, top1)
-    running.results = results
-    shown = _shown_neighbours(splits["train"], splits["val"], similarities, indices)
+    shown = _shown_neighbours(bank.images, queries.images, similarities, indices)
     write_atomically(running.output / "neighbours.json", json.dumps(shown, indent=1).encode())
     return results
 

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from msbreg.config import Card, main
-from msbreg.datasets import image_split
 from msbreg.errors import UserError
-from msbreg.job import AlreadyFinished, Job, job, log
+from msbreg.job import Job, log
 from msbreg.progress import Progress
-from transfer.frozen.features import extract
+from transfer.frozen.labelled import labelled_splits
 from transfer.frozen.linear_fit import (
     LinearModel,
     best_on_held_out,
@@ -29,7 +28,7 @@ from transfer.frozen.linear_fit import (
     held_out_split,
     logits,
 )
-from transfer.frozen.settings import FrozenConfig, inputs, load_network, resolve_transform
+from transfer.frozen.settings import FrozenConfig, evaluate
 from transfer.scoring.classification import standard_error, top_k_accuracy
 
 
@@ -69,51 +68,20 @@ class Config(FrozenConfig):
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
     """Evaluate; returns the results that the record holds, accuracies in percent."""
-    try:
-        with job(config, card, kind="linear", inputs=inputs(config)) as running:
-            return _run(config, running)
-    except AlreadyFinished as finished:
-        log.info("%s holds this run, finished: left as it is.", finished)
-        return {}
+    return evaluate("linear", config, card, _run)
 
 
 def _run(config: Config, running: Job) -> dict[str, Any]:
     # ---- Features of both splits.
-    backbone, provenance = load_network(config, running)
-    transform = resolve_transform(config, provenance, running)
-    splits = {name: image_split(config.data, name) for name in ("train", "val")}
-    if splits["train"].classes != splits["val"].classes:
-        raise UserError(f"{config.data}: train and val have different classes; expected the same")
-    features = {
-        name: torch.from_numpy(
-            extract(
-                backbone,
-                provenance,
-                [images.root / path for path in images.paths],
-                transform=transform,
-                job=running,
-                cache=config.cache,
-                label=name,
-                threads=config.workers,
-            ).x
-        ).to(running.device)
-        for name, images in splits.items()
-    }
-    classes = len(splits["train"].classes)
-    train_labels, test_labels = splits["train"].labels, splits["val"].labels
-    assert train_labels is not None
-    assert test_labels is not None
-    running.record.content["data"] = {
-        name: {"images": len(images), "fingerprint": images.fingerprint}
-        for name, images in splits.items()
-    }
-    train, test = features["train"], features["val"]
+    fitted, tested = labelled_splits(config, running)
+    classes = len(fitted.images.classes)
+    train, test = (torch.from_numpy(split.x).to(running.device) for split in (fitted, tested))
     if config.standardize:
         mean, std = train.mean(0), train.std(0).clamp_min(1e-5)
         train, test = (train - mean) / std, (test - mean) / std
 
     # ---- The learning rate, on training images that the layer has not seen.
-    labels = torch.from_numpy(train_labels).to(running.device)
+    labels = torch.from_numpy(fitted.labels).to(running.device)
     chosen = config.learning_rates[0]
     held: dict[str, float | None] = {}
     if len(config.learning_rates) > 1:
@@ -128,11 +96,11 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
     # ---- The layer, on all training images; one look at the test split.
     model = _fit(config, train, labels, classes, (chosen,), "fitting")
     scores = logits(model, test)[0].cpu().numpy()
-    top1 = top_k_accuracy(scores, test_labels, 1)
-    running.results = {
+    top1 = top_k_accuracy(scores, tested.labels, 1)
+    results: dict[str, Any] = {
         "top1": top1,
-        "top1_stderr": standard_error(top1, len(test_labels)),
-        **({"top5": top_k_accuracy(scores, test_labels, 5)} if classes > 5 else {}),
+        "top1_stderr": standard_error(top1, len(tested.labels)),
+        **({"top5": top_k_accuracy(scores, tested.labels, 5)} if classes > 5 else {}),
         "learning_rate": chosen,
         "held_out_top1": held,
     }
@@ -141,7 +109,7 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
         running.warn(
             f"the chosen learning rate {chosen:g} is at the end of its list; extend the list"
         )
-    return running.results
+    return results
 
 
 def _choose(

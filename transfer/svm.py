@@ -19,11 +19,11 @@ import numpy as np
 from msbreg.config import Card, main
 from msbreg.datasets import face
 from msbreg.errors import UserError
-from msbreg.job import AlreadyFinished, Job, job, log
+from msbreg.job import Job, log
 from msbreg.progress import Progress
 from msbreg.record import write_atomically
 from transfer.frozen.features import extract, list_fingerprint
-from transfer.frozen.settings import FrozenConfig, inputs, load_network, resolve_transform
+from transfer.frozen.settings import FrozenConfig, evaluate, load_network, resolve_transform
 from transfer.frozen.svm_fit import C_GRIDS, class_average_precisions, decision, fit_svm
 from transfer.scenes.voc import ImageLabels, image_labels
 
@@ -63,12 +63,7 @@ class Config(FrozenConfig):
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
     """Evaluate; returns the results that the record holds, mAP in percent."""
-    try:
-        with job(config, card, kind="svm", inputs=inputs(config)) as running:
-            return _run(config, running)
-    except AlreadyFinished as finished:
-        log.info("%s holds this run, finished: left as it is.", finished)
-        return {}
+    return evaluate("svm", config, card, _run)
 
 
 def _run(config: Config, running: Job) -> dict[str, Any]:
@@ -131,9 +126,9 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
         )
     }
     write_atomically(running.output / "per_class.json", json.dumps(rows, indent=1).encode())
-    running.results = {"map": mean, "unconverged_fits": int(model.unconverged)}
+    results = {"map": mean, "unconverged_fits": int(model.unconverged)}
     log.info("mAP: %.2f %%", mean)
-    return running.results
+    return results
 
 
 def _check(train: ImageLabels, test: ImageLabels) -> None:

@@ -1,15 +1,16 @@
 """What every frozen-feature protocol is told, and what follows from it before any mathematics."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from msbreg.backbones import BACKBONES, ResNet
 from msbreg.checkpoint import Provenance, file_sha256, load_backbone, random_backbone
-from msbreg.config import plain
+from msbreg.config import Card, plain
 from msbreg.errors import UserError
-from msbreg.job import Job, log
+from msbreg.job import AlreadyFinished, Job, job, log
 from msbreg.transforms import EvaluationTransform
 
 
@@ -62,6 +63,22 @@ class FrozenConfig:
             )
 
 
+C = TypeVar("C", bound=FrozenConfig)
+
+
+def evaluate(
+    kind: str, config: C, card: Card, protocol: Callable[[C, Job], dict[str, Any]]
+) -> dict[str, Any]:
+    """Run a protocol as a job; nothing is done where its finished run is to be skipped."""
+    try:
+        with job(config, card, kind=kind, inputs=inputs(config)) as running:
+            running.results = protocol(config, running)
+            return running.results
+    except AlreadyFinished as finished:
+        log.info("%s holds this run, finished: left as it is.", finished)
+        return {}
+
+
 def inputs(config: FrozenConfig) -> dict[str, str]:
     """Digest of the checkpoint's contents, by which a finished run is known again."""
     file = Path(config.checkpoint).expanduser()
@@ -69,7 +86,7 @@ def inputs(config: FrozenConfig) -> dict[str, str]:
     return {"checkpoint": file_sha256(file) if known else config.checkpoint}
 
 
-def load_network(config: FrozenConfig, job: Job) -> tuple[ResNet, Provenance]:
+def load_network(config: FrozenConfig, running: Job) -> tuple[ResNet, Provenance]:
     """The frozen backbone, its provenance written into the record."""
     if config.checkpoint == "random":
         arch = config.arch or "resnet18-tiny"
@@ -77,7 +94,7 @@ def load_network(config: FrozenConfig, job: Job) -> tuple[ResNet, Provenance]:
         backbone, provenance = random_backbone(arch, seed=config.seed, image_size=size)
     else:
         backbone, provenance = load_backbone(Path(config.checkpoint).expanduser(), arch=config.arch)
-    job.record.content["network"] = provenance.as_dict() | {
+    running.record.content["network"] = provenance.as_dict() | {
         "name": network_name(config, provenance)
     }
     log.info("%s: %s of %s", config.checkpoint, provenance.encoder, provenance.arch)
@@ -93,7 +110,7 @@ def network_name(config: FrozenConfig, provenance: Provenance) -> str:
 
 
 def resolve_transform(
-    config: FrozenConfig, provenance: Provenance, job: Job
+    config: FrozenConfig, provenance: Provenance, running: Job
 ) -> EvaluationTransform:
     """The transform of the settings, or the default for the network; the record states which."""
     size = provenance.image_size
@@ -103,5 +120,5 @@ def resolve_transform(
         chosen = EvaluationTransform()
     else:
         chosen = EvaluationTransform(resize=size, crop=size)
-    job.record.content["transform"] = plain(chosen)
+    running.record.content["transform"] = plain(chosen)
     return chosen
