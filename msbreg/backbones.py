@@ -21,7 +21,7 @@ class ResNet(TorchvisionResNet):
     Args:
         stem: ``imagenet`` (7x7 stride 2, then max-pool), ``cifar`` (3x3 stride 1, no pool; SimCLR,
             arXiv 2002.05709, appendix B.9) or ``small`` (3x3 stride 2, no pool: a quarter of the cost).
-        width: channels of the first stage of basic blocks; 64 is the published network.
+        width: channels of the stem and of the first stage of basic blocks; 64 is the published network.
     """
 
     def __init__(
@@ -37,10 +37,11 @@ class ResNet(TorchvisionResNet):
         if stem != "imagenet":
             stride = {"cifar": 1, "small": 2}[stem]
             self.conv1 = nn.Conv2d(3, width, 3, stride, padding=1, bias=False)
-            self.bn1 = nn.BatchNorm2d(width)
             self.maxpool = nn.Identity()
         if width != 64:
-            assert stem != "imagenet", "only small-image networks come in other widths"
+            if stem == "imagenet":
+                self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
             self.inplanes = width
             for stage in range(4):
                 stage_stride = 1 if stage == 0 else 2
@@ -66,6 +67,8 @@ BACKBONES: dict[str, Callable[[], ResNet]] = {
     "resnet50": partial(ResNet, Bottleneck, [3, 4, 6, 3]),
     "resnet18-cifar": partial(ResNet, BasicBlock, [2, 2, 2, 2], stem="cifar"),
     "resnet18-small": partial(ResNet, BasicBlock, [2, 2, 2, 2], stem="small"),
+    # Narrow, but with the published stem: Detectron2 builds it too (STEM_OUT_CHANNELS, RES2_OUT_CHANNELS).
+    "resnet18-narrow": partial(ResNet, BasicBlock, [2, 2, 2, 2], width=32),
     "resnet18-tiny": partial(ResNet, BasicBlock, [2, 2, 2, 2], stem="small", width=32),
 }
 
