@@ -89,6 +89,18 @@ def build_backbone(name: str, *, seed: int | None = None) -> ResNet:
         return BACKBONES[name]()
 
 
+def stride_in_1x1(backbone: ResNet) -> ResNet:
+    """Make a ResNet v1 of a v1.5, in place: stride 2 moves from the 3x3 to the first 1x1 convolution.
+
+    Caffe's and MSRA's networks are v1. Weights do not show which of the two they were trained for.
+    """
+    for stage in (backbone.layer2, backbone.layer3, backbone.layer4):
+        block = stage[0]
+        if isinstance(block, Bottleneck):
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    return backbone
+
+
 def embed(
     backbone: nn.Module,
     images: Tensor,  # (B, 3, H, W)

@@ -10,10 +10,25 @@ from torch.nn import functional
 
 from msbreg.errors import UserError
 
-# RGB in [0, 1]. Stated here and nowhere else; the statistics of ImageNet's training images
-# (torchvision, MoCo, BYOL, ...), used for every data set of this suite.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What a network was trained to see: (pixels / 255 - mean) / std, channel by channel.
+
+    Attributes:
+        mean: of pixels in [0, 1], in the order of ``channels``.
+        std: likewise.
+        channels: the order in which the network takes them. Images are RGB everywhere in this suite.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channels: Literal["RGB", "BGR"] = "RGB"
+
+
+# The statistics of ImageNet's training images (torchvision, MoCo, BYOL, ...), stated here and nowhere
+# else; our own pre-training uses them for every data set.
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def resize(
@@ -83,9 +98,13 @@ def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
 def normalize(
     images: Tensor,  # (..., 3, H, W) uint8 RGB
     device: torch.device,
+    normalisation: Normalisation = IMAGENET,
 ) -> Tensor:  # (..., 3, H, W) float32, channels_last where there are 4 dimensions
-    """Pixels to zero mean and unit variance, on the device."""
-    mean = torch.tensor(MEAN, device=device).view(3, 1, 1) * 255
-    std = torch.tensor(STD, device=device).view(3, 1, 1) * 255
-    out = images.to(device, non_blocking=True).float().sub_(mean).div_(std)
+    """Pixels as the network was trained to see them, on the device."""
+    mean = torch.tensor(normalisation.mean, device=device).view(3, 1, 1) * 255
+    std = torch.tensor(normalisation.std, device=device).view(3, 1, 1) * 255
+    out = images.to(device, non_blocking=True).float()
+    if normalisation.channels == "BGR":
+        out = out.flip(-3)
+    out = out.sub_(mean).div_(std)
     return out.contiguous(memory_format=torch.channels_last) if out.ndim == 4 else out

@@ -6,7 +6,7 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from msbreg.errors import UserError
-from msbreg.transforms import MEAN, STD, EvaluationTransform, normalize
+from msbreg.transforms import IMAGENET, EvaluationTransform, Normalisation, normalize
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,13 @@ def test_a_crop_larger_than_the_resized_image_is_refused():
 def test_normalize_is_mean_and_std_in_units_of_255():
     images = torch.randint(0, 256, (2, 3, 4, 4), generator=torch.Generator().manual_seed(0))
     out = normalize(images.to(torch.uint8), torch.device("cpu"))
-    expected = (images / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    expected = (images / 255 - torch.tensor(IMAGENET.mean).view(3, 1, 1)) / torch.tensor(IMAGENET.std).view(3, 1, 1)
     torch.testing.assert_close(out, expected)
     assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_bgr_network_sees_the_channels_reversed_before_its_statistics():
+    images = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)
+    bgr = Normalisation((0.3, 0.2, 0.1), (1 / 255,) * 3, "BGR")
+    out = normalize(images, torch.device("cpu"), bgr)
+    torch.testing.assert_close(out.flatten(), torch.tensor([30 - 76.5, 20 - 51, 10 - 25.5]))
