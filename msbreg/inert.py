@@ -1,0 +1,162 @@
+"""What stands for the objects of a foreign pickle: their names and their content, nothing that runs."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pickle import UnpicklingError
+from typing import Any
+
+from torch import Tensor
+
+# A network has hundreds of tensors; a file that repeats modules in modules can name billions.
+MOST_NAMES = 1_000_000
+# Attributes in which classes of mappings keep what they hold: haiku, haiku's frozendict, DotMap.
+_WRAPPED = ("_mapping", "_storage", "_map")
+_EMPTY_IS_PLAIN = {"collections.defaultdict": dict, "collections.deque": list}
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Inert:
+    """The record of an object whose class or function was neither imported nor called.
+
+    Attributes:
+        name: dotted name of the class or function.
+        args: what it would have been called with; keyword arguments last, as one dict.
+        state: what its ``__setstate__`` or ``__dict__`` would have been given.
+        items: the entries of a mapping.
+        elements: those of a list, a deque or a set.
+        made_by: ``name`` (a reference only), ``class`` (an instance by ``__new__``) or ``call``.
+    """
+
+    name: str
+    args: tuple[Any, ...] = ()
+    state: Any = None
+    items: dict[Any, Any] = field(default_factory=dict)
+    elements: list[Any] = field(default_factory=list)
+    made_by: str = "name"
+
+    def __repr__(self) -> str:
+        return f"<inert {self.name}>"
+
+
+def plain(value: Any) -> Any:
+    """A copy in which inert records are plain containers, where it is evident which.
+
+    The first rule that applies decides; the content of what it gives is treated likewise.
+
+    1. A whole ``nn.Module`` (its state has ``_parameters`` and ``_modules``) becomes a flat dict of
+       its parameters and persistent buffers with dotted names, as its ``state_dict()`` had them.
+    2. An OmegaConf container or node (``_metadata`` and ``_content`` or ``_val``) becomes its content.
+    3. A record with items becomes a dict (AttributeDict, defaultdict, DotMap), one with elements a
+       list (deque, subclasses of list and set).
+    4. A call with one mapping becomes that dict (haiku's FlatMapping, Counter).
+    5. A record without arguments whose state is a mapping becomes the mapping that the state wraps
+       (``_mapping``, ``_storage``, ``_map``), else the state (Namespace, any object's attributes).
+    6. An instance with positional arguments and no state, as a named tuple is pickled, becomes
+       ``{"name": the class's name without its module, "args": [...]}``.
+
+    Every other record stays: names of functions, paths, enum members, partials. Tensors are shared
+    with ``value``, containers are new; an OrderedDict stays one and keeps its ``_metadata``.
+
+    Raises:
+        UnpicklingError: modules contain themselves, or containers are nested too deeply.
+    """
+    try:
+        return _plain(value, {})
+    except RecursionError as error:
+        raise UnpicklingError("its containers are nested too deeply") from error
+
+
+def _plain(value: Any, done: dict[int, Any]) -> Any:
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, Inert):
+        return _plain_record(value, done)
+    if isinstance(value, dict):
+        result: dict[Any, Any] = OrderedDict() if isinstance(value, OrderedDict) else {}
+        if isinstance(value, OrderedDict):
+            vars(result).update(vars(value))
+        return _fill(value, value, result, done)
+    if type(value) is list:
+        return _fill(value, value, [], done)
+    if type(value) is tuple:
+        content = tuple(_plain(item, done) for item in value)
+        done[id(value)] = content
+        return content
+    return value
+
+
+def _plain_record(record: Inert, done: dict[int, Any]) -> Any:
+    state = _attributes(record.state)
+    if _is_module(state):
+        flat: dict[str, Tensor] = {}
+        done[id(record)] = flat
+        _add_tensors(record, "", flat, ())
+        return flat
+    for wrapped in ("_content", "_val"):
+        if "_metadata" in state and wrapped in state:
+            return _remember(record, _plain(state[wrapped], done), done)
+    if record.items or record.elements:
+        if record.items:
+            return _fill(record, record.items, {}, done)
+        return _fill(record, record.elements, [], done)
+    if record.made_by == "call" and len(record.args) == 1 and isinstance(record.args[0], Mapping):
+        return _fill(record, record.args[0], {}, done)
+    if record.name in _EMPTY_IS_PLAIN:
+        content = record.args[0] if record.args and type(record.args[0]) is list else ()
+        return _fill(record, content, _EMPTY_IS_PLAIN[record.name](), done)
+    if state and not record.args:
+        inside = next((state[k] for k in _WRAPPED if isinstance(state.get(k), Mapping)), state)
+        return _fill(record, inside, {}, done)
+    if record.made_by == "class" and record.args and record.state is None:
+        args: list[Any] = []
+        done[id(record)] = {"name": record.name.rpartition(".")[2], "args": args}
+        args.extend(_plain(item, done) for item in record.args)
+        return done[id(record)]
+    return record
+
+
+def _fill(source: Any, content: Any, result: Any, done: dict[int, Any]) -> Any:
+    """Known as the result of its source before it is filled: a container may hold itself."""
+    done[id(source)] = result
+    if isinstance(result, dict):
+        for key, item in content.items():
+            result[key] = _plain(item, done)
+    else:
+        result.extend(_plain(item, done) for item in content)
+    return result
+
+
+def _remember(source: Any, result: Any, done: dict[int, Any]) -> Any:
+    done[id(source)] = result
+    return result
+
+
+def _attributes(state: Any) -> Mapping[Any, Any]:
+    """The attributes in a state: a mapping, or a pair of one and those in ``__slots__``."""
+    if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], Mapping):
+        return {**(state[0] if isinstance(state[0], Mapping) else {}), **state[1]}
+    return state if isinstance(state, Mapping) else {}
+
+
+def _is_module(state: Mapping[Any, Any]) -> bool:
+    return all(isinstance(state.get(key), Mapping) for key in ("_parameters", "_modules"))
+
+
+def _add_tensors(
+    module: Inert, prefix: str, flat: dict[str, Tensor], inside: tuple[int, ...]
+) -> None:
+    """The tensors that ``nn.Module.state_dict`` would list, in its order and under its names."""
+    if id(module) in inside:
+        raise UnpicklingError("a module in it contains itself")
+    state = _attributes(module.state)
+    absent = state.get("_non_persistent_buffers_set") or ()
+    for kind in ("_parameters", "_buffers"):
+        for name, value in (state.get(kind) or {}).items():
+            if isinstance(value, Tensor) and not (kind == "_buffers" and name in absent):
+                flat[f"{prefix}{name}"] = value
+    if len(flat) > MOST_NAMES:
+        raise UnpicklingError(f"its modules name more than {MOST_NAMES} tensors")
+    for name, child in state["_modules"].items():
+        if isinstance(child, Inert) and _is_module(_attributes(child.state)):
+            _add_tensors(child, f"{prefix}{name}.", flat, (*inside, id(module)))
