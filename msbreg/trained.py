@@ -2,7 +2,8 @@
 
 A wrong prefix, a twin that never ran or statistics lost in a conversion all load without a complaint
 and then give a number that looks like a weak method's. PyTorch initialises BatchNorm to exact values
-that no training leaves in place, so each of these can be told from the weights.
+that no training leaves in place, so most of these can be told from the weights; for the others see
+``msbreg/feature_statistics.py``.
 """
 
 from collections import Counter
