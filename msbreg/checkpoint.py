@@ -1,22 +1,30 @@
-"""Our own checkpoints: saved atomically, loaded without running code, matched key by key."""
+"""Checkpoints: ours saved atomically, anybody's loaded without running code, matched key by key."""
 
 import hashlib
 import io
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from msbreg.backbones import BACKBONES, ResNet, build_backbone
+from msbreg.backbones import ResNet, build_backbone, stride_in_1x1
 from msbreg.errors import UserError
+from msbreg.formats.content import overview
+from msbreg.formats.match import Match, contents, identify
+from msbreg.reading import FileContent, read_file
 from msbreg.record import write_atomically
+from msbreg.trained import signs_of_no_training
+from msbreg.transforms import IMAGENET, Normalisation
 
 SCHEMA = 1
 KIND = "msbreg-pretrain"
-PREFIX = "backbone."  # of the backbone's tensors in the online network's state
+OUR_FAMILY = "msbreg"
+
+log = logging.getLogger("msbreg")
 
 
 @dataclass(frozen=True)
@@ -25,13 +33,17 @@ class Provenance:
 
     Attributes:
         source: path as given, or ``random``.
-        family: layout of the file (``msbreg``), or ``random``.
+        family: row of FORMATS, or ``random``.
         encoder: which of the file's networks was taken.
         arch: name in BACKBONES.
         sha256: of the file; of the initial weights for a random network.
         tensors: number of tensors taken.
         image_size: side in pixels of the views it was pre-trained on; 0 if unknown.
-        details: method, epoch and step, of a pre-trained one.
+        normalisation: of the input; every protocol and conversion applies it.
+        stride: where a bottleneck has stride 2: in its 3x3 (v1.5) or its first 1x1 (v1) convolution.
+        details: method, epoch and step, where the file says them.
+        notes: what a reader of a score should know of these weights.
+        warnings: signs that the network is not trained.
     """
 
     source: str
@@ -41,7 +53,11 @@ class Provenance:
     sha256: str
     tensors: int
     image_size: int
+    normalisation: Normalisation
+    stride: Literal["3x3", "1x1"]
     details: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For a record."""
@@ -68,74 +84,100 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours, with ``weights_only=True``: no code in the file is run.
+    """Read a checkpoint of ours, to continue from it; no code in the file is run.
 
     Raises:
-        UserError: no such file, not a checkpoint, cut short, or of another schema.
+        UserError: no such file, not a checkpoint, cut short, not ours, or of another schema.
     """
-    return _load(path)[0]
-
-
-def _load(path: Path) -> tuple[dict[str, Any], str]:
-    """The content and the sha256 of one reading of the file, which may be replaced meanwhile."""
-    content, sha256 = _read(path)
+    content = read_file(path).content
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        found = (
-            sorted(map(str, content))[:6] if isinstance(content, dict) else type(content).__name__
-        )
         raise UserError(
-            f"{path} matches no known checkpoint layout.\n"
-            f"  msbreg  wants the entry kind = {KIND!r}    found {found}"
+            f"{path} is no checkpoint of pretrain/run.py: it holds {overview(content)}.\n"
+            f"Expected the entry kind = {KIND!r}."
         )
+    _check_schema(content, path)
+    return content
+
+
+def _check_schema(content: Mapping[str, Any], path: Path) -> None:
     if content.get("schema") != SCHEMA:
         raise UserError(
             f"{path} has checkpoint schema {content.get('schema')!r}; this version reads {SCHEMA}"
         )
-    return content, sha256
 
 
-def load_backbone(path: Path, *, arch: str | None = None) -> tuple[ResNet, Provenance]:
-    """The online backbone of a checkpoint, in eval mode, every tensor accounted for.
+def load_backbone(
+    path: Path,
+    *,
+    arch: str | None = None,
+    encoder: str | None = None,
+    family: str | None = None,
+    trust_pickle: bool = False,
+) -> tuple[ResNet, Provenance]:
+    """The backbone of any checkpoint that FORMATS knows, in eval mode, every key accounted for.
 
     Args:
-        arch: the architecture that is expected; None takes the one that the file names.
+        arch: the architecture that is expected; None takes the file's.
+        encoder: which network, where a file holds several; None takes the family's rule.
+        family: the layout, where a file fits more than one.
+        trust_pickle: read files that hold more than tensors; still none of their code is run.
 
     Raises:
-        UserError: the file cannot be read, holds another architecture than asked, or its tensors do
-            not match that architecture one to one (the message lists the difference).
+        UserError: the file cannot be read, fits no layout or several, holds another architecture or
+            encoder than asked, or its tensors do not match the network one to one (the message lists
+            the difference).
     """
-    content, sha256 = _load(path)
-    found = content.get("arch")
-    if found not in BACKBONES:
-        raise UserError(
-            f"{path} holds the unknown architecture {found!r}; known: {', '.join(BACKBONES)}"
-        )
-    if arch is not None and arch != found:
-        raise UserError(
-            f"{path} holds a {found}, but a {arch} was asked for.\n"
-            f"Leave out --arch, or give the checkpoint of a {arch}."
-        )
-    backbone = build_backbone(found)
-    state = {
-        key.removeprefix(PREFIX): value
-        for key, value in content["online"].items()
-        if key.startswith(PREFIX)
-    }
-    load_exactly(backbone, state, path)
+    file = read_file(path, trust_pickle=trust_pickle)
+    found = identify(file, arch=arch, encoder=encoder, family=family)
+    if found.row.name == OUR_FAMILY:
+        _check_schema(file.content, path)
+    backbone = build_backbone(found.arch)
+    if found.stride == "1x1":
+        stride_in_1x1(backbone)
+    load_exactly(backbone, found.state, path)
+    signs = signs_of_no_training(found.state)
+    for sign in signs:
+        log.warning("%s: %s", path, sign)
     provenance = Provenance(
         source=str(path),
-        family="msbreg",
-        encoder="online backbone",
-        arch=found,
-        sha256=sha256,
-        tensors=len(state),
-        image_size=content["image_size"],
-        details={
-            k: content["config"][k] for k in ("method", "views", "epochs", "batch_size", "seed")
-        }
-        | {"step": content["step"], "steps": content["steps"]},
+        family=found.row.name,
+        encoder=found.encoder.name,
+        arch=found.arch,
+        sha256=file.sha256,
+        tensors=found.taken,
+        image_size=_image_size(file, found),
+        normalisation=found.normalisation,
+        stride=found.stride,
+        details=_details(file, found),
+        notes=found.notes,
+        warnings=signs,
     )
     return backbone.eval(), provenance
+
+
+def _image_size(file: FileContent, found: Match) -> int:
+    """Side of the training views; the families of FORMATS trained on 224 pixels."""
+    content = contents(file)
+    described = content.get("msbreg", content)
+    if isinstance(described, Mapping) and "provenance" in described:
+        described = described["provenance"]
+    size = described.get("image_size") if isinstance(described, Mapping) else None
+    return size if isinstance(size, int) else 224
+
+
+def _details(file: FileContent, found: Match) -> dict[str, Any]:
+    """How it was trained, as far as one of our own files says."""
+    content = contents(file)
+    if found.row.name == OUR_FAMILY:
+        kept = ("method", "views", "epochs", "batch_size", "seed")
+        steps = {"step": content["step"], "steps": content["steps"]}
+        return {key: content["config"][key] for key in kept} | steps
+    described = content.get("msbreg", {})
+    described = described.get("provenance", described)
+    details = dict(described.get("details", {}))
+    if described:
+        details["published from"] = described.get("family", "")
+    return details
 
 
 def random_backbone(arch: str, *, seed: int, image_size: int = 0) -> tuple[ResNet, Provenance]:
@@ -152,7 +194,10 @@ def random_backbone(arch: str, *, seed: int, image_size: int = 0) -> tuple[ResNe
         sha256=digest.hexdigest(),
         tensors=len(backbone.state_dict()),
         image_size=image_size,
+        normalisation=IMAGENET,
+        stride="3x3",
         details={"seed": seed},
+        warnings=("an untrained network, as asked for",),
     )
     return backbone.eval(), provenance
 
@@ -186,30 +231,3 @@ def file_sha256(path: Path) -> str:
     """Of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read(path: Path) -> tuple[Any, str]:
-    if not path.is_file():
-        state = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(
-            f"checkpoint {path} {state}; expected a file such as runs/pretrain/checkpoint.pth"
-        )
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from error
-    try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:
-        size, start = len(data), data[:4]
-        if start[:2] == b"PK":
-            reason = "it is cut short or damaged, or holds objects other than plain tensors"
-        else:
-            reason = f"it starts with {start!r}, which is no checkpoint that PyTorch saves today"
-        first_line = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"{path} ({size} bytes) cannot be loaded: {reason}.\n"
-            f"PyTorch says: {first_line[:200]}\n"
-            "Copy it again, or give another checkpoint."
-        ) from error
-    return content, hashlib.sha256(data).hexdigest()

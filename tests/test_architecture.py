@@ -63,7 +63,7 @@ def test_scripts_do_not_import_scripts(file):
     scripts = {
         ".".join(f.relative_to(ROOT).with_suffix("").parts)
         for f in FILES
-        if "__main__" in f.read_text()
+        if '__name__ == "__main__"' in f.read_text()
     } - {"msbreg.datasets.digits"}  # a module that can also be run
     assert not imports(file) & scripts
 

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from msbreg.backbones import BACKBONES
 
-COUNTER = "num_batches_tracked"  # of BatchNorm; absent before PyTorch 0.4.1 and from most converters
+COUNTER = (
+    "num_batches_tracked"  # of BatchNorm; absent before PyTorch 0.4.1 and from most converters
+)
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,7 @@ class Place:
 
 def place(key: str) -> Place:
     """Where a tensor of that torchvision name sits."""
-    match = re.fullmatch(
-        r"(?:layer(\d)\.(\d+)\.)?(?:(conv|bn)(\d)|downsample\.(\d))\.(\w+)", key
-    )
+    match = re.fullmatch(r"(?:layer(\d)\.(\d+)\.)?(?:(conv|bn)(\d)|downsample\.(\d))\.(\w+)", key)
     assert match, f"{key} is no tensor of a torchvision ResNet"
     stage, block, kind, layer, shortcut, tensor = match.groups()
     norm = kind == "bn" if kind else shortcut == "1"

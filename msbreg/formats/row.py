@@ -47,6 +47,7 @@ class Format:
         why: why that one.
         entry: keys that lead from the file's content to the state dict.
         names: dialect of the tensors behind the prefix.
+        hwio: convolutions are stored (height, width, in, out) and norms (1, 1, 1, C), as TensorFlow does.
         by_order: names carry no meaning; tensors come in torchvision's order.
         top: entries that the file's content must have.
         top_without: entries that it must not have.
@@ -68,6 +69,7 @@ class Format:
     why: str = "the file holds one network"
     entry: Entry = ()
     names: Dialect = torchvision
+    hwio: bool = False
     by_order: bool = False
     top: tuple[str, ...] = ()
     top_without: tuple[str, ...] = ()

@@ -62,7 +62,8 @@ def test_a_crop_larger_than_the_resized_image_is_refused():
 def test_normalize_is_mean_and_std_in_units_of_255():
     images = torch.randint(0, 256, (2, 3, 4, 4), generator=torch.Generator().manual_seed(0))
     out = normalize(images.to(torch.uint8), torch.device("cpu"))
-    expected = (images / 255 - torch.tensor(IMAGENET.mean).view(3, 1, 1)) / torch.tensor(IMAGENET.std).view(3, 1, 1)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET.mean, IMAGENET.std))
+    expected = (images / 255 - mean) / std
     torch.testing.assert_close(out, expected)
     assert out.is_contiguous(memory_format=torch.channels_last)
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,9 @@ from msbreg.datasets.folder import UnreadableImage, read_image
 from msbreg.errors import UserError
 from msbreg.job import Job, log
 from msbreg.progress import Progress
-from msbreg.transforms import EvaluationTransform, normalize
+from msbreg.transforms import EvaluationTransform, Normalisation, normalize
 
-FORMAT = 1  # of the cache; part of its key
+FORMAT = 2  # of the cache; part of its key
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def extract(
 ) -> Features:
     """Global average pools of the frozen backbone for the images, from the cache where it has them.
 
-    The cache's key is (weights, files, transform, device type), where a file is its place, size and
-    time of change: names and sizes alone are equal in many a train and val folder.
+    The cache's key is (weights, files, transform, normalisation, device type), where a file is its
+    place, size and time of change: names and sizes alone are equal in many a train and val folder.
 
     Args:
         label: name of the split, for the progress display.
@@ -63,7 +63,7 @@ def extract(
         UserError: an image cannot be read (the message names it).
     """
     key = [FORMAT, provenance.sha256, provenance.encoder, _identity(paths), plain(transform)]
-    key += [job.device.type]
+    key += [job.device.type, asdict(provenance.normalisation), provenance.stride]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     stored = cache / f"{name}.npy"
     if stored.is_file():
@@ -72,7 +72,9 @@ def extract(
             log.info("features of %s (%d images): from the cache", label, len(paths))
             return Features(x, tuple(paths), 0.0)
     with Progress(f"features of {label}", len(paths), unit="images") as progress:
-        x = _forward(backbone, paths, transform, job, progress, batch_size, threads)
+        x = _forward(
+            backbone, paths, transform, provenance.normalisation, job, progress, batch_size, threads
+        )
         log.info("features of %s: %d images at %.0f images/s", label, len(paths), progress.rate)
         seconds = len(paths) / progress.rate
     _store(stored, x)
@@ -83,6 +85,7 @@ def _forward(
     backbone: ResNet,
     paths: Sequence[Path],
     transform: EvaluationTransform,
+    normalisation: Normalisation,
     job: Job,
     progress: Progress,
     batch_size: int,
@@ -110,7 +113,7 @@ def _forward(
                     f"{error}.\nA score over part of a split is no score: mend the file, or leave it "
                     "out of the data set for every method that you compare."
                 ) from error
-            features = embed(backbone, normalize(batch, job.device))
+            features = embed(backbone, normalize(batch, job.device, normalisation))
             x[first : first + len(batch)] = features.float().cpu().numpy()
             progress.update(min(first + batch_size, len(paths)))
     return x

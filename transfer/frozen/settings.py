@@ -24,7 +24,7 @@ class FrozenConfig:
     """Settings that all frozen-feature protocols share."""
 
     not_protocol: ClassVar[frozenset[str]] = frozenset(
-        {"arch", "image_size"}
+        {"arch", "image_size", "encoder", "family", "trust_pickle"}
     )  # which network, not how
 
     checkpoint: str = "runs/pretrain/checkpoint.pth"
@@ -40,6 +40,12 @@ class FrozenConfig:
     arch: str | None = None
     """Expected architecture (an error if the checkpoint has another); for ``random``, the one to
     build (null: resnet18-tiny, the embedded data's)."""
+    encoder: str | None = None
+    """Which network of a checkpoint that holds several (null: the one that its family evaluates)."""
+    family: str | None = None
+    """Layout of the checkpoint, where it fits more than one (tools/inspect_checkpoint.py --list)."""
+    trust_pickle: bool = False
+    """Read a checkpoint that holds more than tensors; none of its code is run in any case."""
     image_size: int | None = None
     """For ``random``: the training size of the network that it is the twin of (null: 32 for
     small-image networks, 224 for others)."""
@@ -93,11 +99,23 @@ def load_network(config: FrozenConfig, running: Job) -> tuple[ResNet, Provenance
         size = config.image_size or (32 if "-" in arch else 224)
         backbone, provenance = random_backbone(arch, seed=config.seed, image_size=size)
     else:
-        backbone, provenance = load_backbone(Path(config.checkpoint).expanduser(), arch=config.arch)
+        backbone, provenance = load_backbone(
+            Path(config.checkpoint).expanduser(),
+            arch=config.arch,
+            encoder=config.encoder,
+            family=config.family,
+            trust_pickle=config.trust_pickle,
+        )
     running.record.content["network"] = provenance.as_dict() | {
         "name": network_name(config, provenance)
     }
-    log.info("%s: %s of %s", config.checkpoint, provenance.encoder, provenance.arch)
+    log.info(
+        "%s: %s of %s (%s)",
+        config.checkpoint,
+        provenance.encoder,
+        provenance.arch,
+        provenance.family,
+    )
     return backbone, provenance
 
 
@@ -105,8 +123,7 @@ def network_name(config: FrozenConfig, provenance: Provenance) -> str:
     """What tables call the network."""
     if config.name:
         return config.name
-    method = "random" if provenance.family == "random" else provenance.details["method"]
-    return f"{method} {provenance.arch}"
+    return f"{provenance.details.get('method', provenance.family)} {provenance.arch}"
 
 
 def resolve_transform(
