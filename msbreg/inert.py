@@ -1,18 +1,18 @@
 """What stands for the objects of a foreign pickle: their names and their content, nothing that runs."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pickle import UnpicklingError
 from typing import Any
 
 from torch import Tensor
 
-# A network has hundreds of tensors; a file that repeats modules in modules can name billions.
-MOST_NAMES = 1_000_000
+LONGEST_NAME = 200
+# Networks have hundreds of modules, some levels deep; modules that hold each other have no end.
+MOST_MODULES, DEEPEST = 100_000, 100
 # Attributes in which classes of mappings keep what they hold: haiku, haiku's frozendict, DotMap.
 _WRAPPED = ("_mapping", "_storage", "_map")
-_EMPTY_IS_PLAIN = {"collections.defaultdict": dict, "collections.deque": list}
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -39,17 +39,37 @@ class Inert:
         return f"<inert {self.name}>"
 
 
+@dataclass(frozen=True, slots=True)
+class Constructor:
+    """What stands for one of the few names that are really built: a function of ours."""
+
+    make: Callable[..., Any]
+
+
+def wrong(what: str) -> UnpicklingError:
+    """The error of a constructor whose arguments are refused."""
+    return UnpicklingError(f"{what} in it has arguments that no honest file has")
+
+
+def printable(text: str) -> str:
+    """A name that is safe to print: no control characters, no line breaks, not without end."""
+    shown = "".join(c if c.isprintable() else "?" for c in text[:LONGEST_NAME])
+    return shown if len(text) <= LONGEST_NAME else shown + "..."
+
+
 def plain(value: Any) -> Any:
     """A copy in which inert records are plain containers, where it is evident which.
 
-    The first rule that applies decides; the content of what it gives is treated likewise.
+    The first rule that applies decides; what is inside is treated likewise.
 
     1. A whole ``nn.Module`` (its state has ``_parameters`` and ``_modules``) becomes a flat dict of
        its parameters and persistent buffers with dotted names, as its ``state_dict()`` had them.
-    2. An OmegaConf container or node (``_metadata`` and ``_content`` or ``_val``) becomes its content.
+    2. An OmegaConf container or node (``_metadata``, and ``_content`` or ``_val``) becomes its
+       content.
     3. A record with items becomes a dict (AttributeDict, defaultdict, DotMap), one with elements a
        list (deque, subclasses of list and set).
-    4. A call with one mapping becomes that dict (haiku's FlatMapping, Counter).
+    4. A call with one mapping becomes that dict (haiku's FlatMapping, Counter); a defaultdict
+       without items an empty one, a deque its list.
     5. A record without arguments whose state is a mapping becomes the mapping that the state wraps
        (``_mapping``, ``_storage``, ``_map``), else the state (Namespace, any object's attributes).
     6. An instance with positional arguments and no state, as a named tuple is pickled, becomes
@@ -68,46 +88,50 @@ def plain(value: Any) -> Any:
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:
+    """``done``: results by the id of what they come from, which ``plain``'s argument keeps alive."""
     if id(value) in done:
         return done[id(value)]
     if isinstance(value, Inert):
         return _plain_record(value, done)
     if isinstance(value, dict):
-        result: dict[Any, Any] = OrderedDict() if isinstance(value, OrderedDict) else {}
+        result: dict[Any, Any] = {}
         if isinstance(value, OrderedDict):
+            result = OrderedDict()
             vars(result).update(vars(value))
         return _fill(value, value, result, done)
     if type(value) is list:
         return _fill(value, value, [], done)
     if type(value) is tuple:
-        content = tuple(_plain(item, done) for item in value)
-        done[id(value)] = content
+        done[id(value)] = content = tuple(_plain(item, done) for item in value)
         return content
     return value
 
 
 def _plain_record(record: Inert, done: dict[int, Any]) -> Any:
     state = _attributes(record.state)
+    call_of = record.args[0] if record.made_by == "call" and len(record.args) == 1 else None
     if _is_module(state):
-        flat: dict[str, Tensor] = {}
-        done[id(record)] = flat
-        _add_tensors(record, "", flat, ())
+        done[id(record)] = flat = dict(_tensors_of(record))
         return flat
     for wrapped in ("_content", "_val"):
         if "_metadata" in state and wrapped in state:
-            return _remember(record, _plain(state[wrapped], done), done)
-    if record.items or record.elements:
-        if record.items:
-            return _fill(record, record.items, {}, done)
+            done[id(record)] = record  # until it is known: a container's state names its parent
+            done[id(record)] = content = _plain(state[wrapped], done)
+            return content
+    if record.items:
+        return _fill(record, record.items, {}, done)
+    if record.elements:
         return _fill(record, record.elements, [], done)
-    if record.made_by == "call" and len(record.args) == 1 and isinstance(record.args[0], Mapping):
-        return _fill(record, record.args[0], {}, done)
-    if record.name in _EMPTY_IS_PLAIN:
-        content = record.args[0] if record.args and type(record.args[0]) is list else ()
-        return _fill(record, content, _EMPTY_IS_PLAIN[record.name](), done)
+    if isinstance(call_of, Mapping):
+        return _fill(record, call_of, {}, done)
+    if record.name == "collections.defaultdict" and record.made_by == "call":
+        return {}
+    if record.name == "collections.deque" and record.made_by == "call":
+        inside = record.args[0] if record.args else []
+        return _fill(record, inside if type(inside) in (list, tuple) else [], [], done)
     if state and not record.args:
-        inside = next((state[k] for k in _WRAPPED if isinstance(state.get(k), Mapping)), state)
-        return _fill(record, inside, {}, done)
+        held = next((state[k] for k in _WRAPPED if isinstance(state.get(k), Mapping)), state)
+        return _fill(record, held, {}, done)
     if record.made_by == "class" and record.args and record.state is None:
         args: list[Any] = []
         done[id(record)] = {"name": record.name.rpartition(".")[2], "args": args}
@@ -127,11 +151,6 @@ def _fill(source: Any, content: Any, result: Any, done: dict[int, Any]) -> Any:
     return result
 
 
-def _remember(source: Any, result: Any, done: dict[int, Any]) -> Any:
-    done[id(source)] = result
-    return result
-
-
 def _attributes(state: Any) -> Mapping[Any, Any]:
     """The attributes in a state: a mapping, or a pair of one and those in ``__slots__``."""
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], Mapping):
@@ -143,20 +162,21 @@ def _is_module(state: Mapping[Any, Any]) -> bool:
     return all(isinstance(state.get(key), Mapping) for key in ("_parameters", "_modules"))
 
 
-def _add_tensors(
-    module: Inert, prefix: str, flat: dict[str, Tensor], inside: tuple[int, ...]
-) -> None:
+def _tensors_of(module: Inert) -> Iterator[tuple[str, Tensor]]:
     """The tensors that ``nn.Module.state_dict`` would list, in its order and under its names."""
-    if id(module) in inside:
-        raise UnpicklingError("a module in it contains itself")
-    state = _attributes(module.state)
-    absent = state.get("_non_persistent_buffers_set") or ()
-    for kind in ("_parameters", "_buffers"):
-        for name, value in (state.get(kind) or {}).items():
-            if isinstance(value, Tensor) and not (kind == "_buffers" and name in absent):
-                flat[f"{prefix}{name}"] = value
-    if len(flat) > MOST_NAMES:
-        raise UnpicklingError(f"its modules name more than {MOST_NAMES} tensors")
-    for name, child in state["_modules"].items():
-        if isinstance(child, Inert) and _is_module(_attributes(child.state)):
-            _add_tensors(child, f"{prefix}{name}.", flat, (*inside, id(module)))
+    to_do, modules = [("", 0, module)], 0
+    while to_do:
+        prefix, depth, one = to_do.pop()
+        state = _attributes(one.state)
+        modules += 1
+        if modules > MOST_MODULES or depth > DEEPEST:
+            raise UnpicklingError("modules in it contain each other without end")
+        absent = state.get("_non_persistent_buffers_set")
+        absent = absent if isinstance(absent, set) else set()
+        for kind in ("_parameters", "_buffers"):
+            for name, value in _attributes(state.get(kind)).items():
+                if isinstance(value, Tensor) and not (kind == "_buffers" and name in absent):
+                    yield f"{prefix}{name}", value
+        for name, child in reversed(list(state["_modules"].items())):
+            if isinstance(child, Inert) and _is_module(_attributes(child.state)):
+                to_do.append((f"{prefix}{name}.", depth + 1, child))

@@ -130,7 +130,8 @@ def refuse_archive(path: Path, data: bytes) -> None:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        if b"PK\x05\x06" not in data[-(2**16 + 22) :]:
+        end = data.rfind(b"PK\x05\x06", -(2**16 + 22))  # a record of 22 bytes and a comment
+        if end < 0 or len(data) - end < 22:
             raise refused(
                 f"it is cut short: after {len(data)} bytes the end of the archive is missing",
                 "Copy or download it again.",

@@ -8,16 +8,16 @@ import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 
+from msbreg.arrays import settle
 from msbreg.errors import UserError
 from msbreg.magic import HEAD, advice_for_folder, advice_for_missing, container_of, refuse_archive
-from msbreg.rebuild import settle
-from msbreg.refused import TRUST, explained, refused_names
+from msbreg.refused import TRUST, explained, only_pytorchs_safe_names, refused_names
 from msbreg.unpickle import Truncated, load_plain, load_torch
 
 AGAIN = "Copy or download it again, or give another checkpoint."
@@ -74,11 +74,7 @@ def read_file(path: Path, *, trust_pickle: bool = False) -> FileContent:
         else:
             content = _load_weights(data)
     except Exception as error:
-        if not trust_pickle and container.startswith("torch"):
-            names = refused_names(data)
-            if names:
-                raise _refusal(path, data, names) from error
-        raise _damaged(path, data, error, container) from error
+        raise _why(path, data, container, error, trust_pickle) from error
     if stubbed and not trust_pickle:
         raise _refusal(path, data, sorted(stubbed))
     return FileContent(
@@ -118,17 +114,23 @@ def _bytes_of(path: Path) -> tuple[bytes, str]:
 
 
 def _load_weights(data: bytes) -> Any:
-    """PyTorch's own safe reader; its warnings are about how it works inside."""
-    with warnings.catch_warnings():
+    """By PyTorch's own safe reader; its warnings are about how it works inside."""
+    with warnings.catch_warnings(), only_pytorchs_safe_names():
         warnings.simplefilter("ignore")
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True, mmap=False)
     return settle(content, set())
 
 
 def _load_safetensors(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    content = safetensors.torch.load(data)
-    size = int.from_bytes(data[:8], "little")
-    return content, json.loads(data[8 : 8 + size]).get("__metadata__") or {}
+    """Tensors and metadata; a JSON header with its length in front tells where they lie."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    if start > len(data):
+        raise Truncated("its header has no end")
+    header = json.loads(data[8:start])
+    ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+    if max(ends, default=0) > len(data) - start:
+        raise Truncated("its last tensor has no end")
+    return safetensors.torch.load(data), header.get("__metadata__") or {}
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
@@ -148,21 +150,37 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _refusal(path: Path, data: bytes, names: list[str]) -> UserError:
-    number = "a name" if len(names) == 1 else f"{len(names)} names"
-    return UserError(
-        f"{path} ({len(data)} bytes) cannot be loaded: beside tensors it holds {number} of code, "
-        f"which is refused.\n{explained(names)}\n{TRUST}"
-    )
-
-
-def _damaged(path: Path, data: bytes, error: Exception, container: str) -> UserError:
+def _why(
+    path: Path, data: bytes, container: str, error: Exception, trust_pickle: bool
+) -> UserError:
+    """The message for a file whose reader failed."""
+    if container.startswith("torch") and not trust_pickle:
+        try:
+            names = refused_names(data)
+        except UnpicklingError as malformed:
+            error = malformed
+        else:
+            if names:
+                return _refusal(path, data, names)
+            if isinstance(error, UnpicklingError):
+                return UserError(
+                    f"{path} ({len(data)} bytes) cannot be loaded: it is pickled in a way that "
+                    f"PyTorch's safe reader does not know.\n{TRUST}"
+                )
     first_line = str(error).strip().partition("\n")[0][:200]
     if isinstance(error, Truncated | EOFError) or "unexpected EOF" in first_line:
-        reason = f"it is cut short ({container})"
+        reason = "it is cut short"
     else:
         reason = f"it is damaged, or no {container} file that can be read"
     return UserError(
         f"{path} ({len(data)} bytes) cannot be loaded: {reason}.\n"
         f"The reader says: {first_line or type(error).__name__}\n{AGAIN}"
+    )
+
+
+def _refusal(path: Path, data: bytes, names: list[str]) -> UserError:
+    number = "an object" if len(names) == 1 else f"objects of {len(names)} kinds"
+    return UserError(
+        f"{path} ({len(data)} bytes) cannot be loaded: besides tensors it holds {number}, which "
+        f"only code can make.\n{explained(names)}\n{TRUST}"
     )

@@ -1,49 +1,42 @@
 """Checked constructors for the few things of a foreign pickle that are really built.
 
-A pickle names functions and gives them arguments. For the names in ``ALLOWED`` a function of this
-module is called in their place; it accepts only arguments that the genuine one gets from an honest
-file, and makes only containers, numbers, and tensors no larger than what the file holds.
+A pickle names functions and gives them arguments. For the names in ``ALLOWED`` a function of ours is
+called in their place; it accepts only arguments that the genuine one gets from an honest file, and
+makes only containers, numbers, and tensors no larger than what the file holds.
 """
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from msbreg.inert import Inert
+from msbreg import arrays
+from msbreg.arrays import are_sizes
+from msbreg.inert import Constructor, Inert, printable, wrong
 
 # Views with stride 0 are larger than their storage; beyond this many elements that is an attack.
 SMALL = 2**20
-_NUMERIC = frozenset(
-    ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
-)
-_KEYS: tuple[type, ...] = (
-    str,
-    int,
-    float,
-    bool,
-    bytes,
-    complex,
-    type(None),
-    frozenset,
-    Inert,
-    Tensor,
-)
+_KEYS: tuple[type, ...] = (str, int, float, bytes, complex, type(None), frozenset, Inert, Tensor)
 _KEYS += (torch.dtype, torch.device)
 
 
-@dataclass(frozen=True, slots=True)
-class Constructor:
-    """A name in the file, and what is called in its place."""
+def call(function: Any, args: Any, made_by: str) -> Any:
+    """What a file wants of a name: the one place where anything is called on its behalf.
 
-    name: str
-    make: Callable[..., Any]
+    Raises:
+        UnpicklingError: it is no name, or the arguments are none that an honest file has.
+    """
+    if type(args) is not tuple:
+        raise UnpicklingError(f"arguments are a tuple, not a {type(args).__name__}")
+    if type(function) is Constructor:
+        return function.make(*args)
+    if type(function) is Inert:
+        return Inert(_name_of_made(function), args, made_by=made_by)
+    raise UnpicklingError(f"it calls a {type(function).__name__}")
 
 
 def check_key(key: Any) -> None:
@@ -54,22 +47,25 @@ def check_key(key: Any) -> None:
     """
     to_do, budget = [key], 1000
     while to_do:
-        budget -= 1
         one = to_do.pop()
-        if isinstance(one, tuple) and budget > 0:
-            to_do.extend(one[:budget])
-        elif budget <= 0 or not isinstance(one, _KEYS):
-            raise UnpicklingError(f"a {type(key).__name__} cannot be a key")
+        budget -= 1
+        if isinstance(one, tuple) and len(one) < budget:
+            to_do.extend(one)
+        elif not isinstance(one, _KEYS):
+            raise UnpicklingError(f"a {type(key).__name__} in it cannot be a key")
 
 
-def _wrong(what: str) -> UnpicklingError:
-    return UnpicklingError(f"{what} has arguments that no honest file has")
-
-
-def _sizes(values: Any) -> bool:
-    if not isinstance(values, tuple | list) or len(values) > 64:
-        return False
-    return all(type(n) is int and 0 <= n < 2**63 for n in values)
+def _name_of_made(function: Inert) -> str:
+    """Of what a record makes when called; dill and cloudpickle write classes as calls."""
+    if function.made_by == "name":
+        return function.name
+    made = function.name.rpartition(".")[2]
+    texts = [arg if type(arg) is str else "" for arg in function.args]
+    if made == "_create_namedtuple" and len(texts) >= 3:
+        return printable(f"{texts[2]}.{texts[0]}")
+    if made in ("_create_type", "_make_skeleton_class") and len(texts) >= 2:
+        return printable(texts[1])
+    return printable(f"{function.name}()")
 
 
 # ---------------------------------------------------------------------------------- containers
@@ -85,12 +81,12 @@ def _ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
 
 def _sequence(values: Any) -> Any:
     if type(values) not in (list, tuple):
-        raise _wrong("a container")
+        raise wrong("a container")
     return values
 
 
-def _counter(counts: Any = None) -> dict[Any, Any]:
-    return dict(_ordered_dict(() if counts is None else counts))
+def _counter(counts: Any = ()) -> dict[Any, Any]:
+    return dict(_ordered_dict(counts))
 
 
 def _set(elements: Any = ()) -> set[Any]:
@@ -99,16 +95,20 @@ def _set(elements: Any = ()) -> set[Any]:
     return set(elements)
 
 
+def _frozenset(elements: Any = ()) -> frozenset[Any]:
+    return frozenset(_set(elements))
+
+
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     """Bytes as protocol 2 writes them: a text of which each character is one byte."""
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
-        raise _wrong("encode")
+        raise wrong("encode")
     return text.encode("latin1")
 
 
 def _bytes(*args: Any) -> bytes:
     if args:  # a number would be a length; protocol 2 writes only the empty bytes so
-        raise _wrong("bytes")
+        raise wrong("bytes")
     return b""
 
 
@@ -120,40 +120,58 @@ def _bytearray(*args: Any) -> bytearray:
 
 def _complex(real: Any, imaginary: Any) -> complex:
     if type(real) is not float or type(imaginary) is not float:
-        raise _wrong("complex")
+        raise wrong("complex")
     return complex(real, imaginary)
 
 
 def _slice(*args: Any) -> slice:
     if not all(n is None or type(n) is int for n in args):
-        raise _wrong("slice")
+        raise wrong("slice")
     return slice(*args)
+
+
+def _instance(kind: Any, *args: Any) -> Any:
+    """For ``__newobj__``: an instance by ``__new__``, which later protocols write as an opcode."""
+    return call(kind, args, "class")
+
+
+def _reconstructor(kind: Any, _base: Any, content: Any) -> Any:
+    """An instance as protocols 0 and 1 write it, with the value of the builtin it derives from."""
+    made = call(kind, (), "class")
+    if type(made) is Inert:
+        if type(content) is dict:
+            made.items.update(content)
+        elif type(content) in (list, set):
+            made.elements.extend(content)
+        elif content is not None:
+            made.args = content if type(content) is tuple else (content,)
+    return made
 
 
 # ------------------------------------------------------------------------------------- PyTorch
 
 
 def _size(sizes: Any) -> torch.Size:
-    if not _sizes(sizes):
-        raise _wrong("torch.Size")
+    if not are_sizes(sizes):
+        raise wrong("torch.Size")
     return torch.Size(sizes)
 
 
 def _device(kind: Any, index: Any = None) -> torch.device:
     if type(kind) is not str or not (index is None or type(index) is int):
-        raise _wrong("torch.device")
+        raise wrong("torch.device")
     return torch.device(kind) if index is None else torch.device(kind, index)
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any = None) -> Tensor:
     """A view of a storage that lies inside it: ``set_`` would enlarge a storage that is too small."""
     if not isinstance(storage, torch.storage.TypedStorage | torch.UntypedStorage):
-        raise _wrong("a tensor")
+        raise wrong("a tensor")
     dtype = dtype or getattr(storage, "dtype", None)
-    if not (isinstance(dtype, torch.dtype) and _sizes(size) and _sizes(stride)):
-        raise _wrong("a tensor")
-    if not _sizes([offset]) or len(size) != len(stride):
-        raise _wrong("a tensor")
+    if not (isinstance(dtype, torch.dtype) and are_sizes(size) and are_sizes(stride)):
+        raise wrong("a tensor")
+    if not are_sizes([offset]) or len(size) != len(stride):
+        raise wrong("a tensor")
     untyped = storage.untyped() if isinstance(storage, torch.storage.TypedStorage) else storage
     room, numel = untyped.nbytes() // dtype.itemsize, math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -162,214 +180,84 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any = None
     return torch.empty(0, dtype=dtype).set_(untyped, offset if numel else 0, size, stride)
 
 
-def _tensor_v2(
-    storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, metadata: Any = None
-) -> Tensor:
-    if metadata:  # a pending conjugation or negation; weights have none
-        raise _wrong("a tensor")
+def _tensor_v2(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
+    """``rest``: whether it needs a gradient, its hooks, and perhaps a pending conjugation."""
+    if len(rest) not in (2, 3) or any(rest[2:]):
+        raise wrong("a tensor")
     return _tensor(storage, offset, size, stride)
 
 
-def _tensor_v3(
-    storage: Any,
-    offset: Any,
-    size: Any,
-    stride: Any,
-    _grad: Any,
-    _hooks: Any,
-    dtype: Any,
-    metadata: Any = None,
-) -> Tensor:
-    if metadata or not isinstance(dtype, torch.dtype):
-        raise _wrong("a tensor")
-    return _tensor(storage, offset, size, stride, dtype)
+def _tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
+    """As version 2, with its type after the hooks: for types that have no class of storage."""
+    if len(rest) not in (3, 4) or any(rest[3:]):
+        raise wrong("a tensor")
+    return _tensor(storage, offset, size, stride, rest[2])
 
 
 def _parameter(data: Any, *_: Any) -> Tensor:
     """The values; that they were to be trained, and attributes beside them, is left out."""
     if not isinstance(data, Tensor):
-        raise _wrong("a parameter")
+        raise wrong("a parameter")
     return data
 
 
 def _tensor_of_type(function: Any, _type: Any, args: Any, _state: Any = None) -> Tensor:
     """A tensor of a subclass, or one with attributes, as the plain tensor it was made of."""
-    if type(function) is not Constructor or function.make not in (_tensor_v2, _tensor_v3):
-        raise _wrong("a tensor of a subclass")
-    return function.make(*_sequence(args))
+    if function not in (Constructor(_tensor_v2), Constructor(_tensor_v3)):
+        raise wrong("a tensor of a subclass")
+    return call(function, args, "call")
 
 
 def _device_tensor(data: Any, dtype: Any, *_: Any) -> Tensor:
     """A tensor of a device that cannot be saved from directly: XLA, MPS and others."""
-    tensor = array_tensor(data) if isinstance(data, Inert) else data
+    tensor = arrays.array_tensor(data) if isinstance(data, Inert) else data
     if not isinstance(tensor, Tensor) or not isinstance(dtype, torch.dtype):
-        raise _wrong("a tensor")
+        raise wrong("a tensor")
     return tensor.to(dtype)
 
 
-# --------------------------------------------------------------------------------------- NumPy
+_MAKERS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _ordered_dict,
+    "collections.Counter": _counter,
+    "_codecs.encode": _encode,
+    "builtins.bytes": _bytes,
+    "builtins.bytearray": _bytearray,
+    "builtins.set": _set,
+    "builtins.frozenset": _frozenset,
+    "builtins.complex": _complex,
+    "builtins.slice": _slice,
+    "copyreg._reconstructor": _reconstructor,
+    "copyreg.__newobj__": _instance,
+    "numpy.dtype": arrays.new_dtype,
+    "numpy.ndarray": arrays.NDARRAY.make,
+    "numpy.core.multiarray._reconstruct": arrays.RECONSTRUCT.make,
+    "numpy.core.multiarray.scalar": arrays.scalar,
+    "numpy.core.numeric._frombuffer": arrays.array_from_buffer,
+    "jax._src.array._reconstruct_array": arrays.jax_array,
+    "jax._src.device_array.reconstruct_device_array": arrays.jax_array,
+    "torch.Size": _size,
+    "torch.device": _device,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor_v2,
+    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch.nn.parameter.Parameter": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _tensor_of_type,
+    "torch._utils._rebuild_device_tensor_from_numpy": _device_tensor,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _device_tensor,
+}
+# The same modules under the names of Python 2 and of NumPy 2.
+_ALIASES = {"builtins": "__builtin__", "copyreg": "copy_reg"}
+_ALIASES |= {f"numpy.core.{m}": f"numpy._core.{m}" for m in ("multiarray", "numeric")}
 
 
-def _array(kind: Any, shape: Any, _code: Any = None) -> Inert:
-    """An array before its content is known; ``array_tensor`` turns it into a tensor in the end."""
-    if kind is not _NDARRAY or not _sizes(shape):
-        raise _wrong("a NumPy array")
-    return Inert("numpy.ndarray", made_by="call")
-
-
-def _ndarray(shape: Any, dtype: Any, buffer: Any) -> Inert:
-    return Inert("numpy.ndarray", state=(1, shape, dtype, False, buffer), made_by="call")
-
-
-def _frombuffer(buffer: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> Inert:
-    state = (1, shape, dtype, order == "F", buffer)
-    return Inert("numpy.ndarray", state=state, made_by="call")
-
-
-def _jax_array(function: Any, args: Any, state: Any, *_: Any) -> Inert:
-    """An array of JAX, which is pickled as the parts of a NumPy array."""
-    if type(function) is not Constructor or function.make is not _array:
-        raise _wrong("a JAX array")
-    array = _array(*_sequence(args))
-    array.state = state
-    return array
-
-
-def _dtype(code: Any, *_: Any) -> Inert:
-    return Inert("numpy.dtype", (code,), made_by="call")
-
-
-def _scalar(dtype: Any, data: Any = b"") -> Any:
-    """A Python number for a NumPy scalar; a text or an object stays inert."""
-    found = _numeric(dtype)
-    if found is None:
-        return Inert("numpy.generic", (dtype, data), made_by="call")
-    data = data.encode("latin1") if type(data) is str else data
-    if type(data) is not bytes or len(data) != found.itemsize:
-        raise _wrong("a NumPy scalar")
-    return np.frombuffer(data, found)[0].item()
-
-
-def _numeric(dtype: Any) -> np.dtype[Any] | None:
-    """The type that is meant, if it is one of numbers or bool."""
-    if not (isinstance(dtype, Inert) and dtype.name == "numpy.dtype"):
-        raise _wrong("a NumPy array")
-    code = dtype.args[0]
-    if type(code) is not str or code not in _NUMERIC:
-        return None
-    state = dtype.state
-    order = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
-    return np.dtype(("=" if order not in ("<", ">") else order) + code)
-
-
-def array_tensor(array: Inert) -> Tensor | None:
-    """The tensor with an array's values, on writable memory of its own; None if not of numbers.
-
-    Raises:
-        UnpicklingError: the array's bytes do not fit its shape.
-    """
-    state = array.state
-    if not isinstance(state, tuple) or len(state) not in (4, 5):
-        raise _wrong("a NumPy array")
-    shape, dtype, fortran, data = state[-4:]  # old NumPy had no version in front
-    found = _numeric(dtype)
-    if found is None:
-        return None
-    data = data.encode("latin1") if type(data) is str else data  # Python 2's bytes
-    if not (_sizes(shape) and isinstance(data, bytes | bytearray)):
-        raise _wrong("a NumPy array")
-    if len(data) != math.prod(shape) * found.itemsize:
-        raise UnpicklingError(f"a NumPy array {tuple(shape)} has {len(data)} bytes")
-    if not data:
-        return torch.from_numpy(np.zeros(shape, found.newbyteorder("=")))
-    values = np.frombuffer(data, found).reshape(shape, order="F" if fortran else "C")
-    return torch.from_numpy(values.astype(found.newbyteorder("="), order="C", copy=True))
-
-
-def settle(value: Any, left: set[str]) -> Any:
-    """The content with every array a tensor and every parameter its values; containers in place.
-
-    Args:
-        left: gets the names of NumPy's arrays and scalars that are not of numbers; they stay inert.
-
-    Raises:
-        UnpicklingError: an array does not fit its shape, or containers are nested too deeply.
-    """
-    try:
-        return _settle(value, left, {})
-    except RecursionError as error:
-        raise UnpicklingError("its containers are nested too deeply") from error
-
-
-def _settle(value: Any, left: set[str], done: dict[int, Any]) -> Any:
-    if id(value) in done:
-        return done[id(value)][1]
-    done[id(value)] = (value, value)  # kept with its result, so that no other object gets its id
-    result = value
-    if isinstance(value, Tensor):
-        if value.requires_grad or isinstance(value, torch.nn.Parameter):
-            result = value.detach()
-    elif isinstance(value, Inert):
-        if value.name == "numpy.ndarray":
-            result = array_tensor(value)
-        if value.name in ("numpy.ndarray", "numpy.generic") and not isinstance(result, Tensor):
-            left.add(f"{value.name} that is not of numbers")
-            result = value
-        if result is value:
-            value.args = tuple(_settle(item, left, done) for item in value.args)
-            value.state = _settle(value.state, left, done)
-            _settle(value.items, left, done)
-            _settle(value.elements, left, done)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            value[key] = _settle(item, left, done)
-    elif type(value) is list:
-        value[:] = [_settle(item, left, done) for item in value]
-    elif type(value) is tuple:
-        result = tuple(_settle(item, left, done) for item in value)
-    done[id(value)] = (value, result)
-    return result
-
-
-_NDARRAY = Constructor("numpy.ndarray", _ndarray)
-
-
-def _allowed() -> Mapping[tuple[str, str], Any]:
+def _allowed() -> dict[tuple[str, str], Any]:
     table: dict[tuple[str, str], Any] = {}
-
-    def add(module: str, name: str, make: Callable[..., Any]) -> None:
-        table[module, name] = Constructor(f"{module}.{name}", make)
-
-    add("collections", "OrderedDict", _ordered_dict)
-    add("collections", "Counter", _counter)
-    add("_codecs", "encode", _encode)
-    for builtins in ("builtins", "__builtin__"):  # Python 3, Python 2
-        add(builtins, "bytes", _bytes)
-        add(builtins, "bytearray", _bytearray)
-        add(builtins, "set", _set)
-        add(builtins, "frozenset", lambda elements=(): frozenset(_set(elements)))
-        add(builtins, "complex", _complex)
-        add(builtins, "slice", _slice)
-    for core in ("numpy.core", "numpy._core"):  # NumPy 1, NumPy 2
-        add(f"{core}.multiarray", "_reconstruct", _array)
-        add(f"{core}.multiarray", "scalar", _scalar)
-        add(f"{core}.numeric", "_frombuffer", _frombuffer)
-    add("numpy", "dtype", _dtype)
-    table["numpy", "ndarray"] = _NDARRAY
-    add("jax._src.array", "_reconstruct_array", _jax_array)
-    add("jax._src.device_array", "reconstruct_device_array", _jax_array)
-    add("torch", "Size", _size)
-    add("torch", "device", _device)
-    add("torch._utils", "_rebuild_tensor", _tensor)
-    add("torch._utils", "_rebuild_tensor_v2", _tensor_v2)
-    add("torch._utils", "_rebuild_tensor_v3", _tensor_v3)
-    add("torch._utils", "_rebuild_parameter", _parameter)
-    add("torch._utils", "_rebuild_parameter_with_state", _parameter)
-    add("torch.nn.parameter", "Parameter", _parameter)
-    add("torch._tensor", "_rebuild_from_type_v2", _tensor_of_type)
-    add("torch._utils", "_rebuild_device_tensor_from_numpy", _device_tensor)
-    add("torch._utils", "_rebuild_device_tensor_from_cpu_tensor", _device_tensor)
-    # Values, not functions: the unpickler never calls what is not a Constructor.
+    for dotted, make in _MAKERS.items():
+        module, _, name = dotted.rpartition(".")
+        table[module, name] = table[_ALIASES.get(module, module), name] = Constructor(make)
+    # Values that are only named, not functions: what is no Constructor is never called.
     for name, value in vars(torch).items():
         if isinstance(value, torch.dtype):
             table["torch", name] = value

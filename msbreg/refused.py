@@ -1,14 +1,16 @@
 """What a refused checkpoint is told: every name of code in it, and what such names usually are."""
 
+import contextlib
 import io
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pickle import UnpicklingError
 
 import torch
 
-from msbreg.unpickle import names_in, printable
+from msbreg.inert import printable
+from msbreg.unpickle import names_in
 
 MOST_LINES = 40
 TRUST = (
@@ -29,10 +31,8 @@ _KINDS = tuple(
         ),
         (r"argparse\.Namespace$", "the training script's options"),
         (r"(omegaconf|hydra)\.|typing\.", "an OmegaConf or Hydra configuration"),
-        (
-            r"numpy\.(_?core\.)?(multiarray|numeric)\.|numpy\.(dtype|ndarray|generic)|numpy\.",
-            "NumPy numbers or arrays",
-        ),
+        (r"numpy\.(ndarray|generic) that is not of numbers$", "NumPy texts or objects"),
+        (r"numpy\.", "NumPy numbers or arrays"),
         (r"(haiku|jax|jaxlib|optax|flax|byol|dill)\.", "a training state of JAX or Haiku"),
         (r"(pytorch_lightning|lightning|lightning_fabric)\.", "settings that Lightning saves"),
         (r"(mmengine|mmcv)\.|(builtins|__builtin__)\.getattr$", "log buffers of MMEngine"),
@@ -42,43 +42,59 @@ _KINDS = tuple(
         (r"(pathlib|posixpath)\.", "paths of files"),
         (r"(enum|functools|types|copyreg|datetime|easydict|dotmap|yacs)\.", "settings"),
         (r"(builtins|__builtin__)\.", "a builtin that something else is made with"),
-        (r"__main__\.([a-z_0-9]+)$", "a function of the training script"),
+        (r"_{2}main_{2}\.[a-z_0-9]+$", "a function of the training script"),
         (r"", "a class or function of the code that wrote the file"),
     )
 )
 
 
+@contextlib.contextmanager
+def only_pytorchs_safe_names() -> Iterator[None]:
+    """Names that libraries have added to PyTorch's list are not on it meanwhile.
+
+    What is loaded would otherwise depend on which libraries were imported before.
+    """
+    added = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        yield
+    finally:
+        torch.serialization.add_safe_globals(added)
+
+
 def refused_names(data: bytes) -> list[str]:
     """The names in a file of ``torch.save`` that PyTorch's safe reader refuses, sorted.
 
-    Empty if there is none, or if the file is too damaged to tell.
+    Raises:
+        UnpicklingError: the pickle in it is malformed.
     """
+    if not data.startswith(b"PK"):
+        return _refused_of(names_in(data, pickles=4))  # magic number, version, system, content
     try:
-        if data[:2] == b"PK":
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                inside = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
-                names = names_in(archive.read(inside))
-        else:
-            names = names_in(data, pickles=4)  # magic number, version, system, content
-    except (UnpicklingError, zipfile.BadZipFile, OSError, StopIteration, NotImplementedError):
-        return []
-    return sorted(map(printable, _judged(names)))
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            inside = next(n for n in archive.namelist() if n.partition("/")[2] == "data.pkl")
+            pickled = archive.read(inside)
+    except Exception as error:
+        raise UnpicklingError(f"its archive is damaged ({error})") from error
+    return _refused_of(names_in(pickled))
 
 
-def _judged(names: Iterable[tuple[str, str]]) -> list[str]:
+def _refused_of(names: set[tuple[str, str]]) -> list[str]:
     """Those that ``weights_only=True`` refuses, by asking PyTorch about a file with just them.
 
-    Its own question works for its zip format and protocol 2 only, and its list of safe names is
-    private; hence a small file of that format. Nothing in it is executed by the question.
+    Its question works for its zip format and protocol 2 only, and its list of safe names is private;
+    hence a small file of that format, of which nothing is executed.
     """
-    lines = [f"c{m}\n{n}\n".encode() for m, n in names if "\n" not in m + n]
-    odd = [f"{m}.{n}" for m, n in names if "\n" in m + n]
+    odd = [f"{m}.{n}" for m, n in names if not f"{m}{n}".isprintable()]
+    lines = [f"c{m}\n{n}\n".encode() for m, n in sorted(names) if f"{m}.{n}" not in odd]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("names/data.pkl", b"\x80\x02" + b"".join(lines) + b".")
         archive.writestr("names/version", "3\n")
     buffer.seek(0)
-    return odd + torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
+    with only_pytorchs_safe_names():
+        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
+    return sorted(map(printable, odd + unsafe))
 
 
 def explained(names: list[str]) -> str:
