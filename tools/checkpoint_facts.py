@@ -1,0 +1,209 @@
+"""What can be said about a checkpoint file, as plain values for inspect_checkpoint.py to show."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from msbreg.backbones import build_backbone, stride_in_1x1
+from msbreg.checkpoint import load_exactly
+from msbreg.errors import UserError
+from msbreg.feature_statistics import (
+    feature_statistics,
+    photographs,
+    side_for,
+    signs_in_features,
+)
+from msbreg.formats import FORMATS
+from msbreg.formats.content import groups
+from msbreg.formats.match import LOOK, Match, contents, identify
+from msbreg.inert import Inert, plain
+from msbreg.reading import FileContent, read_file
+from msbreg.trained import NormLayer, norm_layers, signs_of_no_training
+
+Facts = dict[str, Any]
+MOST_GROUPS = 12  # of keys, below one entry
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which file, and what the user says about it; None leaves it to the file."""
+
+    path: Path
+    encoder: str | None = None
+    family: str | None = None
+    arch: str | None = None
+    trust_pickle: bool = False
+    features: bool = True
+
+
+def facts_of(question: Question) -> Facts:
+    """Everything that ``--json`` prints; ``error`` says why it ends early, empty if it does not."""
+    facts: Facts = {"error": "", "verdict": "not loadable"}
+    try:
+        file = read_file(question.path, trust_pickle=question.trust_pickle)
+        facts["file"] = _file(file)
+        try:
+            match = identify(
+                file, arch=question.arch, encoder=question.encoder, family=question.family
+            )
+        except UserError:
+            facts |= _inside(file)
+            raise
+        facts["layout"] = _layout(match)
+        facts["dropped"] = list(_dropped(match))
+        facts["norms"] = _norms(norm_layers(match.state))
+        facts["signs"] = list(signs_of_no_training(match.state))
+        if question.features:
+            facts["features"], signs = _features(match, question.path)
+            facts["signs"] += signs
+    except UserError as error:
+        # The last line of some of these messages is the command that is running.
+        facts["error"] = str(error).removesuffix("\n" + LOOK.format(path=question.path))
+        return facts
+    facts["verdict"] = "not trained" if facts["signs"] else "trained"
+    facts["next"] = [] if facts["signs"] else list(_next(question, match))
+    return facts
+
+
+def families() -> list[dict[str, str]]:
+    """FORMATS, a dict of strings for each row."""
+    return [
+        {
+            "family": row.name,
+            "covers": row.covers,
+            "encoder": row.encoders[0].name,
+            "input": seen(asdict(row.normalisation)),
+            "source": row.source,
+        }
+        for row in FORMATS
+    ]
+
+
+def seen(normalisation: Mapping[str, Any]) -> str:
+    """An input normalisation in words."""
+    mean, std = (", ".join(f"{v:.4g}" for v in normalisation[k]) for k in ("mean", "std"))
+    return f"{normalisation['channels']} / 255, mean {mean}, std {std}"
+
+
+def _file(file: FileContent) -> Facts:
+    return {
+        "path": str(file.path),
+        "container": file.container,
+        "bytes": file.path.stat().st_size,
+        "sha256": file.sha256,
+        "stubbed": list(file.stubbed),
+    }
+
+
+def _layout(match: Match) -> Facts:
+    return {
+        "family": match.row.name,
+        "covers": match.row.covers,
+        "source": match.row.source,
+        "encoder": match.encoder.name,
+        "why": match.row.why,
+        "present": list(match.present),
+        "arch": match.arch,
+        "tensors": match.taken,
+        "normalisation": asdict(match.normalisation),
+        "stride": match.stride,
+        "notes": list(match.notes),
+    }
+
+
+def _dropped(match: Match) -> Iterator[Facts]:
+    for reason, keys in match.dropped.items():
+        for group, own in groups(list(keys)).items():
+            yield {"reason": reason, "keys": group, "count": len(own), "example": own[0]}
+
+
+def _norms(layers: list[NormLayer]) -> Facts:
+    batches = [layer.batches for layer in layers if layer.batches is not None]
+    return {
+        "layers": len(layers),
+        "affine_initial": sum(layer.affine for layer in layers),
+        "mean_initial": sum(layer.mean for layer in layers),
+        "var_initial": sum(layer.variance for layer in layers),
+        "batches": [min(batches), max(batches)] if batches else [],
+    }
+
+
+def _features(match: Match, path: Path) -> tuple[Facts, tuple[str, ...]]:
+    own, twin = build_backbone(match.arch), build_backbone(match.arch, seed=0)
+    load_exactly(own, match.state, path)
+    if match.stride == "1x1":
+        stride_in_1x1(own), stride_in_1x1(twin)
+    images = photographs(side_for(own))
+    found = feature_statistics(own, images, match.normalisation)
+    random = feature_statistics(twin, images, match.normalisation)
+    return {"own": asdict(found), "random_twin": asdict(random)}, signs_in_features(found, random)
+
+
+def _next(question: Question, match: Match) -> Iterator[str]:
+    path = shlex.quote(str(question.path))
+    given = {"encoder": question.encoder, "family": question.family}
+    options = "".join(f" --{k} {shlex.quote(v)}" for k, v in given.items() if v)
+    options += " --trust-pickle" if question.trust_pickle else ""
+    yield f"python transfer/knn.py --checkpoint {path}{options}"
+    # Detectron2 has no stem for small images, in which conv1 is 3x3.
+    small = match.state["conv1.weight"].shape[-1] == 3
+    yield f"python tools/convert_to_d2.py {path}{options}{' --to safetensors' if small else ''}"
+
+
+def _inside(file: FileContent) -> Facts:
+    """Entries and groups of keys of a file that is of no known layout."""
+    try:
+        content: Any = contents(file)
+    except UserError:
+        content = plain(file.content)
+    if not isinstance(content, Mapping):
+        return {"entries": [{"entry": "", "is": _kind(content)}], "keys": list(_keys("", content))}
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    others = {str(k): v for k, v in content.items() if not isinstance(v, Tensor)}
+    entries = [{"entry": name, "is": _kind(value)} for name, value in others.items()]
+    keys = [row for name, value in {"": tensors, **others}.items() for row in _keys(name, value)]
+    return {"entries": entries, "keys": keys}
+
+
+def _keys(entry: str, value: Any) -> Iterator[Facts]:
+    leaves = dict(_leaves(value))
+    grouped = groups(list(leaves), 2)
+    if len(grouped) > MOST_GROUPS:
+        grouped = groups(list(leaves), 1)
+    for index, (group, names) in enumerate(grouped.items()):
+        row = {"entry": entry, "keys": group, "count": len(names), "example": names[0]}
+        row["is"] = _kind(leaves[names[0]])
+        if index == MOST_GROUPS:
+            rest = sum(map(len, list(grouped.values())[MOST_GROUPS:]))
+            row = {"entry": entry, "keys": "...", "count": rest, "example": "", "is": ""}
+        yield row
+        if index == MOST_GROUPS:
+            return
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor below a value, under its keys and indices joined by dots."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}.{index}" if path else str(index))
+
+
+def _kind(value: Any) -> str:
+    """Type and size, or the value itself where it is short."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, (Mapping, list, tuple, set)):
+        return f"{type(value).__name__} of {len(value)}"
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        text = repr(value)
+        return text if len(text) <= 40 else f"{text[:36]} ..."
+    return repr(value) if isinstance(value, Inert) else type(value).__name__

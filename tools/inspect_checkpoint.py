@@ -1,0 +1,201 @@
+"""What is in a checkpoint, and is it trained?
+
+    python tools/inspect_checkpoint.py moco_v2_800ep_pretrain.pth.tar
+    python tools/inspect_checkpoint.py dino_full.pth --encoder student --trust-pickle
+    python tools/inspect_checkpoint.py --list                    # the layouts that are known
+
+Shows the file, the layout that it has, which of its networks is taken and why, what is left out, the
+input that the network expects, and what speaks for or against training; then the next commands. Of an
+unknown file it shows what is in it. No code in a file is run. Exit code 0: a trained backbone that
+loads; 1: it loads but looks untrained; 2: it does not load, or the question made no sense.
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from msbreg.backbones import BACKBONES
+from tools.checkpoint_facts import Facts, Question, facts_of, families, seen
+
+Row = tuple[str, ...]
+Section = tuple[str, list[Row]]  # a title and the cells below it; the first column is a label
+
+
+def sections(facts: Facts) -> Iterator[Section]:
+    """The facts as tables."""
+    if "file" in facts:
+        yield "File", list(_file(facts["file"]))
+    if "layout" in facts:
+        yield "Network", list(_network(facts["layout"]))
+    if facts.get("dropped"):
+        yield "Left out", list(_left_out(facts["dropped"]))
+    if facts.get("entries"):
+        yield "Entries", [(row["entry"] or "(the file)", row["is"]) for row in facts["entries"]]
+    if facts.get("keys"):
+        yield "Tensors", list(_tensors(facts["keys"]))
+    if "norms" in facts:
+        yield "BatchNorm layers", list(_norms(facts["norms"]))
+    if "features" in facts:
+        yield "Features of photographs", list(_features(facts["features"]))
+
+
+def _file(file: Facts) -> Iterator[Row]:
+    yield "path", file["path"]
+    yield "container", f"{file['container']}, {file['bytes'] / 2**20:.1f} MiB"
+    yield "sha256", file["sha256"]
+    if file["stubbed"]:
+        yield "not run", ", ".join(file["stubbed"])
+
+
+def _network(layout: Facts) -> Iterator[Row]:
+    others = [name for name in layout["present"] if name != layout["encoder"]]
+    yield "family", f"{layout['family']}: {layout['covers']}"
+    yield "as in", layout["source"]
+    yield "taken", f"{layout['encoder']} ({layout['why']})"
+    yield "also there", ", ".join(others) or "no other network"
+    yield "architecture", f"{layout['arch']}, {layout['tensors']} tensors"
+    yield "input", seen(layout["normalisation"])
+    yield "stride 2 in", f"the {layout['stride']} convolutions"
+    for note in layout["notes"]:
+        yield "note", note
+
+
+def _left_out(dropped: list[Facts]) -> Iterator[Row]:
+    yield "keys", "count", "why", "such as"
+    for row in dropped:
+        yield row["keys"], str(row["count"]), row["reason"], row["example"]
+
+
+def _tensors(keys: list[Facts]) -> Iterator[Row]:
+    yield "entry", "keys", "count", "such as", "which is"
+    for row in keys:
+        yield row["entry"] or "(top)", row["keys"], str(row["count"]), row["example"], row["is"]
+
+
+def _norms(norms: Facts) -> Iterator[Row]:
+    of = f"of {norms['layers']}"
+    yield "initial weight and bias", f"{norms['affine_initial']} {of}"
+    yield "initial running mean", f"{norms['mean_initial']} {of}"
+    yield "initial running variance", f"{norms['var_initial']} {of}"
+    low, high = norms["batches"] or (0, 0)
+    counted = f"{low}" if low == high else f"{low} to {high}"
+    yield "batches counted", counted if high else "none, or the counters were dropped"
+
+
+def _features(features: Facts) -> Iterator[Row]:
+    own, twin = features["own"], features["random_twin"]
+    yield f"of {own['images']}", "this network", "its random twin"
+    for name in ("mean", "std", "cosine", "effective_rank"):
+        yield name.replace("_", " "), f"{own[name]:.3g}", f"{twin[name]:.3g}"
+
+
+def show(parts: Sequence[Section], console: Console) -> None:
+    """As tables on a terminal, as aligned lines elsewhere."""
+    for title, rows in parts:
+        if console.is_terminal:
+            table = Table(title=title, title_justify="left", show_header=False)
+            for _ in range(max(map(len, rows))):
+                table.add_column(overflow="fold")
+            for row in rows:
+                table.add_row(*row)
+            console.print(table, markup=False)
+        else:
+            print(title, *aligned(rows), "", sep="\n")
+
+
+def aligned(rows: Sequence[Row]) -> list[str]:
+    """Cells in columns as wide as they need; the last is not padded."""
+    columns = max(map(len, rows))
+    widths = [max(len(row[i]) for row in rows if len(row) > i) for i in range(columns)]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=False)] for row in rows]
+    return [("  " + "  ".join(cells)).rstrip() for cells in padded]
+
+
+def verdict(facts: Facts) -> Iterator[str]:
+    """The lines at the end."""
+    if not facts["signs"]:
+        yield "Verdict: trained; nothing speaks against it."
+        yield "Next:"
+        yield from (f"  {command}" for command in facts["next"])
+        return
+    yield "Verdict: not trained."
+    yield from (f"  ! {sign}" for sign in facts["signs"])
+    yield "A score of these weights would be that of a random or broken network; give another file."
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no number for what is not finite."""
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Show what is in a checkpoint.")
+    parser.add_argument("file", nargs="?", type=Path, help="a checkpoint of any origin")
+    parser.add_argument("--encoder", help="the network to take, where the file holds several")
+    parser.add_argument("--family", help="the layout, where the file fits several (see --list)")
+    parser.add_argument("--arch", choices=tuple(BACKBONES), help="the architecture you expect")
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="also read files that hold objects; they become inert records, their code is not run",
+    )
+    parser.add_argument("--no-features", action="store_true", help="do not run the network")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--list", action="store_true", help="show the known layouts, and no file")
+    options = parser.parse_args(arguments)
+    console = Console(highlight=False)
+    if options.list == bool(options.file):
+        parser.error("give one checkpoint file, or --list for the layouts that are known")
+    if options.list:
+        rows = families()
+        if options.json:
+            print(json.dumps(rows, indent=2))
+        else:
+            header = tuple(rows[0])
+            show([("Known layouts", [header, *(tuple(r.values()) for r in rows)])], console)
+        return 0
+    question = Question(
+        path=options.file.expanduser(),
+        encoder=options.encoder,
+        family=options.family,
+        arch=options.arch,
+        trust_pickle=options.trust_pickle,
+        features=not options.no_features,
+    )
+    facts = facts_of(question)
+    if options.json:
+        print(json.dumps(without_nan(facts), indent=2, allow_nan=False))
+    else:
+        show(list(sections(facts)), console)
+        if not facts["error"]:
+            print(*verdict(facts), sep="\n")
+    if facts["error"]:
+        print(facts["error"], file=sys.stderr)
+        return 2
+    return int(bool(facts["signs"]))
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; Python would complain when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
