@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from msbreg.backbones import BACKBONES
+from msbreg.config import EXIT_USER_ERROR
 from tools.checkpoint_facts import Facts, Question, facts_of, families, seen
 
 Row = tuple[str, ...]
@@ -145,7 +146,9 @@ def without_nan(value: Any) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Show what is in a checkpoint.")
+    parser = argparse.ArgumentParser(
+        description="Show what is in a checkpoint, and whether it is trained.", allow_abbrev=False
+    )
     parser.add_argument("file", nargs="?", type=Path, help="a checkpoint of any origin")
     parser.add_argument("--encoder", help="the network to take, where the file holds several")
     parser.add_argument("--family", help="the layout, where the file fits several (see --list)")
@@ -187,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(*verdict(facts), sep="\n")
     if facts["error"]:
         print(facts["error"], file=sys.stderr)
-        return 2
+        return EXIT_USER_ERROR
     return int(bool(facts["signs"]))
 
 
