@@ -85,6 +85,25 @@ VISSL = (
 
 LIGHTNING_DROPPED = ("n_averaged",)
 
+SOLO_DROPPED = (
+    "projector*",
+    "momentum_projector*",
+    "predictor*",
+    "momentum_predictor*",
+    "classifier.*",
+    "momentum_classifier.*",
+    "prototypes.*",
+    "head.*",
+    "momentum_head.*",
+    "queue*",
+    "whitening.*",
+    "dino_loss_func.*",
+    "loss_func.*",
+    "transformer_encoder.*",  # All4One
+    "pos_enc.*",
+    *LIGHTNING_DROPPED,
+)
+
 LIGHTNING = (
     Format(
         "solo-learn",
@@ -96,21 +115,7 @@ LIGHTNING = (
         top=("pytorch-lightning_version",),
         marks=("classifier.*",),
         without=("student_backbone.*",),
-        dropped=(
-            "projector.*",
-            "momentum_projector.*",
-            "predictor.*",
-            "classifier.*",
-            "momentum_classifier.*",
-            "prototypes.*",
-            "head.*",
-            "momentum_head.*",
-            "queue*",
-            "whitening.*",
-            "dino_loss_func.*",
-            "loss_func.*",
-            *LIGHTNING_DROPPED,
-        ),
+        dropped=SOLO_DROPPED,
     ),
     Format(
         "solo-learn-old",
@@ -121,21 +126,7 @@ LIGHTNING = (
         why=QUERY,
         top=("pytorch-lightning_version",),
         marks=("classifier.*",),
-        dropped=(
-            "projector.*",
-            "momentum_projector.*",
-            "predictor.*",
-            "classifier.*",
-            "momentum_classifier.*",
-            "prototypes.*",
-            "head.*",
-            "momentum_head.*",
-            "queue*",
-            "whitening.*",
-            "dino_loss_func.*",
-            "loss_func.*",
-            *LIGHTNING_DROPPED,
-        ),
+        dropped=SOLO_DROPPED,
     ),
     Format(
         "lightly",
@@ -171,15 +162,23 @@ LIGHTNING = (
         covers="lightly: examples/ (the backbone is an nn.Sequential of the ResNet's children)",
         source="lightly-ai/lightly examples/pytorch_lightning",
         entry=("state_dict",),
-        encoders=(
-            Encoder("online", "backbone."),
-            Encoder("momentum", "backbone_momentum."),
-            Encoder("student", "student_backbone."),
-        ),
-        why="`backbone` is what lightly's tutorials evaluate (for DINO that is not so: see --encoder)",
+        encoders=(Encoder("online", "backbone."), Encoder("momentum", "backbone_momentum.")),
+        why=QUERY,
         names=names.children,
         top=("pytorch-lightning_version",),
+        without=("student_backbone.*",),
         dropped=("*head*", "*prototypes*", "memory_bank.*", "criterion.*", *LIGHTNING_DROPPED),
+    ),
+    Format(
+        "lightly-examples-dino",
+        covers="lightly: examples/ of DINO",
+        source="lightly-ai/lightly examples/pytorch_lightning/dino.py",
+        entry=("state_dict",),
+        encoders=(Encoder("teacher", "teacher_backbone."), Encoder("student", "student_backbone.")),
+        why="DINO evaluates its teacher",
+        names=names.children,
+        top=("pytorch-lightning_version",),
+        dropped=("*head.*", "criterion.*", *LIGHTNING_DROPPED),
     ),
     Format(
         "lightly-cli",

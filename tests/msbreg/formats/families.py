@@ -272,6 +272,12 @@ def lightly_examples(s: State, t: State) -> Any:
     )
 
 
+def lightly_examples_dino(s: State, t: State) -> Any:
+    state = named(s, names.children, "teacher_backbone.")
+    state |= named(t, names.children, "student_backbone.") | mlp("teacher_head.layers.")
+    return lightning(state | mlp("student_head.layers.") | {"criterion.center": torch.zeros(1, 3)})
+
+
 def lightly_cli(s: State, t: State) -> Any:
     state = named(s, names.children, "model.backbone.") | mlp("model.projection_mlp.")
     return lightning(state)
@@ -398,6 +404,7 @@ FAMILIES: dict[str, tuple[str, Builder]] = {
     "lightly": ("lightly", lightly),
     "lightly DINO": ("lightly-dino", lightly_dino),
     "lightly examples": ("lightly-examples", lightly_examples),
+    "lightly examples DINO": ("lightly-examples-dino", lightly_examples_dino),
     "lightly command line": ("lightly-cli", lightly_cli),
     "Lightning": ("lightning", lambda s, t: lightning(under("backbone.", s))),
     "torchvision": ("torchvision", lambda s, t: s | linear("fc.")),
