@@ -36,7 +36,9 @@ def new_array(kind: Any, *_: Any) -> Inert:
 
 
 def array_of(shape: Any, dtype: Any, data: Any) -> Inert:
-    """For ``ndarray``, called with its content."""
+    """For ``ndarray``, called with its content; a type may be words there, such as ``<f4``."""
+    if type(dtype) is str:
+        dtype = Inert(DTYPE, (dtype[1:],), state=(3, dtype[:1]), made_by="call")
     return Inert(ARRAY, state=(1, shape, dtype, False, data), made_by="call")
 
 
