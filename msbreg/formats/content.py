@@ -27,12 +27,11 @@ def unwrapped(key: str) -> str:
 def entry_of(content: Any, entry: Entry) -> Any:
     """What lies at the end of a path of keys and indices; None where the path breaks off."""
     for step in entry:
-        if isinstance(content, Mapping) and step in content:
-            content = content[step]
-        elif isinstance(content, (list, tuple)) and isinstance(step, int) and step < len(content):
-            content = content[step]
-        else:
+        named = isinstance(content, Mapping) and step in content
+        numbered = isinstance(content, (list, tuple)) and step in range(len(content))
+        if not named and not numbered:
             return None
+        content = content[step]
     return content
 
 

@@ -52,10 +52,8 @@ Dialect = Callable[[Place], str]
 
 def torchvision(p: Place) -> str:
     """``layer1.0.conv1.weight``: also timm's, MMSelfSup's, and nearly every method's own code."""
-    if p.layer:
-        layer = f"{'bn' if p.norm else 'conv'}{p.layer}"
-    else:
-        layer = f"downsample.{int(p.norm)}"
+    kind = "bn" if p.norm else "conv"
+    layer = f"{kind}{p.layer}" if p.layer else f"downsample.{int(p.norm)}"
     block = f"layer{p.stage}.{p.block}." if p.stage else ""
     return f"{block}{layer}.{p.tensor}"
 

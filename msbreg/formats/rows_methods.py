@@ -117,8 +117,13 @@ MOMENTUM = (
         ),
         why=QUERY,
         names=names.children,
-        dropped=("online_network.projetion.*", "online_network.projection.*")
-        + ("target_network.projetion.*", "target_network.projection.*", "predictor.*"),
+        dropped=(
+            "online_network.projetion.*",
+            "online_network.projection.*",
+            "target_network.projetion.*",
+            "target_network.projection.*",
+            "predictor.*",
+        ),
     ),
     Format(
         "byol-yaox12-published",

@@ -38,7 +38,7 @@ OPENMMLAB = (
             *(Encoder(f"momentum ({prefix.rstrip('.')})", prefix) for prefix in MM_TWINS),
             Encoder("not averaged", "backbone.", (("ema_state_dict",),)),
         ),
-        why="`backbone` is what the toolbox's own benchmarks load (mmengine's EMA hook puts the average there)",
+        why="`backbone` is what the toolbox's benchmarks load (with mmengine's EMA hook: the average)",
         top=("meta",),
         aliases=("encoder_q.0.", "online_net.0.", "base_encoder.0.", "encoder.0."),
         dropped=MM_DROPPED,
@@ -143,8 +143,13 @@ LIGHTNING = (
         top=("pytorch-lightning_version",),
         marks=("*_head*",),
         without=("student_backbone.*", "classifier.*"),
-        dropped=("*_head*", "prototypes.*", "online_classifier.*", "criterion.*")
-        + LIGHTNING_DROPPED,
+        dropped=(
+            "*_head*",
+            "prototypes.*",
+            "online_classifier.*",
+            "criterion.*",
+            *LIGHTNING_DROPPED,
+        ),
     ),
     Format(
         "lightly-dino",
@@ -191,8 +196,12 @@ LIGHTNING = (
         ),
         why=QUERY,
         names=names.children,
-        dropped=("model.projection_mlp.*", "model.prediction_mlp.*")
-        + ("model.momentum_projection_mlp.*", "criterion.*"),
+        dropped=(
+            "model.projection_mlp.*",
+            "model.prediction_mlp.*",
+            "model.momentum_projection_mlp.*",
+            "criterion.*",
+        ),
     ),
     Format(
         "lightning",
