@@ -123,7 +123,8 @@ def network_name(config: FrozenConfig, provenance: Provenance) -> str:
     """What tables call the network."""
     if config.name:
         return config.name
-    return f"{provenance.details.get('method', provenance.family)} {provenance.arch}"
+    name = f"{provenance.details.get('method', provenance.family)} {provenance.arch}"
+    return f"{name}, {provenance.encoder}" if config.encoder else name
 
 
 def resolve_transform(

@@ -217,12 +217,18 @@ def _apart(group: list[Run], origins: dict[str, str]) -> list[list[Run]]:
     return rows
 
 
+def _name(network: dict[str, Any]) -> str:
+    """The recorded name; a network whose weights look untrained is not shown without that word."""
+    doubted = network["family"] != "random" and network.get("warnings")
+    return f"{network['name']} [looks untrained]" if doubted else network["name"]
+
+
 def _labels(rows: list[list[Run]]) -> list[str]:
     """The names; where two rows share one, with what tells them apart."""
-    labels = [row[0].network["name"] for row in rows]
+    labels = [_name(row[0].network) for row in rows]
     recipes = [flat(row[0].network["details"]) for row in rows]
     for i, name in enumerate([*labels]):
-        same = [j for j, row in enumerate(rows) if row[0].network["name"] == name]
+        same = [j for j, row in enumerate(rows) if _name(row[0].network) == name]
         differing = [
             f"{key} {value}"
             for key, value in recipes[i].items()
