@@ -53,13 +53,10 @@ def ours(path, state, arch="resnet18-tiny"):
 
 
 def moco(path, state):
-    """Query, twin and queue; the twin is one number a tensor, and takes no space."""
-    content = {f"module.encoder_q.{k}": v for k, v in state.items()}
-    content |= {
-        f"module.encoder_k.{k}": torch.ones((), dtype=v.dtype).expand(v.shape)
-        for k, v in state.items()
-    }
+    """Query, twin and queue; the twin's tensors are the query's own, and take no space."""
+    content = {}
     for encoder in ("encoder_q", "encoder_k"):
+        content |= {f"module.{encoder}.{k}": v for k, v in state.items()}
         content[f"module.{encoder}.fc.weight"] = torch.ones(2, 512)
         content[f"module.{encoder}.fc.bias"] = torch.ones(2)
     content |= {"module.queue": torch.ones(2, 8), "module.queue_ptr": torch.zeros(1)}
