@@ -47,10 +47,10 @@ def array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) ->
     return Inert(ARRAY, state=(1, shape, dtype, order == "F", data), made_by="call")
 
 
-def jax_array(function: Any, args: Any, state: Any, *_: Any) -> Inert:
-    """For JAX's arrays, which are pickled as the parts of a NumPy array."""
+def array_in_parts(function: Any, args: Any, state: Any, *_: Any) -> Inert:
+    """For functions of JAX and dill, which make an array from the parts that NumPy pickles it in."""
     if function != RECONSTRUCT or type(args) is not tuple:
-        raise wrong("a JAX array")
+        raise wrong("an array")
     array = new_array(*args)
     array.state = state
     return array

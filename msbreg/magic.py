@@ -13,6 +13,8 @@ from msbreg.errors import UserError
 HEAD = 1024  # bytes that tell
 # torch.save's legacy format begins with a pickle of this number; a pickle writes it little-endian.
 _TORCH_LEGACY = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
+# Protocol 2 and later; before, a dict, a list or an instance.
+_PICKLES = (b"\x80", b"(dp", b"(lp", b"}q\0", b"]q\0", b"ccollections\n", b"ccopy_reg\n")
 _TABLE_END = 0xDB4775248B80FB57.to_bytes(8, "little")  # LevelDB tables, TensorFlow's index
 _WANTED = "a checkpoint saved by PyTorch, a pickle such as Detectron2's, or safetensors"
 MODEL_NAMES = ("model.safetensors", "pytorch_model.bin", "checkpoint.pth", "model.pth")
@@ -58,7 +60,7 @@ def container_of(path: Path, head: bytes, size: int, file: BinaryIO) -> str:
         return "safetensors"
     if head.startswith(b"\x80") and _TORCH_LEGACY in head[:32]:
         return "torch legacy"
-    if head.startswith((b"\x80", b"(dp", b"(lp", b"ccollections\n", b"ccopy_reg\n")):
+    if head.startswith(_PICKLES):
         return "pickle"
     if head.startswith(b"version https://git-lfs"):
         found = re.search(rb"\nsize (\d+)", head)

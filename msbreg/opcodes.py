@@ -8,6 +8,7 @@ so that an opcode of a later Python is an error here until somebody has read wha
 """
 
 import pickle
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pickle import UnpicklingError
@@ -78,6 +79,7 @@ class InertUnpickler(pickle._Unpickler):
     pop_mark: Callable[[], list[Any]]
     read: Callable[[int], bytes]
     readline: Callable[[], bytes]
+    proto: int
 
     def __init__(self, file: Any, *, encoding: str = "latin1") -> None:
         super().__init__(_Exactly(file), encoding=encoding)
@@ -102,11 +104,19 @@ class InertUnpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for a name: its constructor, or a record of it. Nothing is imported."""
+        module, name = self.modern(module, name)
         if (module, name) in self.allowed:
             return self.allowed[module, name]
         shown = printable(f"{module}.{name}")
         self.stubbed.add(shown)
         return Inert(shown)
+
+    def modern(self, module: str, name: str) -> tuple[str, str]:
+        """Python 3's name for one of Python 2, which the protocols of its time are written with."""
+        if self.proto >= 3:
+            return module, name
+        renamed = NAME_MAPPING.get((module, name), (module, name))
+        return IMPORT_MAPPING.get(renamed[0], renamed[0]), renamed[1]
 
     # ------------------------------------------------------------------------- opcodes that call
 

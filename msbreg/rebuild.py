@@ -233,8 +233,9 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray._reconstruct": arrays.RECONSTRUCT.make,
     "numpy.core.multiarray.scalar": arrays.scalar,
     "numpy.core.numeric._frombuffer": arrays.array_from_buffer,
-    "jax._src.array._reconstruct_array": arrays.jax_array,
-    "jax._src.device_array.reconstruct_device_array": arrays.jax_array,
+    "dill._dill._create_array": arrays.array_in_parts,
+    "jax._src.array._reconstruct_array": arrays.array_in_parts,
+    "jax._src.device_array.reconstruct_device_array": arrays.array_in_parts,
     "torch.Size": _size,
     "torch.device": _device,
     "torch._utils._rebuild_tensor": _tensor,
@@ -247,16 +248,14 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_device_tensor_from_numpy": _device_tensor,
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _device_tensor,
 }
-# The same modules under the names of Python 2 and of NumPy 2.
-_ALIASES = {"builtins": "__builtin__", "copyreg": "copy_reg"}
-_ALIASES |= {f"numpy.core.{m}": f"numpy._core.{m}" for m in ("multiarray", "numeric")}
+_NUMPY_2 = {f"numpy.core.{module}": f"numpy._core.{module}" for module in ("multiarray", "numeric")}
 
 
 def _allowed() -> dict[tuple[str, str], Any]:
     table: dict[tuple[str, str], Any] = {}
     for dotted, make in _MAKERS.items():
         module, _, name = dotted.rpartition(".")
-        table[module, name] = table[_ALIASES.get(module, module), name] = Constructor(make)
+        table[module, name] = table[_NUMPY_2.get(module, module), name] = Constructor(make)
     # Values that are only named, not functions: what is no Constructor is never called.
     for name, value in vars(torch).items():
         if isinstance(value, torch.dtype):

@@ -25,7 +25,7 @@ _KINDS = tuple(
             r"(os|posix|nt|sys|subprocess|shutil|runpy|importlib|ctypes|socket|pty|code|marshal|"
             r"pickle|_pickle|webbrowser|torch\.hub|numpy\.(testing|f2py|load)|"
             r"torch\.utils\.collect_env)(\.|$)|"
-            r"(builtins|__builtin__)\.(eval|exec|execfile|compile|__import__|open|apply)$|"
+            r"builtins\.(eval|exec|compile|__import__|open)$|"
             r"operator\.(attrgetter|methodcaller)$",
             "can run commands: no honest checkpoint needs it",
         ),
@@ -35,13 +35,13 @@ _KINDS = tuple(
         (r"numpy\.", "NumPy numbers or arrays"),
         (r"(haiku|jax|jaxlib|optax|flax|byol|dill)\.", "a training state of JAX or Haiku"),
         (r"(pytorch_lightning|lightning|lightning_fabric)\.", "settings that Lightning saves"),
-        (r"(mmengine|mmcv)\.|(builtins|__builtin__)\.getattr$", "log buffers of MMEngine"),
+        (r"(mmengine|mmcv)\.|builtins\.getattr$", "log buffers of MMEngine"),
         (r"torch\.(nn\.(modules|parallel)|distributed)\.", "a whole network, not its state_dict"),
         (r"torch\.optim\.", "a whole optimiser, not its state_dict"),
         (r"collections\.", "a container"),
         (r"(pathlib|posixpath)\.", "paths of files"),
         (r"(enum|functools|types|copyreg|datetime|easydict|dotmap|yacs)\.", "settings"),
-        (r"(builtins|__builtin__)\.", "a builtin that something else is made with"),
+        (r"builtins\.", "a builtin that something else is made with"),
         (r"_{2}main_{2}\.[a-z_0-9]+$", "a function of the training script"),
         (r"", "a class or function of the code that wrote the file"),
     )

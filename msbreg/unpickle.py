@@ -28,7 +28,7 @@ class _Names(InertUnpickler):
     found: set[tuple[str, str]]
 
     def find_class(self, module: str, name: str) -> Any:
-        self.found.add((module, name))
+        self.found.add(self.modern(module, name))
         return Inert("name")
 
     def _stored(self, asked: Any) -> Any:
@@ -63,7 +63,7 @@ def load_torch(data: bytes, *, stubbed: set[str]) -> Any:
 
 
 def names_in(data: bytes, *, pickles: int = 1) -> set[tuple[str, str]]:
-    """Module and name of all that a pickle, or the first few in a row, refers to; as they stand.
+    """Module and name of all that a pickle, or the first few in a row, refers to.
 
     Raises:
         UnpicklingError: the stream is malformed.
