@@ -1,0 +1,1 @@
+"""Detection engines: adapters around libraries that may not be there."""
