@@ -1,0 +1,216 @@
+"""Write the backbone of any checkpoint for Detectron2, or for another tool box.
+
+    python tools/convert_to_d2.py runs/pretrain/checkpoint.pth
+    python tools/convert_to_d2.py moco_v2_800ep_pretrain.pth.tar -o moco.pkl
+    python tools/convert_to_d2.py checkpoint.pth --to mmseg        # or torchvision, timm, huggingface
+    python tools/convert_to_d2.py checkpoint.pth --to safetensors --runs runs
+
+The file is read back, by the tool box itself where it is installed, and kept only if its network
+computes what the checkpoint's does. Exit code 0: written; 1: it does not compute the same, and nothing
+is written; 2: the checkpoint cannot be taken, or the question made no sense.
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import shlex
+import signal
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from msbreg.backbones import BACKBONES
+from msbreg.checkpoint import Provenance, load_backbone
+from msbreg.config import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR
+from msbreg.errors import UserError
+from msbreg.export.card import Card, Score, Training, model_card
+from msbreg.export.certificate import ConversionFailed
+from msbreg.export.convert import Conversion, convert
+from msbreg.export.executor import STAGES
+from msbreg.export.target import Reader, Target
+from msbreg.export.targets import TARGETS
+from msbreg.record import read_record
+from transfer.engines import with_detectron2
+from transfer.report.collect import Collection, collect, column_title, data_title
+
+ENDINGS = (".pth", ".tar", ".pt", ".ckpt", ".pkl", ".bin", ".torch", ".pyth", ".safetensors")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    target = TARGETS[options.to]
+    checkpoint = options.checkpoint.expanduser()
+    output = options.output or beside(checkpoint, target)
+    try:
+        if options.runs and target.name != "safetensors":
+            raise UserError("--runs goes into a model card, which --to safetensors alone writes")
+        backbone, provenance = load_backbone(
+            checkpoint,
+            arch=options.arch,
+            encoder=options.encoder,
+            family=options.family,
+            trust_pickle=options.trust_pickle,
+        )
+        conversion = convert(
+            backbone,
+            provenance,
+            output.expanduser(),
+            target,
+            readers=readers_of(target),
+            card=card_of(checkpoint, provenance, options.runs) if target.has_card else None,
+            overwrite=options.overwrite,
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except ConversionFailed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print("\n".join(lines_of(conversion, provenance, target)))
+    return 0
+
+
+def beside(checkpoint: Path, target: Target) -> Path:
+    """The default output: the checkpoint's name without its endings (.pth.tar), with the target's."""
+    stem = checkpoint
+    while stem.suffix in ENDINGS:
+        stem = stem.with_suffix("")
+    return stem.with_name(stem.name + target.ending)
+
+
+def readers_of(target: Target) -> tuple[Reader, ...]:
+    """Networks of tool boxes that msbreg itself may not import."""
+    if target.name == "detectron2" and with_detectron2.available():
+        return (with_detectron2.read,)
+    return ()
+
+
+# ---------------------------------------------------------------------------------- the model card
+
+
+def card_of(checkpoint: Path, provenance: Provenance, runs: Path | None) -> Card:
+    """The card's text but for what is known after writing."""
+    scores = scores_of(collect([runs.expanduser()]), provenance.sha256) if runs else ()
+    return partial(model_card, scores=scores, training=training_of(checkpoint, provenance.sha256))
+
+
+def scores_of(collection: Collection, sha256: str) -> tuple[Score, ...]:
+    """Finished evaluations of these very weights.
+
+    Raises:
+        UserError: there is none.
+    """
+    scores = []
+    for run in collection.evaluations:
+        if run.network["sha256"] == sha256:
+            for column, (value, stderr) in run.scores().items():
+                data = data_title(column, [column])
+                digest = run.record["digest"]
+                scores.append(Score(column_title(column), data, value, stderr, digest))
+    if not scores:
+        raise UserError(
+            f"--runs holds no finished evaluation of this checkpoint (sha256 {sha256[:12]}...); "
+            "give the folder of its runs, or leave --runs out"
+        )
+    return tuple(scores)
+
+
+def training_of(checkpoint: Path, sha256: str) -> Training | None:
+    """From the record beside the checkpoint, if it is the one of its pre-training."""
+    record = read_record(checkpoint.parent)
+    if record is None or record.get("results", {}).get("sha256") != sha256:
+        return None
+    return Training(
+        command=record["command"],
+        card=record["card"],
+        commit=record["environment"].get("commit") or "unknown",
+        settings=record["config"],
+    )
+
+
+# ---------------------------------------------------------------------------------- what is printed
+
+
+def lines_of(conversion: Conversion, provenance: Provenance, target: Target) -> list[str]:
+    """What was taken, how close it came, what to set, and what to do next."""
+    certificate = conversion.certificate
+    seen = provenance.normalisation
+    lines = [
+        f"Taken      {provenance.encoder} of {provenance.source} ({provenance.family})",
+        f"           {provenance.arch}, {provenance.tensors} tensors, sha256 {provenance.sha256[:12]}",
+        f"           {seen.channels}, stride 2 in the {provenance.stride} convolutions",
+        *(f"           note: {note}" for note in provenance.notes),
+        *(f"           WARNING: {warning}" for warning in provenance.warnings),
+        f"Written    {conversion.output}",
+        *(f"           {path}" for path in conversion.beside),
+        f"Certified  largest difference over the largest value; {certificate['tolerance']:.0e} allowed",
+        *(f"           {line}" for line in _errors(certificate)),
+        "Set",
+        *(
+            f"  {line}"
+            for line in target.fragment(certificate["settings"], conversion.output).splitlines()
+        ),
+    ]
+    if target.name == "detectron2":
+        lines += [
+            "Next",
+            "  in Detectron2: python tools/train_net.py --config-file FILE with these lines",
+        ]
+    if target.name == "safetensors":
+        weights = shlex.quote(str(conversion.output))
+        lines += ["Next", f"  python transfer/knn.py --checkpoint {weights} --output runs/knn"]
+    return lines
+
+
+def _errors(certificate: dict[str, Any]) -> list[str]:
+    """A line per reader and size."""
+    width = max(len(reading["reader"]) for reading in certificate["readings"])
+    lines = [f"{'read by':<{width}}  tensors  {'size':<7}" + "".join(f"{s:>9}" for s in STAGES)]
+    for reading in certificate["readings"]:
+        count = f"{reading['tensors']}/{reading['tensors']}"
+        for size, stages in reading["errors"].items():
+            numbers = "".join(f"{stages[stage]['relative']:9.1e}" for stage in STAGES)
+            lines.append(f"{reading['reader']:<{width}}  {count:<7}  {size:<7}{numbers}")
+    return lines
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Write the backbone of any checkpoint for Detectron2, or for another tool box.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of any origin")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="file, or folder for huggingface; its suffix chooses the form where there are two "
+        "(default: beside the checkpoint, such as CHECKPOINT_d2.pkl)",
+    )
+    parser.add_argument("--to", choices=tuple(TARGETS), default="detectron2", help="the tool box")
+    parser.add_argument("--encoder", help="the network to take, where the file holds several")
+    parser.add_argument("--family", help="the layout, where the file fits several")
+    parser.add_argument("--arch", choices=tuple(BACKBONES), help="the architecture you expect")
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="also read files that hold objects; they become inert records, their code is not run",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    parser.add_argument(
+        "--runs", type=Path, help="folder of runs whose scores go into the card of --to safetensors"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    # A terminated process leaves as an interrupted one does, and takes its half-written files along.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())
