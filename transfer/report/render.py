@@ -13,6 +13,7 @@ from msbreg.config import flat
 from msbreg.errors import UserError
 from msbreg.record import write_atomically
 from transfer.report.collect import Collection, Network, Run, collect, column_title, data_title
+from transfer.report.conversions import find_conversions
 from transfer.report.figures import THUMBNAIL, thumbnail, training_curves
 from transfer.report.files import read_curve, read_neighbours
 from transfer.report.headline import headline
@@ -30,7 +31,7 @@ def write_report(paths: list[Path], output: Path) -> Path:
     Raises:
         UserError: there is no record, one cannot be read, or the output cannot be written.
     """
-    content = describe(collect(paths))
+    content = describe(collect(paths)) | {"conversions": find_conversions(paths)}
     page, text = output / "report.html", output / "report.md"
     try:
         output.mkdir(parents=True, exist_ok=True)

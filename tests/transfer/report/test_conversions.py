@@ -1,0 +1,88 @@
+"""The report shows what each certificate says, and whether it is about the file that is there."""
+
+import json
+import re
+
+import pytest
+
+from msbreg.export.convert import convert
+from msbreg.export.targets import TARGETS
+from tests.msbreg.export.backbones import moved, provenance
+from tests.transfer.report.records import network, write_knn
+from transfer.report.conversions import find_conversions
+from transfer.report.render import write_report
+
+
+@pytest.fixture
+def converted(tmp_path):
+    """A run, and a converted backbone below the same folder; returns the file."""
+    runs = tmp_path / "runs"
+    write_knn(runs / "knn", 60.0, network())
+    (runs / "pretrain").mkdir()
+    output = runs / "pretrain" / "checkpoint_d2.pkl"
+    convert(moved(), provenance(), output, TARGETS["detectron2"])
+    return output
+
+
+def report_of(output):
+    runs = output.parents[1]
+    page = write_report([runs], runs.parent / "report")
+    return page.read_text(), page.with_name("report.md").read_text()
+
+
+def test_both_files_show_target_reader_errors_at_both_sizes_and_settings(converted):
+    for content in report_of(converted):
+        words = re.sub(r"<[^>]*>|\\|&#34;|\s+", " ", content)
+        assert "detectron2: checkpoint" in words
+        assert "passed" in words
+        assert words.count("120/120") == 2
+        assert re.search(r"96x128 .*\de-\d\d", words)
+        assert re.search(r"97x129 .*\de-\d\d", words)
+        assert "STRIDE" in words
+        assert "MODEL.PIXEL" in words
+
+
+def test_a_folder_that_is_named_twice_is_shown_once(converted):
+    runs = converted.parents[1]
+    assert len(find_conversions([runs, converted.parent])) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda path: path.unlink(), "is not there any more"),
+        (lambda path: path.write_bytes(b"other"), "is not the file that was certified"),
+    ],
+    ids=["gone", "another"],
+)
+def test_a_certificate_without_its_file_is_called_so(converted, change, words):
+    change(converted)
+    for content in report_of(converted):
+        assert words in content
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "cannot be read"), ("[]", "is not as tools/convert"), ("{}", "is not as tools/convert")],
+)
+def test_a_certificate_that_is_none_is_said_in_words(converted, text, words):
+    converted.with_name(converted.name + ".certificate.json").write_text(text)
+    for content in report_of(converted):
+        assert words in content.replace("\\", "")
+
+
+def test_text_from_certificates_is_escaped(converted):
+    path = converted.with_name(converted.name + ".certificate.json")
+    content = json.loads(path.read_text())
+    content["readings"][0]["reader"] = "<script>alert(1)</script> | x"
+    path.write_text(json.dumps(content))
+    page, text = report_of(converted)
+    assert "<script" not in page
+    assert "<script" not in text
+    assert "\\| x" in text
+
+
+def test_a_report_without_conversions_has_no_section(tmp_path):
+    write_knn(tmp_path / "runs" / "knn", 60.0, network())
+    page = write_report([tmp_path / "runs"], tmp_path / "report")
+    assert "Conversion" not in page.read_text()
