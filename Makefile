@@ -22,8 +22,9 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: install ## Pre-train on the embedded digits, evaluate beside the untrained twin, report
+demo: install ## Pre-train on the embedded digits, convert, evaluate beside the untrained twin, report
 	$(BIN)/python pretrain/run.py --config configs/digits_msbreg.yaml --output $(RUNS)/pretrain --finished skip
+	$(BIN)/python tools/convert_to_d2.py $(RUNS)/pretrain/checkpoint.pth --overwrite
 	$(BIN)/python transfer/suite.py --checkpoint $(RUNS)/pretrain/checkpoint.pth --output $(RUNS)
 
 test: install ## Run the tests (what CI runs)
