@@ -1,6 +1,7 @@
 """What a file is by its first bytes, and what to do with one that is no checkpoint."""
 
 import io
+import itertools
 import re
 import tarfile
 import zipfile
@@ -105,12 +106,12 @@ def _tar(file: BinaryIO) -> tuple[str, str]:
     file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
-            names = archive.getnames()
+            names = [entry.name for entry in itertools.islice(archive, 1000)]
     except (tarfile.TarError, OSError):
         names = []
     if {"storages", "tensors", "pickle"} <= set(names):
         return (
-            "it is of the format that PyTorch wrote before version 0.1.10 (a tar of storages)",
+            "it is a tar of storages, as the first versions of PyTorch wrote",
             "With an old PyTorch, and if you trust the file:\n"
             "  torch.save(torch.load(FILE), NEW_FILE)\nand give the new file.",
         )

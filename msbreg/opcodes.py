@@ -84,7 +84,8 @@ class InertUnpickler(pickle._Unpickler):
     def __init__(self, file: Any, *, encoding: str = "latin1") -> None:
         super().__init__(_Exactly(file), encoding=encoding)
         self._storages: dict[Any, Any] = {}
-        self._taken: dict[str, int] = {}
+        self._taken: dict[str, int] = {}  # bytes of each storage so far, and of all
+        self._total = 0
 
     def load(self) -> Any:
         """The object in the stream.
@@ -245,12 +246,14 @@ class InertUnpickler(pickle._Unpickler):
         return self._storages[same]
 
     def _check_room(self, key: str, size: int) -> None:
-        self._taken[key] = max(size, self._taken.get(key, 0))
+        more = max(size - self._taken.get(key, 0), 0)
+        self._taken[key] = self._taken.get(key, 0) + more
+        self._total += more
         if isinstance(self.room, int):
-            fits = sum(self._taken.values()) <= self.room
+            taken, room = self._total, self.room
         else:
-            fits = size <= self.room.get(key, -1)
-        if not fits:
+            taken, room = size, self.room.get(key, -1)
+        if taken > room:
             raise Truncated(f"a storage of {size} bytes is larger than what the file holds")
 
 

@@ -16,6 +16,7 @@ import torch
 
 from msbreg.arrays import settle
 from msbreg.errors import UserError
+from msbreg.inert import printable
 from msbreg.magic import HEAD, advice_for_folder, advice_for_missing, container_of, refuse_archive
 from msbreg.refused import TRUST, explained, only_pytorchs_safe_names, refused_names
 from msbreg.unpickle import Truncated, load_plain, load_torch
@@ -167,7 +168,13 @@ def _why(
                     f"{path} ({len(data)} bytes) cannot be loaded: it is pickled in a way that "
                     f"PyTorch's safe reader does not know.\n{TRUST}"
                 )
-    first_line = str(error).strip().partition("\n")[0][:200]
+    if trust_pickle and os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0") != "0":
+        return UserError(
+            f"{path} ({len(data)} bytes) cannot be loaded: the variable "
+            "TORCH_FORCE_WEIGHTS_ONLY_LOAD forbids\nother unpicklers than PyTorch's own.\n"
+            "Unset it to read the file with --trust-pickle: no code in it is run."
+        )
+    first_line = printable(str(error).strip().partition("\n")[0])
     if isinstance(error, Truncated | EOFError) or "unexpected EOF" in first_line:
         reason = "it is cut short"
     else:

@@ -85,8 +85,8 @@ def _refused_of(names: set[tuple[str, str]]) -> list[str]:
     Its question works for its zip format and protocol 2 only, and its list of safe names is private;
     hence a small file of that format, of which nothing is executed.
     """
-    odd = [f"{m}.{n}" for m, n in names if not f"{m}{n}".isprintable()]
-    lines = [f"c{m}\n{n}\n".encode() for m, n in sorted(names) if f"{m}.{n}" not in odd]
+    odd = {(m, n) for m, n in names if not f"{m}{n}".isprintable()}  # no line of a pickle
+    lines = [f"c{m}\n{n}\n".encode() for m, n in sorted(names - odd)]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("names/data.pkl", b"\x80\x02" + b"".join(lines) + b".")
@@ -94,7 +94,7 @@ def _refused_of(names: set[tuple[str, str]]) -> list[str]:
     buffer.seek(0)
     with only_pytorchs_safe_names():
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
-    return sorted(map(printable, odd + unsafe))
+    return sorted(map(printable, [f"{m}.{n}" for m, n in odd] + unsafe))
 
 
 def explained(names: list[str]) -> str:

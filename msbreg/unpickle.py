@@ -10,6 +10,7 @@ import types
 import warnings
 import zipfile
 from collections.abc import Mapping
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -82,6 +83,9 @@ def _load_torch(data: bytes, stubbed: set[str]) -> Any:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
         room = {e.filename.partition("/data/")[2]: e.file_size for e in entries}
+        # What torch.load finds in the archive counts: it would run a TorchScript program.
+        if "constants.pkl" in torch._C.PyTorchFileReader(io.BytesIO(data)).get_all_records():
+            raise UnpicklingError("it is a TorchScript archive")
     unpickler = _unpickler(stubbed, room)
     module = types.SimpleNamespace(
         __name__="msbreg.unpickle",

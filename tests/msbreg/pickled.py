@@ -11,7 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+
+from msbreg.errors import UserError
+from msbreg.reading import read_file
 
 FORMS = ("zip", "legacy", "plain")
 
@@ -36,6 +40,13 @@ def write(path: Path, content: Any, form: str) -> Path:
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     return path
+
+
+def message(path: Path, **options: Any) -> str:
+    """What the user is told of a file that is refused."""
+    with pytest.raises(UserError) as refused:
+        read_file(path, **options)
+    return str(refused.value)
 
 
 def zip_with(pickled: bytes, **storages: bytes) -> bytes:
