@@ -17,6 +17,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
+import os
 import shlex
 import signal
 from collections.abc import Sequence
@@ -213,4 +214,10 @@ def _parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     # A terminated process leaves as an interrupted one does, and takes its half-written files along.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; Python would complain when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)

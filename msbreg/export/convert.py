@@ -91,14 +91,14 @@ def convert(
             beside[output.stem + ".md"] = card(named, certificate, output.name).encode()
         for name, data in beside.items():
             write_atomically(staging / name, data)
-        _put(staged, output)
-        for name in beside:
-            _put(staging / name, output.with_name(name))
+        _publish(staged, [staging / name for name in beside], output)
     return Conversion(output, tuple(output.with_name(name) for name in beside), certificate)
 
 
 def _check_output(output: Path, target: Target, *, overwrite: bool) -> None:
     folder = not target.suffixes
+    if not folder and output.is_dir():
+        raise UserError(f"output {output} is a folder; {target.name} wants a file's name")
     if not folder and output.suffix not in target.suffixes:
         raise UserError(
             f"output {output} ends in {output.suffix or 'nothing'!r}; "
@@ -110,8 +110,6 @@ def _check_output(output: Path, target: Target, *, overwrite: bool) -> None:
         )
     if folder and output.is_file():
         raise UserError(f"output {output} is a file; {target.name} wants a folder")
-    if not folder and output.is_dir():
-        raise UserError(f"output {output} is a folder; {target.name} wants a file's name")
     if overwrite:
         return
     beside = output.with_name(output.name + CERTIFICATE)
@@ -156,10 +154,23 @@ def _file_sha256s(path: Path) -> dict[str, str]:
     return {file.name: file_sha256(file) for file in files}
 
 
-def _put(staged: Path, place: Path) -> None:
-    """Rename into place; into a folder that is there, file by file, so that no other file goes."""
-    if staged.is_dir() and place.is_dir():
-        for file in sorted(staged.iterdir()):
-            os.replace(file, place / file.name)
-    else:
-        os.replace(staged, place)
+def _publish(staged: Path, beside: list[Path], output: Path) -> None:
+    """Rename everything into place, the output last: once it is there, all is.
+
+    A folder that is there is filled file by file, so that nothing else in it goes.
+    """
+    placed: list[Path] = []
+    try:
+        for file in beside:
+            placed.append(output.with_name(file.name))
+            os.replace(file, placed[-1])
+        if staged.is_dir() and output.is_dir():
+            for file in sorted(staged.iterdir()):
+                os.replace(file, output / file.name)
+        else:
+            os.replace(staged, output)
+    except BaseException:
+        for path in placed:
+            if path.is_file():
+                path.unlink()
+        raise

@@ -137,3 +137,11 @@ def test_a_process_killed_half_way_leaves_no_file_under_the_outputs_name(tmp_pat
     done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
     assert done.returncode == -9
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_certificate_that_cannot_be_put_in_place_takes_the_file_along(tmp_path):
+    (tmp_path / "out.pkl.certificate.json").mkdir()
+    (tmp_path / "out.pkl.certificate.json" / "mine").touch()
+    with pytest.raises(UserError, match="nothing was put there"):
+        convert(moved(), provenance(), tmp_path / "out.pkl", DETECTRON2, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.pkl.certificate.json"]
