@@ -20,8 +20,8 @@ from msbreg.feature_statistics import (
 from msbreg.formats import FORMATS
 from msbreg.formats.content import groups
 from msbreg.formats.match import LOOK, Match, contents, identify
-from msbreg.inert import Inert, plain
 from msbreg.reading import FileContent, read_file
+from msbreg.reading.inert import Inert, plain
 from msbreg.trained import NormLayer, norm_layers, signs_of_no_training
 
 Facts = dict[str, Any]

@@ -14,8 +14,8 @@ from msbreg.formats.account import PUBLISHED, Candidate, completed, fit, hold_ag
 from msbreg.formats.content import groups, matches, overview, unwrapped
 from msbreg.formats.names import table
 from msbreg.formats.row import Encoder, Format
-from msbreg.inert import plain
 from msbreg.reading import FileContent
+from msbreg.reading.inert import plain
 from msbreg.transforms import Normalisation
 
 LOOK = "Look at it with:  python tools/inspect_checkpoint.py {path}"

@@ -14,12 +14,18 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from msbreg.arrays import settle
 from msbreg.errors import UserError
-from msbreg.inert import printable
-from msbreg.magic import HEAD, advice_for_folder, advice_for_missing, container_of, refuse_archive
-from msbreg.refused import TRUST, explained, only_pytorchs_safe_names, refused_names
-from msbreg.unpickle import Truncated, load_plain, load_torch
+from msbreg.reading.arrays import settle
+from msbreg.reading.inert import printable
+from msbreg.reading.magic import (
+    HEAD,
+    advice_for_folder,
+    advice_for_missing,
+    container_of,
+    refuse_archive,
+)
+from msbreg.reading.refused import TRUST, explained, only_pytorchs_safe_names, refused_names
+from msbreg.reading.unpickle import Truncated, load_plain, load_torch
 
 AGAIN = "Copy or download it again, or give another checkpoint."
 SIDECAR_OF = (".safetensors", ".bin")  # what Hugging Face keeps beside its settings
@@ -56,7 +62,7 @@ def read_file(path: Path, *, trust_pickle: bool = False) -> FileContent:
 
     Args:
         trust_pickle: keep the tensors of a file that holds objects, by replacing all objects with
-            inert records (``msbreg.unpickle``). Code in the file is run in neither case.
+            inert records (``msbreg.reading.unpickle``). Code in the file is run in neither case.
 
     Raises:
         UserError: the file is missing, is no checkpoint, is damaged, or holds objects and

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msbreg.inert import Constructor, Inert, wrong
+from msbreg.reading.inert import Constructor, Inert, wrong
 
 _NUMERIC = frozenset(
     ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msbreg import arrays
-from msbreg.arrays import are_sizes
-from msbreg.inert import Constructor, Inert, printable, wrong
+from msbreg.reading import arrays
+from msbreg.reading.arrays import are_sizes
+from msbreg.reading.inert import Constructor, Inert, printable, wrong
 
 # Views with stride 0 are larger than their storage; beyond this many elements that is an attack.
 SMALL = 2**20

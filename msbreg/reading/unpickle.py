@@ -1,8 +1,8 @@
 """Reading foreign pickles, plain or in files of ``torch.save``, without running code in them.
 
-``msbreg.opcodes`` has the unpickler, ``msbreg.rebuild`` the few names that it really builds, and
-``msbreg.inert`` the records of all others. ``torch.load`` unpickles by a class that it is given, which
-is how both of its formats are read.
+``opcodes`` has the unpickler, ``rebuild`` the few names that it really builds, and ``inert`` the records
+of all others. ``torch.load`` unpickles by a class that it is given, which is how both of its formats
+are read.
 """
 
 import io
@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from msbreg.arrays import settle
-from msbreg.inert import Constructor, Inert, plain, wrong
-from msbreg.opcodes import InertUnpickler, Truncated
-from msbreg.rebuild import ALLOWED
+from msbreg.reading.arrays import settle
+from msbreg.reading.inert import Constructor, Inert, plain, wrong
+from msbreg.reading.opcodes import InertUnpickler, Truncated
+from msbreg.reading.rebuild import ALLOWED
 
 __all__ = ["Inert", "InertUnpickler", "Truncated", "load_plain", "load_torch", "names_in", "plain"]
 
@@ -88,7 +88,7 @@ def _load_torch(data: bytes, stubbed: set[str]) -> Any:
             raise UnpicklingError("it is a TorchScript archive")
     unpickler = _unpickler(stubbed, room)
     module = types.SimpleNamespace(
-        __name__="msbreg.unpickle",
+        __name__="msbreg.reading.unpickle",
         Unpickler=unpickler,
         load=lambda file, **options: unpickler(file, **options).load(),
     )

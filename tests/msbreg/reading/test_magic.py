@@ -17,7 +17,7 @@ import torch
 
 from msbreg.errors import UserError
 from msbreg.reading import read_file
-from tests.msbreg.pickled import FORMS, message, write, zip_with
+from tests.msbreg.reading.pickled import FORMS, message, write, zip_with
 
 STATE = {"conv.weight": torch.arange(1000.0).reshape(10, 100), "bn.bias": torch.ones(10)}
 

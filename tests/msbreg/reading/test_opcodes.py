@@ -12,8 +12,8 @@ import torch
 
 from msbreg.errors import UserError
 from msbreg.reading import read_file
-from msbreg.unpickle import load_plain, load_torch
-from tests.msbreg.pickled import Call, legacy_with, zip_with
+from msbreg.reading.unpickle import load_plain, load_torch
+from tests.msbreg.reading.pickled import Call, legacy_with, zip_with
 
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
 ORDERED = b"ccollections\nOrderedDict\n"

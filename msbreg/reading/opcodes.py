@@ -1,7 +1,7 @@
 """An unpickler that imports and calls nothing which a file names.
 
 A pickle is a program: it names functions and calls them. Here a name becomes a checked constructor
-of ``msbreg.rebuild``, if it is one of the few in its list, and else an ``Inert`` record; a call of a
+of ``msbreg.reading.rebuild``, if it is one of the few in its list, and else an ``Inert`` record; a call of a
 record is another record. No name is ever looked up in a module. The opcodes that can call, or that
 touch attributes or items of what they are given, are all replaced; the rest are listed one by one,
 so that an opcode of a later Python is an error here until somebody has read what it does.
@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch.serialization import StorageType
 
-from msbreg.inert import Inert, printable, wrong
-from msbreg.rebuild import ALLOWED, call, check_key
+from msbreg.reading.inert import Inert, printable, wrong
+from msbreg.reading.rebuild import ALLOWED, call, check_key
 
 # They push, pop or copy numbers, texts, marks and containers; none calls or touches an attribute.
 _HARMLESS = (

@@ -9,8 +9,8 @@ from pickle import UnpicklingError
 
 import torch
 
-from msbreg.inert import printable
-from msbreg.unpickle import names_in
+from msbreg.reading.inert import printable
+from msbreg.reading.unpickle import names_in
 
 MOST_LINES = 40
 TRUST = (

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from msbreg.reading import read_file
-from msbreg.unpickle import Inert, load_plain, load_torch, plain
-from tests.msbreg.pickled import FORMS, Call, legacy_with, strangers, write
+from msbreg.reading.unpickle import Inert, load_plain, load_torch, plain
+from tests.msbreg.reading.pickled import FORMS, Call, legacy_with, strangers, write
 
 WEIGHTS = torch.arange(6.0).reshape(2, 3)
 

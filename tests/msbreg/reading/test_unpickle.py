@@ -19,8 +19,8 @@ import torch.utils.collect_env
 
 from msbreg.errors import UserError
 from msbreg.reading import read_file
-from msbreg.unpickle import Inert, load_plain
-from tests.msbreg.pickled import FORMS, Call, strangers, write
+from msbreg.reading.unpickle import Inert, load_plain
+from tests.msbreg.reading.pickled import FORMS, Call, strangers, write
 
 WEIGHTS = torch.arange(6.0).reshape(2, 3)
 
