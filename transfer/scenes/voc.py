@@ -1,5 +1,6 @@
 """PASCAL VOC's layout on the disk, any classes: image-level labels from ImageSets/Main."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +24,18 @@ class ImageLabels:
     labels: np.ndarray
 
 
-def find_voc(root: Path) -> Path:
+def find_voc(root: Path, year: int = 2007) -> Path:
     """The folder that holds ImageSets/: ROOT itself, ROOT/VOC2007 or ROOT/VOCdevkit/VOC2007.
+
+    A ROOT whose name is of another year (VOC2012) is not taken itself.
 
     Raises:
         UserError: none of them does.
     """
-    places = [root, root / "VOC2007", root / "VOCdevkit" / "VOC2007"]
+    places = [root / f"VOC{year}", root / "VOCdevkit" / f"VOC{year}"]
+    other_year = re.fullmatch(rf"VOC(?!{year})\d{{4}}", root.resolve().name)
+    if not other_year:
+        places.insert(0, root)
     for place in places:
         if (place / "ImageSets" / "Main").is_dir():
             return place
