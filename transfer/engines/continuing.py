@@ -1,0 +1,119 @@
+"""Checkpoints of a detector in training: what a run is continued from, bit for bit."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from msbreg import distributed
+from msbreg.checkpoint import load_exactly, save_checkpoint
+from msbreg.errors import UserError
+from msbreg.formats.content import overview
+from msbreg.reading import read_file
+from transfer.engines.train_loop import State
+
+KIND = "msbreg-detection"
+SCHEMA = 1
+_COUNTERS = ("iteration", "sums", "counted", "averaged_at", "evaluated_at")
+
+
+def save(state: State, path: Path, about: dict[str, Any]) -> None:
+    """Write all that a continuation needs; every process calls it, one writes.
+
+    Args:
+        about: of the run: settings, fingerprints of the data, engine, provenance.
+    """
+    every_process = distributed.gather_objects(_generators())
+    if distributed.is_main():
+        content = {name: getattr(state, name) for name in _COUNTERS}
+        save_checkpoint(
+            path,
+            {
+                "kind": KIND,
+                "about": about,
+                "model": state.model.state_dict(),
+                "optimizer": state.solver.optimizer.state_dict(),
+                "generators": every_process,
+                **content,
+            },
+        )
+    distributed.barrier()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint of ``save``; no code in the file is run.
+
+    Raises:
+        UserError: no such file, cut short, or not one of a detector in training.
+    """
+    content = read_file(path).content
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise UserError(
+            f"{path} is no checkpoint of transfer/detection.py: it holds {overview(content)}.\n"
+            f"Expected the entry kind = {KIND!r}."
+        )
+    if content.get("schema") != SCHEMA:
+        raise UserError(
+            f"{path} has checkpoint schema {content.get('schema')!r}; this version reads {SCHEMA}"
+        )
+    return content
+
+
+def restore(state: State, content: dict[str, Any], path: Path) -> str | None:
+    """Put everything back; returns what is not as it was, if anything.
+
+    Raises:
+        UserError: weights or optimizer are of another detector.
+    """
+    load_exactly(state.model, content["model"], path)
+    try:
+        state.solver.optimizer.load_state_dict(content["optimizer"])
+    except ValueError as error:
+        raise UserError(f"{path} holds the optimizer of another detector: {error}") from error
+    for name in _COUNTERS:
+        setattr(state, name, content[name])
+    generators = content["generators"]
+    if len(generators) == distributed.world_size():
+        _put_back(generators[distributed.rank()])
+        return None
+    return (
+        f"continued on {distributed.world_size()} processes, begun on {len(generators)}: proposals "
+        "are sampled by other random numbers"
+    )
+
+
+def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
+    """The weights alone, to evaluate them; returns what the file says of its run."""
+    content = read(path)
+    load_exactly(model, content["model"], path)
+    return content["about"]
+
+
+def _generators() -> dict[str, Any]:
+    """Of torch, NumPy and Python; in types that are read back without running code."""
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one, for users
+    version, words, gauss = random.getstate()
+    states: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "python": [version, list(words), gauss],
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _put_back(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    name, keys, position, has_gauss, cached = states["numpy"]
+    words: Tensor = keys
+    np.random.set_state(  # noqa: NPY002
+        (name, words.numpy().astype(np.uint32), position, has_gauss, cached)
+    )
+    version, python, gauss = states["python"]
+    random.setstate((version, tuple(python), gauss))
+    if torch.cuda.is_available() and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])

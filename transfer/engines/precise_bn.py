@@ -1,0 +1,37 @@
+"""Precise BatchNorm statistics (arXiv 2105.07576), by the function that Detectron2's hook calls."""
+
+import contextlib
+import warnings
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import nn
+
+from msbreg import distributed
+from transfer.scenes.sample import Sample
+
+with warnings.catch_warnings():  # fvcore.nn scripts its focal loss, which PyTorch calls deprecated
+    warnings.simplefilter("ignore", FutureWarning)
+    from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+
+
+def make_precise(model: nn.Module, batches: Iterable[list[Sample]], number: int) -> None:
+    """Set every trained BatchNorm layer's statistics to those of its inputs over some batches.
+
+    Args:
+        model: in training mode; frozen layers keep their statistics.
+        batches: at least ``number``; they may differ in size.
+    """
+    if number and get_bn_modules(model):
+        update_bn_stats(model, islice(batches, number), number)
+
+
+@contextlib.contextmanager
+def undrawn(seed: int, iteration: int, device: torch.device) -> Iterator[None]:
+    """Torch's generators start from (seed, iteration) in here and are put back afterwards."""
+    with torch.random.fork_rng([device.index] if device.type == "cuda" else []):
+        entropy = np.random.SeedSequence([seed, iteration, distributed.rank()])
+        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+        yield

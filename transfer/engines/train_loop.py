@@ -1,0 +1,233 @@
+"""The training loop of both engines: batches in, losses checked, steps of SGD, and when to look.
+
+Order within an iteration as in Detectron2's DefaultTrainer (engine/defaults.py, build_hooks): step, precise
+BatchNorm statistics, checkpoint, evaluation. What draws random numbers between steps leaves the
+generators as they were, so that how often one looks does not change what is trained.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from msbreg import distributed
+from msbreg.errors import UserError
+from transfer.engines.memory import memory_advice
+from transfer.engines.precise_bn import make_precise, undrawn
+from transfer.scenes.sample import Sample
+
+Batch = list[Sample]
+
+
+@dataclass
+class Solver:
+    """How an engine changes weights.
+
+    Attributes:
+        optimizer: over the trainable parameters.
+        rates: iteration, from 0 -> learning rate of each of the optimizer's groups.
+        clip: called between backward pass and step.
+    """
+
+    optimizer: torch.optim.Optimizer
+    rates: Callable[[int], list[float]]
+    clip: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers that the loop goes by.
+
+    Attributes:
+        iterations: steps in all.
+        accumulate: parts in which a process passes its batch.
+        bf16: autocast to bfloat16 while training; statistics and evaluation stay in float32.
+        checkpoint_period, evaluation_period: in iterations; 0 is never before the end.
+        precise_bn: batches for precise BatchNorm statistics before each evaluation; 0 is off.
+        seed: of the draws between steps.
+        row_period: iterations that a row of the curve averages over (Detectron2's writers: 20).
+    """
+
+    iterations: int
+    accumulate: int = 1
+    bf16: bool = False
+    checkpoint_period: int = 0
+    evaluation_period: int = 0
+    precise_bn: int = 0
+    seed: int = 0
+    row_period: int = 20
+
+
+@dataclass
+class State:
+    """All that changes while training; what a checkpoint holds and a resumed run starts from.
+
+    Attributes:
+        iteration: steps done; the next step's number.
+        sums, counted: sums of the losses since the last row of the curve, and how many.
+        averaged_at, evaluated_at: iterations after which statistics were last made precise and the
+            detector last evaluated; 0 is never.
+    """
+
+    model: nn.Module
+    solver: Solver
+    iteration: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    counted: int = 0
+    averaged_at: int = 0
+    evaluated_at: int = 0
+
+
+def train(
+    state: State,
+    batches: Iterable[Batch],
+    plan: Plan,
+    *,
+    device: torch.device,
+    statistics_batches: Callable[[int], Iterable[Batch]],
+    each_iteration: Callable[[State, dict[str, Any] | None], None],
+    save: Callable[[State], None],
+    look: Callable[[State], None],
+) -> None:
+    """Train from ``state.iteration`` to the plan's end, the last evaluation included.
+
+    Args:
+        batches: this process's, from ``state.iteration`` on.
+        statistics_batches: iteration -> batches for precise statistics.
+        each_iteration: told the row of the curve that has become complete; may raise to stop.
+        save: called when a checkpoint is due.
+        look: evaluates; called with the statistics precise and the checkpoint saved.
+
+    Raises:
+        UserError: a loss is not finite, or the memory does not suffice.
+    """
+    stream = iter(batches)
+    wrapped = distributed.data_parallel(state.model)
+    state.model.train()
+    while True:
+        if _due(state.iteration, plan.evaluation_period, plan) > state.evaluated_at:
+            with memory_advice():
+                with undrawn(plan.seed, state.iteration, device):
+                    if state.averaged_at < state.iteration:
+                        parts = _parts(statistics_batches(state.iteration), plan.accumulate)
+                        make_precise(state.model, parts, plan.precise_bn * plan.accumulate)
+                        state.averaged_at = state.iteration
+                save(state)  # outside: it keeps the generators of the training
+                with undrawn(plan.seed, state.iteration, device):
+                    look(state)
+            state.evaluated_at = state.iteration
+            state.model.train()
+            save(state)
+        if state.iteration >= plan.iterations:
+            return
+        with memory_advice():
+            losses = step(wrapped, next(stream), state, plan, device)
+        state.iteration += 1
+        row = _add(state, losses, plan)
+        if (
+            _due(state.iteration, plan.checkpoint_period, plan)
+            and state.iteration < plan.iterations
+        ):
+            save(state)
+        each_iteration(state, row)
+
+
+def _due(iteration: int, period: int, plan: Plan) -> int:
+    """The iteration if something with this period is due after it, else 0."""
+    periodic = period > 0 and iteration % period == 0
+    return iteration if periodic or iteration == plan.iterations else 0
+
+
+def step(
+    model: nn.Module, samples: Batch, state: State, plan: Plan, device: torch.device
+) -> dict[str, float]:
+    """One step of SGD on one batch; returns the losses, each the mean over the batch's parts."""
+    for group, rate in zip(
+        state.solver.optimizer.param_groups, state.solver.rates(state.iteration), strict=True
+    ):
+        group["lr"] = rate
+    state.solver.optimizer.zero_grad()
+    sums: dict[str, Tensor] = {}
+    parts = divide(samples, plan.accumulate)
+    for number, part in enumerate(parts):
+        with distributed.averaging(model, now=number == len(parts) - 1):
+            with _diverged(state.iteration), _autocast(plan, device):
+                losses = model(part)
+                total = sum(losses.values())
+            (total / len(parts) if len(parts) > 1 else total).backward()
+        for name, value in losses.items():
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach()
+    values = torch.stack([value.float() for value in sums.values()]) / len(parts)
+    losses_now = dict(zip(sums, values.tolist(), strict=True))
+    _check_finite(losses_now, state.iteration, device)
+    state.solver.clip()
+    state.solver.optimizer.step()
+    return losses_now
+
+
+def divide(samples: Batch, parts: int) -> list[Batch]:
+    """The batch in parts of equal size.
+
+    Raises:
+        UserError: the number of images is no multiple of the number of parts.
+    """
+    size, left = divmod(len(samples), parts)
+    if left or not size:
+        raise UserError(
+            f"--accumulate {parts} cannot divide a batch of {len(samples)} images in each process; "
+            "expected a divisor"
+        )
+    return [samples[start : start + size] for start in range(0, len(samples), size)]
+
+
+def _parts(batches: Iterable[Batch], parts: int) -> Iterator[Batch]:
+    for batch in batches:
+        yield from divide(batch, parts)
+
+
+def _autocast(plan: Plan, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16)
+
+
+def _check_finite(losses: dict[str, float], iteration: int, device: torch.device) -> None:
+    bad = [f"{name} = {value}" for name, value in losses.items() if not np.isfinite(value)]
+    if distributed.any_process(bool(bad), device):
+        raise _not_finite(iteration, ", ".join(bad) or "in another process")
+
+
+@contextlib.contextmanager
+def _diverged(iteration: int) -> Iterator[None]:
+    """Detectors raise FloatingPointError on proposals that are not finite, before there is a loss."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise _not_finite(iteration, str(error)) from error
+
+
+def _not_finite(iteration: int, what: str) -> UserError:
+    return UserError(
+        f"training diverged: a loss is not finite at iteration {iteration}: {what}.\n"
+        "The last checkpoint is kept. Try a smaller SOLVER.BASE_LR or a longer "
+        "SOLVER.WARMUP_ITERS, in a new --output."
+    )
+
+
+def _add(state: State, losses: dict[str, float], plan: Plan) -> dict[str, Any] | None:
+    """Add to the sums; the means over all processes when a row is complete."""
+    for name, value in losses.items():
+        state.sums[name] = state.sums.get(name, 0.0) + value
+    state.counted += 1
+    if state.iteration % plan.row_period and state.iteration != plan.iterations:
+        return None
+    everywhere = distributed.gather_objects({k: v / state.counted for k, v in state.sums.items()})
+    row: dict[str, Any] = {"iteration": state.iteration}
+    for name in everywhere[0]:
+        row[name] = sum(losses[name] for losses in everywhere) / len(everywhere)
+    row["total_loss"] = sum(value for name, value in row.items() if name != "iteration")
+    row["learning_rate"] = state.solver.rates(state.iteration - 1)[0]
+    state.sums, state.counted = {}, 0
+    return row
