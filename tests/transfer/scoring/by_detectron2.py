@@ -1,0 +1,166 @@
+"""Detectron2's VOC evaluator on our scenes, and the numbers that it gave, kept in frozen/voc.json.
+
+python -m tests.transfer.scoring.by_detectron2        # writes the file anew
+"""
+
+import itertools
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.transfer.scoring.drawn import predict, voc_scenes
+from transfer.scenes.types import Instance, Prediction, Scene, Scenes
+
+FROZEN = Path(__file__).with_name("frozen") / "voc.json"
+_NAMES = itertools.count()
+
+
+def write_voc(root, scenes):
+    """Write Annotations and ImageSets; the images are never read."""
+    (root / "Annotations").mkdir(parents=True)
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    ids = [scene.id for scene in scenes.scenes]
+    (root / "ImageSets" / "Main" / "test.txt").write_text("\n".join(ids))
+    for scene in scenes.scenes:
+        objects = ""
+        for o in scene.instances:
+            x0, y0, x1, y1 = (int(edge) for edge in o.box)
+            objects += (
+                f"<object><name>{scenes.classes[o.label]}</name><pose>Left</pose>"
+                f"<truncated>0</truncated><difficult>{int(o.difficult)}</difficult>"
+                f"<bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin>"
+                f"<xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
+            )
+        (root / "Annotations" / f"{scene.id}.xml").write_text(f"<annotation>{objects}</annotation>")
+
+
+def evaluate(root, scenes, predictions):
+    """Give its AP, AP50, AP75 and the (T, K) values that they are means of, in percent."""
+    with warnings.catch_warnings():
+        # Importing it compiles a box coder with torch.jit.script, which is deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from detectron2.data import MetadataCatalog
+        from detectron2.evaluation import pascal_voc_evaluation as theirs
+        from detectron2.structures import Boxes, Instances
+
+    write_voc(root, scenes)
+    name = f"msbreg_{next(_NAMES)}"
+    MetadataCatalog.get(name).set(
+        thing_classes=list(scenes.classes), dirname=str(root), year=scenes.year, split="test"
+    )
+    evaluator = theirs.PascalVOCDetectionEvaluator(name)
+    evaluator.reset()
+    for prediction in predictions:
+        found = Instances((1, 1))
+        found.pred_boxes = Boxes(torch.from_numpy(prediction.boxes.copy()))
+        found.scores = torch.from_numpy(prediction.scores.copy())
+        found.pred_classes = torch.from_numpy(prediction.labels.copy())
+        evaluator.process([{"image_id": prediction.scene}], [{"instances": found}])
+    original, seen = theirs.voc_eval, []
+
+    def recorded(*arguments, **options):
+        outcome = original(*arguments, **options)
+        seen.append(100 * outcome[2])
+        return outcome
+
+    theirs.voc_eval = recorded
+    try:
+        with warnings.catch_warnings():
+            # A class without objects divides by zero there.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            numbers = evaluator.evaluate()["bbox"]
+    finally:
+        theirs.voc_eval = original
+    per_class = np.array(seen, dtype=float).reshape(len(scenes.classes), -1).T
+    return {key: float(value) for key, value in numbers.items()}, per_class
+
+
+def distinct(rng, predictions):
+    """The same with scores of which no two of one class are equal after rounding."""
+    total = sum(len(p.scores) for p in predictions)
+    assert total < 1000
+    fresh = iter(rng.permutation(1000)[:total])
+    out = []
+    for p in predictions:
+        scores = np.array([next(fresh) / 1000 for _ in p.scores], dtype=np.float32)
+        order = np.argsort(-scores)
+        out.append(Prediction(p.scene, p.boxes[order], scores[order], p.labels[order]))
+    return tuple(out)
+
+
+def read_frozen():
+    """Yield (scenes, predictions, numbers, per class and threshold) of each frozen case."""
+    for case in json.loads(FROZEN.read_text()):
+        scenes = tuple(
+            Scene(
+                name,
+                Path(name),
+                60,
+                60,
+                tuple(Instance(tuple(o[:4]), o[4], difficult=o[5]) for o in objects),
+            )
+            for name, objects in case["scenes"]
+        )
+        predictions = tuple(
+            Prediction(
+                name,
+                np.array(boxes, dtype=np.float32).reshape(-1, 4),
+                np.array(scores, dtype=np.float32),
+                np.array(labels, dtype=np.int64),
+            )
+            for name, boxes, scores, labels in case["predictions"]
+        )
+        split = Scenes(f"voc_{case['year']}", tuple(case["classes"]), scenes, year=case["year"])
+        yield split, predictions, case["numbers"], np.array(case["per_class"], dtype=float)
+
+
+def main():
+    import tempfile
+
+    cases = []
+    for seed, year in ((0, 2007), (1, 2012)):
+        rng = np.random.default_rng(seed)
+        scenes = voc_scenes(rng, 18, year)
+        if year == 2012:  # a class without objects that is found has no number there
+            scenes = Scenes(scenes.name, scenes.classes[:3], scenes.scenes, year=year)
+            kept = [tuple(o for o in s.instances if o.label < 3) for s in scenes.scenes]
+            parts = [
+                Scene(s.id, s.file, s.height, s.width, k)
+                for s, k in zip(scenes.scenes, kept, strict=True)
+            ]
+            scenes = Scenes(scenes.name, scenes.classes, tuple(parts), year=year)
+        predictions = predict(rng, scenes)
+        if year == 2012:
+            few = [p.labels < 3 for p in predictions]
+            predictions = tuple(
+                Prediction(p.scene, p.boxes[k], p.scores[k], p.labels[k])
+                for p, k in zip(predictions, few, strict=True)
+            )
+        predictions = distinct(rng, predictions)
+        with tempfile.TemporaryDirectory() as folder:
+            numbers, per_class = evaluate(Path(folder) / "voc", scenes, predictions)
+        cases.append(
+            {
+                "year": year,
+                "classes": scenes.classes,
+                "scenes": [
+                    [s.id, [[*o.box, o.label, o.difficult] for o in s.instances]]
+                    for s in scenes.scenes
+                ],
+                "predictions": [
+                    [p.scene, p.boxes.tolist(), p.scores.tolist(), p.labels.tolist()]
+                    for p in predictions
+                ],
+                "numbers": numbers,
+                "per_class": per_class.tolist(),
+            }
+        )
+    FROZEN.write_text("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""PASCAL VOC's average precision of boxes, number for number as Detectron2 computes it.
+
+Every rule in which evaluators differ is a field of ``VocRules``; its defaults are those of
+Detectron2's PascalVOCDetectionEvaluator (``detectron2/evaluation/pascal_voc_evaluation.py``, which
+goes back to py-faster-rcnn), the evaluator behind the published numbers of MoCo and its successors.
+The mathematics are in ``voc_matching.py``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from msbreg.errors import UserError
+from transfer.scenes.types import Prediction, Scenes
+from transfer.scoring.checks import in_order
+from transfer.scoring.detection_scores import THRESHOLDS, DetectionScores
+from transfer.scoring.voc_matching import (
+    Found,
+    Metric,
+    Objects,
+    average_precision,
+    best_overlaps,
+    hits_and_misses,
+    precision_recall,
+    sampled,
+)
+
+
+@dataclass(frozen=True)
+class VocRules:
+    """How hits are counted and averaged.
+
+    Attributes:
+        metric: "11-point" averages the interpolated precision at the recalls 0, 0.1, ..., 1 (VOC
+            2007); "area" is the area under the interpolated curve (VOC from 2010 on).
+        pixel_rule: the side of a box is ``xmax - xmin + 1``, for pixels are counted and the edges are
+            inclusive; without it ``xmax - xmin``, as in scripts that forget it.
+        rounding: scores are rounded to 3 decimals and edges (1-based) to 1 before anything else, as
+            by the devkit's text files; scores that become equal are then ranked by ``ties``.
+        difficult: objects so marked are neither hit nor miss ("ignored"), or as any other ("counted").
+        reached: an IoU equal to the threshold is a hit; the devkit's Matlab code says so, Detectron2
+            does not.
+        ties: how equal scores rank. "numpy" is Detectron2's ``np.argsort(-scores)``, whose default
+            sort is not stable: the order depends on NumPy's version and the vector instructions of
+            the CPU (AVX-512, AVX2, none), so two machines can differ in the last digits. "stable"
+            keeps the order of the split, then of the prediction, everywhere.
+        absent: a class without objects to find scores as the formula falls out ("scored": 0; with
+            "area" NaN as soon as anything is detected, and so the mean), or is no part of the mean
+            ("ignored").
+        thresholds: the IoUs that AP is the mean over.
+    """
+
+    metric: Metric
+    pixel_rule: bool = True
+    rounding: bool = True
+    difficult: Literal["ignored", "counted"] = "ignored"
+    reached: bool = False
+    ties: Literal["numpy", "stable"] = "numpy"
+    absent: Literal["scored", "ignored"] = "scored"
+    thresholds: tuple[float, ...] = THRESHOLDS
+
+    @classmethod
+    def of_year(cls, year: int | None) -> "VocRules":
+        """Detectron2's choice: 11 points for 2007, the area for any other year or none."""
+        return cls("11-point" if year == 2007 else "area")
+
+
+@dataclass(frozen=True)
+class VocScores(DetectionScores):
+    """Scores, and the rules that they follow; ``numbers`` has AP, AP50 and AP75."""
+
+    rules: VocRules
+
+
+def voc_ap(
+    scenes: Scenes, predictions: Sequence[Prediction], rules: VocRules | None = None
+) -> VocScores:
+    """Average precision of the predicted boxes; by default under the rules of the split's year.
+
+    Classes are averaged at each threshold, then the thresholds.
+
+    Raises:
+        UserError: the split has no scene or no class; or the predictions do not fit it, as
+            ``in_order`` says.
+    """
+    if not scenes.scenes or not scenes.classes:
+        raise UserError(
+            f"{scenes.name} has {len(scenes.scenes)} scenes and {len(scenes.classes)} classes; "
+            "expected at least one of each."
+        )
+    rules = rules or VocRules.of_year(scenes.year)
+    objects = _objects(scenes, rules)
+    found = _found(in_order(scenes, predictions), len(scenes.classes), rules)
+    aps, curves = zip(*map(lambda o, f: class_ap(o, f, rules), objects, found), strict=True)
+    class_aps = 100 * np.stack(aps, axis=1)  # (T, K)
+    counted = np.array([np.count_nonzero(~o.difficult) for o in objects])
+    if rules.absent == "ignored":
+        class_aps[:, counted == 0] = np.nan
+    chosen = class_aps[:, counted > 0] if rules.absent == "ignored" else class_aps
+    means = [float(np.mean(row)) if row.size else float("nan") for row in chosen]
+    at = dict(zip(rules.thresholds, means, strict=True))
+    return VocScores(
+        metric=f"VOC {rules.metric} AP",
+        numbers={
+            "AP": float(np.mean(means)),
+            **{f"AP{round(100 * t)}": at[t] for t in (0.5, 0.75) if t in at},
+        },
+        classes=scenes.classes,
+        thresholds=rules.thresholds,
+        class_ap=class_aps,
+        precision=np.stack(curves, axis=2),
+        objects=counted,
+        detections=np.array([len(f.scores) for f in found]),
+        rules=rules,
+    )
+
+
+def _objects(scenes: Scenes, rules: VocRules) -> list[Objects]:
+    """The objects of each class; a crowd is never one that can be hit or missed."""
+    rows = [(i, o) for i, scene in enumerate(scenes.scenes) for o in scene.instances]
+    scene = np.array([i for i, _ in rows], dtype=np.int64)
+    labels = np.array([o.label for _, o in rows], dtype=np.int64)
+    boxes = np.array([o.box for _, o in rows], dtype=np.float64).reshape(-1, 4)
+    boxes[:, :2] += 1
+    counted = rules.difficult == "counted"
+    ignored = np.array([o.crowd or (o.difficult and not counted) for _, o in rows], dtype=bool)
+    per_class = [labels == k for k in range(len(scenes.classes))]
+    return [Objects(scene[own], boxes[own], ignored[own]) for own in per_class]
+
+
+def _found(ordered: Sequence[Prediction], classes: int, rules: VocRules) -> list[Found]:
+    """The detections of each class, rounded if the rules say so."""
+    scene = np.repeat(np.arange(len(ordered)), [len(p.scores) for p in ordered])
+    labels = np.concatenate([p.labels for p in ordered])
+    corners = np.concatenate([p.boxes for p in ordered]).astype(np.float32)
+    corners[:, :2] += 1  # in float32, as Detectron2
+    boxes = corners.astype(np.float64)
+    scores = np.concatenate([p.scores for p in ordered]).astype(np.float32).astype(np.float64)
+    if rules.rounding:
+        # What printing and reading back gives: float32 times 10 or 1000 is exact in float64.
+        boxes, scores = np.rint(boxes * 10) / 10, np.rint(scores * 1000) / 1000
+    per_class = [labels == k for k in range(classes)]
+    return [Found(scene[own], boxes[own], scores[own]) for own in per_class]
+
+
+def class_ap(
+    objects: Objects, found: Found, rules: VocRules
+) -> tuple[np.ndarray, np.ndarray]:  # (T,) in [0, 1], (T, 101)
+    """Average precision of one class at each threshold, and its interpolated curves."""
+    overlap, nearest = best_overlaps(objects, found, 1.0 if rules.pixel_rule else 0.0)
+    order = np.argsort(-found.scores, kind="stable" if rules.ties == "stable" else None)
+    overlap, nearest = overlap[order], nearest[order]
+    positives = int(np.count_nonzero(~objects.difficult))
+    aps, curves = [], []
+    for threshold in rules.thresholds:
+        above = overlap >= threshold if rules.reached else overlap > threshold
+        hit, miss = hits_and_misses(above, nearest, objects.difficult)
+        recall, precision = precision_recall(hit, miss, positives)
+        aps.append(average_precision(recall, precision, rules.metric))
+        curves.append(sampled(recall, precision, positives))
+    return np.array(aps, dtype=np.float64), np.array(curves)
