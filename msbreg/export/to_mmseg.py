@@ -9,7 +9,6 @@ from torch import Tensor
 
 from msbreg.export.executor import Layout
 from msbreg.export.files import torch_saved
-from msbreg.export.reading_back import tensors_of
 from msbreg.export.settings import Settings
 from msbreg.export.target import Content, Target, Words, no_small_stem
 from msbreg.formats.names import Place, torchvision
@@ -74,7 +73,7 @@ def _encode(content: Content, suffix: str) -> dict[str, bytes]:
 
 def _decode(path: Path) -> tuple[dict[str, Tensor], Words | None]:
     content = read_file(path).content
-    return tensors_of(content["state_dict"]), content["msbreg"]["settings"]
+    return content["state_dict"], content["msbreg"]["settings"]
 
 
 def _fragment(words: Words, path: Path) -> str:
