@@ -21,7 +21,7 @@ boxes are kept as they are: training clips them, scoring does not, and Detectron
 """
 EXIF_ORIENTATION = 0x0112  # the tag's number in the Exif standard
 _SIDEWAYS = (5, 6, 7, 8)  # its values that exchange height and width
-_THREADS = 16  # headers are read from disks that answer slowly but many at a time
+_THREADS = 8  # on a slow disk headers arrive many at a time; on a fast one threads cost little
 
 
 def box_problem(box: Box, height: int, width: int) -> str | None:
