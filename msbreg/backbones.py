@@ -67,7 +67,8 @@ BACKBONES: dict[str, Callable[[], ResNet]] = {
     "resnet50": partial(ResNet, Bottleneck, [3, 4, 6, 3]),
     "resnet18-cifar": partial(ResNet, BasicBlock, [2, 2, 2, 2], stem="cifar"),
     "resnet18-small": partial(ResNet, BasicBlock, [2, 2, 2, 2], stem="small"),
-    # Narrow, but with the published stem: Detectron2 builds it too (STEM_OUT_CHANNELS, RES2_OUT_CHANNELS).
+    # Narrow, but with the published stem: the network of the embedded data's detectors. Detectron2's
+    # parts make it too, though its own builder insists on 64 channels at depth 18.
     "resnet18-narrow": partial(ResNet, BasicBlock, [2, 2, 2, 2], width=32),
     "resnet18-tiny": partial(ResNet, BasicBlock, [2, 2, 2, 2], stem="small", width=32),
 }
