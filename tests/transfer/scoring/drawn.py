@@ -49,7 +49,7 @@ def predict(rng, scenes, tied=False, masks=None):
             labels.append(int(rng.integers(0, 4)))
         found = np.array(boxes, dtype=np.float32).reshape(-1, 4)
         found = np.concatenate([found[:, :2], np.maximum(found[:, 2:], found[:, :2] + 1)], axis=1)
-        found = found.clip(0, SIDE).astype(np.float32)
+        found = found.clip(0, scene.width).astype(np.float32)
         scores = rng.random(len(found))
         scores = (scores.round(1) if tied else scores).astype(np.float32)
         order = np.argsort(-scores, kind="stable")
@@ -75,12 +75,12 @@ def coco_scenes(rng, count=20):
     for index in range(count):
         objects = []
         for number in range(rng.integers(0, 7)):
-            x0, y0 = rng.integers(0, 100, 2)
-            width, height = rng.choice([6, 20, 50, 99], 2)
+            x0, y0 = rng.integers(0, 50, 2)
+            width, height = rng.choice([6, 20, 50, 145], 2)
             x1, y1 = x0 + width, y0 + height
             box = tuple(map(float, (x0, y0, x1, y1)))
             mask = tuple(tuple(map(float, ring)) for ring in ([x0, y0, x1, y0, x1, y1, x0, y1],))
-            area = float(width * height) * rng.uniform(0.5, 1)
+            area = float(width * height) * rng.uniform(0.6, 1)
             crowd = bool(rng.random() < 0.15)
             if crowd or number % 2:
                 pixels = np.zeros((1, side, side), dtype=bool)

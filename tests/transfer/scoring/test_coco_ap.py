@@ -1,0 +1,181 @@
+"""COCO's scores are those of pycocotools on JSON files, bit for bit, whatever the scenes hold."""
+
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from msbreg.errors import UserError
+from tests.reference import coco_ap as slow
+from tests.transfer.scoring.drawn import box_masks, coco_scenes, predict, voc_scenes
+from transfer.scenes.masks import encode
+from transfer.scenes.types import Instance, Prediction, Scene, Scenes
+from transfer.scoring.coco_ap import coco_ap
+
+ABSENT = "Detectron2 is not installed; pycocotools alone is the peer"
+
+
+def drawn(seed, tied=False, count=25):
+    scenes = coco_scenes(np.random.default_rng(seed), count)
+    return scenes, predict(np.random.default_rng(seed + 100), scenes, tied, masks=box_masks)
+
+
+def nothing(scenes):
+    empty = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), ())
+    return [Prediction(scene.id, *empty) for scene in scenes.scenes]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_it_is_pycocotools_number_to_the_last_bit(tmp_path, seed, kind, tied):
+    scenes, predictions = drawn(seed, tied)
+    assert any(o.crowd for s in scenes.scenes for o in s.instances)
+    assert any(not s.instances for s in scenes.scenes)
+    expected, arrays = slow.coco_ap(tmp_path, scenes, predictions, kind)
+    found = coco_ap(scenes, predictions, kind)
+    np.testing.assert_array_equal(list(found.numbers.values()), expected)
+    theirs = arrays["precision"][..., 0, -1]
+    np.testing.assert_array_equal(found.precision, np.where(theirs > -1, theirs, np.nan))
+    assert found.numbers["AP"] > 5
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_it_is_the_number_of_detectron2s_evaluator(tmp_path, kind):
+    pytest.importorskip("detectron2", reason=ABSENT)
+    scenes, predictions = drawn(7)
+    expected = by_detectron2(tmp_path, scenes, predictions)[kind]
+    found = coco_ap(scenes, predictions, kind)
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+    assert [found.numbers[n] for n in names] == [expected[n] for n in names]
+    theirs = [expected[f"AP-{name}"] for name in scenes.classes]
+    # It averages thresholds and recalls at once; here recalls come first.
+    np.testing.assert_allclose(found.class_ap.mean(axis=0), theirs, rtol=1e-12)
+
+
+def by_detectron2(folder, scenes, predictions):
+    """Give what Detectron2's COCOEvaluator says, with the official pycocotools behind it."""
+    import torch
+
+    with warnings.catch_warnings():
+        # Importing it compiles a box coder with torch.jit.script, which is deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from detectron2.data import MetadataCatalog
+        from detectron2.evaluation import COCOEvaluator
+        from detectron2.structures import Boxes, Instances
+    from transfer.scenes.masks import decode
+
+    (folder / "truth.json").write_text(json.dumps(slow.truth_as_json(scenes)))
+    name = f"msbreg_coco_{folder.name}"
+    MetadataCatalog.get(name).set(
+        json_file=str(folder / "truth.json"),
+        thing_classes=list(scenes.classes),
+        thing_dataset_id_to_contiguous_id={n: k for k, n in enumerate(scenes.category_ids)},
+    )
+    evaluator = COCOEvaluator(name, ("bbox", "segm"), distributed=False, use_fast_impl=False)
+    evaluator.reset()
+    for p in predictions:
+        found = Instances((200, 200))
+        found.pred_boxes = Boxes(torch.from_numpy(p.boxes.copy()))
+        found.scores = torch.from_numpy(p.scores.copy())
+        found.pred_classes = torch.from_numpy(p.labels.copy())
+        found.pred_masks = torch.from_numpy(np.array([decode(m) for m in p.masks]))
+        with warnings.catch_warnings():
+            # It hands tensors to np.array, which NumPy >= 2 would have know `copy`.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            evaluator.process([{"image_id": p.scene}], [{"instances": found}])
+    return evaluator.evaluate()
+
+
+def test_the_truth_itself_scores_100():
+    scenes, _ = drawn(3)
+    perfect = []
+    for scene in scenes.scenes:
+        own = [o for o in scene.instances if not o.crowd]
+        boxes = np.array([o.box for o in own], np.float32).reshape(-1, 4)
+        labels = np.array([o.label for o in own], np.int64)
+        perfect.append(Prediction(scene.id, boxes, np.ones(len(own), np.float32), labels))
+    assert coco_ap(scenes, perfect).numbers["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_no_detection_at_all_scores_0(kind):
+    scenes, _ = drawn(0)
+    found = coco_ap(scenes, nothing(scenes), kind)
+    assert set(found.numbers.values()) == {0.0}
+    assert found.detections.tolist() == [0] * 5
+
+
+def test_sizes_and_classes_without_objects_have_no_number():
+    box = (10.0, 10.0, 20.0, 20.0)
+    scene = Scene(1, Path("1.jpg"), 100, 100, (Instance(box, 0),))
+    scenes = Scenes("one", ("cat", "dog"), (scene,), category_ids=(5, 9))
+    boxes, score = np.array([box], np.float32), np.array([0.5], np.float32)
+    found = coco_ap(scenes, [Prediction(1, boxes, score, np.array([0]))])
+    assert found.numbers["AP"] == found.numbers["APs"] == pytest.approx(100)
+    assert found.summary()["APm"] is None
+    assert found.absent == ("dog",)
+    assert found.table()[1] == {
+        "class": "dog", "objects": 0, "detections": 0, "AP": None, "AP50": None, "AP75": None
+    }  # fmt: skip
+    assert found.table()[0]["objects"] == found.table()[0]["detections"] == 1
+
+
+def test_the_order_of_scenes_and_predictions_cannot_matter():
+    scenes, predictions = drawn(4, tied=True)
+    rng = np.random.default_rng(0)
+    shuffled = tuple(scenes.scenes[i] for i in rng.permutation(len(scenes.scenes)))
+    again = coco_ap(dataclasses.replace(scenes, scenes=shuffled), predictions[::-1])
+    assert again.numbers == coco_ap(scenes, predictions).numbers
+
+
+def test_the_area_is_the_annotations_else_the_masks_else_the_boxs():
+    box, score = (0.0, 0.0, 50.0, 50.0), np.array([0.5], np.float32)
+    pixels = np.zeros((1, 100, 100), bool)
+    pixels[0, :20, :20] = True
+    mask = encode(pixels)[0]
+    for area, given, size in [(9.0e4, mask, "APl"), (None, mask, "APs"), (None, None, "APm")]:
+        scene = Scene(1, Path("1"), 100, 100, (Instance(box, 0, mask=given, area=area),))
+        scenes = Scenes("one", ("cat",), (scene,), category_ids=(1,))
+        boxes = np.array([box], np.float32)
+        numbers = coco_ap(scenes, [Prediction(1, boxes, score, np.array([0]))]).numbers
+        assert [n for n in ("APs", "APm", "APl") if numbers[n] == numbers[n]] == [size]
+
+
+def test_scenes_with_names_and_without_category_ids_are_scored():
+    scenes = voc_scenes(np.random.default_rng(0))
+    found = coco_ap(scenes, predict(np.random.default_rng(1), scenes))
+    assert 5 < found.numbers["AP"] < 95
+
+
+def test_nothing_is_printed(capsys):
+    coco_ap(*drawn(0, count=3))
+    assert capsys.readouterr().out == ""
+
+
+def test_masks_cannot_be_scored_without_masks():
+    scenes, predictions = drawn(0)
+    bare = [dataclasses.replace(p, masks=None) for p in predictions]
+    with pytest.raises(UserError, match="prediction for scene .* has no masks"):
+        coco_ap(scenes, bare, "segm")
+    boxes = voc_scenes(np.random.default_rng(0))
+    with pytest.raises(UserError, match="an object of scene '00.*' has no mask"):
+        coco_ap(boxes, predict(np.random.default_rng(1), boxes, masks=box_masks), "segm")
+
+
+def test_a_mask_of_the_truth_that_does_not_fit_is_named():
+    scenes, predictions = drawn(0)
+    bad = Instance((0, 0, 5, 5), 0, mask={"size": [200, 200], "counts": "0"})
+    first = dataclasses.replace(scenes.scenes[0], instances=(bad,))
+    wrong = dataclasses.replace(scenes, scenes=(first, *scenes.scenes[1:]))
+    with pytest.raises(UserError, match=r"scene 900 has a mask of size \[200, 200\]"):
+        coco_ap(wrong, predictions, "segm")
+
+
+def test_an_empty_split_is_refused():
+    with pytest.raises(UserError, match="0 scenes and 1 classes"):
+        coco_ap(Scenes("empty", ("cat",), ()), [])
