@@ -1,0 +1,136 @@
+"""Predictions as COCO's results JSON, to hand in, or to score what another program has found."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msbreg.errors import UserError
+from msbreg.record import write_atomically
+from transfer.scenes.masks import boxes_around, characters, check_runs
+from transfer.scenes.types import Prediction, RunLengths, Scene, Scenes
+from transfer.scoring.checks import in_order
+
+
+def write_coco_results(path: Path, scenes: Scenes, predictions: Sequence[Prediction]) -> None:
+    """Write a list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"[, "segmentation"]}``.
+
+    Category ids are the data set's own, or 1..K where it has none; sides are differences in float32,
+    as Detectron2's.
+
+    Raises:
+        UserError: the predictions do not fit the split; see ``in_order``.
+    """
+    ids = _category_ids(scenes)
+    entries: list[dict[str, Any]] = []
+    for prediction in in_order(scenes, predictions):
+        boxes = prediction.boxes.astype(np.float32)
+        rows = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+        scores = prediction.scores.astype(np.float32).tolist()
+        for index, (row, score, label) in enumerate(
+            zip(rows, scores, prediction.labels.tolist(), strict=True)
+        ):
+            entry = {"image_id": prediction.scene, "category_id": ids[label]}
+            entry |= {"bbox": row, "score": score}
+            if prediction.masks is not None:
+                mask = prediction.masks[index]
+                counts = characters(mask).decode("ascii")
+                entry["segmentation"] = {"size": list(mask["size"]), "counts": counts}
+            entries.append(entry)
+    write_atomically(path, json.dumps(entries).encode())
+
+
+def read_coco_results(path: Path, scenes: Scenes) -> tuple[Prediction, ...]:
+    """Read such a list: one prediction for each scene, best first; a scene not named has none.
+
+    Corners are stored in float32, so that sides may differ from the file's in the seventh digit. An
+    entry without a box gets the one around its mask.
+
+    Raises:
+        UserError: no such file, not such a list, or an entry that does not fit the split.
+    """
+    try:
+        entries = json.loads(path.read_bytes())
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read as JSON ({error}); expected COCO's results."
+        ) from error
+    if not isinstance(entries, list):
+        raise UserError(f"{path} holds a {type(entries).__name__}; expected a list of detections.")
+    known = {scene.id: scene for scene in scenes.scenes}
+    labels = {number: label for label, number in enumerate(_category_ids(scenes))}
+    with_masks = any(isinstance(e, dict) and "segmentation" in e for e in entries)
+    rows: dict[str | int, list[_Row]] = {scene.id: [] for scene in scenes.scenes}
+    for number, entry in enumerate(entries, 1):
+        try:
+            scene = known[_one_of(entry, "image_id", known)]
+            label = labels[_one_of(entry, "category_id", labels)]
+            rows[scene.id].append(_row(entry, scene, label, with_masks))
+        except UserError as error:
+            raise UserError(f"{path}: detection {number} of {len(entries)} {error}") from error
+    found = tuple(_prediction(scene, rows[scene.id], with_masks) for scene in scenes.scenes)
+    return tuple(in_order(scenes, found))
+
+
+_Row = tuple[list[float], float, int, RunLengths | None]
+
+
+def _row(entry: dict[str, Any], scene: Scene, label: int, with_masks: bool) -> _Row:
+    """Box as XYXY, score, label, mask."""
+    mask = entry.get("segmentation")
+    if with_masks:
+        if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str):
+            raise UserError(
+                f"of scene {scene.id!r} has no compressed run lengths as its segmentation; expected "
+                "them of all detections or of none"
+            )
+        try:
+            check_runs([mask], scene.height, scene.width)
+        except (UserError, KeyError, TypeError) as error:
+            raise UserError(f"of scene {scene.id!r} has {error}") from error
+    score, box = entry.get("score"), entry.get("bbox")
+    if box is None and mask is not None:
+        corners = boxes_around([mask])[0].tolist()
+    elif (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(value, (int, float)) for value in box)
+    ):
+        corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+    else:
+        raise UserError(
+            f"of scene {scene.id!r} has the bbox {box!r}; expected [x, y, width, height]"
+        )
+    if not isinstance(score, (int, float)):
+        raise UserError(f"of scene {scene.id!r} has the score {score!r}; expected a number")
+    return corners, float(score), label, mask if with_masks else None
+
+
+def _prediction(scene: Scene, rows: list[_Row], with_masks: bool) -> Prediction:
+    rows = sorted(rows, key=lambda row: -row[1])  # stable
+    return Prediction(
+        scene.id,
+        np.array([row[0] for row in rows], dtype=np.float64).reshape(-1, 4).astype(np.float32),
+        np.array([row[1] for row in rows], dtype=np.float32),
+        np.array([row[2] for row in rows], dtype=np.int64),
+        tuple(row[3] for row in rows if row[3] is not None) if with_masks else None,
+    )
+
+
+def _category_ids(scenes: Scenes) -> tuple[int, ...]:
+    return scenes.category_ids or tuple(range(1, len(scenes.classes) + 1))
+
+
+def _one_of(entry: Any, key: str, known: dict[Any, Any]) -> Any:
+    """The entry's value of the key, which must be known."""
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(value, (str, int)) or value not in known:
+        some = ", ".join(repr(name) for name in list(known)[:5])
+        raise UserError(
+            f"has the {key} {value!r}, which the split does not have; expected one of its "
+            f"{len(known)}: {some}{', ...' if len(known) > 5 else ''}.\n"
+            "Give the data that the results are for."
+        )
+    return value
