@@ -113,7 +113,8 @@ def _detect_in_one(
     settings = config.MODEL.ROI_HEADS
     finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
     boxes, scores = boxes[finite], scores[finite, :-1]
-    boxes = clip_boxes_to_image(boxes.reshape(-1, 4), region.size).view(len(scores), -1, 4)
+    shape = (len(boxes), boxes.shape[1] // 4, 4)
+    boxes = clip_boxes_to_image(boxes.reshape(-1, 4), region.size).view(shape)
     confident = scores > settings.SCORE_THRESH_TEST
     labels = confident.nonzero()[:, 1]
     boxes, scores = boxes[confident], scores[confident]

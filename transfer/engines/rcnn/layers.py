@@ -82,10 +82,6 @@ def build_norm(name: str, channels: int) -> nn.Module | None:
     return kinds[name](channels)
 
 
-NORMS = ("BN", "SyncBN", "naiveSyncBN", "FrozenBN", "GN")
-"""Names that ``build_norm`` knows."""
-
-
 class Conv(nn.Conv2d):
     """A square convolution that keeps the size (for stride 1), then its norm."""
 

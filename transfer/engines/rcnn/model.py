@@ -12,6 +12,7 @@ from transfer.engines.rcnn.mask_head import paste
 from transfer.engines.rcnn.proposals import ProposalNetwork
 from transfer.engines.rcnn.pyramid import build_backbone
 from transfer.engines.rcnn.regions import Detections, Size
+from transfer.engines.supported import check_supported
 from transfer.scenes.sample import Sample
 
 
@@ -127,4 +128,5 @@ def build_model(config: CfgNode) -> RCNN:
     Raises:
         UserError: the config asks for something that is not implemented (``check_supported``).
     """
+    check_supported(config)
     return RCNN(config)

@@ -20,7 +20,6 @@ class FeaturePyramid(nn.Module):
         self, bottom_up: ResNet, stages: list[str], channels: int, norm: str, fuse: str
     ) -> None:
         super().__init__()
-        self.bottom_up = bottom_up
         self.stages = stages
         self.average = fuse == "avg"
         for stage in stages:
@@ -32,6 +31,7 @@ class FeaturePyramid(nn.Module):
             fill_xavier(output)
             self.add_module(f"fpn_lateral{level}", lateral)
             self.add_module(f"fpn_output{level}", output)
+        self.bottom_up = bottom_up  # last, so that parameters come in Detectron2's order
         levels = [int(stage[-1]) for stage in stages]
         self.divisor = 2 ** levels[-1]
         self.strides = {f"p{level}": 2**level for level in [*levels, levels[-1] + 1]}
