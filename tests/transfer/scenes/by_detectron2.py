@@ -64,7 +64,12 @@ def mapper(settings, training):
 
 
 def mapped(scene, settings, seed, *, sized_boxes, training=True):
-    """What Detectron2 makes of the scene when its global generator starts from ``seed``."""
+    """``mapped_entry`` of one of our scenes."""
+    return mapped_entry(entry(scene, sized_boxes=sized_boxes), settings, seed, training=training)
+
+
+def mapped_entry(given, settings, seed, *, training=True):
+    """What Detectron2 makes of its dictionary when its global generator starts from ``seed``."""
     before = np.random.get_state()  # noqa: NPY002 - the generator that Detectron2 draws from
     try:
         np.random.seed(seed)  # noqa: NPY002
@@ -73,6 +78,6 @@ def mapped(scene, settings, seed, *, sized_boxes, training=True):
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
             # fvcore flips vertically by PyTorch, in an array of Pillow's that is not writable.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-            return mapper(settings, training)(entry(scene, sized_boxes=sized_boxes))
+            return mapper(settings, training)(given)
     finally:
         np.random.set_state(before)  # noqa: NPY002
