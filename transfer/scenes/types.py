@@ -2,8 +2,8 @@
 
 Conventions, stated here and nowhere else: boxes are XYXY, absolute pixels, floats, 0-based, the right
 and bottom edges exclusive (a box over the whole image is 0, 0, width, height); labels are 0-based
-indices into ``Scenes.classes``; images are as stored, before any EXIF rotation is applied; masks are
-polygons or COCO run lengths in image coordinates.
+indices into ``Scenes.classes``; sizes and coordinates are those of the image as it is shown, after its
+EXIF rotation; masks are polygons or COCO run lengths in image coordinates.
 """
 
 from dataclasses import dataclass, field
