@@ -91,8 +91,8 @@ def voc_ap(
             "expected at least one of each."
         )
     rules = rules or VocRules.of_year(scenes.year)
-    objects = _objects(scenes, rules)
-    found = _found(in_order(scenes, predictions), len(scenes.classes), rules)
+    objects = class_objects(scenes, rules)
+    found = class_detections(in_order(scenes, predictions), len(scenes.classes), rules)
     aps, curves = zip(*map(lambda o, f: class_ap(o, f, rules), objects, found), strict=True)
     class_aps = 100 * np.stack(aps, axis=1)  # (T, K)
     counted = np.array([np.count_nonzero(~o.difficult) for o in objects])
@@ -117,7 +117,7 @@ def voc_ap(
     )
 
 
-def _objects(scenes: Scenes, rules: VocRules) -> list[Objects]:
+def class_objects(scenes: Scenes, rules: VocRules) -> list[Objects]:
     """The objects of each class; a crowd is never one that can be hit or missed."""
     rows = [(i, o) for i, scene in enumerate(scenes.scenes) for o in scene.instances]
     scene = np.array([i for i, _ in rows], dtype=np.int64)
@@ -130,7 +130,7 @@ def _objects(scenes: Scenes, rules: VocRules) -> list[Objects]:
     return [Objects(scene[own], boxes[own], ignored[own]) for own in per_class]
 
 
-def _found(ordered: Sequence[Prediction], classes: int, rules: VocRules) -> list[Found]:
+def class_detections(ordered: Sequence[Prediction], classes: int, rules: VocRules) -> list[Found]:
     """The detections of each class, rounded if the rules say so."""
     scene = np.repeat(np.arange(len(ordered)), [len(p.scores) for p in ordered])
     labels = np.concatenate([p.labels for p in ordered])

@@ -38,7 +38,7 @@ def predict(rng, scenes, tied=False, masks=None):
         boxes, labels = [], []
         for instance in scene.instances:
             for _ in range(rng.integers(0, 3)):
-                if instance.label == 4 or instance.crowd:
+                if instance.label == 4:
                     continue
                 jitter = rng.choice([0, 0.5, 2, 6]) * rng.standard_normal(4)
                 boxes.append(np.array(instance.box) + jitter)

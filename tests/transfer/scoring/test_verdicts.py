@@ -1,0 +1,46 @@
+"""Single detections are judged as their slow twin judges them, and the surest are picked."""
+
+import numpy as np
+import pytest
+
+from tests.reference import verdicts as slow
+from tests.transfer.scoring.drawn import coco_scenes, predict, voc_scenes
+from transfer.scoring.verdicts import best_and_worst, judged
+
+
+@pytest.fixture(params=["voc", "coco"])
+def drawn(request):
+    rng = np.random.default_rng(0)
+    scenes = voc_scenes(rng, 60) if request.param == "voc" else coco_scenes(rng, 40)
+    return scenes, predict(rng, scenes)
+
+
+def test_every_detection_is_judged_as_its_slow_twin_does(drawn):
+    scenes, predictions = drawn
+    hit, miss, overlap = judged(scenes, predictions)
+    pairs = zip(scenes.scenes, predictions, strict=True)
+    expected = [verdict for pair in pairs for verdict in slow.judged(*pair)]
+    assert [v == "hit" for v, _ in expected] == hit.tolist()
+    assert [v == "miss" for v, _ in expected] == miss.tolist()
+    highest = [-np.inf if value is None else value for _, value in expected]
+    np.testing.assert_allclose(overlap, highest, rtol=1e-5)  # boxes pass through float32
+    assert {v for v, _ in expected} == {"hit", "miss", "neither"}
+
+
+def test_the_surest_of_either_kind_are_picked_one_of_a_scene(drawn):
+    scenes, predictions = drawn
+    for picks, kind in zip(best_and_worst(scenes, predictions, 5), ("hit", "miss"), strict=True):
+        ranked = {}
+        for place, (scene, prediction) in enumerate(zip(scenes.scenes, predictions, strict=True)):
+            verdicts = slow.judged(scene, prediction)
+            own = [i for i, (verdict, _) in enumerate(verdicts) if verdict == kind]
+            if own:
+                ranked[place] = max(own, key=lambda i: prediction.scores[i])
+        surest = sorted(ranked, key=lambda place: -predictions[place].scores[ranked[place]])
+        assert [(p.scene, p.index) for p in picks] == [(s, ranked[s]) for s in surest[:5]]
+
+
+def test_where_nothing_is_found_nothing_is_picked(drawn):
+    scenes, predictions = drawn
+    nothing = [type(p)(p.scene, p.boxes[:0], p.scores[:0], p.labels[:0]) for p in predictions]
+    assert best_and_worst(scenes, nothing, 3) == ([], [])
