@@ -88,8 +88,13 @@ def main(
     config_type: type[C],
     run: Callable[[C, Card], Any],
     arguments: Sequence[str] | None = None,
+    *,
+    parse: Callable[[type[C], Sequence[str] | None], tuple[C, Card]] = parse,
 ) -> None:
     """Parse, run, and turn what went wrong into one message and an exit code.
+
+    Args:
+        parse: reads the command line; another one for a script whose ``--config`` is no card of ours.
 
     Exit codes: 0 done, 1 a failure of the program (with traceback), 2 wrong input (one message),
     75 interrupted and saved: the same command continues.

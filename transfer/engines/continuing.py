@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from msbreg import distributed
 from msbreg.checkpoint import load_exactly, save_checkpoint
 from msbreg.errors import UserError
 from msbreg.formats.content import overview
+from msbreg.job import Job, log
 from msbreg.reading import read_file
 from transfer.engines.train_loop import State
 
@@ -85,11 +86,27 @@ def restore(state: State, content: dict[str, Any], path: Path) -> str | None:
     )
 
 
-def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
-    """The weights alone, to evaluate them; returns what the file says of its run."""
+def resume(state: State, path: Path, running: Job, about: dict[str, Any]) -> None:
+    """Continue a run of the job's folder.
+
+    Raises:
+        UserError: the checkpoint has no record beside it, or is of other data or another engine.
+    """
+    if not running.resumed:
+        raise UserError(
+            f"{path} lies in an output folder without the record of its run; "
+            "give another --output, or move the file away"
+        )
     content = read(path)
-    load_exactly(model, content["model"], path)
-    return content["about"]
+    for what in ("data", "engine"):
+        if content["about"][what] != about[what]:
+            raise UserError(
+                f"{path} was trained with {what} = {content['about'][what]}, here it is "
+                f"{about[what]}.\nPut it back to continue, or start anew in another --output."
+            )
+    if warning := restore(state, content, path):
+        running.warn(warning)
+    log.info("continuing after iteration %d", state.iteration)
 
 
 def _generators() -> dict[str, Any]:

@@ -89,7 +89,7 @@ def train(
     *,
     device: torch.device,
     statistics_batches: Callable[[int], Iterable[Batch]],
-    each_iteration: Callable[[State, dict[str, Any] | None], None],
+    each_iteration: Callable[[State, dict[str, float], dict[str, Any] | None], None],
     save: Callable[[State], None],
     look: Callable[[State], None],
 ) -> None:
@@ -98,7 +98,8 @@ def train(
     Args:
         batches: this process's, from ``state.iteration`` on.
         statistics_batches: iteration -> batches for precise statistics.
-        each_iteration: told the row of the curve that has become complete; may raise to stop.
+        each_iteration: told the losses, and the row of the curve if one has become complete; may raise
+            to stop.
         save: called when a checkpoint is due.
         look: evaluates; called with the statistics precise and the checkpoint saved.
 
@@ -133,7 +134,7 @@ def train(
             and state.iteration < plan.iterations
         ):
             save(state)
-        each_iteration(state, row)
+        each_iteration(state, losses, row)
 
 
 def _due(iteration: int, period: int, plan: Plan) -> int:
@@ -231,3 +232,9 @@ def _add(state: State, losses: dict[str, float], plan: Plan) -> dict[str, Any] |
     row["learning_rate"] = state.solver.rates(state.iteration - 1)[0]
     state.sums, state.counted = {}, 0
     return row
+
+
+def losses_in_words(losses: dict[str, float]) -> str:
+    """``loss 1.53 (cls 0.90, box_reg 0.20, ...)``."""
+    parts = ", ".join(f"{name.removeprefix('loss_')} {value:.2f}" for name, value in losses.items())
+    return f"loss {sum(losses.values()):.2f} ({parts})"

@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
+from msbreg.config import flat
+from msbreg.errors import UserError
 from msbreg.export.target import Reading, Words
+from transfer.engines.rcnn.regions import Detections
+from transfer.engines.train_loop import Solver
+from transfer.scenes.sample import Sample
 
 FEATURES = ("stem", "res2", "res3", "res4", "res5")
 NORMS = {"BN": "", "FrozenBN": "num_batches_tracked"}
@@ -28,7 +34,7 @@ def _import_quietly() -> None:
     """Once before the imports below: fvcore and Detectron2 use what PyTorch calls deprecated."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in ("config", "layers", "modeling.backbone", "checkpoint"):
+        for name in ("config", "layers", "modeling", "solver", "checkpoint"):
             importlib.import_module(f"detectron2.{name}")
 
 
@@ -63,13 +69,22 @@ def build_backbone(words: Words, *, norm: str = "FrozenBN") -> nn.Module:
     _import_quietly()
     from detectron2.layers import ShapeSpec
     from detectron2.modeling.backbone import build_resnet_backbone
-    from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 
     config = configuration(words, norm=norm)
     settings = config.MODEL.RESNETS
-    width = settings.STEM_OUT_CHANNELS
-    if width == 64:
+    if settings.STEM_OUT_CHANNELS == 64:
         return build_resnet_backbone(config, ShapeSpec(channels=3))
+    return _narrow_resnet(config)
+
+
+def _narrow_resnet(config: Any) -> nn.Module:
+    """A ResNet-18 or -34 of another width, from Detectron2's own parts."""
+    from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
+
+    settings = config.MODEL.RESNETS
+    width, norm = settings.STEM_OUT_CHANNELS, settings.NORM
+    stem = BasicStem(3, width, norm)
+    # All four, as build_resnet_backbone does: those that are not used are drawn, then dropped.
     stages = [
         ResNet.make_stage(
             BasicBlock,
@@ -81,7 +96,12 @@ def build_backbone(words: Words, *, norm: str = "FrozenBN") -> nn.Module:
         )
         for stage, blocks in enumerate({18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[settings.DEPTH])
     ]
-    return ResNet(BasicStem(3, width, norm), stages, out_features=list(FEATURES))
+    return ResNet(
+        stem,
+        stages,
+        out_features=list(settings.OUT_FEATURES),
+        freeze_at=config.MODEL.BACKBONE.FREEZE_AT,
+    )
 
 
 def load(backbone: nn.Module, path: Path) -> tuple[str, ...]:
@@ -134,3 +154,138 @@ def read(path: Path, words: Words, batches: list[Tensor]) -> list[Reading]:
             )
         )
     return readings
+
+
+# ---- The engine: Detectron2's detector and solver, fed with our samples, giving our detections.
+
+
+def build_detector(config: CfgNode) -> nn.Module:
+    """Detectron2's model of a config, on the CPU: samples -> losses, or -> Detections.
+
+    Raises:
+        UserError: the config asks for what a Sample cannot hold, or Detectron2 cannot build it.
+    """
+    _check(config)
+    detector_type = _detector_type()
+    theirs = _theirs(config)
+    try:
+        return detector_type(theirs)
+    except (AssertionError, KeyError, ValueError) as error:
+        raise UserError(
+            f"Detectron2 {version()} cannot build this detector: {error or type(error).__name__}"
+        ) from error
+
+
+def build_solver(config: CfgNode, model: nn.Module) -> Solver:
+    """Detectron2's own optimizer and scheduler; clipping is the optimizer's."""
+    from detectron2.solver import build_lr_scheduler, build_optimizer
+
+    theirs = _theirs(config)
+    optimizer = build_optimizer(theirs, model)
+    scheduler = build_lr_scheduler(theirs, optimizer)
+
+    def rates(iteration: int) -> list[float]:
+        scheduler.last_epoch = iteration  # an epoch of its base class is an iteration
+        return scheduler.get_lr()
+
+    return Solver(optimizer, rates)
+
+
+def _check(config: CfgNode) -> None:
+    wanted = {
+        "MODEL.META_ARCHITECTURE": (config.MODEL.META_ARCHITECTURE, "GeneralizedRCNN"),
+        "MODEL.KEYPOINT_ON": (config.MODEL.KEYPOINT_ON, False),
+        "MODEL.LOAD_PROPOSALS": (config.MODEL.LOAD_PROPOSALS, False),
+    }
+    for key, (given, known) in wanted.items():
+        if given != known:
+            raise UserError(f"{key} is {given!r}; expected {known!r} (others are not implemented)")
+
+
+def _theirs(config: CfgNode) -> Any:
+    """The same settings as Detectron2's config."""
+    _import_quietly()
+    from detectron2.config import get_cfg
+
+    _register()
+    theirs = get_cfg()
+    settings = flat(config)
+    theirs.merge_from_list([part for pair in settings.items() for part in pair])
+    theirs.MODEL.DEVICE = "cpu"
+    narrow = theirs.MODEL.RESNETS.DEPTH < 50 and theirs.MODEL.RESNETS.STEM_OUT_CHANNELS != 64
+    if narrow:  # Detectron2's own builder wants 64 channels; the name is looked up in its registry
+        theirs.MODEL.BACKBONE.NAME = f"narrow_{theirs.MODEL.BACKBONE.NAME}"
+    return theirs
+
+
+@cache
+def _register() -> None:
+    """What cards name and Detectron2 lacks: MoCo's head, and narrow backbones."""
+    from detectron2.layers import get_norm
+    from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN
+    from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+    from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
+
+    class Res5ROIHeadsExtraNorm(Res5ROIHeads):
+        """One more norm behind res5 (MoCo, detection/train_net.py)."""
+
+        @classmethod
+        def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:
+            res5, channels = super()._build_res5_block(cfg)
+            res5.add_module("norm", get_norm(cfg.MODEL.RESNETS.NORM, channels))
+            return res5, channels
+
+    def narrow_build_resnet_backbone(cfg: Any, input_shape: Any) -> nn.Module:
+        return _narrow_resnet(cfg)
+
+    def narrow_build_resnet_fpn_backbone(cfg: Any, input_shape: Any) -> nn.Module:
+        return FPN(
+            bottom_up=_narrow_resnet(cfg),
+            in_features=cfg.MODEL.FPN.IN_FEATURES,
+            out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+            norm=cfg.MODEL.FPN.NORM,
+            top_block=LastLevelMaxPool(),
+            fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+        )
+
+    ROI_HEADS_REGISTRY.register(Res5ROIHeadsExtraNorm)
+    BACKBONE_REGISTRY.register(narrow_build_resnet_backbone)
+    BACKBONE_REGISTRY.register(narrow_build_resnet_fpn_backbone)
+
+
+@cache
+def _detector_type() -> type[nn.Module]:
+    """Its meta architecture with our samples in and our detections out; the names stay its own."""
+    _import_quietly()
+    from detectron2.modeling import GeneralizedRCNN
+    from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+    from detectron2.utils.events import EventStorage
+
+    def targets(sample: Sample) -> Any:
+        assert sample.boxes is not None
+        instances = Instances(tuple(sample.image.shape[1:]))
+        instances.gt_boxes = Boxes(sample.boxes)
+        instances.gt_classes = sample.labels
+        if sample.polygons is not None:
+            instances.gt_masks = PolygonMasks([list(rings) for rings in sample.polygons])
+        if sample.bitmasks is not None:
+            instances.gt_masks = BitMasks(sample.bitmasks)
+        return instances
+
+    class Detector(GeneralizedRCNN):
+        def forward(self, samples: list[Sample]) -> Any:
+            given = [
+                {"image": s.image, "height": s.height, "width": s.width}
+                | ({"instances": targets(s)} if self.training else {})
+                for s in samples
+            ]
+            with EventStorage():  # its heads count into one; nobody reads it
+                if self.training:
+                    return super().forward(given)
+                return [detections(out["instances"]) for out in super().forward(given)]
+
+    def detections(found: Any) -> Detections:
+        masks = found.pred_masks if found.has("pred_masks") else None
+        return Detections(found.pred_boxes.tensor, found.scores, found.pred_classes, masks)
+
+    return Detector

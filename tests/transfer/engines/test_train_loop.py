@@ -25,7 +25,7 @@ class Watched:
         self.looked: list[int] = []
         self.stop_at, self.folder = stop_at, folder
 
-    def each_iteration(self, state: State, row: dict | None) -> None:
+    def each_iteration(self, state: State, losses: dict, row: dict | None) -> None:
         if row:
             self.rows.append(row)
         if state.iteration == self.stop_at:

@@ -1,0 +1,209 @@
+"""Detection by fine-tuning: Faster R-CNN C4 and Mask R-CNN FPN, as Detectron2's yaml files say.
+
+The published transfer protocols of MoCo, SwAV, Barlow Twins, VICReg, PixPro and MSBReg (configs/voc_c4.yaml
+and others). Trained with Detectron2 where it is installed, else by an equal engine of torchvision's
+parts. Stopped by Ctrl-C, SIGTERM or worse, the same command continues where the last checkpoint was.
+"""
+
+import dataclasses
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+
+from msbreg import distributed
+from msbreg.config import Card, Interrupted, main, plain
+from msbreg.errors import UserError
+from msbreg.job import AlreadyFinished, Job, job, log
+from msbreg.progress import Progress
+from transfer.engines import continuing, results
+from transfer.engines.asked import Config
+from transfer.engines.choose import Engine, choose
+from transfer.engines.command_line import parse
+from transfer.engines.curve import Curve
+from transfer.engines.data import data_of
+from transfer.engines.local_norms import without_synchronisation
+from transfer.engines.memory import memory_used
+from transfer.engines.settings import read_config
+from transfer.engines.starting import start_detector, weights_digest
+from transfer.engines.supported import check_run
+from transfer.engines.train_loop import Plan, State, losses_in_words
+from transfer.engines.trials import run_trials
+from transfer.scenes.batches import training_batches
+from transfer.scenes.mapper import mapper_settings
+from transfer.scenes.sample import Sample
+from transfer.scoring.detection_scores import DetectionScores
+
+CHECKPOINT = "checkpoint.pth"
+STATISTICS = 2**32  # added to the seed of the batches that only BatchNorm statistics are made of
+
+
+def run(config: Config, card: Card | None = None) -> dict[str, Any]:
+    """Train and evaluate; returns the results that the record holds, scores in percent."""
+    settings = read_config(config.config, config.overrides)
+    check_run(settings)
+    if config.trials > 1:
+        output = config.output or Path(settings.OUTPUT_DIR)
+        return run_trials(dataclasses.replace(config, output=output), card, run)
+    engine = choose(config.engine)
+    resolved = config.resolved(settings, engine.name)
+    card = card or Card(Path(config.config).stem)
+    inputs = weights_digest(resolved.checkpoint)
+    try:
+        with job(
+            resolved, card, kind="detection", resume_file=CHECKPOINT, inputs=inputs
+        ) as running:
+            running.record.content["engine"] = engine.described() | {"asked": config.engine}
+            log.info("engine %s %s (asked: %s)", engine.name, engine.version, config.engine)
+            running.results = _run(resolved, settings, engine, running)
+            return running.results
+    except AlreadyFinished as finished:
+        log.info("%s holds this run, finished: left as it is.", finished)
+        return {}
+
+
+def _run(config: Config, settings: CfgNode, engine: Engine, running: Job) -> dict[str, Any]:
+    device, world, rank = running.device, distributed.world_size(), distributed.rank()
+
+    # ---- The scenes to train and to test on.
+    mapper = mapper_settings(settings)
+    data = data_of(settings, config.data, train=not config.eval_only)
+    running.record.content["data"] = data.described()
+    running.record.content["selection"] = "fixed schedule (no selection)"
+
+    # ---- The detector, its weights, and how they change.
+    _seed(config.seed)
+    detector = engine.build(settings)
+    start_detector(detector, settings, config, running)
+    if config.channels_last:
+        detector.to(memory_format=torch.channels_last)
+    if world > 1 and device.type == "cpu":
+        without_synchronisation(detector)
+        running.warn("BatchNorm statistics are each process's own: SyncBN needs CUDA")
+    detector.to(device)
+    state = State(detector, engine.solver(settings, detector))
+    _seed(config.seed + rank)  # each process draws its own proposals
+    checkpoint = running.output / CHECKPOINT
+    about = {
+        "yaml": plain(config.yaml),
+        "data": data.described(),
+        "engine": engine.name,
+        "network": running.record.content["network"],
+    }
+    if checkpoint.exists() and not config.eval_only:
+        continuing.resume(state, checkpoint, running, about)
+
+    # ---- What is watched.
+    curve = Curve(running.output, state)
+    plan = _plan(config, settings)
+    scores: dict[str, DetectionScores] = {}
+
+    def stop_if_asked() -> None:
+        if running.stop:
+            raise Interrupted(
+                f"{running.stop.name} in the evaluation after iteration {state.iteration}. "
+                "The same command continues."
+            )
+
+    def look(state: State) -> None:
+        found = engine.predict(
+            state.model, data.test, mapper, workers=config.workers, each_scene=stop_if_asked
+        )
+        if distributed.is_main():
+            scores.update(results.write(running, data.test, found, state.iteration))
+            curve.add({"iteration": state.iteration, "scores": results.numbers(scores)})
+
+    if config.eval_only:
+        running.stop.watched = True
+        look(state)
+        return results.numbers(scores)
+
+    def save(state: State) -> None:
+        continuing.save(state, checkpoint, about)
+
+    def each_iteration(state: State, losses: dict[str, float], row: dict[str, Any] | None) -> None:
+        if row is not None:
+            curve.add(row)
+        progress.update(state.iteration, f"{losses_in_words(losses)}  {memory_used(device)}")
+        if distributed.any_process(bool(running.stop), device):
+            save(state)
+            raise Interrupted(
+                f"{running.stop.name or 'a signal to another process'} after iteration "
+                f"{state.iteration} of {plan.iterations}; saved. The same command continues."
+            )
+
+    def batches(first: int, seed: int, workers: int) -> Iterator[list[Sample]]:
+        return training_batches(
+            data.train,
+            mapper,
+            batch=settings.SOLVER.IMS_PER_BATCH,
+            seed=seed,
+            first=first,
+            rank=rank,
+            world=world,
+            workers=workers,
+            device=device,
+            group=settings.DATALOADER.ASPECT_RATIO_GROUPING,
+        )
+
+    # ---- The loop.
+    size = settings.SOLVER.IMS_PER_BATCH
+    log.info(
+        "%d iterations of %d images (%d at a time on each of %s) on %d images, %d to test on",
+        plan.iterations, size, size // world // plan.accumulate, f"{world} x {device}",
+        len(data.train.scenes), len(data.test.scenes),
+    )  # fmt: skip
+    running.stop.watched = True  # from here on: save first, then stop
+    with Progress(
+        "training", plan.iterations, first=state.iteration, per_step=size, unit="images"
+    ) as progress:
+        engine.fit(
+            state,
+            batches(state.iteration, config.seed, config.workers),
+            plan,
+            device=device,
+            statistics_batches=lambda first: batches(first, config.seed + STATISTICS, 0),
+            each_iteration=each_iteration,
+            save=save,
+            look=look,
+        )
+    if distributed.any_process(distributed.is_main() and not scores, device):
+        look(state)  # a run that was killed between its evaluation and its record
+    return results.numbers(scores) | {"iterations": state.iteration, "checkpoint": CHECKPOINT}
+
+
+def _plan(config: Config, settings: CfgNode) -> Plan:
+    if settings.SOLVER.AMP.ENABLED:
+        raise UserError(
+            "SOLVER.AMP.ENABLED asks for float16, which is not implemented; give "
+            "SOLVER.AMP.ENABLED False, and --amp bf16 for bfloat16"
+        )
+    precise = settings.TEST.PRECISE_BN
+    return Plan(
+        iterations=settings.SOLVER.MAX_ITER,
+        accumulate=config.accumulate,
+        bf16=config.amp == "bf16",
+        checkpoint_period=settings.SOLVER.CHECKPOINT_PERIOD,
+        evaluation_period=settings.TEST.EVAL_PERIOD,
+        precise_bn=precise.NUM_ITER if precise.ENABLED else 0,
+        seed=config.seed,
+    )
+
+
+def _seed(seed: int) -> None:
+    """Torch's generators are ours; the two others are for what users may add."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+
+
+if __name__ == "__main__":
+    main(Config, run, parse=parse)

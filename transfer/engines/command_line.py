@@ -1,0 +1,95 @@
+"""The command line of a script whose ``--config`` is Detectron2's yaml, with KEY VALUE pairs behind it.
+
+As Detectron2's own: options first, then the settings that replace those of the file. What they mean
+is for transfer/engines/settings.py; here words are told apart.
+"""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jsonargparse
+
+from msbreg.config import Card, differences, plain
+from msbreg.errors import UserError
+
+C = TypeVar("C")
+TRAILING = "overrides"
+"""The field of a config class that takes the words behind the options."""
+_KEY = r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*"
+
+
+def parse(config_type: type[C], arguments: Sequence[str] | None = None) -> tuple[C, Card]:
+    """Read options and KEY VALUE pairs; jsonargparse ends the process on a bad option.
+
+    The card is the yaml: its name, and what is set on top of it by options and by pairs.
+
+    Raises:
+        UserError: a word stands where none is expected, or a pair is not whole.
+    """
+    options, words = split(config_type, sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(config_type)
+    values = dict(vars(parser.instantiate(parser.parse_args(options))))
+    given: Any = config_type(**values | {TRAILING: tuple(words)})
+    required = {"config": given.config}
+    set_here = differences(plain(given), plain(config_type(**required)))
+    set_here.pop(TRAILING, None)
+    pairs = dict(zip(words[::2], words[1::2], strict=True))
+    return given, Card(Path(given.config).stem, set_here | pairs)
+
+
+def split(config_type: Any, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options as jsonargparse wants them, and the words behind them.
+
+    Raises:
+        UserError: an option stands behind a KEY, a KEY does not look like one, or has no VALUE.
+    """
+    switches = {f.name for f in dataclasses.fields(config_type) if f.type is bool}
+    words, options = list(arguments), []
+    while words and words[0].startswith("-"):
+        name, equals, value = words.pop(0).partition("=")
+        name = "--" + name.lstrip("-").replace("-", "_") if name.startswith("--") else name
+        if name in ("--help", "-h"):
+            return [name], []
+        if equals:
+            options.append(f"{name}={value}")
+        elif name[2:] in switches:
+            said = words and words[0].lower() in ("true", "false")
+            options.append(f"{name}={words.pop(0).lower() if said else 'true'}")
+        else:
+            options += [name, words.pop(0)] if words else [name]
+    _check_pairs(words)
+    return options, words
+
+
+def _check_pairs(words: Sequence[str]) -> None:
+    late = [word for word in words[::2] if word.startswith("--")]
+    if late:
+        raise UserError(
+            f"{late[0]} stands behind {words[0]}; give options first, then KEY VALUE pairs"
+        )
+    for key in words[::2]:
+        if not re.fullmatch(_KEY, key):
+            raise UserError(
+                f"{key!r} stands where a KEY of the yaml is expected, such as SOLVER.MAX_ITER, then "
+                "its VALUE (two words, no '=')"
+            )
+    if len(words) % 2:
+        raise UserError(
+            f"{words[-1]} has no VALUE; the words behind the options are KEY VALUE pairs, such as "
+            "SOLVER.MAX_ITER 100"
+        )
+
+
+def _parser(config_type: Any) -> jsonargparse.ArgumentParser:
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    summary = (sys.modules[config_type.__module__].__doc__ or "").strip().partition("\n\n")[0]
+    parser = jsonargparse.ArgumentParser(
+        description=f"{summary} After the options: KEY VALUE ..., settings on top of the yaml.",
+        allow_abbrev=False,
+    )
+    parser.add_class_arguments(config_type, None, skip={TRAILING, "yaml"})
+    return parser

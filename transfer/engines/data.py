@@ -1,0 +1,80 @@
+"""The splits that a yaml names, checked against what it says of them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from msbreg.errors import UserError
+from transfer.scenes.named import join_scenes, load_scenes, without_empty
+from transfer.scenes.types import Scenes
+from transfer.scoring.predictions import split_digest
+
+
+@dataclass(frozen=True)
+class Data:
+    """Scenes to train on, none where nothing is trained, and scenes to test on."""
+
+    train: Scenes
+    test: Scenes
+
+    def described(self) -> dict[str, Any]:
+        """For the record: two runs with equal fingerprints saw the same images and annotations."""
+        splits = {"train": self.train, "test": self.test}
+        return {
+            which: {
+                "name": scenes.name,
+                "images": len(scenes.scenes),
+                "objects": sum(len(scene.instances) for scene in scenes.scenes),
+                "classes": len(scenes.classes),
+                "fingerprint": split_digest(scenes),
+            }
+            for which, scenes in splits.items()
+            if scenes.scenes
+        }
+
+
+def data_of(config: CfgNode, root: Path | None, *, train: bool) -> Data:
+    """The scenes of DATASETS.TRAIN, joined and without empty ones as DATALOADER says, and of TEST.
+
+    Args:
+        root: where named data sets lie.
+        train: whether anything is trained.
+
+    Raises:
+        UserError: a split is missing or malformed, the two have other classes, or the yaml has
+            another number of them.
+    """
+    if len(config.DATASETS.TEST) != 1:
+        raise UserError(
+            f"DATASETS.TEST is {list(config.DATASETS.TEST)}; expected one data set: its scores are "
+            "those of the run"
+        )
+    test = load_scenes(config.DATASETS.TEST[0], root)
+    _check_classes(config, test)
+    if not train:
+        return Data(replace(test, scenes=()), test)
+    if not config.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN is empty; expected the name of a data set or more")
+    joined = join_scenes([load_scenes(name, root) for name in config.DATASETS.TRAIN])
+    if joined.classes != test.classes:
+        raise UserError(
+            f"{joined.name} has the classes {_some(joined.classes)}, {test.name} has "
+            f"{_some(test.classes)}; expected the same, in the same order"
+        )
+    keeps_all = not config.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    return Data(joined if keeps_all else without_empty(joined), test)
+
+
+def _check_classes(config: CfgNode, scenes: Scenes) -> None:
+    given, found = config.MODEL.ROI_HEADS.NUM_CLASSES, len(scenes.classes)
+    if given != found:
+        raise UserError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {given}, but {scenes.name} has {found} classes "
+            f"({_some(scenes.classes)}).\nGive: MODEL.ROI_HEADS.NUM_CLASSES {found}"
+        )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return f"{len(names)}: " + ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

@@ -1,0 +1,15 @@
+"""BatchNorm over one process in place of SyncBatchNorm, which PyTorch has on CUDA only."""
+
+from torch import nn
+
+
+def without_synchronisation(module: nn.Module) -> nn.Module:
+    """The module with every SyncBatchNorm replaced, in place, by a BatchNorm of the same state."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.SyncBatchNorm):
+            plain = nn.BatchNorm2d(child.num_features, child.eps, child.momentum)
+            plain.load_state_dict(child.state_dict())
+            setattr(module, name, plain)
+        else:
+            without_synchronisation(child)
+    return module
