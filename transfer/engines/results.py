@@ -1,4 +1,4 @@
-"""From predictions to what a run leaves: saved first, then scored, then tables."""
+"""From predictions to what a run leaves: saved first, then scored, then tables and drawings."""
 
 import json
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from msbreg.record import write_atomically
 from transfer.scenes.types import Prediction, Scenes
 from transfer.scoring.coco_ap import coco_ap
 from transfer.scoring.detection_scores import DetectionScores
+from transfer.scoring.drawings import write_drawings
 from transfer.scoring.predictions import save_predictions
 from transfer.scoring.voc_ap import voc_ap
 
@@ -38,7 +39,7 @@ def numbers(scores: dict[str, DetectionScores]) -> dict[str, float | None]:
 def write(
     running: Job, scenes: Scenes, predictions: Sequence[Prediction], iteration: int
 ) -> dict[str, DetectionScores]:
-    """Leave predictions, then scores and tables in the run's folder; one process calls it.
+    """Leave predictions, then scores, tables and drawings in the run's folder; one process calls it.
 
     Raises:
         UserError: a file cannot be written.
@@ -50,11 +51,13 @@ def write(
         tables = {k: {"metric": s.metric, "classes": s.table()} for k, s in scores.items()}
         content = (json.dumps(tables, indent=1) + "\n").encode()
         write_atomically(running.output / PER_CLASS, content)
+        drawings = write_drawings(running.output, scenes, predictions, scores)
     except OSError as error:
         raise UserError(
             f"cannot write to {running.output}: {error.strerror or error}.\n"
             "Free some space; the same command then continues with the evaluation."
         ) from error
+    running.record.content["drawings"] = drawings
     log.info("after iteration %d: %s", iteration, in_words(scores))
     return scores
 

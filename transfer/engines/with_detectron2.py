@@ -279,7 +279,9 @@ def _detector_type() -> type[nn.Module]:
                 | ({"instances": targets(s)} if self.training else {})
                 for s in samples
             ]
-            with EventStorage():  # its heads count into one; nobody reads it
+            # Its heads count into a storage that nobody reads, and its anchors warn of their meshgrid.
+            with EventStorage(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release")
                 if self.training:
                     return super().forward(given)
                 return [detections(out["instances"]) for out in super().forward(given)]

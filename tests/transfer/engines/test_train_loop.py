@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from fvcore.nn.precise_bn import update_bn_stats
 
 from msbreg.errors import UserError
 from tests.transfer.engines.toys import Toy, batches, config, new_state, sample
 from transfer.engines import continuing
 from transfer.engines.memory import memory_advice
+from transfer.engines.precise_bn import update_bn_stats
 from transfer.engines.train_loop import Plan, State, divide, train
 
 CPU = torch.device("cpu")

@@ -1,0 +1,425 @@
+"""Whole runs of the script, as users start, stop, kill and continue them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from msbreg.backbones import build_backbone
+from msbreg.checkpoint import save_checkpoint
+from msbreg.config import main
+from msbreg.errors import UserError
+from msbreg.record import protocol_digest, read_record
+from tests.transfer.boxes_data import CARDS, make_voc, tiny_card
+from transfer.detection import run
+from transfer.engines import choose as choosing
+from transfer.engines import continuing, with_detectron2
+from transfer.engines.asked import Config
+from transfer.engines.command_line import parse
+from transfer.engines.settings import read_config
+from transfer.scoring.predictions import load_predictions
+
+SCRIPT = Path(__file__).resolve().parents[2] / "transfer" / "detection.py"
+needs_detectron2 = pytest.mark.skipif(
+    not with_detectron2.available(), reason="Detectron2 is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_voc(tmp_path_factory.mktemp("boxes"))
+
+
+@pytest.fixture(scope="module")
+def card(data, tmp_path_factory) -> Path:
+    return tiny_card(tmp_path_factory.mktemp("cards"), data)
+
+
+@pytest.fixture(scope="module")
+def done(card, tmp_path_factory) -> Path:
+    """The folder of a finished run; tests only look at it, or copy it."""
+    output = tmp_path_factory.mktemp("runs") / "done"
+    run(asked(card, output))
+    return output
+
+
+def asked(card: Path, output: Path, *overrides: str, **changes) -> Config:
+    settings = {"checkpoint": "random", "engine": "torchvision", "device": "cpu"} | changes
+    return Config(config=card, output=output, overrides=overrides, **settings)
+
+
+def start(arguments: str, cwd: Path, *, processes: int = 1) -> subprocess.Popen:
+    command = [sys.executable, str(SCRIPT)]
+    if processes > 1:
+        distributed = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+        command = [sys.executable, *distributed, "--standalone", str(SCRIPT)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [*command, *arguments.split()],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def differing(first: Path, second: Path) -> list[str]:
+    """Names of the tensors of two checkpoints that are not equal bit for bit."""
+    one, other = (continuing.read(p / "checkpoint.pth")["model"] for p in (first, second))
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def curve(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_a_record_predictions_tables_drawings_and_a_curve(card, done, tmp_path):
+    results = run(asked(card, tmp_path / "run"))
+    record = read_record(tmp_path / "run")
+    assert not differing(tmp_path / "run", done), "the same seed, the same weights"
+    assert curve(tmp_path / "run") == curve(done)
+    assert (record["kind"], record["status"], record["card"]) == ("detection", "done", "tiny")
+    assert record["results"] == results
+    assert {"box_AP", "box_AP50", "box_AP75", "iterations"} <= results.keys()
+    assert record["selection"] == "fixed schedule (no selection)"
+    assert record["engine"]["name"] == "torchvision"
+    assert record["network"]["arch"] == "resnet18-narrow"
+    assert record["network"]["loaded"]["taken"] == 90
+    assert record["data"]["train"]["images"] == 10
+    assert record["data"]["test"]["images"] == 4
+    assert record["config"]["yaml"]["SOLVER.MAX_ITER"] == 8
+    saved = load_predictions(tmp_path / "run" / "predictions.npz")
+    assert saved.extra == {"iteration": 8, "digest": record["digest"]}
+    tables = json.loads((tmp_path / "run" / "per_class.json").read_text())
+    assert [row["class"] for row in tables["box"]["classes"]] == ["blue", "red"]
+    assert all((tmp_path / "run" / name).stat().st_size for name in record["drawings"])
+    rows = curve(tmp_path / "run")
+    assert [(row["iteration"], "scores" in row) for row in rows] == [
+        (4, True),
+        (8, False),
+        (8, True),
+    ]
+    assert rows[-1]["scores"]["box_AP50"] == results["box_AP50"]
+
+
+def test_another_seed_gives_other_weights(card, done, tmp_path):
+    run(asked(card, tmp_path / "run", seed=1))
+    assert differing(tmp_path / "run", done)
+
+
+def test_workers_and_checkpoints_do_not_change_the_weights(card, done, tmp_path):
+    run(asked(card, tmp_path / "run", "SOLVER.CHECKPOINT_PERIOD", "3", workers=2))
+    assert not differing(tmp_path / "run", done)
+
+
+def test_what_changes_the_protocol_changes_the_digest_and_nothing_else_does(card, tmp_path):
+    def digest(*overrides: str, **changes) -> str:
+        config = asked(card, tmp_path, *overrides, **changes)
+        return protocol_digest(config.resolved(read_config(card, overrides), "torchvision"))
+
+    same = [
+        digest(),
+        digest(workers=3, seed=4, name="mine", checkpoint="other.pth"),
+        digest("SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "2", "SEED", "5"),
+        digest(channels_last=True),
+    ]
+    other = [
+        digest("SOLVER.BASE_LR", "0.01"),
+        digest("MODEL.RPN.LOSS_WEIGHT", "0.2"),
+        digest(amp="bf16"),
+        digest(accumulate=2),
+    ]
+    assert len(set(same)) == 1
+    assert len({*same, *other}) == 5
+
+
+def test_bf16_parts_and_channels_last_train(card, done, tmp_path):
+    run(asked(card, tmp_path / "run", amp="bf16", accumulate=2, channels_last=True))
+    assert differing(tmp_path / "run", done)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(data, tmp_path, how):
+    card = tiny_card(tmp_path, data, MAX_ITER=16, CHECKPOINT_PERIOD=1)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(asked(card, whole))
+    arguments = (
+        f"--config {card} --checkpoint random --engine torchvision --device cpu --output {broken}"
+    )
+    stopped = start(arguments, tmp_path)
+    checkpoint = broken / "checkpoint.pth"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    stopped.send_signal(how)
+    _, message = stopped.communicate(timeout=120)
+    saved = continuing.read(checkpoint)
+    assert saved["evaluated_at"] < 16, "the run was over before it was stopped"
+    if how == signal.SIGKILL:
+        assert stopped.returncode == -signal.SIGKILL
+        assert read_record(broken)["status"] == "running"
+    else:
+        assert stopped.returncode == 75, message
+        assert "The same command continues" in message
+        assert "Traceback" not in message
+        assert read_record(broken)["status"] == "interrupted"
+    again = start(arguments, tmp_path)
+    _, message = again.communicate(timeout=120)
+    assert again.returncode == 0, message
+    assert f"continuing after iteration {saved['iteration']}" in message
+    assert not differing(whole, broken)
+    assert curve(whole) == curve(broken)
+    assert read_record(whole)["results"] == read_record(broken)["results"]
+
+
+def test_an_unreadable_image_is_named_and_loses_nothing(tmp_path):
+    data = make_voc(tmp_path / "own")
+    card = tiny_card(tmp_path, data, CHECKPOINT_PERIOD=1)
+    run(asked(card, tmp_path / "whole"))
+    image = data / "VOC2007" / "JPEGImages" / "000002.jpg"
+    kept = image.read_bytes()
+    image.write_bytes(kept[: len(kept) // 2])
+    with pytest.raises(UserError, match=r"000002.jpg cannot be decoded(.|\n)*Mend or replace"):
+        run(asked(card, tmp_path / "run"))
+    assert read_record(tmp_path / "run")["status"] == "failed"
+    image.write_bytes(kept)
+    run(asked(card, tmp_path / "run"))
+    assert not differing(tmp_path / "whole", tmp_path / "run")
+
+
+def test_an_unfinished_run_is_not_continued_with_other_settings(card, done, tmp_path):
+    output = shutil.copytree(done, tmp_path / "run")
+    record = read_record(output)
+    unfinished = record | {
+        "status": "running",
+        "results": {},
+        "config": record["config"] | {"output": str(output)},
+    }
+    (output / "record.json").write_text(json.dumps(unfinished))
+    with pytest.raises(UserError, match="unfinished run of other settings: yaml.SOLVER.BASE_LR"):
+        run(asked(card, output, "SOLVER.BASE_LR", "0.5"))
+    run(asked(card, output))  # killed between its evaluation and its record
+    assert read_record(output)["results"] == record["results"]
+
+
+def test_a_finished_run_is_not_overwritten(card, done):
+    before = (done / "checkpoint.pth").read_bytes()
+    with pytest.raises(UserError, match="holds a finished run.\nGive another --output"):
+        run(asked(card, done))
+    assert run(asked(card, done, finished="skip")) == {}
+    with pytest.raises(UserError, match=r"of other settings \(yaml.SOLVER.GAMMA = 0.5 here\)"):
+        run(asked(card, done, "SOLVER.GAMMA", "0.5", finished="skip"))
+    assert (done / "checkpoint.pth").read_bytes() == before
+
+
+def test_trials_report_mean_and_spread_and_finished_ones_are_left(card, tmp_path):
+    output = tmp_path / "runs"
+    summary = run(asked(card, output, trials=2))
+    of_each = [read_record(output / f"trial-{seed}")["results"] for seed in (0, 1)]
+    values = [results["box_AP50"] for results in of_each]
+    assert summary["box_AP50"]["values"] == values
+    assert summary["box_AP50"]["mean"] == pytest.approx(sum(values) / 2)
+    assert summary["box_AP50"]["std"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    written = json.loads((output / "trials.json").read_text())
+    assert written["results"] == summary
+    checkpoints = [output / f"trial-{seed}" / "checkpoint.pth" for seed in (0, 1)]
+    times = [path.stat().st_mtime_ns for path in checkpoints]
+    assert run(asked(card, output, trials=2)) == summary
+    assert times == [path.stat().st_mtime_ns for path in checkpoints]
+
+
+def test_a_trained_detector_is_evaluated_without_training(card, done, tmp_path):
+    trained = read_record(done)["results"]
+    checkpoint = str(done / "checkpoint.pth")
+    again = run(asked(card, tmp_path / "again", checkpoint=checkpoint, eval_only=True))
+    assert again == {key: trained[key] for key in again}
+    network = read_record(tmp_path / "again")["network"]
+    assert (network["arch"], network["iteration"]) == ("resnet18-narrow", 8)
+    with pytest.raises(UserError, match="--eval-only needs a whole detector; random is a backbone"):
+        run(asked(card, tmp_path / "no", eval_only=True))
+
+
+def pretrained(path: Path, arch: str) -> str:
+    """A checkpoint as pretrain/run.py writes it."""
+    backbone = build_backbone(arch, seed=5).state_dict()
+    said = {"method": "msbreg", "views": 2, "epochs": 1, "batch_size": 4, "seed": 0}
+    state = {f"backbone.{key}": value for key, value in backbone.items()}
+    networks = {"online": state, "target": state}
+    about = {"arch": arch, "image_size": 32, "config": said, "step": 8, "steps": 8}
+    save_checkpoint(path, about | networks)
+    return str(path)
+
+
+def test_a_backbone_goes_into_the_detector(card, tmp_path):
+    checkpoint = pretrained(tmp_path / "plain.pth", "resnet18-narrow")
+    still = ("SOLVER.BASE_LR", "1e-12", "MODEL.WEIGHTS", checkpoint)
+    run(asked(card, tmp_path / "run", *still, checkpoint=None))
+    model = continuing.read(tmp_path / "run" / "checkpoint.pth")["model"]
+    wanted = build_backbone("resnet18-narrow", seed=5).layer3[0].conv1.weight
+    assert torch.allclose(model["backbone.res4.0.conv1.weight"], wanted, atol=1e-6)
+    network = read_record(tmp_path / "run")["network"]
+    assert (network["family"], network["name"]) == ("msbreg", "msbreg resnet18-narrow")
+
+
+def test_auto_is_resolved_and_recorded(card, tmp_path, monkeypatch):
+    monkeypatch.setattr(choosing.with_detectron2, "available", lambda: False)
+    run(asked(card, tmp_path / "run", engine="auto"))
+    record = read_record(tmp_path / "run")
+    assert record["config"]["engine"] == "torchvision"
+    assert record["engine"]["asked"] == "auto"
+    with pytest.raises(UserError, match="Detectron2 is not installed here"):
+        run(asked(card, tmp_path / "other", engine="detectron2"))
+
+
+@needs_detectron2
+def test_both_engines_train_to_the_same_bits_and_predict_the_same(card, done, tmp_path):
+    theirs = run(asked(card, tmp_path / "run", engine="auto"))
+    record = read_record(tmp_path / "run")
+    assert record["engine"]["name"] == "detectron2"
+    assert not differing(done, tmp_path / "run")
+    assert theirs == read_record(done)["results"]
+    assert record["digest"] != read_record(done)["digest"], "tables mark scores of two engines"
+
+
+@pytest.mark.parametrize(
+    "card_name", sorted(p.stem for p in CARDS.glob("*.yaml") if "DATASETS" in p.read_text())
+)
+def test_a_card_is_read_by_us_and_by_detectron2(card_name):
+    path = CARDS / f"{card_name}.yaml"
+    ours = read_config(path)
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any(line.startswith("# Source: ") for line in head)
+    assert any(f"--config configs/{card_name}.yaml" in line for line in head)
+    assert ours.MODEL.RESNETS.STRIDE_IN_1X1 is False
+    if with_detectron2.available():
+        with_detectron2.version()
+        from detectron2.config import get_cfg
+
+        theirs = get_cfg()
+        theirs.merge_from_file(str(path))
+        assert theirs.SOLVER.BASE_LR == ours.SOLVER.BASE_LR
+        assert list(theirs.INPUT.MIN_SIZE_TRAIN) == list(ours.INPUT.MIN_SIZE_TRAIN)
+
+
+def test_two_processes_train_and_say_what_their_batchnorm_is(card, tmp_path):
+    arguments = (
+        f"--config {card} --checkpoint random --engine torchvision --device cpu --output run"
+    )
+    process = start(arguments, tmp_path, processes=2)
+    _, message = process.communicate(timeout=240)
+    assert process.returncode == 0, message
+    record = read_record(tmp_path / "run")
+    assert record["processes"] == 2
+    assert any("each process's own" in warning for warning in record["warnings"])
+    assert len(load_predictions(tmp_path / "run" / "predictions.npz").predictions) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--config no.yaml", "no such file: no.yaml"),
+        (
+            "--config CARD SOLVER.MAXITER 5",
+            "SOLVER.MAXITER is no setting of Detectron2's; the nearest",
+        ),
+        ("--config CARD SOLVER.MAX_ITER", "SOLVER.MAX_ITER has no VALUE"),
+        ("--config CARD SOLVER.MAX_ITER=5", "'SOLVER.MAX_ITER=5' stands where a KEY"),
+        ("--config CARD SOLVER.MAX_ITER many", "SOLVER.MAX_ITER is given 'many'"),
+        ("--config CARD SOLVER.MAX_ITER 5 --seed 1", "--seed stands behind SOLVER.MAX_ITER"),
+        ("--config CARD solver.max_iter 5", "'solver.max_iter' stands where a KEY"),
+        ("--config CARD --nonsense 3", "nonsense"),
+        ("--config CARD --engine tensorflow", "engine"),
+        ("--config CARD --trials 2 --seed 1", "--trials takes the seeds 0, 1"),
+        ("--config CARD --device cuda:99", "asks for GPU 99"),
+        ("--config CARD --output /proc/nowhere", "cannot be written"),
+        ("--checkpoint random", "config"),
+    ],
+)
+def test_what_a_user_types_wrongly_is_one_message(
+    card, tmp_path, monkeypatch, capsys, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(Config, run, words.replace("CARD", str(card)).split(), parse=parse)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2, said
+    assert message in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.iterdir()), "nothing is written before the words are understood"
+
+
+def test_the_script_says_so_too_and_has_help(tmp_path):
+    wrong = start("--config no.yaml", tmp_path)
+    _, said = wrong.communicate(timeout=60)
+    assert (wrong.returncode, said) == (2, "error: no such file: no.yaml\n")
+    asked_for_help = start("--help", tmp_path)
+    said, _ = asked_for_help.communicate(timeout=60)
+    assert asked_for_help.returncode == 0
+    assert "After the options: KEY VALUE" in said
+    assert "--eval_only" in said
+    assert "--overrides" not in said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changes", "message"),
+    [
+        ("", {"checkpoint": None}, "no weights to start from: give --checkpoint"),
+        ("", {"checkpoint": "no.pth"}, "no.pth"),
+        ("", {"checkpoint": "detectron2://R-50.pkl"}, "nothing is downloaded here"),
+        ("MODEL.ROI_HEADS.NUM_CLASSES 7", {}, "NUM_CLASSES is 7, but .* has 2 classes"),
+        ("DATASETS.TEST ('voc_2007_test',)", {}, "voc_2007_test"),
+        ("DATASETS.TRAIN ()", {}, "DATASETS.TRAIN is empty"),
+        ("SOLVER.AMP.ENABLED True", {}, "--amp bf16 for bfloat16"),
+        ("SOLVER.STEPS (7,3)", {}, "STEPS is .* ascending order"),
+        ("MODEL.MASK_ON True", {}, "object without a mask"),
+        ("MODEL.RESNETS.DEPTH 101", {}, "no backbone of depth 101"),
+        ("", {"accumulate": 3}, "--accumulate 3 cannot divide a batch of 2 images"),
+        ("TEST.AUG.ENABLED True", {}, "TEST.AUG.ENABLED is True"),
+    ],
+)
+def test_what_cannot_be_done_is_one_error(card, tmp_path, overrides, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(asked(card, tmp_path / "run", *overrides.split(), **changes))
+
+
+@pytest.mark.parametrize(
+    ("arch", "pairs", "message"),
+    [
+        ("resnet18-tiny", (), "Pre-train with --arch resnet18-narrow"),
+        ("resnet18", (), 'Give: MODEL.RESNETS.STEM_OUT_CHANNELS "64" MODEL.RESNETS.RES2_OUT'),
+        ("resnet18-narrow", ("INPUT.FORMAT", "BGR"), 'Give: INPUT.FORMAT "RGB"'),
+        (
+            "resnet18-narrow",
+            ("MODEL.PIXEL_STD", "[1.0,1.0,1.0]"),
+            r'Give: MODEL.PIXEL_STD "\[58.395, 57.12, 57.375\]"',
+        ),
+    ],
+)
+def test_a_backbone_that_the_yaml_does_not_describe_is_refused(
+    card, tmp_path, arch, pairs, message
+):
+    checkpoint = pretrained(tmp_path / "plain.pth", arch)
+    with pytest.raises(UserError, match=message):
+        run(asked(card, tmp_path / "run", *pairs, checkpoint=checkpoint))
+
+
+def test_the_folder_of_another_run_is_left_alone(card, done, tmp_path):
+    output = shutil.copytree(done, tmp_path / "run")
+    record = read_record(output)
+    with pytest.raises(UserError, match="holds a single run"):
+        run(asked(card, output, trials=2))
+    (output / "record.json").write_text(json.dumps(record | {"kind": "knn"}))
+    with pytest.raises(UserError, match="holds a run of knn, this is detection"):
+        run(asked(card, output))
+    (output / "record.json").unlink()
+    with pytest.raises(UserError, match="without the record of its run"):
+        run(asked(card, output))
