@@ -21,7 +21,6 @@ from fvcore.common.config import CfgNode
 
 from msbreg import distributed
 from msbreg.config import Card, Interrupted, main, plain
-from msbreg.errors import UserError
 from msbreg.job import AlreadyFinished, Job, job, log
 from msbreg.progress import Progress
 from transfer.engines import continuing, results
@@ -32,10 +31,12 @@ from transfer.engines.curve import Curve
 from transfer.engines.data import data_of
 from transfer.engines.local_norms import without_synchronisation
 from transfer.engines.memory import memory_used
+from transfer.engines.plan import Plan, plan_of
+from transfer.engines.schedule import unreached_steps
 from transfer.engines.settings import read_config
 from transfer.engines.starting import start_detector, weights_digest
 from transfer.engines.supported import check_run
-from transfer.engines.train_loop import Plan, State, losses_in_words
+from transfer.engines.train_loop import State, losses_in_words
 from transfer.engines.trials import run_trials
 from transfer.scenes.batches import training_batches
 from transfer.scenes.mapper import mapper_settings
@@ -55,6 +56,7 @@ def run(config: Config, card: Card | None = None) -> dict[str, Any]:
         return run_trials(dataclasses.replace(config, output=output), card, run)
     engine = choose(config.engine)
     resolved = config.resolved(settings, engine.name)
+    plan = plan_of(settings, accumulate=config.accumulate, amp=config.amp, seed=resolved.seed)
     card = card or Card(Path(config.config).stem)
     inputs = weights_digest(resolved.checkpoint)
     try:
@@ -63,14 +65,16 @@ def run(config: Config, card: Card | None = None) -> dict[str, Any]:
         ) as running:
             running.record.content["engine"] = engine.described() | {"asked": config.engine}
             log.info("engine %s %s (asked: %s)", engine.name, engine.version, config.engine)
-            running.results = _run(resolved, settings, engine, running)
+            running.results = _run(resolved, settings, engine, plan, running)
             return running.results
     except AlreadyFinished as finished:
         log.info("%s holds this run, finished: left as it is.", finished)
         return {}
 
 
-def _run(config: Config, settings: CfgNode, engine: Engine, running: Job) -> dict[str, Any]:
+def _run(
+    config: Config, settings: CfgNode, engine: Engine, plan: Plan, running: Job
+) -> dict[str, Any]:
     device, world, rank = running.device, distributed.world_size(), distributed.rank()
 
     # ---- The scenes to train and to test on.
@@ -103,7 +107,6 @@ def _run(config: Config, settings: CfgNode, engine: Engine, running: Job) -> dic
 
     # ---- What is watched.
     curve = Curve(running.output, state)
-    plan = _plan(config, settings)
     scores: dict[str, DetectionScores] = {}
 
     def stop_if_asked() -> None:
@@ -119,7 +122,8 @@ def _run(config: Config, settings: CfgNode, engine: Engine, running: Job) -> dic
         )
         if distributed.is_main():
             scores.update(results.write(running, data.test, found, state.iteration))
-            curve.add({"iteration": state.iteration, "scores": results.numbers(scores)})
+            if state.evaluated_at < state.iteration:
+                curve.add({"iteration": state.iteration, "scores": results.numbers(scores)})
 
     if config.eval_only:
         running.stop.watched = True
@@ -156,6 +160,9 @@ def _run(config: Config, settings: CfgNode, engine: Engine, running: Job) -> dic
 
     # ---- The loop.
     size = settings.SOLVER.IMS_PER_BATCH
+    running.record.content["batch"] = {"images": size, "processes": world, "parts": plan.accumulate}
+    if left := unreached_steps(settings.SOLVER):
+        running.warn(f"SOLVER.STEPS {left} come after MAX_ITER and are not reached")
     log.info(
         "%d iterations of %d images (%d at a time on each of %s) on %d images, %d to test on",
         plan.iterations, size, size // world // plan.accumulate, f"{world} x {device}",
@@ -178,24 +185,6 @@ def _run(config: Config, settings: CfgNode, engine: Engine, running: Job) -> dic
     if distributed.any_process(distributed.is_main() and not scores, device):
         look(state)  # a run that was killed between its evaluation and its record
     return results.numbers(scores) | {"iterations": state.iteration, "checkpoint": CHECKPOINT}
-
-
-def _plan(config: Config, settings: CfgNode) -> Plan:
-    if settings.SOLVER.AMP.ENABLED:
-        raise UserError(
-            "SOLVER.AMP.ENABLED asks for float16, which is not implemented; give "
-            "SOLVER.AMP.ENABLED False, and --amp bf16 for bfloat16"
-        )
-    precise = settings.TEST.PRECISE_BN
-    return Plan(
-        iterations=settings.SOLVER.MAX_ITER,
-        accumulate=config.accumulate,
-        bf16=config.amp == "bf16",
-        checkpoint_period=settings.SOLVER.CHECKPOINT_PERIOD,
-        evaluation_period=settings.TEST.EVAL_PERIOD,
-        precise_bn=precise.NUM_ITER if precise.ENABLED else 0,
-        seed=config.seed,
-    )
 
 
 def _seed(seed: int) -> None:

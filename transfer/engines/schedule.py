@@ -76,6 +76,11 @@ def reached_steps(solver: CfgNode) -> list[int]:
     return [step for step in solver.STEPS if step < solver.MAX_ITER]
 
 
+def unreached_steps(solver: CfgNode) -> list[int]:
+    """The STEPS at the end or after it."""
+    return [step for step in solver.STEPS if step >= solver.MAX_ITER]
+
+
 def _check(solver: CfgNode) -> None:
     if solver.LR_SCHEDULER_NAME not in NAMES:
         raise UserError(

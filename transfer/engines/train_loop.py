@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from msbreg import distributed
 from msbreg.errors import UserError
 from transfer.engines.memory import memory_advice
+from transfer.engines.plan import Plan
 from transfer.engines.precise_bn import make_precise, undrawn
 from transfer.scenes.sample import Sample
 
@@ -36,30 +37,6 @@ class Solver:
     optimizer: torch.optim.Optimizer
     rates: Callable[[int], list[float]]
     clip: Callable[[], None] = lambda: None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The numbers that the loop goes by.
-
-    Attributes:
-        iterations: steps in all.
-        accumulate: parts in which a process passes its batch.
-        bf16: autocast to bfloat16 while training; statistics and evaluation stay in float32.
-        checkpoint_period, evaluation_period: in iterations; 0 is never before the end.
-        precise_bn: batches for precise BatchNorm statistics before each evaluation; 0 is off.
-        seed: of the draws between steps.
-        row_period: iterations that a row of the curve averages over (Detectron2's writers: 20).
-    """
-
-    iterations: int
-    accumulate: int = 1
-    bf16: bool = False
-    checkpoint_period: int = 0
-    evaluation_period: int = 0
-    precise_bn: int = 0
-    seed: int = 0
-    row_period: int = 20
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,8 @@ def run_trials(
         log.info("---- trial %d of %d, seed %d", seed + 1, asked.trials, seed)
         changes = {"output": folder, "seed": seed, "trials": 1, "finished": "skip"}
         run(dataclasses.replace(asked, **changes), card)
+    if int(os.environ.get("RANK", "0")):
+        return {}  # torchrun's first process has the records
     found = [_results(folder) for folder in folders]
     summary = {
         name: spread([one[name] for one in found]) for name in found[0] if _number(found, name)

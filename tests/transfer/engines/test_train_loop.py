@@ -9,8 +9,9 @@ from msbreg.errors import UserError
 from tests.transfer.engines.toys import Toy, batches, config, new_state, sample
 from transfer.engines import continuing
 from transfer.engines.memory import memory_advice
+from transfer.engines.plan import Plan, plan_of
 from transfer.engines.precise_bn import update_bn_stats
-from transfer.engines.train_loop import Plan, State, divide, train
+from transfer.engines.train_loop import State, divide, train
 
 CPU = torch.device("cpu")
 PLAN = Plan(iterations=12, checkpoint_period=4, evaluation_period=5, precise_bn=3, row_period=4)
@@ -268,3 +269,13 @@ def test_memory_that_does_not_suffice_says_what_to_lower(error):
         raise error
     with pytest.raises(RuntimeError, match="another"), memory_advice():
         raise RuntimeError("another")
+
+
+def test_the_plan_is_the_yamls(tmp_path):
+    words = ["SOLVER.MAX_ITER", "90", "SOLVER.STEPS", "(60,)", "TEST.PRECISE_BN.ENABLED", "True"]
+    plan = plan_of(config(tmp_path, *words), accumulate=2, amp="bf16", seed=4)
+    assert plan == Plan(90, 2, True, 5000, 0, 200, 4)
+    with pytest.raises(UserError, match="float16"):
+        plan_of(config(tmp_path, "SOLVER.AMP.ENABLED", "True"), accumulate=1, amp="no", seed=0)
+    with pytest.raises(UserError, match="ascending order"):
+        plan_of(config(tmp_path, "SOLVER.STEPS", "(5,2)"), accumulate=1, amp="no", seed=0)
