@@ -85,14 +85,23 @@ def to_rle(mask: Polygons | RunLengths, height: int, width: int) -> RunLengths:
         UserError: run lengths of another size than height x width, or that do not fill it; or as
             ``polygons_to_rle``.
     """
-    if not isinstance(mask, dict):
-        return polygons_to_rle(mask, height, width)
-    if isinstance(mask["counts"], list):
-        if list(mask["size"]) != [height, width] or sum(mask["counts"]) != height * width:
-            raise UserError(_misfit(mask["size"], sum(mask["counts"]), height, width))
-        return _as_text(codec.frPyObjects(mask, height, width))
-    check_runs([mask], height, width)
-    return _as_text(mask)
+    return all_to_rle([mask], height, width)[0]
+
+
+def all_to_rle(masks: Sequence[Polygons | RunLengths], height: int, width: int) -> list[RunLengths]:
+    """Give the masks of one image as ``to_rle`` does, checked together: one by one takes long."""
+    check_runs([m for m in masks if isinstance(m, dict) and not _listed(m)], height, width)
+    out = []
+    for mask in masks:
+        if not isinstance(mask, dict):
+            out.append(polygons_to_rle(mask, height, width))
+            continue
+        if _listed(mask):
+            if list(mask["size"]) != [height, width] or sum(mask["counts"]) != height * width:
+                raise UserError(_misfit(mask["size"], sum(mask["counts"]), height, width))
+            mask = codec.frPyObjects(mask, height, width)
+        out.append(_as_text(mask))
+    return out
 
 
 def check_runs(masks: Sequence[RunLengths], height: int, width: int) -> None:
@@ -149,6 +158,10 @@ def _undo_differences(
         group = np.cumsum(opens) - 1
         out[chosen] = sums - before[opens][group]
     return out
+
+
+def _listed(mask: RunLengths) -> bool:
+    return isinstance(mask["counts"], list)
 
 
 def characters(mask: RunLengths) -> bytes:

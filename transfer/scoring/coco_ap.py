@@ -1,26 +1,23 @@
 """COCO's average precision and recall of boxes and masks, by pycocotools.
 
-pycocotools counts and averages (``COCOeval.evaluate``, ``accumulate``, ``summarize``); here is only
-how scenes and predictions reach it: as objects in memory instead of through JSON.
+Its ``COCOeval`` counts and averages, but for one loop (see ``coco_evaluation.py``); here is how scenes
+and predictions reach it: as objects in memory instead of through JSON.
 """
 
 import contextlib
 import io
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
 
 from msbreg.errors import UserError
-from transfer.scenes.masks import area, to_rle
-from transfer.scenes.types import Instance, Prediction, Scene, Scenes
+from transfer.scenes.masks import all_to_rle, area
+from transfer.scenes.types import Prediction, RunLengths, Scene, Scenes
 from transfer.scoring.checks import in_order
+from transfer.scoring.coco_evaluation import Evaluation, Kind, Labelled
 from transfer.scoring.detection_scores import DetectionScores
-
-Kind = Literal["bbox", "segm"]
 
 # In the order of COCOeval.stats.
 _NUMBERS = (
@@ -61,9 +58,10 @@ def coco_ap(scenes: Scenes, predictions: Sequence[Prediction], kind: Kind = "bbo
         )
     ordered = in_order(scenes, predictions)
     ranks = sorted(range(len(ordered)), key=lambda i: _by_id(scenes.scenes[i]))
-    evaluation = _Evaluation(len(scenes.scenes), len(scenes.classes), kind)
+    evaluation = Evaluation(len(scenes.scenes), len(scenes.classes), kind)
     for place, index in enumerate(ranks):
-        evaluation.add(place, scenes.scenes[index], ordered[index], kind)
+        scene = scenes.scenes[index]
+        evaluation.add(place, _objects(scene, kind), _detections(scene, ordered[index], kind))
     with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress by print
         evaluation.evaluate()
         evaluation.accumulate()
@@ -71,65 +69,40 @@ def coco_ap(scenes: Scenes, predictions: Sequence[Prediction], kind: Kind = "bbo
     return _scores(scenes, evaluation, kind)
 
 
-class _Evaluation(COCOeval):
-    """COCOeval that is given its objects and detections instead of two ``COCO`` to look them up in.
-
-    Images are 0..I-1 and categories 0..K-1 here. Annotations are numbered from 1: to COCOeval a
-    match with annotation 0 is no match.
-    """
-
-    def __init__(self, images: int, classes: int, kind: Kind) -> None:
-        super().__init__(iouType=kind)
-        self.params.imgIds = list(range(images))
-        self.params.catIds = list(range(classes))
-        self.objects: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
-        self.detections: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
-        self.counted = np.zeros(classes, dtype=np.int64)
-        self._numbers = {"object": 0, "detection": 0}
-
-    def add(self, image: int, scene: Scene, prediction: Prediction, kind: Kind) -> None:
-        """Take what is in one scene and what was found there."""
-        for instance in scene.instances:
-            self._numbers["object"] += 1
-            entry = _object(scene, instance, kind)
-            entry["id"] = self._numbers["object"]
-            self.objects[image, instance.label].append(entry)
-            self.counted[instance.label] += not instance.crowd
-        for label, entry in _detections(scene, prediction, kind):
-            self._numbers["detection"] += 1
-            entry["id"] = self._numbers["detection"]
-            self.detections[image, label].append(entry)
-
-    def _prepare(self) -> None:
-        """Called by ``evaluate``: what the base class looks up."""
-        self._gts, self._dts = self.objects, self.detections
-        self.evalImgs: Any = defaultdict(list)
-        self.eval: dict[str, Any] = {}
+def _objects(scene: Scene, kind: Kind) -> list[Labelled]:
+    """Each object's label and its entry."""
+    boxes = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (o.box for o in scene.instances)]
+    sizes = [o.area for o in scene.instances]
+    entries: list[dict[str, Any]] = [
+        {"iscrowd": int(o.crowd), "ignore": int(o.crowd), "bbox": list(box)}
+        for o, box in zip(scene.instances, boxes, strict=True)
+    ]
+    drawn = [i for i, o in enumerate(scene.instances) if o.mask is not None]
+    if kind == "segm" and len(drawn) < len(entries):
+        raise UserError(
+            f"an object of scene {scene.id!r} has no mask; expected one of each object to score "
+            "masks.\nScore boxes, or give data with masks."
+        )
+    if kind == "segm" or None in sizes:
+        masks = _masks(scene)
+        for i, mask, pixels in zip(drawn, masks, area(masks).tolist(), strict=True):
+            entries[i]["segmentation"] = mask
+            sizes[i] = float(pixels) if sizes[i] is None else sizes[i]
+    for entry, size, (_, _, width, height) in zip(entries, sizes, boxes, strict=True):
+        entry["area"] = width * height if size is None else size
+    return [(o.label, entry) for o, entry in zip(scene.instances, entries, strict=True)]
 
 
-def _object(scene: Scene, instance: Instance, kind: Kind) -> dict[str, Any]:
-    x0, y0, x1, y1 = instance.box
-    entry: dict[str, Any] = {"iscrowd": int(instance.crowd), "ignore": int(instance.crowd)}
-    size = instance.area
-    if kind == "segm" or (size is None and instance.mask is not None):
-        if instance.mask is None:
-            raise UserError(
-                f"an object of scene {scene.id!r} has no mask; expected one of each object to score "
-                "masks.\nScore boxes, or give data with masks."
-            )
-        try:
-            entry["segmentation"] = to_rle(instance.mask, scene.height, scene.width)
-        except UserError as error:
-            raise UserError(f"scene {scene.id!r} has {error}") from error
-        size = float(area([entry["segmentation"]])[0]) if size is None else size
-    entry["bbox"] = [x0, y0, x1 - x0, y1 - y0]
-    entry["area"] = (x1 - x0) * (y1 - y0) if size is None else size
-    return entry
+def _masks(scene: Scene) -> list[RunLengths]:
+    """The masks of the objects that have one."""
+    given = [o.mask for o in scene.instances if o.mask is not None]
+    try:
+        return all_to_rle(given, scene.height, scene.width)
+    except UserError as error:
+        raise UserError(f"scene {scene.id!r} has {error}") from error
 
 
-def _detections(
-    scene: Scene, prediction: Prediction, kind: Kind
-) -> list[tuple[int, dict[str, Any]]]:
+def _detections(scene: Scene, prediction: Prediction, kind: Kind) -> list[Labelled]:
     """Each detection's label and its entry."""
     labels, scores = prediction.labels.tolist(), prediction.scores.astype(np.float32).tolist()
     if kind == "segm":
@@ -146,7 +119,7 @@ def _detections(
         rows = np.concatenate([boxes[:, :2], sides], axis=1).tolist()
         shapes = [{"bbox": box, "area": box[2] * box[3]} for box in rows]
     return [
-        (label, {"score": score, **shape})
+        (label, {"score": score, "iscrowd": 0, **shape})
         for label, score, shape in zip(labels, scores, shapes, strict=True)
     ]
 
@@ -156,13 +129,10 @@ def _by_id(scene: Scene) -> tuple[int, int | str]:
     return (0, scene.id) if isinstance(scene.id, int) else (1, scene.id)
 
 
-def _scores(scenes: Scenes, evaluation: _Evaluation, kind: Kind) -> CocoScores:
+def _scores(scenes: Scenes, evaluation: Evaluation, kind: Kind) -> CocoScores:
     found = evaluation.eval["precision"][..., _ALL_SIZES, _MOST_DETECTIONS]  # (T, 101, K)
     precision = np.where(found > -1, found, np.nan)  # -1 stands for "no such object"
     stats = [100 * float(value) if value > -1 else float("nan") for value in evaluation.stats]
-    detections = np.zeros(len(scenes.classes), dtype=np.int64)
-    for (_, label), entries in evaluation.detections.items():
-        detections[label] += len(entries)
     return CocoScores(
         metric=f"COCO {kind} AP",
         numbers=dict(zip(_NUMBERS, stats, strict=True)),
@@ -170,7 +140,17 @@ def _scores(scenes: Scenes, evaluation: _Evaluation, kind: Kind) -> CocoScores:
         thresholds=tuple(evaluation.params.iouThrs.tolist()),
         class_ap=100 * precision.mean(axis=1),
         precision=precision,
-        objects=evaluation.counted,
-        detections=detections,
+        objects=_counted(scenes.classes, evaluation.objects),
+        detections=_counted(scenes.classes, evaluation.detections),
         kind=kind,
     )
+
+
+def _counted(
+    classes: Sequence[str], entries: dict[tuple[int, int], list[dict[str, Any]]]
+) -> np.ndarray:  # (K,) int64
+    """Entries of each class, crowds apart."""
+    counts = np.zeros(len(classes), dtype=np.int64)
+    for (_, label), own in entries.items():
+        counts[label] += sum(not entry["iscrowd"] for entry in own)
+    return counts

@@ -44,6 +44,30 @@ def test_it_is_pycocotools_number_to_the_last_bit(tmp_path, seed, kind, tied):
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(4))
+def test_crowds_and_equal_objects_match_as_in_pycocotools(tmp_path, seed, kind):
+    scenes, predictions = drawn(seed, tied=True, count=12)
+    rng = np.random.default_rng(seed)
+    crowded = []
+    for scene in scenes.scenes:
+        # Two classes, sizes on the borders of COCO's ranges, copies that tie, half of them crowds.
+        own = [
+            dataclasses.replace(o, label=o.label % 2, area=float(rng.choice([1024, 2000, 9216])))
+            for o in scene.instances
+        ]
+        own += [dataclasses.replace(o, crowd=bool(rng.random() < 0.5)) for o in own]
+        instances = tuple(own[i] for i in rng.permutation(len(own)))
+        crowded.append(dataclasses.replace(scene, instances=instances))
+    scenes = dataclasses.replace(scenes, scenes=tuple(crowded))
+    predictions = [dataclasses.replace(p, labels=p.labels % 2) for p in predictions]
+    expected, arrays = slow.coco_ap(tmp_path, scenes, predictions, kind)
+    found = coco_ap(scenes, predictions, kind)
+    np.testing.assert_array_equal(list(found.numbers.values()), expected)
+    theirs = arrays["precision"][..., 0, -1]
+    np.testing.assert_array_equal(found.precision, np.where(theirs > -1, theirs, np.nan))
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_it_is_the_number_of_detectron2s_evaluator(tmp_path, kind):
     pytest.importorskip("detectron2", reason=ABSENT)
     scenes, predictions = drawn(7)
