@@ -61,14 +61,14 @@ def test_equal_scores_give_equal_bytes(drawn):
     assert precision_recall_curves(scores) == precision_recall_curves(scores)
 
 
-def test_eighty_classes_have_eighty_plots(drawn):
+def test_many_classes_have_as_many_plots(drawn):
     scenes, predictions = drawn
     many = replace(
-        scenes, classes=tuple(f"class {k}" for k in range(80)), category_ids=tuple(range(80))
+        scenes, classes=tuple(f"class {k}" for k in range(26)), category_ids=tuple(range(26))
     )
     text = precision_recall_curves(coco_ap(many, predictions))
-    assert text.count("no objects") == 76
-    assert "class 79" in text
+    assert text.count("no objects") == 22
+    assert "class 25" in text
 
 
 def test_a_hit_is_blue_beside_the_green_truth(tmp_path):
