@@ -27,6 +27,8 @@ from transfer.scoring.voc_matching import (
     sampled,
 )
 
+Ties = Literal["numpy", "stable"]
+
 
 @dataclass(frozen=True)
 class VocRules:
@@ -57,7 +59,7 @@ class VocRules:
     rounding: bool = True
     difficult: Literal["ignored", "counted"] = "ignored"
     reached: bool = False
-    ties: Literal["numpy", "stable"] = "numpy"
+    ties: Ties = "numpy"
     absent: Literal["scored", "ignored"] = "scored"
     thresholds: tuple[float, ...] = THRESHOLDS
 

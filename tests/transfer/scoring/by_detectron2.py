@@ -34,20 +34,37 @@ def write_voc(root, scenes):
                 f"<bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin>"
                 f"<xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
             )
-        (root / "Annotations" / f"{scene.id}.xml").write_text(f"<annotation>{objects}</annotation>")
+        size = f"<size><width>{scene.width}</width><height>{scene.height}</height></size>"
+        (root / "Annotations" / f"{scene.id}.xml").write_text(
+            f"<annotation>{size}{objects}</annotation>"
+        )
 
 
 def evaluate(root, scenes, predictions):
     """Give its AP, AP50, AP75 and the (T, K) values that they are means of, in percent."""
-    with warnings.catch_warnings():
-        # Importing it compiles a box coder with torch.jit.script, which is deprecated.
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        from detectron2.data import MetadataCatalog
-        from detectron2.evaluation import pascal_voc_evaluation as theirs
-        from detectron2.structures import Boxes, Instances
-
+    theirs = _their_module()
     write_voc(root, scenes)
+    original, seen = theirs.voc_eval, []
+
+    def recorded(*arguments, **options):
+        outcome = original(*arguments, **options)
+        seen.append(100 * outcome[2])
+        return outcome
+
+    theirs.voc_eval = recorded
+    try:
+        numbers = numbers_of(root, scenes, predictions)
+    finally:
+        theirs.voc_eval = original
+    return numbers, np.array(seen, dtype=float).reshape(len(scenes.classes), -1).T
+
+
+def numbers_of(root, scenes, predictions):
+    """Give its AP, AP50, AP75 in percent; the annotations are in root."""
+    theirs = _their_module()
+    from detectron2.data import MetadataCatalog
+    from detectron2.structures import Boxes, Instances
+
     name = f"msbreg_{next(_NAMES)}"
     MetadataCatalog.get(name).set(
         thing_classes=list(scenes.classes), dirname=str(root), year=scenes.year, split="test"
@@ -60,23 +77,20 @@ def evaluate(root, scenes, predictions):
         found.scores = torch.from_numpy(prediction.scores.copy())
         found.pred_classes = torch.from_numpy(prediction.labels.copy())
         evaluator.process([{"image_id": prediction.scene}], [{"instances": found}])
-    original, seen = theirs.voc_eval, []
+    with warnings.catch_warnings():
+        # A class without objects divides by zero there.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        numbers = evaluator.evaluate()["bbox"]
+    return {key: float(value) for key, value in numbers.items()}
 
-    def recorded(*arguments, **options):
-        outcome = original(*arguments, **options)
-        seen.append(100 * outcome[2])
-        return outcome
 
-    theirs.voc_eval = recorded
-    try:
-        with warnings.catch_warnings():
-            # A class without objects divides by zero there.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            numbers = evaluator.evaluate()["bbox"]
-    finally:
-        theirs.voc_eval = original
-    per_class = np.array(seen, dtype=float).reshape(len(scenes.classes), -1).T
-    return {key: float(value) for key, value in numbers.items()}, per_class
+def _their_module():
+    with warnings.catch_warnings():
+        # Importing it compiles a box coder with torch.jit.script, which is deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from detectron2.evaluation import pascal_voc_evaluation
+    return pascal_voc_evaluation
 
 
 def distinct(rng, predictions):

@@ -1,0 +1,149 @@
+"""Saved predictions score again as the run that made them, and only on the data they are for."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from msbreg.record import SCHEMA
+from tests.reference.coco_ap import truth_as_json
+from tests.transfer.scoring.by_detectron2 import write_voc
+from tests.transfer.scoring.drawn import box_masks, coco_scenes, predict, voc_scenes
+from tools.score import main
+from transfer.engines.results import numbers, score
+from transfer.scenes.named import load_scenes
+from transfer.scoring.coco_results import write_coco_results
+from transfer.scoring.predictions import save_predictions
+from transfer.scoring.voc_ap import VocRules, voc_ap
+
+ROOT = Path(__file__).resolve().parents[2]
+COCO = "coco:truth.json:images"
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """VOC2007 with objects of five of its classes, and the folder of a run on it."""
+    names = ("aeroplane", "bicycle", "bird", "boat", "bottle")
+    drawn = replace(voc_scenes(np.random.default_rng(0), 30), classes=names)
+    write_voc(tmp_path / "VOC2007", drawn)
+    scenes = load_scenes("voc_2007_test", tmp_path, look_at_images=False)
+    run = tmp_path / "run"
+    run.mkdir()
+    predictions = predict(np.random.default_rng(1), scenes, tied=True)
+    save_predictions(run / "predictions.npz", scenes, predictions)
+    return tmp_path, scenes, predictions
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """COCO's layout with images, and the folder of a run on it, with masks."""
+    drawn = coco_scenes(np.random.default_rng(0), 10)
+    (tmp_path / "truth.json").write_text(json.dumps(truth_as_json(drawn)))
+    (tmp_path / "images").mkdir()
+    for scene in drawn.scenes:
+        Image.new("RGB", (scene.width, scene.height)).save(tmp_path / "images" / scene.file.name)
+    scenes = load_scenes(COCO, tmp_path)
+    run = tmp_path / "run"
+    run.mkdir()
+    predictions = predict(np.random.default_rng(1), scenes, masks=box_masks)
+    save_predictions(run / "predictions.npz", scenes, predictions)
+    return tmp_path, scenes, predictions
+
+
+def printed(capsys, *arguments, code=0):
+    assert main([str(argument) for argument in arguments]) == code
+    return capsys.readouterr().out
+
+
+def record(folder, **results):
+    content = {"schema": SCHEMA, "kind": "detection", "status": "done", "results": results}
+    (folder / "record.json").write_text(json.dumps(content))
+
+
+def test_the_numbers_of_voc_are_the_runs(voc, capsys):
+    root, scenes, predictions = voc
+    found = json.loads(printed(capsys, root / "run", "--data", root, "--json"))
+    assert found["numbers"] == numbers(score(scenes, predictions))
+    assert found["numbers"]["box_AP"] == voc_ap(scenes, predictions).numbers["AP"]
+    assert [row["class"] for row in found["classes"]["box"]["classes"]] == list(scenes.classes)
+
+
+def test_the_numbers_of_coco_are_the_runs(coco, capsys):
+    root, scenes, predictions = coco
+    found = json.loads(printed(capsys, root / "run" / "predictions.npz", "--data", root, "--json"))
+    assert found["numbers"] == numbers(score(scenes, predictions))
+    assert {"box_APs", "mask_APs"} <= set(found["numbers"])
+
+
+def test_another_metric_and_order_of_ties_can_be_asked_for(voc, capsys):
+    root, scenes, predictions = voc
+    asked = ("--metric", "voc-area", "--ties", "stable", "--json")
+    found = json.loads(printed(capsys, root / "run", "--data", root, *asked))
+    rules = VocRules("area", ties="stable")
+    assert found["numbers"]["box_AP50"] == voc_ap(scenes, predictions, rules).summary()["AP50"]
+    found = json.loads(printed(capsys, root / "run", "--data", root, "--metric", "coco", "--json"))
+    assert found["classes"]["box"]["metric"] == "COCO bbox AP"
+
+
+def test_the_record_is_compared(voc, capsys):
+    root, scenes, predictions = voc
+    results = numbers(score(scenes, predictions))
+    record(root / "run", **results, iterations=3)
+    assert "says the same" in printed(capsys, root / "run", "--data", root)
+    record(root / "run", **(results | {"box_AP": 12.5}))
+    assert main([str(root / "run"), "--data", str(root)]) == 1
+    assert "box_AP is" in capsys.readouterr().err
+
+
+def test_classes_stand_in_a_table(voc, capsys):
+    root, scenes, _ = voc
+    out = printed(capsys, root / "run", "--data", root, "--classes")
+    assert "voc_2007_test: 30 images" in out
+    assert "box, VOC 11-point AP, percent" in out
+    rows = [line.split()[0] for line in out.splitlines() if line.startswith(scenes.classes)]
+    assert rows == list(scenes.classes)
+
+
+def test_tables_and_drawings_are_left(coco, capsys):
+    root, _, _ = coco
+    printed(capsys, root / "run", "--data", root, "--output", root / "out")
+    names = {"per_class.json", "curves_box.svg", "curves_mask.svg", "detections.png"}
+    assert {path.name for path in (root / "out").iterdir()} == names
+
+
+def test_cocos_results_are_written_and_scored(coco, capsys):
+    root, scenes, predictions = coco
+    printed(capsys, root / "run", "--data", root, "--to-coco", root / "here.json")
+    write_coco_results(root / "there.json", scenes, predictions)
+    assert (root / "here.json").read_bytes() == (root / "there.json").read_bytes()
+    asked = ("--scenes", COCO, "--data", root, "--json")
+    found = json.loads(printed(capsys, root / "here.json", *asked))["numbers"]
+    expected = numbers(score(scenes, predictions))
+    for name, value in expected.items():  # sides pass through float32 once more
+        assert found[name] == (None if value is None else pytest.approx(value, abs=1e-4))
+
+
+def test_what_cannot_be_scored_is_said_in_one_message(voc, capsys):
+    root, scenes, _ = voc
+    assert main([str(root / "nowhere.npz")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    (root / "results.json").write_text("[]")
+    assert main([str(root / "results.json")]) == 2
+    assert "give --scenes NAME" in capsys.readouterr().err
+    first = next(s for s in scenes.scenes if s.instances and not s.instances[0].difficult)
+    file = root / "VOC2007" / "Annotations" / f"{first.id}.xml"
+    file.write_text(file.read_text().replace("<difficult>0", "<difficult>1", 1))
+    assert main([str(root / "run"), "--data", str(root)]) == 2
+    assert "other annotations than those of voc_2007_test" in capsys.readouterr().err
+
+
+def test_it_runs_as_a_script_from_any_folder(voc, tmp_path):
+    root, _, _ = voc
+    command = [sys.executable, str(ROOT / "tools" / "score.py"), "run", "--data", "."]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert "box, VOC 11-point AP, percent" in done.stdout

@@ -1,0 +1,186 @@
+"""Score saved predictions again: no GPU, no detector, no engine.
+
+    python tools/score.py runs/detection                         # a run's folder, or its predictions.npz
+    python tools/score.py runs/detection --metric voc-area --classes
+    python tools/score.py runs/detection --output drawings       # tables, curves, detections drawn
+    python tools/score.py results.json --scenes coco_2017_val --data DATA    # COCO's results of anybody
+    python tools/score.py runs/detection --to-coco results.json  # to hand in
+
+The split is the one that the predictions were made on, annotations included; another is refused. Without
+--metric the numbers are the run's own, and are compared with its record. Exit code 0: scored; 1: the
+record says other numbers; 2: the question made no sense.
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from msbreg.config import EXIT_FAILED, EXIT_USER_ERROR
+from msbreg.errors import UserError
+from msbreg.record import read_record, write_atomically
+from transfer.engines.results import PER_CLASS, PREDICTIONS, numbers, score
+from transfer.scenes.named import join_scenes, load_scenes
+from transfer.scenes.types import Prediction, Scenes
+from transfer.scoring.coco_ap import coco_ap
+from transfer.scoring.coco_results import read_coco_results, write_coco_results
+from transfer.scoring.detection_scores import DetectionScores
+from transfer.scoring.drawings import write_drawings
+from transfer.scoring.predictions import load_predictions
+from transfer.scoring.voc_ap import Ties, VocRules, voc_ap
+
+METRICS = ("auto", "voc-11-point", "voc-area", "coco")
+Scores = dict[str, DetectionScores]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        scenes, predictions = read(options)
+        scores = scored(scenes, predictions, options.metric, options.ties)
+        if options.to_coco is not None:
+            write_coco_results(options.to_coco, scenes, predictions)
+        if options.output is not None:
+            _leave(options.output, scenes, predictions, scores)
+        record = _recorded(options)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    found = numbers(scores)
+    other = {name: value for name, value in record.items() if found.get(name) != value}
+    if options.json:
+        print(json.dumps({"scenes": scenes.name, "numbers": found, "classes": tables(scores)}))
+    else:
+        print(report(scenes, scores, options.classes))
+        if record and not other:
+            print("\nThe record of the run says the same.")
+    for name, value in other.items():
+        print(f"{name} is {found.get(name)} here, {value} in the run's record", file=sys.stderr)
+    return EXIT_FAILED if other else 0
+
+
+def read(options: argparse.Namespace) -> tuple[Scenes, tuple[Prediction, ...]]:
+    """The predictions, and the scenes that they are for.
+
+    Raises:
+        UserError: either is missing or malformed, or they do not belong together.
+    """
+    path, name, look = options.predictions, options.scenes, options.output is not None
+    if path.suffix == ".json":
+        if name is None:
+            raise UserError(f"{path} does not say what it is for; give --scenes NAME")
+        scenes = load(name, options.data, (), look)
+        return scenes, read_coco_results(path, scenes)
+    saved = load_predictions(path / PREDICTIONS if path.is_dir() else path)
+    scenes = load(name or saved.scenes, options.data, saved.classes, look)
+    saved.check_split(scenes)
+    return scenes, saved.predictions
+
+
+def load(name: str, root: Path | None, classes: Sequence[str], look_at_images: bool) -> Scenes:
+    """The scenes of that name; of several joined by " + ", all."""
+    parts = [
+        load_scenes(
+            part,
+            root,
+            classes=classes if classes and part.startswith("voc:") else None,
+            look_at_images=look_at_images,
+        )
+        for part in name.split(" + ")
+    ]
+    return parts[0] if len(parts) == 1 else join_scenes(parts)
+
+
+def scored(
+    scenes: Scenes, predictions: Sequence[Prediction], metric: str = "auto", ties: Ties = "numpy"
+) -> Scores:
+    """Scores by name, ``box`` and ``mask``; "auto" is what a run computes of these scenes."""
+    if metric == "coco":
+        scores: Scores = {"box": coco_ap(scenes, predictions)}
+        if any(prediction.masks is not None for prediction in predictions):
+            scores["mask"] = coco_ap(scenes, predictions, "segm")
+        return scores
+    rules = VocRules.of_year(scenes.year)
+    if metric != "auto":
+        rules = VocRules("area" if metric == "voc-area" else "11-point")
+    elif ties == "numpy" or scenes.category_ids:
+        return score(scenes, predictions)
+    return {"box": voc_ap(scenes, predictions, replace(rules, ties=ties))}
+
+
+def report(scenes: Scenes, scores: Scores, classes: bool) -> str:
+    """The numbers in words, and one line a class where asked for."""
+    lines = [f"{scenes.name}: {len(scenes.scenes)} images"]
+    for kind, of_kind in scores.items():
+        lines += ["", f"{kind}, {of_kind.metric}, percent"]
+        shown = of_kind.summary().items()
+        lines.append("  ".join(f"{name:>6}" for name, _ in shown))
+        lines.append("  ".join(f"{_one_decimal(value):>6}" for _, value in shown))
+        if of_kind.absent:
+            lines.append(f"without an object: {', '.join(of_kind.absent)}")
+        if classes:
+            width = max(map(len, of_kind.classes))
+            lines += ["", f"{'class':{width}}  objects  detections      AP    AP50    AP75"]
+            lines += [
+                f"{row['class']:{width}}  {row['objects']:7}  {row['detections']:10}"
+                + "".join(f"  {_one_decimal(row[n]):>6}" for n in ("AP", "AP50", "AP75"))
+                for row in of_kind.table()
+            ]
+    return "\n".join(lines)
+
+
+def tables(scores: Scores) -> dict[str, object]:
+    """What a run leaves as per_class.json."""
+    return {k: {"metric": s.metric, "classes": s.table()} for k, s in scores.items()}
+
+
+def _leave(folder: Path, scenes: Scenes, predictions: Sequence[Prediction], scores: Scores) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / PER_CLASS, (json.dumps(tables(scores), indent=1) + "\n").encode())
+    write_drawings(folder, scenes, predictions, scores)
+
+
+def _recorded(options: argparse.Namespace) -> dict[str, object]:
+    """The scores that the finished run beside the predictions recorded; none if they cannot be equal."""
+    path = options.predictions
+    record = read_record(path if path.is_dir() else path.parent)
+    comparable = path.suffix != ".json" and (options.metric, options.ties) == ("auto", "numpy")
+    if record is None or not comparable or record["status"] != "done":
+        return {}
+    results = record["results"].items()
+    return {name: value for name, value in results if name.startswith(("box_", "mask_"))}
+
+
+def _one_decimal(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else "-"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "predictions", type=Path, help="a run's folder, its predictions.npz, or COCO's results JSON"
+    )
+    parser.add_argument("--scenes", help="name of the split (default: the predictions' own)")
+    parser.add_argument("--data", type=Path, help="folder that holds the data, as for the run")
+    parser.add_argument("--metric", choices=METRICS, default="auto", help="default: the run's")
+    parser.add_argument(
+        "--ties",
+        choices=("numpy", "stable"),
+        default="numpy",
+        help="order of equal scores in VOC's metric: Detectron2's, or one that no machine changes",
+    )
+    parser.add_argument("--classes", action="store_true", help="one line a class")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--output", type=Path, help="folder for tables and drawings")
+    parser.add_argument("--to-coco", type=Path, help="write COCO's results JSON to this file")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
