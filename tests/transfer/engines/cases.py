@@ -23,7 +23,13 @@ SMALL = [
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0,  # random weights are sure of nothing
     "TEST.DETECTIONS_PER_IMAGE", 20,
 ]  # fmt: skip
+FEW = ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8, "MODEL.RPN.POST_NMS_TOPK_TEST", 12]
 R18 = ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
+NARROW = [
+    "MODEL.RESNETS.STEM_OUT_CHANNELS", 32,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS", 32,
+    "MODEL.RESNETS.WIDTH_PER_GROUP", 8,
+]  # fmt: skip
 RGB = [
     "INPUT.FORMAT", "RGB",
     "MODEL.PIXEL_MEAN", [123.675, 116.280, 103.530],
@@ -58,8 +64,10 @@ PIXPRO_HEADS = [
 PLAIN_HEADS = ["MODEL.ROI_BOX_HEAD.NUM_FC", 2]
 
 CASES = {
-    "c4-extra-norm": [*RGB, "MODEL.RESNETS.NORM", "SyncBN",
+    "c4-extra-norm": [*RGB, *FEW, "MODEL.RESNETS.NORM", "SyncBN",
                       "MODEL.ROI_HEADS.NAME", "Res5ROIHeadsExtraNorm"],
+    "c4-narrow-mask-extra-norm": [*RGB, *R18, *NARROW, *MASKS, "MODEL.RESNETS.NORM", "BN",
+                                  "MODEL.ROI_HEADS.NAME", "Res5ROIHeadsExtraNorm"],
     "c4-r18-mask": [*RGB, *R18, *MASKS, "MODEL.RESNETS.NORM", "BN"],
     "fpn-r18-mask": [*RGB, *R18, *FPN, *MASKS, *SYNC, *PLAIN_HEADS],
     "fpn-r50-mask-4conv1fc": [*RGB, *FPN, *MASKS, *SYNC, *PIXPRO_HEADS],
@@ -72,7 +80,7 @@ CASES = {
                       "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 2.0,
                       "MODEL.PROPOSAL_GENERATOR.MIN_SIZE", 4, *PLAIN_HEADS],
     "fpn-r50-frozen-bgr": [*FPN, *MASKS, *PLAIN_HEADS],  # the defaults: FrozenBN, BGR, 1x1, FREEZE_AT 2
-    "c4-frozen-bgr": [],
+    "c4-frozen-bgr": [*FEW],
     "fpn-r18-freeze-bn": [*RGB, *R18, *FPN, *MASKS, *SYNC, *PLAIN_HEADS,
                           "MODEL.BACKBONE.FREEZE_AT", 3, "INPUT.MASK_FORMAT", "bitmask"],
 }  # fmt: skip
@@ -171,8 +179,8 @@ def settle(model, config):
         if old.is_floating_point() and ("norm." in name or name.endswith("bias")):
             value += torch.rand(value.shape, generator=generator) * 0.05 * value.abs().mean()
         for part, factor in LOUDER.items():
-            if name.endswith(part):
-                value *= factor
+            if name.endswith(part) and config.MODEL.RESNETS.NORM != "FrozenBN":
+                value *= factor  # frozen statistics let activations grow by themselves
         state[name] = value
     model.load_state_dict(state)
     return model

@@ -6,11 +6,9 @@ import torch
 from msbreg.backbones import build_backbone
 from msbreg.errors import UserError
 from msbreg.formats.names import detectron2, to_dialect
-from tests.transfer.engines.cases import config_of
+from tests.transfer.engines.cases import NARROW, config_of
 from transfer.engines.rcnn import build_model
 from transfer.engines.rcnn.weights import is_detector, place_backbone, place_detector
-
-NARROW = ["MODEL.RESNETS.STEM_OUT_CHANNELS", 32, "MODEL.RESNETS.RES2_OUT_CHANNELS", 32]
 
 
 def state_of(arch, *, seed=0):

@@ -55,7 +55,7 @@ class FeaturePyramid(nn.Module):
         last = int(self.stages[-1][-1])
         # Every second pixel, in both directions.
         outputs[f"p{last + 1}"] = F.max_pool2d(outputs[f"p{last}"], kernel_size=1, stride=2)
-        return outputs
+        return {name: outputs[name] for name in self.strides}  # finest first
 
 
 def build_backbone(config: CfgNode) -> ResNet | FeaturePyramid:
