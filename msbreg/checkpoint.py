@@ -14,15 +14,13 @@ from torch import Tensor
 from msbreg.backbones import ResNet, build_backbone, stride_in_1x1
 from msbreg.errors import UserError
 from msbreg.formats.content import overview
-from msbreg.formats.match import Match, contents, identify
-from msbreg.reading import FileContent, read_file
+from msbreg.formats.match import identify
+from msbreg.formats.rows_libraries import KIND
+from msbreg.formats.stated import SCHEMA
+from msbreg.reading import read_file
 from msbreg.record import write_atomically
 from msbreg.trained import signs_of_no_training
 from msbreg.transforms import IMAGENET, Normalisation
-
-SCHEMA = 1
-KIND = "msbreg-pretrain"
-OUR_FAMILY = "msbreg"
 
 log = logging.getLogger("msbreg")
 
@@ -95,15 +93,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint of pretrain/run.py: it holds {overview(content)}.\n"
             f"Expected the entry kind = {KIND!r}."
         )
-    _check_schema(content, path)
-    return content
-
-
-def _check_schema(content: Mapping[str, Any], path: Path) -> None:
     if content.get("schema") != SCHEMA:
         raise UserError(
             f"{path} has checkpoint schema {content.get('schema')!r}; this version reads {SCHEMA}"
         )
+    return content
 
 
 def load_backbone(
@@ -129,13 +123,14 @@ def load_backbone(
     """
     file = read_file(path, trust_pickle=trust_pickle)
     found = identify(file, arch=arch, encoder=encoder, family=family)
-    if found.row.name == OUR_FAMILY:
-        _check_schema(file.content, path)
     backbone = build_backbone(found.arch)
     if found.stride == "1x1":
         stride_in_1x1(backbone)
     load_exactly(backbone, found.state, path)
-    signs = signs_of_no_training(found.state)
+    try:
+        signs = signs_of_no_training(found.state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     for sign in signs:
         log.warning("%s: %s", path, sign)
     provenance = Provenance(
@@ -145,39 +140,14 @@ def load_backbone(
         arch=found.arch,
         sha256=file.sha256,
         tensors=found.taken,
-        image_size=_image_size(file, found),
+        image_size=found.image_size,
         normalisation=found.normalisation,
         stride=found.stride,
-        details=_details(file, found),
+        details=dict(found.details),
         notes=found.notes,
         warnings=signs,
     )
     return backbone.eval(), provenance
-
-
-def _image_size(file: FileContent, found: Match) -> int:
-    """Side of the training views; the families of FORMATS trained on 224 pixels."""
-    content = contents(file)
-    described = content.get("msbreg", content)
-    if isinstance(described, Mapping) and "provenance" in described:
-        described = described["provenance"]
-    size = described.get("image_size") if isinstance(described, Mapping) else None
-    return size if isinstance(size, int) else 224
-
-
-def _details(file: FileContent, found: Match) -> dict[str, Any]:
-    """How it was trained, as far as one of our own files says."""
-    content = contents(file)
-    if found.row.name == OUR_FAMILY:
-        kept = ("method", "views", "epochs", "batch_size", "seed")
-        steps = {"step": content["step"], "steps": content["steps"]}
-        return {key: content["config"][key] for key in kept} | steps
-    described = content.get("msbreg", {})
-    described = described.get("provenance", described)
-    details = dict(described.get("details", {}))
-    if described:
-        details["published from"] = described.get("family", "")
-    return details
 
 
 def random_backbone(arch: str, *, seed: int, image_size: int = 0) -> tuple[ResNet, Provenance]:

@@ -25,6 +25,20 @@ class Normalisation:
     std: tuple[float, float, float]
     channels: Literal["RGB", "BGR"] = "RGB"
 
+    def __post_init__(self) -> None:
+        numbers = [v for v in (*self.mean, *self.std) if type(v) in (int, float)]
+        right = len(self.mean) == len(self.std) == 3 and len(numbers) == 6
+        if (
+            not right
+            or not all(-1 <= mean <= 2 for mean in self.mean)
+            or not all(0 < std <= 2 for std in self.std)
+            or self.channels not in ("RGB", "BGR")
+        ):
+            raise UserError(
+                f"normalisation of {self.channels} by mean {self.mean} and std {self.std}; expected RGB "
+                "or BGR, and three numbers each for pixels in [0, 1]: means in [-1, 2], stds in (0, 2]"
+            )
+
 
 # The statistics of ImageNet's training images (torchvision, MoCo, BYOL, ...), stated here and nowhere
 # else; our own pre-training uses them for every data set.

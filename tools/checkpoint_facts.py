@@ -19,7 +19,8 @@ from msbreg.feature_statistics import (
 )
 from msbreg.formats import FORMATS
 from msbreg.formats.content import groups
-from msbreg.formats.match import LOOK, Match, contents, identify
+from msbreg.formats.differences import LOOK, seen
+from msbreg.formats.match import Match, contents, identify
 from msbreg.reading import FileContent, read_file
 from msbreg.reading.inert import Inert, plain
 from msbreg.trained import NormLayer, norm_layers, signs_of_no_training
@@ -76,17 +77,11 @@ def families() -> list[dict[str, str]]:
             "family": row.name,
             "covers": row.covers,
             "encoder": row.encoders[0].name,
-            "input": seen(asdict(row.normalisation)),
+            "input": seen(row.normalisation),
             "source": row.source,
         }
         for row in FORMATS
     ]
-
-
-def seen(normalisation: Mapping[str, Any]) -> str:
-    """An input normalisation in words."""
-    mean, std = (", ".join(f"{v:.4g}" for v in normalisation[k]) for k in ("mean", "std"))
-    return f"{normalisation['channels']} / 255, mean {mean}, std {std}"
 
 
 def _file(file: FileContent) -> Facts:

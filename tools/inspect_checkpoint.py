@@ -28,7 +28,9 @@ from rich.table import Table
 
 from msbreg.backbones import BACKBONES
 from msbreg.config import EXIT_USER_ERROR
-from tools.checkpoint_facts import Facts, Question, facts_of, families, seen
+from msbreg.formats.differences import seen
+from msbreg.transforms import Normalisation
+from tools.checkpoint_facts import Facts, Question, facts_of, families
 
 Row = tuple[str, ...]
 Section = tuple[str, list[Row]]  # a title and the cells below it; the first column is a label
@@ -67,7 +69,7 @@ def _network(layout: Facts) -> Iterator[Row]:
     yield "taken", f"{layout['encoder']} ({layout['why']})"
     yield "also there", ", ".join(others) or "no other network"
     yield "architecture", f"{layout['arch']}, {layout['tensors']} tensors"
-    yield "input", seen(layout["normalisation"])
+    yield "input", seen(Normalisation(**layout["normalisation"]))
     yield "stride 2 in", f"the {layout['stride']} convolutions"
     for note in layout["notes"]:
         yield "note", note

@@ -6,7 +6,8 @@ prefix, dialect of the names, keys dropped on purpose, input normalisation, plac
 
 from msbreg.formats.row import Encoder, Format
 from msbreg.formats.rows_libraries import LIBRARIES, OURS
-from msbreg.formats.rows_methods import MOMENTUM, SINGLE
+from msbreg.formats.rows_momentum import MOMENTUM
+from msbreg.formats.rows_single import SINGLE
 from msbreg.formats.rows_toolboxes import LIGHTNING, OPENMMLAB, VISSL
 
 FORMATS: tuple[Format, ...] = (

@@ -1,20 +1,20 @@
 """A row of FORMATS held against a file: is it there, and what is every key of it?"""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from msbreg.backbones import BACKBONES
-from msbreg.formats.content import matches, state_at
-from msbreg.formats.names import COUNTER, place, shapes, table
+from msbreg.formats.content import matches, state_at, unwrapped
+from msbreg.formats.names import place, shapes, table
 from msbreg.formats.row import Encoder, Entry, Format
+from msbreg.formats.tensors import PUBLISHED, networks
+from msbreg.reading.inert import printable
+
+EVERYTHING = ("*",)  # dropped where a user points at the network
 
 ENOUGH = 20  # tensors under a prefix by which an encoder counts as present: a third of a ResNet-18
-
-PUBLISHED = tuple(name for name in BACKBONES if name in ("resnet18", "resnet34", "resnet50"))
 
 
 @dataclass
@@ -53,21 +53,21 @@ def hold_against(row: Format, content: Mapping[str, Any], encoder: str | None) -
     candidate = Candidate(row)
     candidate.misses += [f"the entry {entry!r}" for entry in row.top if entry not in content]
     candidate.misses += [f"no entry {entry!r}" for entry in row.top_without if entry in content]
-    states = {e.name: state_at(content, _entries(row, e)) for e in row.encoders}
-    main = states[row.encoders[0].name] or {}
-    candidate.total = len(main)
+    for entry, value in row.values:
+        if content.get(entry) != value:
+            candidate.misses.append(f"the entry {entry} = {value!r}")
+    states: dict[str, dict[str, Any] | None] = {}
     for one in row.encoders:
-        state = states[one.name] or {}
-        found = len(_taken(row, one, state))
+        state, problem = state_at(content, _entries(row, one), nested=row.hwio)
+        states[one.name] = state
+        candidate.misses += [problem] if problem else []
+        found = len(_taken(row, one, state or {}))
         candidate.found += found
         if found >= ENOUGH:
             candidate.present.append(one)
-    for pattern in row.marks:
-        if not any(matches(key, (pattern,)) for key in main):
-            candidate.misses.append(f"a key {pattern!r}")
-    for pattern in row.without:
-        if any(matches(key, (pattern,)) for key in main):
-            candidate.misses.append(f"no key {pattern!r}")
+    main = states[row.encoders[0].name] or {}
+    candidate.total = len(main)
+    _check_marks(candidate, main, content)
     if not candidate.present:
         first = row.encoders[0]
         where = ".".join(map(str, _entries(row, first)[0]))
@@ -76,6 +76,20 @@ def hold_against(row: Format, content: Mapping[str, Any], encoder: str | None) -
     if not candidate.misses:
         _account(candidate, states, encoder)
     return candidate
+
+
+def _check_marks(candidate: Candidate, main: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    row = candidate.row
+    for pattern in row.marks:
+        if not any(matches(key, (pattern,)) for key in main):
+            candidate.misses.append(f"a key {pattern!r}")
+    for pattern in row.without:
+        if any(matches(key, (pattern,)) for key in main):
+            candidate.misses.append(f"no key {pattern!r}")
+    for entry, pattern in row.absent:
+        elsewhere = state_at(content, (entry,))[0] or {}
+        if any(matches(key, (pattern,)) for key in elsewhere):
+            candidate.misses.append(f"no key {pattern!r} in {'.'.join(map(str, entry))}")
 
 
 def _example(row: Format) -> str:
@@ -132,6 +146,14 @@ def _account(
         else:
             candidate.unexplained.append(key)
     _check_aliases(candidate, state)
+    # A pattern that drops a head must not hide a network of a name that nobody thought of.
+    known = tuple(e.prefix for e in row.encoders) + row.aliases
+    if row.dropped == EVERYTHING:
+        return
+    for reason in ("head", "not part of the backbone"):
+        for prefix, keys in networks(candidate.dropped.get(reason, [])).items():
+            if prefix not in known:
+                candidate.unexplained += keys
 
 
 def _from_hwio(name: str, value: Any) -> Any:
@@ -171,53 +193,14 @@ def _check_aliases(candidate: Candidate, state: Mapping[str, Any]) -> None:
             candidate.unexplained.append(key)
 
 
-def fit(state: Mapping[str, Any], arch: str) -> list[str]:
-    """Lines that say where a state differs from an architecture's tensors; empty if it fits."""
-    wanted = shapes(arch)
-    lines = []
-    counted = any(name.endswith(COUNTER) for name in state)
-    for name, shape in wanted.items():
-        value = state.get(name)
-        if name not in state:
-            if counted or not name.endswith(COUNTER):
-                lines.append(f"missing      {name} {shape}")
-        elif not isinstance(value, Tensor):
-            lines.append(f"no tensor    {name} is a {type(value).__name__}")
-        elif tuple(value.shape) != shape:
-            lines.append(f"wrong shape  {name} {tuple(value.shape)}, expected {shape}")
-        elif value.is_floating_point() and not torch.isfinite(value).all():
-            lines.append(f"not finite   {name}: {int((~torch.isfinite(value)).sum())} values")
-    lines += [f"unexpected   {name}" for name in state if name not in wanted]
-    return lines
-
-
-def nearest(state: Mapping[str, Any], archs: tuple[str, ...] = PUBLISHED) -> str:
-    """The architecture whose tensors agree best in name and shape."""
-
-    def agreement(arch: str) -> float:
-        wanted = shapes(arch)
-        same = sum(
-            isinstance(value, Tensor) and tuple(value.shape) == wanted.get(name)
-            for name, value in state.items()
-        )
-        return same / max(len(wanted), len(state))
-
-    return max(archs, key=agreement)
-
-
-def completed(state: Mapping[str, Tensor], arch: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The state in the module's order, in float32, counters filled in; and notes on what was done."""
-    notes = []
-    if not any(name.endswith(COUNTER) for name in state):
-        notes.append(f"{COUNTER} is absent (set to 0; evaluation does not use it)")
-    made = {}
-    types = set()
-    for name in shapes(arch):
-        value = state.get(name, torch.tensor(0))
-        if value.is_floating_point() and value.dtype != torch.float32:
-            types.add(str(value.dtype).removeprefix("torch."))
-            value = value.float()
-        made[name] = value.detach().contiguous().clone()
-    if types:
-        notes.append(f"weights were stored as {', '.join(sorted(types))}; they are used as float32")
-    return made, tuple(notes)
+def elsewhere(candidate: Candidate, content: Mapping[str, Any]) -> Iterator[str]:
+    """Entries of the file that hold a network and that the row does not know: one sentence each."""
+    row = candidate.row
+    used = {entry for e in row.encoders for entry in _entries(row, e)}
+    if () in used:
+        return
+    for key, value in content.items():
+        if isinstance(value, Mapping) and not any(entry[0] == key for entry in used):
+            for prefix in networks(unwrapped(str(k)) for k in value):
+                where = printable(f"{key}: {prefix}*")
+                yield f"another network is in the file and was not looked at ({where})"

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from msbreg.errors import UserError
 from msbreg.formats.row import Entry
+from msbreg.reading.inert import printable
 
 # Put in by DataParallel and DDP, torch.compile, FSDP and activation checkpointing, at the front of a
 # key or, where a sub-module was wrapped, in its middle.
@@ -35,37 +35,38 @@ def entry_of(content: Any, entry: Entry) -> Any:
     return content
 
 
-def state_at(content: Any, entries: tuple[Entry, ...]) -> dict[str, Any] | None:
-    """The state dicts at those places joined into one; None if one of them is not there.
+def state_at(
+    content: Any, entries: tuple[Entry, ...], *, nested: bool = False
+) -> tuple[dict[str, Any] | None, str]:
+    """The state dicts at those places joined into one, and what is wrong with them, if anything.
 
     Values other than tensors stay, so that they have to be accounted for too.
 
-    Raises:
-        UserError: two keys are one without their wrapper tokens, or the file is flattened by FSDP.
+    Args:
+        nested: join the paths of nested mappings by slashes, as haiku writes them.
+
+    Returns:
+        None for the state if one of them is not there; two keys that are one without their wrapper
+        tokens are the one problem there can be.
     """
     state: dict[str, Any] = {}
     for entry in entries:
         found = entry_of(content, entry)
         if not isinstance(found, Mapping):
-            return None
-        for key, value in _flat(found):
-            bare = unwrapped(key)
-            if bare.endswith("_flat_param"):
-                raise UserError(
-                    f"{key} is a flattened parameter of FSDP: its tensors cannot be told apart.\n"
-                    "Save the full state dict (StateDictType.FULL_STATE_DICT) and give that file."
-                )
+            return None, ""
+        for key, value in _leaves(found) if nested else found.items():
+            bare = unwrapped(str(key))
             if bare in state:
-                raise UserError(f"{bare} is in the file twice, once as {key}; expected it once")
+                return state, f"{printable(bare)} once (it is there twice without wrapper tokens)"
             state[bare] = value
-    return state
+    return state, ""
 
 
-def _flat(mapping: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested trees (haiku's) joined by slashes, as haiku itself writes paths."""
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{key}/")
+def _leaves(tree: Mapping[Any, Any], path: str = "", depth: int = 3) -> Iterator[tuple[str, Any]]:
+    """haiku's trees are two deep, three in the state of moving averages."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and depth:
+            yield from _leaves(value, f"{path}{key}/", depth - 1)
         else:
             yield f"{path}{key}", value
 
@@ -84,12 +85,13 @@ def overview(content: Any) -> str:
     """One line on what a file holds, for error messages."""
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}, not a dict"
-    tensors = [str(key) for key, value in content.items() if isinstance(value, Tensor)]
+    tensors = [printable(str(k)) for k, value in content.items() if isinstance(value, Tensor)]
     parts = [f"{head} ({len(keys)})" for head, keys in groups(tensors).items()]
     for key, value in content.items():
         if isinstance(value, Mapping):
-            inside = list(groups([unwrapped(str(k)) for k in value]))
-            parts.append(f"{key} with {', '.join(inside[:4])}{', ...' if len(inside) > 4 else ''}")
+            inside = list(groups([printable(unwrapped(str(k))) for k in value]))
+            more = ", ..." if len(inside) > 4 else ""
+            parts.append(f"{printable(str(key))} with {', '.join(inside[:4])}{more}")
         elif not isinstance(value, Tensor):
-            parts.append(str(key))
+            parts.append(printable(str(key)))
     return "; ".join(parts[:8]) + ("; ..." if len(parts) > 8 else "") if parts else "nothing"

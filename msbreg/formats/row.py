@@ -12,6 +12,9 @@ ZERO_TO_ONE = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 SWAV = Normalisation((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))
 """SwAV's standard deviations (facebookresearch/swav, multicropdataset.py)."""
 
+CAFFE2 = Normalisation((0.406, 0.456, 0.485), (0.225, 0.224, 0.229), "BGR")
+"""ImageNet's statistics in the order of OpenCV (fair_self_supervision_benchmark, image_dataset.py)."""
+
 MSRA = Normalisation((103.53 / 255, 116.28 / 255, 123.675 / 255), (1 / 255,) * 3, "BGR")
 """Caffe's: BGR in [0, 255], mean only (Detectron2's default PIXEL_MEAN and PIXEL_STD)."""
 
@@ -51,6 +54,8 @@ class Format:
         by_order: names carry no meaning; tensors come in torchvision's order.
         top: entries that the file's content must have.
         top_without: entries that it must not have.
+        values: entries and the values that they must have.
+        absent: places and patterns that must match no key there.
         marks: patterns, each of which must match a key: what tells the layout from its neighbours.
         without: patterns that must match no key.
         heads: patterns behind an encoder's prefix that are dropped on purpose.
@@ -73,6 +78,8 @@ class Format:
     by_order: bool = False
     top: tuple[str, ...] = ()
     top_without: tuple[str, ...] = ()
+    values: tuple[tuple[str, str], ...] = ()
+    absent: tuple[tuple[Entry, str], ...] = ()
     marks: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     heads: tuple[str, ...] = ("fc.*",)

@@ -1,7 +1,11 @@
 """Weights as model libraries publish them: torchvision, timm, Hugging Face, Detectron2; and our own."""
 
 from msbreg.formats import names
-from msbreg.formats.row import MSRA, Encoder, Format
+from msbreg.formats.row import CAFFE2, MSRA, Encoder, Format
+
+NO_INPUT = (
+    "the file does not say what input it was trained with: ImageNet's normalisation is assumed"
+)
 
 LIBRARIES = (
     Format(
@@ -11,6 +15,8 @@ LIBRARIES = (
         source="pytorch/vision torchvision/models/resnet.py",
         encoders=(Encoder("backbone", ""),),
         without=("projection_head.*", "prototypes.*"),
+        dropped=("n_averaged",),
+        note=NO_INPUT,
     ),
     Format(
         "imagenet-example",
@@ -31,6 +37,7 @@ LIBRARIES = (
         marks=("fc.weight",),
         top_without=("arch", "epoch", "meta", "optimizer", "lemniscate"),
         without=("projection_head.*",),
+        note=NO_INPUT,
     ),
     Format(
         "timm-training",
@@ -67,6 +74,7 @@ LIBRARIES = (
         encoders=(Encoder("backbone", ""),),
         names=names.detectron2,
         heads=("stem.fc.*",),
+        note=NO_INPUT,
     ),
     Format(
         "detectron2-msra",
@@ -81,17 +89,19 @@ LIBRARIES = (
         note="the standard deviation of its input is absorbed in conv1",
     ),
     Format(
-        "detectron2-msra-short",
-        covers="the same with _bn_s, _bn_b, _bn_rm, _bn_riv (Detectron, pycls)",
-        source="facebookresearch/detectron2 detectron2/checkpoint/c2_model_loading.py",
+        "caffe2",
+        covers="Caffe2 ResNets with _bn_s, _bn_b, _bn_rm, _bn_riv (FAIR's self-supervision benchmark)",
+        source="facebookresearch/fair_self_supervision_benchmark resnet_model_helper.py, image_dataset.py",
         encoders=(Encoder("backbone", ""),),
         names=names.caffe2_short,
         marks=("res_conv1_bn_s", "res_conv1_bn_rm"),
         heads=("fc1000_*", "pred_*", "conv1_b", "lr", "model_iter", "*_momentum"),
-        normalisation=MSRA,
-        stride="1x1",
+        normalisation=CAFFE2,
+        note="stride and BGR input are those of FAIR's benchmark; compare a known score",
     ),
 )
+
+KIND = "msbreg-pretrain"  # what our checkpoints call themselves
 
 OURS = (
     Format(
@@ -103,7 +113,8 @@ OURS = (
             Encoder("target backbone", "backbone.", (("target",),)),
         ),
         why="the online network is the one that is trained; the target is its moving average",
-        top=("schema", "kind"),
+        top=("schema",),
+        values=(("kind", KIND),),
         heads=(),
         dropped=("projector.*", "predictor.*"),
         states_arch=True,

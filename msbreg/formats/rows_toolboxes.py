@@ -2,7 +2,7 @@
 
 from msbreg.formats import names
 from msbreg.formats.row import Encoder, Format
-from msbreg.formats.rows_methods import QUERY
+from msbreg.formats.rows_momentum import QUERY
 
 # Modules of OpenSelfSup, MMSelfSup and MMPretrain beside the backbone.
 MM_DROPPED = (
@@ -21,7 +21,9 @@ MM_DROPPED = (
     "projector.*",
     "projector_ema.*",
     "predictor.*",
-    "queue*",
+    "queue",
+    "queue_*",
+    "queue2*",
     "memory_bank.*",
     "data_preprocessor.*",
 )
@@ -52,19 +54,39 @@ OPENMMLAB = (
         top_without=("arch", "epoch", "optimizer", "lemniscate", "pytorch-lightning_version"),
         without=("fc.*", "projection_head.*"),
         heads=(),
+        note="the file does not say what input it was trained with: ImageNet's normalisation is assumed",
     ),
 )
 
 VISSL_TRUNK = ("classy_state_dict", "base_model", "model", "trunk")
 
+VISSL_LOSS = ("classy_state_dict", "loss")
+
 VISSL = (
+    Format(
+        "vissl-dino",
+        covers="VISSL: training files of DINO",
+        source="facebookresearch/vissl vissl/losses/dino_loss.py [?]",
+        entry=VISSL_LOSS,
+        encoders=(
+            Encoder("teacher", "momentum_teacher.trunk._feature_blocks."),
+            Encoder("student", "_feature_blocks.", (VISSL_TRUNK,)),
+        ),
+        why="DINO evaluates its teacher, which VISSL keeps in the state of the loss",
+        marks=("momentum_teacher.*",),
+        dropped=("momentum_teacher.heads.*", "center", "*criterion*"),
+    ),
     Format(
         "vissl",
         covers="VISSL: training files (PIRL, SimCLR, SwAV, MoCo, ...)",
         source="facebookresearch/vissl vissl/hooks/log_hooks.py, models/base_ssl_model.py",
         entry=VISSL_TRUNK,
-        encoders=(Encoder("trunk", "_feature_blocks."),),
+        encoders=(
+            Encoder("trunk", "_feature_blocks."),
+            Encoder("momentum", "moco_encoder.trunk._feature_blocks.", (VISSL_LOSS,)),
+        ),
         why="the trunk is what VISSL evaluates; MoCo's key encoder is in the state of the loss",
+        absent=((VISSL_LOSS, "momentum_teacher.*"),),
     ),
     Format(
         "vissl-evaluation",
@@ -95,7 +117,9 @@ SOLO_DROPPED = (
     "prototypes.*",
     "head.*",
     "momentum_head.*",
-    "queue*",
+    "queue",
+    "queue_*",
+    "local_memory_*",  # DeepCluster-v2
     "whitening.*",
     "dino_loss_func.*",
     "loss_func.*",
@@ -184,24 +208,6 @@ LIGHTNING = (
         names=names.children,
         top=("pytorch-lightning_version",),
         dropped=("*head.*", "criterion.*", *LIGHTNING_DROPPED),
-    ),
-    Format(
-        "lightly-cli",
-        covers="lightly: command line, `model.backbone.`",
-        source="lightly-ai/lightly lightly/cli/_helpers.py",
-        entry=("state_dict",),
-        encoders=(
-            Encoder("online", "model.backbone."),
-            Encoder("momentum", "model.momentum_backbone."),
-        ),
-        why=QUERY,
-        names=names.children,
-        dropped=(
-            "model.projection_mlp.*",
-            "model.prediction_mlp.*",
-            "model.momentum_projection_mlp.*",
-            "criterion.*",
-        ),
     ),
     Format(
         "lightning",

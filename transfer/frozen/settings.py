@@ -134,7 +134,7 @@ def resolve_transform(
     size = provenance.image_size
     if config.transform is not None:
         chosen = config.transform
-    elif size > 64:
+    elif size == 0 or size > 64:  # 0: not stated; all published families train on 224 pixels
         chosen = EvaluationTransform()
     else:
         chosen = EvaluationTransform(resize=size, crop=size)

@@ -167,6 +167,20 @@ def vissl_evaluation(s: State, t: State) -> Any:
     return content
 
 
+def vissl_dino(s: State, t: State) -> Any:
+    content = vissl(t, s)
+    loss = under("momentum_teacher.module.trunk._feature_blocks.", s)
+    loss |= linear("momentum_teacher.module.heads.0.") | {"center": torch.zeros(1, 3)}
+    content["classy_state_dict"]["loss"] = loss
+    return content
+
+
+def vissl_moco(s: State, t: State) -> Any:
+    content = vissl(s, t)
+    content["classy_state_dict"]["loss"] = under("moco_encoder.trunk._feature_blocks.", t)
+    return content
+
+
 def pycontrast(s: State, t: State) -> Any:
     state = under("module.encoder.", s) | mlp("module.head.") | mlp("module.head_jig.")
     memory = {"memory": torch.ones(2, 2)}
@@ -218,7 +232,9 @@ def spijkervet(s: State, t: State) -> Any:
 
 def spijkervet_lightning(s: State, t: State) -> Any:
     state = under("encoder.", s) | under("model.encoder.", s)
-    return lightning(state | linear("model.projector.0.") | linear("projector.0."))
+    for layer in ("model.projector.0.", "model.projector.2.", "projector.0.", "projector.2."):
+        state |= linear(layer, bias=False)
+    return lightning(state)
 
 
 def yaox12(s: State, t: State) -> Any:
@@ -276,11 +292,6 @@ def lightly_examples_dino(s: State, t: State) -> Any:
     state = named(s, names.children, "teacher_backbone.")
     state |= named(t, names.children, "student_backbone.") | mlp("teacher_head.layers.")
     return lightning(state | mlp("student_head.layers.") | {"criterion.center": torch.zeros(1, 3)})
-
-
-def lightly_cli(s: State, t: State) -> Any:
-    state = named(s, names.children, "model.backbone.") | mlp("model.projection_mlp.")
-    return lightning(state)
 
 
 def timm_training(s: State, t: State) -> Any:
@@ -371,6 +382,8 @@ FAMILIES: dict[str, tuple[str, Builder]] = {
     "DetCo": ("openmmlab-extracted", lambda s, t: {"state_dict": s}),
     "MMSelfSup 1.x": ("openmmlab", mmselfsup),
     "VISSL training": ("vissl", vissl),
+    "VISSL DINO": ("vissl-dino", vissl_dino),
+    "VISSL MoCo": ("vissl", vissl_moco),
     "VISSL evaluation": ("vissl-evaluation", vissl_evaluation),
     "VISSL converted": (
         "vissl-converted",
@@ -405,7 +418,6 @@ FAMILIES: dict[str, tuple[str, Builder]] = {
     "lightly DINO": ("lightly-dino", lightly_dino),
     "lightly examples": ("lightly-examples", lightly_examples),
     "lightly examples DINO": ("lightly-examples-dino", lightly_examples_dino),
-    "lightly command line": ("lightly-cli", lightly_cli),
     "Lightning": ("lightning", lambda s, t: lightning(under("backbone.", s))),
     "torchvision": ("torchvision", lambda s, t: s | linear("fc.")),
     "MoCo linear evaluation": (
@@ -417,12 +429,12 @@ FAMILIES: dict[str, tuple[str, Builder]] = {
     "Hugging Face base": ("huggingface-base", lambda s, t: named(s, names.huggingface)),
     "Detectron2 torchvision": ("detectron2", detectron2),
     "Detectron2 MSRA": ("detectron2-msra", msra),
-    "Detectron2 MSRA short": (
-        "detectron2-msra-short",
+    "Caffe2": (
+        "caffe2",
         lambda s, t: msra(s, t, names.caffe2_short),
     ),
     "ours": ("msbreg", ours),
 }
 
-BOTTLENECK = {"SimCLR v2 converted", "BYOL DeepMind", "Detectron2 MSRA", "Detectron2 MSRA short"}
+BOTTLENECK = {"SimCLR v2 converted", "BYOL DeepMind", "Detectron2 MSRA", "Caffe2"}
 """Families that come as ResNet-50 only; the others are tested as ResNet-18, which is smaller."""

@@ -1,5 +1,6 @@
 """Every family loads to exactly the source tensors, and every mistake is an error that says what."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.msbreg.formats.families import (
     made_state,
     moco,
     named,
+    norm,
     training,
     under,
 )
@@ -149,6 +151,8 @@ def test_the_momentum_encoder_alone_is_not_taken_for_the_query():
         ("MoCo v3", "momentum"),
         ("PixPro", "momentum"),
         ("DINO full", "student"),
+        ("VISSL DINO", "student"),
+        ("VISSL MoCo", "momentum"),
         ("OBoW full", "teacher"),
         ("W-MSE", "target"),
         ("PyContrast", "momentum"),
@@ -199,7 +203,7 @@ def test_wrapper_tokens_are_taken_away_anywhere_in_a_key(token):
 
 def test_two_keys_that_become_one_are_an_error():
     state, _ = source("torchvision")
-    with pytest.raises(UserError, match=r"conv1\.weight is in the file twice"):
+    with pytest.raises(UserError, match=r"conv1\.weight once \(it is there twice"):
         identify(held(state | {"module.conv1.weight": torch.ones(64, 3, 7, 7)}))
 
 
@@ -330,6 +334,116 @@ def test_detectron2_files_need_no_counters():
     match = identify(held(detectron2(*source("x"))))
     assert match.taken == 100
     assert any("num_batches_tracked is absent" in note for note in match.notes)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.int8, torch.uint8, torch.bool, torch.complex64, torch.int64, torch.float8_e4m3fn],
+    ids=str,
+)
+def test_weights_of_another_kind_of_number_are_not_taken(dtype):
+    state, _ = source("torchvision")
+    state["conv1.weight"] = torch.ones(64, 3, 7, 7).to(dtype)
+    with pytest.raises(UserError, match=r"wrong type   conv1\.weight is \w+, expected floating"):
+        identify(held(state))
+
+
+def test_sparse_quantised_and_absent_data_are_not_taken():
+    state, _ = source("torchvision")
+    dense = torch.ones(64, 3, 7, 7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # quantised tensors are deprecated, but are in old files
+        quantised = torch.quantize_per_tensor(dense, 0.1, 0, torch.qint8)
+    for value in (dense.to_sparse(), quantised, dense.to("meta")):
+        with pytest.raises(UserError, match=r"wrong type   conv1\.weight"):
+            identify(held(state | {"conv1.weight": value}))
+
+
+def test_a_number_too_large_for_float32_is_not_finite():
+    state, _ = source("torchvision")
+    state["bn1.bias"] = torch.full((64,), 1e300, dtype=torch.float64)
+    with pytest.raises(UserError, match=r"not finite   bn1\.bias: 64 values"):
+        identify(held(state))
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [
+        ("lightly", "slow_head_encoder."),
+        ("solo-learn", "projector_backbone."),
+        ("MMSelfSup 1.x", "neck.backbone."),
+        ("lightly examples", "backbone_overhead."),
+    ],
+)
+def test_a_pattern_for_heads_does_not_hide_a_network(family, key):
+    _, build = FAMILIES[family]
+    state, twin = source(family)
+    content = build(state, twin)
+    content["state_dict"] |= under(key, twin)
+    with pytest.raises(UserError, match="unexplained"):
+        identify(held(content))
+
+
+def test_a_network_in_another_entry_is_noted():
+    content = FAMILIES["lightly"][1](*source("x"))
+    content["current_model_state"] = under("backbone.", made_state("resnet18", 2.0))
+    notes = identify(held(content)).notes
+    assert any("not looked at (current_model_state: backbone.*)" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        under("encoder.", made_state("resnet18")) | norm("projector.1.") | linear("projector.0."),
+        {"state_dict": under("model.encoder.", made_state("resnet18"))},
+        training(under("backbone.", made_state("resnet18") | linear("fc."))),
+    ],
+    ids=["three-layer projector", "no projector", "one-layer head"],
+)
+def test_common_names_alone_do_not_choose_an_input_without_normalisation(content):
+    with pytest.raises(UserError, match="matches no known checkpoint layout"):
+        identify(held(content))
+
+
+def test_another_layout_is_read_where_the_user_says_the_network_is():
+    state, twin = source("x")
+    content = {"nets": {"student": under("trunk.", state) | under("slow.", twin)}, "epoch": 3}
+    match = identify(held(content), family="other-zero-one", encoder="nets.student:trunk.")
+    assert_same(match, state)
+    assert match.normalisation.std == (1.0, 1.0, 1.0)
+    assert "layout and normalisation are the user's statement" in match.notes
+    with pytest.raises(UserError, match="expected ENTRY:PREFIX"):
+        identify(held(content), family="other", encoder="trunk")
+    with pytest.raises(UserError, match="missing      conv1"):
+        gone = {k: v for k, v in content["nets"]["student"].items() if "trunk.conv1" not in k}
+        identify(held({"m": gone}), family="other", encoder="m:trunk.")
+
+
+def test_swa_wrappers_of_a_bare_network_are_read():
+    state, _ = source("x")
+    averaged = under("module.", state) | {"n_averaged": torch.tensor(5)}
+    assert_same(identify(held(averaged)), state)
+
+
+def test_a_bias_in_front_of_caffes_norm_is_noted_when_it_is_not_zero():
+    assert any(
+        "conv1_b is not zero" in n for n in identify(held(msra_file(*source("Caffe2")))).notes
+    )
+
+
+def test_keys_are_printed_without_their_control_characters():
+    content = FAMILIES["MoCo v2"][1](*source("x"))
+    content["state_dict"]["\x1b[31mevil\n"] = torch.ones(2)
+    with pytest.raises(UserError) as error:
+        identify(held(content))
+    assert "\x1b" not in str(error.value)
+
+
+def test_a_tree_that_holds_itself_is_an_error_and_not_a_crash():
+    content: dict = {"a": torch.ones(2)}
+    content["self"] = content
+    with pytest.raises(UserError, match="matches no known"):
+        identify(held(content))
 
 
 def test_every_row_has_a_fixture_or_a_test_of_its_own():
