@@ -1,0 +1,126 @@
+"""Which engine is taken, and that the two are one in all that is ours to see."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from msbreg.errors import UserError
+from transfer.engines import with_detectron2
+from transfer.engines.choose import choose
+from transfer.engines.plan import Plan
+from transfer.engines.settings import read_config
+from transfer.engines.train_loop import State
+from transfer.scenes.sample import Sample
+
+CARDS = Path(__file__).resolve().parents[3] / "configs"
+needs_detectron2 = pytest.mark.skipif(
+    not with_detectron2.available(), reason="Detectron2 is not installed"
+)
+SMALL = (
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 8 MODEL.RPN.POST_NMS_TOPK_TRAIN 20 "
+    "MODEL.RPN.POST_NMS_TOPK_TEST 10 MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.0 SOLVER.MAX_ITER 40 "
+    "SOLVER.STEPS (30,)"
+)
+
+
+def samples(first: int) -> list[Sample]:
+    """Two images of noise, 48 x 64 and 64 x 48, each with two bright boxes and their masks."""
+    made = []
+    for number, (height, width) in enumerate(((48, 64), (64, 48))):
+        generator = torch.Generator().manual_seed(first * 2 + number)
+        image = torch.randint(0, 150, (3, height, width), dtype=torch.uint8, generator=generator)
+        corners = torch.randint(0, 24, (2, 2), generator=generator)
+        boxes = torch.cat([corners, corners + 20], dim=1)
+        masks = torch.zeros(2, height, width, dtype=torch.bool)
+        for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist(), strict=True):
+            mask[y0:y1, x0 : x1 - 5] = True
+            image[:, y0:y1, x0:x1] = 220
+        labels = torch.randint(0, 10, (2,), generator=generator)
+        made.append(
+            Sample(number, image, 2 * height, 2 * width, boxes.float(), labels, bitmasks=masks)
+        )
+    return made
+
+
+def trained(name: str, card: str, iterations: int, *overrides: str) -> State:
+    config = read_config(CARDS / f"{card}.yaml", [*SMALL.split(), *overrides])
+    engine = choose(name)
+    torch.manual_seed(0)
+    model = engine.build(config)
+    state = State(model, engine.solver(config, model))
+    engine.fit(
+        state,
+        (samples(i) for i in range(iterations)),
+        Plan(iterations),
+        device=torch.device("cpu"),
+        statistics_batches=lambda iteration: [],
+        each_iteration=lambda state, losses, row: None,
+        save=lambda state: None,
+        look=lambda state: None,
+    )
+    return state
+
+
+@needs_detectron2
+@pytest.mark.parametrize(
+    ("card", "overrides"),
+    [
+        ("digits_coco_fpn", ()),
+        ("digits_voc_c4", ("SOLVER.CLIP_GRADIENTS.ENABLED", "True")),
+        ("digits_voc_c4", ("MODEL.BACKBONE.FREEZE_AT", "3", "SOLVER.BIAS_LR_FACTOR", "2.0")),
+        ("digits_coco_fpn", ("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR")),
+    ],
+    ids=["fpn", "c4 clipped", "c4 frozen", "fpn cosine"],
+)
+def test_steps_and_detections_of_both_engines_are_equal_bit_for_bit(card, overrides):
+    ours = trained("torchvision", card, 3, *overrides)
+    theirs = trained("detectron2", card, 3, *overrides)
+    one, other = ours.model.state_dict(), theirs.model.state_dict()
+    assert one.keys() == other.keys()
+    assert not [name for name in one if not torch.equal(one[name], other[name])]
+    assert ours.solver.rates(5) == theirs.solver.rates(5)
+    with torch.no_grad():
+        found, wanted = (state.model.eval()(samples(9)) for state in (ours, theirs))
+    assert sum(len(f.scores) for f in found) > 10, "nothing is compared"
+    for a, b in zip(found, wanted, strict=True):
+        for field in ("boxes", "scores", "labels", "masks"):
+            left, right = getattr(a, field), getattr(b, field)
+            assert (left is None and right is None) or torch.equal(left, right), field
+
+
+@needs_detectron2
+def test_what_a_sample_cannot_hold_is_an_error_of_the_detectron2_engine_too():
+    config = read_config(CARDS / "digits_voc_c4.yaml", ["MODEL.KEYPOINT_ON", "True"])
+    with pytest.raises(UserError, match="MODEL.KEYPOINT_ON is True"):
+        choose("detectron2").build(config)
+
+
+@needs_detectron2
+def test_what_detectron2_cannot_build_is_said_in_its_words():
+    words = ["MODEL.RESNETS.DEPTH", "50", "MODEL.ROI_HEADS.NAME", "NoSuchHeads"]
+    with pytest.raises(UserError, match="cannot build this detector"):
+        choose("detectron2").build(read_config(CARDS / "digits_voc_c4.yaml", words))
+
+
+def test_torchvision_is_what_is_asked_for():
+    engine = choose("torchvision")
+    assert engine.described() == {"name": "torchvision", "version": engine.version}
+
+
+def test_auto_passes_over_a_detectron2_that_cannot_be_imported(monkeypatch, caplog):
+    def broken() -> str:
+        raise ImportError("undefined symbol: _ZN2at")
+
+    monkeypatch.setattr(with_detectron2, "available", lambda: True)
+    monkeypatch.setattr(with_detectron2, "version", broken)
+    assert choose("auto").name == "torchvision"
+    with pytest.raises(UserError, match="cannot be imported: undefined symbol"):
+        choose("detectron2")
+
+
+def test_detectron2_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr(with_detectron2, "available", lambda: False)
+    assert choose("auto").name == "torchvision"
+    with pytest.raises(UserError, match="not installed here(.|\n)*--engine torchvision"):
+        choose("detectron2")
