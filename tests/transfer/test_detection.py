@@ -310,7 +310,7 @@ def test_a_card_is_read_by_us_and_by_detectron2(card_name):
         assert list(theirs.INPUT.MIN_SIZE_TRAIN) == list(ours.INPUT.MIN_SIZE_TRAIN)
 
 
-def test_two_processes_train_and_say_what_their_batchnorm_is(card, tmp_path):
+def test_two_processes_train_one_detector_and_say_what_their_batchnorm_is(card, tmp_path):
     arguments = (
         f"--config {card} --checkpoint random --engine torchvision --device cpu --output run"
     )
@@ -320,7 +320,9 @@ def test_two_processes_train_and_say_what_their_batchnorm_is(card, tmp_path):
     record = read_record(tmp_path / "run")
     assert record["processes"] == 2
     assert any("each process's own" in warning for warning in record["warnings"])
-    assert len(load_predictions(tmp_path / "run" / "predictions.npz").predictions) == 4
+    checkpoint = str(tmp_path / "run" / "checkpoint.pth")
+    alone = run(asked(card, tmp_path / "alone", checkpoint=checkpoint, eval_only=True))
+    assert alone == {key: record["results"][key] for key in alone}
 
 
 @pytest.mark.parametrize(

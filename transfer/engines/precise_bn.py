@@ -28,6 +28,19 @@ def make_precise(model: nn.Module, batches: Iterable[list[Sample]], number: int)
         update_bn_stats(model, islice(batches, number), number)
 
 
+@torch.no_grad()
+def share_statistics(model: nn.Module) -> None:
+    """Every process takes the statistics of the first, which are the ones that a checkpoint keeps.
+
+    They differ between processes with plain BatchNorm, and a little with SyncBN, where ``make_precise``
+    weighs batches by their size in each process. Scores then are those of the checkpoint.
+    """
+    mine = {name: value.cpu() for name, value in model.named_buffers()}
+    first = distributed.gather_objects(mine if distributed.is_main() else {})[0]
+    for name, value in model.named_buffers():
+        value.copy_(first[name])
+
+
 @contextlib.contextmanager
 def undrawn(seed: int, iteration: int, device: torch.device) -> Iterator[None]:
     """Torch's generators start from (seed, iteration) in here and are put back afterwards."""

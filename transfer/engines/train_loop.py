@@ -18,7 +18,7 @@ from msbreg import distributed
 from msbreg.errors import UserError
 from transfer.engines.memory import memory_advice
 from transfer.engines.plan import Plan
-from transfer.engines.precise_bn import make_precise, undrawn
+from transfer.engines.precise_bn import make_precise, share_statistics, undrawn
 from transfer.scenes.sample import Sample
 
 Batch = list[Sample]
@@ -93,6 +93,7 @@ def train(
                     if state.averaged_at < state.iteration:
                         parts = _parts(statistics_batches(state.iteration), plan.accumulate)
                         make_precise(state.model, parts, plan.precise_bn * plan.accumulate)
+                        share_statistics(state.model)
                         state.averaged_at = state.iteration
                 save(state)  # outside: it keeps the generators of the training
                 with undrawn(plan.seed, state.iteration, device):
