@@ -1,4 +1,4 @@
-"""Every frozen-feature protocol for one checkpoint and its untrained twins, then the report.
+"""Every protocol for one checkpoint and its untrained twins, then the report.
 
 Runs that are finished in the output folder are left as they are, so the same command continues.
 """
@@ -14,7 +14,8 @@ from msbreg.checkpoint import load_backbone
 from msbreg.config import Card, main, parse
 from msbreg.errors import UserError
 from msbreg.job import log, log_to_terminal
-from transfer import knn, linear, svm
+from transfer import detection, knn, linear, svm
+from transfer.engines import command_line
 from transfer.report.render import write_report
 
 CARDS = Path(__file__).resolve().parents[1] / "configs"
@@ -35,8 +36,18 @@ class Config:
     """Which protocols."""
     cards: str = "digits"
     """Cards configs/CARDS_PROTOCOL.yaml; empty takes each protocol's defaults."""
+    detectors: tuple[str, ...] = ()
+    """Detectors to fine-tune: cards configs/NAME.yaml, such as digits_voc_c4."""
     random_seeds: int = 3
     """Untrained twins, with seeds 0, 1, ...; their spread shows what is luck."""
+    random_detectors: int = 1
+    """Untrained twins that detectors are fine-tuned from; each costs as much as a pre-trained one."""
+    encoder: str | None = None
+    """Which network of a checkpoint that holds several (null: the one that its family evaluates)."""
+    family: str | None = None
+    """Layout of the checkpoint, where it fits more than one (tools/inspect_checkpoint.py --list)."""
+    trust_pickle: bool = False
+    """Read a checkpoint that holds more than tensors; none of its code is run in any case."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     workers: int = 2
@@ -48,38 +59,74 @@ class Config:
             raise UserError(
                 f"protocols is {list(self.protocols)}; expected some of {', '.join(PROTOCOLS)}"
             )
-        if self.random_seeds < 0:
-            raise UserError(f"random_seeds is {self.random_seeds}; expected 0 or more")
+        if min(self.random_seeds, self.random_detectors) < 0:
+            raise UserError(
+                f"random_seeds is {self.random_seeds} and random_detectors {self.random_detectors}; "
+                "expected 0 or more"
+            )
+        for name in self.detectors:
+            _yaml(name)
 
 
 def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
     """Run all; returns the report's HTML file."""
     log_to_terminal()
-    _, provenance = load_backbone(config.checkpoint)
-    networks: list[tuple[str, int]] = [(str(config.checkpoint), provenance.details["seed"])]
-    networks += [("random", seed) for seed in range(config.random_seeds)]
+    _, provenance = load_backbone(
+        config.checkpoint.expanduser(),
+        encoder=config.encoder,
+        family=config.family,
+        trust_pickle=config.trust_pickle,
+    )
+    twins = max(config.random_seeds, config.random_detectors if config.detectors else 0)
+    seed = provenance.details.get("seed", 0)
+    networks: list[tuple[str, int]] = [(str(config.checkpoint), seed)]
+    networks += [("random", seed) for seed in range(twins)]
     for checkpoint, seed in networks:
-        folder = "pretrained" if checkpoint != "random" else f"random-{seed}"
-        for name in config.protocols:
-            log.info("---- %s of %s", name, folder)
-            arguments = [
-                *_card(config.cards, name),
-                f"--checkpoint={checkpoint}",
-                f"--data={config.data}",
-                f"--output={config.output / folder / name}",
-                f"--seed={seed}",
-                f"--arch={provenance.arch}",
-                f"--device={config.device}",
-                f"--workers={config.workers}",
-                f"--image_size={provenance.image_size}",
-                "--finished=skip",
-            ]
-            protocol = PROTOCOLS[name]
-            protocol.run(*parse(protocol.Config, arguments))
+        random = checkpoint == "random"
+        folder = config.output / (f"random-{seed}" if random else "pretrained")
+        same = [f"--checkpoint={checkpoint}", f"--seed={seed}", f"--device={config.device}"]
+        same += ["--finished=skip", *([] if random else _which(config))]
+        if not random or seed < config.random_seeds:
+            for name in config.protocols:
+                log.info("---- %s of %s", name, folder.name)
+                protocol = PROTOCOLS[name]
+                arguments = [
+                    *_card(config.cards, name),
+                    *same,
+                    f"--data={config.data}",
+                    f"--output={folder / name}",
+                    f"--arch={provenance.arch}",
+                    f"--workers={config.workers}",
+                    f"--image_size={provenance.image_size}",
+                ]
+                protocol.run(*parse(protocol.Config, arguments))
+        if not random or seed < config.random_detectors:
+            for name in config.detectors:
+                log.info("---- %s of %s", name, folder.name)
+                arguments = [f"--config={_yaml(name)}", *same, f"--output={folder / name}"]
+                if config.data != "digits":
+                    arguments.append(f"--data={config.data}")
+                detection.run(*command_line.parse(detection.Config, arguments))
     found = [config.output]
     if (config.checkpoint.parent / "record.json").is_file():
         found.append(config.checkpoint.parent)  # the curves of its pre-training
     return write_report(found, config.output / "report")
+
+
+def _which(config: Config) -> list[str]:
+    """The arguments that say which network of a checkpoint is meant."""
+    said = {"encoder": config.encoder, "family": config.family}
+    words = [f"--{name}={value}" for name, value in said.items() if value is not None]
+    return words + (["--trust_pickle=true"] if config.trust_pickle else [])
+
+
+def _yaml(name: str) -> Path:
+    """The file of a detector's card."""
+    file = CARDS / f"{name}.yaml"
+    if not file.is_file():
+        known = sorted(f.stem for f in CARDS.glob("*.yaml") if "_c4" in f.stem or "_fpn" in f.stem)
+        raise UserError(f"there is no card {file}; expected one of: {', '.join(known)}")
+    return file
 
 
 def _card(cards: str, protocol: str) -> list[str]:

@@ -21,6 +21,7 @@ SCORES = (
     ("knn", r"top1_(\d+)nn", "kNN top-1, k = {}"),
     ("linear", r"top1", "linear top-1"),
     ("svm", r"map", "SVM mAP"),
+    ("detection", r"(box|mask)_(AP|AP50)", "{} {}"),
 )
 KINDS = tuple(kind for kind, _, _ in SCORES)
 _OF_NETWORK = ("name", "arch", "family", "sha256", "source", "details")
@@ -45,7 +46,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """Which script wrote it: pretrain, knn, linear, svm."""
+        """Which script wrote it: pretrain, knn, linear, svm, detection."""
         return self.record["kind"]
 
     @property
@@ -60,7 +61,12 @@ class Run:
 
     @property
     def data(self) -> str:
-        """What the data are called in a table: their name, or the last part of their path."""
+        """What the data are called in a table: their name, or the last part of their path.
+
+        Detectors are told apart by their engines too: no table mixes them unlabelled.
+        """
+        if self.kind == "detection":
+            return f"{self.record['data']['test']['name']}, {self.record['engine']['name']}"
         given = str(self.record["config"].get("data", "unknown data"))
         return Path(given).name or given
 
@@ -129,7 +135,8 @@ def collect(paths: Iterable[Path]) -> Collection:
 def _check(run: Run) -> None:
     missing = [key for key in ("kind", "status", "config", "digest") if key not in run.record]
     if not missing and run.done and run.kind in KINDS:
-        missing = [key for key in ("network", "results") if key not in run.record]
+        wanted = ("network", "results", *(("engine", "data") if run.kind == "detection" else ()))
+        missing = [key for key in wanted if key not in run.record]
         missing += [
             f"network.{k}" for k in _OF_NETWORK if k not in run.record.get("network", _OF_NETWORK)
         ]

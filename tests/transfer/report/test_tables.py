@@ -10,7 +10,7 @@ from tests.transfer.report.records import (
     write_record,
     write_svm,
 )
-from transfer.report.collect import collect, data_title
+from transfer.report.collect import collect, column_title, data_title
 from transfer.report.tables import difference_table, per_class_tables, score_table
 
 
@@ -128,10 +128,32 @@ def test_unfinished_runs_never_enter_the_scores(tmp_path):
 
 
 def test_kinds_without_a_column_are_kept_apart(tmp_path):
-    write_record(tmp_path / "a", kind="detection", config={}, results={"ap": 40.0})
+    write_record(tmp_path / "a", kind="segmentation", config={}, results={"miou": 40.0})
     collection = collect([tmp_path])
     assert not collection.networks
-    assert [run.kind for run in collection.others] == ["detection"]
+    assert [run.kind for run in collection.others] == ["segmentation"]
+
+
+def detector(folder, ap50: float, engine: str) -> None:
+    write_record(
+        folder,
+        kind="detection",
+        config={"seed": 0},
+        network=network(),
+        engine={"name": engine},
+        data={"train": {"images": 9}, "test": {"name": "digits_voc_test", "images": 400}},
+        results={"box_AP": ap50 / 2, "box_AP50": ap50, "box_APs": None, "iterations": 200},
+    )
+
+
+def test_detectors_have_a_column_for_each_metric_and_engine(tmp_path):
+    detector(tmp_path / "a", 40.0, "torchvision")
+    detector(tmp_path / "b", 41.0, "detectron2")
+    table = table_of(tmp_path)
+    assert [column_title(c) for c in table.columns] == ["box AP", "box AP50"] * 2
+    titles = [data_title(c, table.columns) for c in table.columns]
+    assert titles[0] == "digits_voc_test, detectron2, 400 test images"
+    assert titles[2] == "digits_voc_test, torchvision, 400 test images"
 
 
 def test_the_difference_to_the_random_twin_is_of_means(tmp_path):
