@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -246,6 +247,21 @@ def test_a_trained_detector_is_evaluated_without_training(card, done, tmp_path):
     assert (network["arch"], network["iteration"]) == ("resnet18-narrow", 8)
     with pytest.raises(UserError, match="--eval-only needs a whole detector; random is a backbone"):
         run(asked(card, tmp_path / "no", eval_only=True))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_a_detector_as_detectron2_saves_it_is_evaluated(card, done, tmp_path, suffix):
+    model = continuing.read(done / "checkpoint.pth")["model"]
+    path = tmp_path / f"model_final{suffix}"
+    if suffix == ".pth":
+        torch.save({"model": model, "iteration": 7}, path)
+    else:
+        arrays = {name: value.numpy() for name, value in model.items()}
+        path.write_bytes(pickle.dumps({"model": arrays, "__author__": "somebody"}))
+    results = run(asked(card, tmp_path / "run", checkpoint=str(path), eval_only=True))
+    assert results == {name: read_record(done)["results"][name] for name in results}
+    network = read_record(tmp_path / "run")["network"]
+    assert (network["name"], network["family"]) == ("model_final", "detector of Detectron2")
 
 
 def pretrained(path: Path, arch: str) -> str:
