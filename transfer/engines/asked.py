@@ -1,4 +1,4 @@
-"""What a detection run is told."""
+"""Faster and Mask R-CNN by Detectron2's yaml, on a backbone of any origin: what a run is told."""
 
 import dataclasses
 from dataclasses import dataclass, field
