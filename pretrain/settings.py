@@ -45,7 +45,7 @@ class HeadSettings:
 class OptimizerSettings:
     """LARS, linear warm-up, cosine; learning rate = base x batch / 256 x views."""
 
-    base_lr: float = 2.0
+    base_lr: float = 3.0
     """Per 256 images (MSBReg §7.1: 0.15 ImageNet, 0.4 ImageNet-100, 0.5 STL-10)."""
     scale_by_views: bool = True
     """Multiply the learning rate by the number of views, for BYOL too (A26)."""
@@ -82,7 +82,7 @@ class AugmentSettings:
 
     policy: Literal["table9", "byol_alternate", "byol_sym"] = "table9"
     """Table 9 of the paper on all views (A10), or BYOL's pair, or its symmetric variant (A11)."""
-    size: int = 32
+    size: int = 48
     """Side of a view in pixels (A27)."""
     crop_area: tuple[float, float] | None = (0.5, 1.0)
     """Smallest and largest area of a crop, as a fraction of the image's (0.08, 1)."""
@@ -134,9 +134,9 @@ class Config:
     """digits, or a folder: DATA/train/CLASS/* (labels only watch), DATA/CLASS/*, or images alone."""
     output: Path = Path("runs/pretrain")
     """Folder for checkpoint.pth, record.json, curve.jsonl, log.txt and TensorBoard's files."""
-    arch: str = "resnet18-tiny"
+    arch: str = "resnet18-narrow"
     """Name in BACKBONES."""
-    epochs: int = 14
+    epochs: int = 8
     """Passes over the images (A14: 320 on ImageNet-100 in §7.1, 300 in §10 and on the poster)."""
     batch_size: int = 64
     """Images per step, over all processes."""

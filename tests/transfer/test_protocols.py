@@ -217,7 +217,7 @@ def test_the_random_twin_needs_no_file_and_follows_the_seed(tmp_path, data):
         knn.run(knn.Config(**settings, k=(3,), seed=seed, image_size=16))
     networks = [read_record(tmp_path / f"r{seed}")["network"] for seed in (0, 1)]
     assert networks[0]["sha256"] != networks[1]["sha256"]
-    assert networks[0]["name"] == networks[1]["name"] == "random resnet18-tiny"
+    assert networks[0]["name"] == networks[1]["name"] == "random resnet18-narrow"
     assert networks[0]["image_size"] == 16
 
 

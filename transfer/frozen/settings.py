@@ -39,7 +39,7 @@ class FrozenConfig:
     """What tables call this network; empty takes the method and architecture."""
     arch: str | None = None
     """Expected architecture (an error if the checkpoint has another); for ``random``, the one to
-    build (null: resnet18-tiny, the embedded data's)."""
+    build (null: resnet18-narrow, the demo's)."""
     encoder: str | None = None
     """Which network of a checkpoint that holds several (null: the one that its family evaluates)."""
     family: str | None = None
@@ -47,8 +47,8 @@ class FrozenConfig:
     trust_pickle: bool = False
     """Read a checkpoint that holds more than tensors; none of its code is run in any case."""
     image_size: int | None = None
-    """For ``random``: the training size of the network that it is the twin of (null: 32 for
-    small-image networks, 224 for others)."""
+    """For ``random``: the training size of the network that it is the twin of (null: 48 for
+    resnet18-narrow, 32 for small-image networks, 224 for others)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     workers: int = 2
@@ -95,8 +95,8 @@ def inputs(config: FrozenConfig) -> dict[str, str]:
 def load_network(config: FrozenConfig, running: Job) -> tuple[ResNet, Provenance]:
     """The frozen backbone, its provenance written into the record."""
     if config.checkpoint == "random":
-        arch = config.arch or "resnet18-tiny"
-        size = config.image_size or (32 if "-" in arch else 224)
+        arch = config.arch or "resnet18-narrow"
+        size = config.image_size or {"resnet18-narrow": 48}.get(arch, 32 if "-" in arch else 224)
         backbone, provenance = random_backbone(arch, seed=config.seed, image_size=size)
     else:
         backbone, provenance = load_backbone(
