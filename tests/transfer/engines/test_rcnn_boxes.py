@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from tests.transfer.engines.cases import config_of
+from tests.transfer.engines.cases import batch_of, changed, config_of
+from transfer.engines.rcnn import build_model
+from transfer.engines.rcnn.box_head import detect
 from transfer.engines.rcnn.boxes import (
     cell_anchors,
     decode,
@@ -17,6 +19,7 @@ from transfer.engines.rcnn.boxes import (
 )
 from transfer.engines.rcnn.heads import Truth, choose
 from transfer.engines.rcnn.matching import match, sample
+from transfer.engines.rcnn.proposals import ProposalNetwork
 from transfer.engines.rcnn.regions import Regions
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -151,3 +154,70 @@ def test_regions_to_train_on_are_labelled_by_their_best_object():
         assert label == (4 if first else 2)
         assert torch.equal(target, truth.boxes[0 if first else 1])
     assert not objects[2:].any()  # objects come first
+
+
+# ---- Proposals.
+
+
+def proposals(boxes, logits, *overrides):
+    """Of one image of 100 x 100 pixels; boxes and logits by level."""
+    config = config_of("fpn-r18-boxes", "MODEL.PROPOSAL_GENERATOR.MIN_SIZE", 0, *overrides)
+    levels = [f"p{i}" for i in range(2, 7)]
+    channels, strides = dict.fromkeys(levels, 8), {f"p{i}": 2**i for i in range(2, 7)}
+    network = ProposalNetwork(config, channels, strides).eval()
+    (found,) = network.propose(
+        [torch.tensor([level]) for level in boxes],
+        [torch.tensor([level]) for level in logits],
+        [(100, 100)],
+    )
+    return found.boxes.tolist()
+
+
+FIRST, SECOND, THIRD = [0.0, 0, 10, 10], [20.0, 0, 30, 10], [0.0, 40, 30, 50]
+
+
+def test_proposals_are_ranked_by_logits_where_sigmoids_are_one_and_the_same():
+    boxes, logits = [[FIRST, SECOND, THIRD]], [[30.0, 40, 35]]
+    assert proposals(boxes, logits) == [SECOND, THIRD, FIRST]
+    assert proposals(boxes, logits, "MODEL.RPN.PRE_NMS_TOPK_TEST", 1) == [SECOND]
+
+
+def test_proposals_suppress_each_other_on_their_own_level_only():
+    shifted = [0.5, 0, 10.5, 10]
+    assert proposals([[FIRST, shifted]], [[1.0, 2]]) == [shifted]
+    assert proposals([[FIRST], [shifted]], [[1.0], [2]]) == [shifted, FIRST]
+
+
+def test_the_best_of_all_levels_are_kept_together():
+    boxes, logits = [[FIRST, SECOND], [THIRD]], [[1.0, 3], [2.0]]
+    assert proposals(boxes, logits, "MODEL.RPN.POST_NMS_TOPK_TEST", 2) == [SECOND, THIRD]
+
+
+def test_proposals_are_clipped_and_empty_or_infinite_ones_are_dropped():
+    boxes = [[[-5.0, 90, 20, 130], [120, 0, 130, 10], [0, 0, math.inf, 5]]]
+    assert proposals(boxes, [[1.0, 2, 3]]) == [[0, 90, 20, 100]]
+
+
+def test_the_losses_of_proposals_are_over_the_anchors_asked_for_not_those_found():
+    losses = []
+    for count in (100_000, 200_000):  # more than there are
+        config = config_of("fpn-r18-boxes", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", count)
+        torch.manual_seed(0)
+        model = build_model(changed(config, "MODEL.RPN.POSITIVE_FRACTION", 1.0)).train()
+        losses.append(model(batch_of(config)))
+    for name in ("loss_rpn_cls", "loss_rpn_loc"):
+        assert losses[0][name].item() == pytest.approx(2 * losses[1][name].item(), rel=1e-5)
+
+
+def test_a_detection_has_to_be_above_the_score_threshold_and_the_best_of_its_class():
+    config = config_of("fpn-r18-boxes", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.25)
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60], [0, 60, 10, 70]])
+    scores = torch.full((4, 6), 1e-9)
+    scores[0, [0, 1]] = torch.tensor([0.6, 0.3])
+    scores[1, [0, 1]] = torch.tensor([0.3, 0.6])
+    scores[2, 5] = 1.0  # background
+    scores[3, :4] = 0.25  # not above
+    found = detect(scores.log(), torch.zeros(4, 20), [Regions((80, 80), boxes)], config)[0]
+    assert found.labels.tolist() == [0, 1]
+    assert found.boxes.tolist() == boxes[:2].tolist()
+    assert found.scores.tolist() == pytest.approx([0.6 / 0.9, 0.6 / 0.9])

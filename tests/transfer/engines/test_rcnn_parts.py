@@ -35,6 +35,7 @@ def test_a_frozen_norm_is_batch_norm_in_eval_mode(needs_gradient):
     assert isinstance(frozen, FrozenBatchNorm)
     found = frozen(x.requires_grad_(needs_gradient))
     assert torch.allclose(found, expected, atol=1e-6)
+    assert needs_gradient or torch.equal(found, expected)
     assert found.requires_grad == needs_gradient
     assert not list(frozen.parameters())
 
