@@ -52,7 +52,8 @@ def small(data: Path, output: Path, **changes) -> Config:
 def arguments(data: Path, output: Path, *more: str) -> list[str]:
     """The same run, as it is typed."""
     flags = (
-        f"--data {data} --output {output} --arch resnet18-tiny --epochs 2 --batch_size 4 --views 2 --workers 0 "
+        f"--data {data} --output {output} --arch resnet18-tiny "
+        "--epochs 2 --batch_size 4 --views 2 --workers 0 "
         "--device cpu --head.hidden 16 --head.out 8 --augment.size 16 --diagnostics.images 8 "
         "--diagnostics.bank 16 --diagnostics.queries 8 --optimizer.warmup_epochs 0.5"
     )
