@@ -1,7 +1,4 @@
-"""Training curves as inline SVG, and neighbours as inline PNG.
-
-Lines are in tones that read on white and on black; text and axes take the colour of the page.
-"""
+"""Training curves as inline SVG, and neighbours as inline PNG."""
 
 import base64
 import io
@@ -11,34 +8,23 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, UnidentifiedImageError
 
+from msbreg.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, STYLE, svg_of
+
 Curve = list[dict[str, Any]]
 
-_INK = "#010203"  # stands for the page's text colour until the SVG is written
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#3a86c8", "#d9822b", "#3f9f6b", "#a06cc0", "#8a8f98"
-_STYLE: Any = {
-    "font.family": "sans-serif",
+_STYLE: Any = STYLE | {
     "font.size": 8.5,
-    "svg.fonttype": "none",  # text stays text: small, selectable, in the reader's font
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
     "lines.linewidth": 1.5,
     "legend.frameon": False,
     "legend.fontsize": 7.5,
     "legend.handlelength": 1.2,
     "legend.labelspacing": 0.25,
-    **dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
-    ),
 }
 THUMBNAIL = 64  # pixels
 # What an <svg> inside a page has no use for: addresses, a size, rules and ids that the page shares.
@@ -155,18 +141,11 @@ def _say(ax: Axes, words: str) -> None:
 
 def _svg(figure: Figure) -> str:
     """The element alone: no prologue, no metadata, no address of any kind."""
-    figure.patch.set_visible(False)
-    for ax in figure.axes:
-        ax.patch.set_visible(False)
-    buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-    svg = buffer.getvalue()
+    svg = svg_of(figure)
     svg = svg[svg.index("<svg") :]
     for pattern, by in _CLEANED:
         svg = re.sub(pattern, by, svg, flags=re.DOTALL)
-    return svg.replace(_INK, "currentColor").replace(
-        "<svg", '<svg role="img" aria-label="Training curves"', 1
-    )
+    return svg.replace("<svg", '<svg role="img" aria-label="Training curves"', 1)
 
 
 def thumbnail(path: Path) -> str | None:

@@ -8,16 +8,14 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from msbreg.record import write_atomically
-from transfer.report.figures import BLUE, GREEN, GREY, ORANGE
+from msbreg.svg import BLUE, GREEN, GREY, INK, ORANGE, STYLE, svg_of
 from transfer.scenes.masks import decode, to_rle
 from transfer.scenes.pixels import read_upright
 from transfer.scenes.types import Prediction, RunLengths, Scene, Scenes
@@ -27,7 +25,6 @@ from transfer.scoring.verdicts import Pick, best_and_worst
 CURVES, SHEET = "curves_{}.svg", "detections.png"
 SHOWN_SCORE = 0.5  # detections below are drawn only where the sheet is about them
 _SIDE, _GAP, _LINE = 224, 8, 14  # pixels of a picture, between pictures, of a line of text
-_INK = "#010203"  # stands for the text's colour until the SVG is written
 # A colour for readers without the media query, then one for each scheme.
 _SCHEMES = (
     "<style>:root{color:#24292f}@media (prefers-color-scheme:dark){:root{color:#d0d7de}}</style>"
@@ -68,17 +65,7 @@ def precision_recall_curves(scores: DetectionScores) -> str:
     }
     columns = min(5 if len(scores.classes) <= 25 else 10, len(scores.classes))
     rows = -(-len(scores.classes) // columns)
-    style: Any = {
-        "font.family": "sans-serif",
-        "font.size": 7.5,
-        "svg.fonttype": "none",
-        "svg.hashsalt": scores.metric,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.6,
-        **dict.fromkeys(("text.color", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
-        "axes.labelcolor": _INK,
-    }
+    style = STYLE | {"font.size": 7.5, "svg.hashsalt": scores.metric}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(1.9 * columns, 1.7 * rows + 0.5), layout="constrained")
         # Not shared: matplotlib sets the limits of n shared axes in n^2 steps, seconds at 80 classes.
@@ -97,18 +84,13 @@ def precision_recall_curves(scores: DetectionScores) -> str:
             ax.set_visible(False)
         handles = axes[0, 0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside upper right", ncols=2, frameon=False)
-        figure.supxlabel("recall", color=_INK, fontsize=7.5)
-        figure.supylabel("precision", color=_INK, fontsize=7.5)
+        figure.supxlabel("recall", color=INK, fontsize=7.5)
+        figure.supylabel("precision", color=INK, fontsize=7.5)
         return _svg(figure)
 
 
 def _svg(figure: Figure) -> str:
-    figure.patch.set_visible(False)
-    for ax in figure.axes:
-        ax.patch.set_visible(False)
-    buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-    head, tag, rest = buffer.getvalue().replace(_INK, "currentColor").partition("<defs>")
+    head, tag, rest = svg_of(figure).partition("<defs>")
     return head + _SCHEMES + tag + rest
 
 
