@@ -81,12 +81,14 @@ def _run(
     mapper = mapper_settings(settings)
     data = data_of(settings, config.data, train=not config.eval_only)
     running.record.content["data"] = data.described()
+    for doubt in data.doubts():
+        running.warn(doubt)
     running.record.content["selection"] = "fixed schedule (no selection)"
 
     # ---- The detector, its weights, and how they change.
     _seed(config.seed)
     detector = engine.build(settings)
-    start_detector(detector, settings, config, running)
+    start_detector(detector, settings, config, data.test.classes, running)
     if config.channels_last:
         detector.to(memory_format=torch.channels_last)
     if world > 1 and device.type == "cpu":
@@ -121,7 +123,8 @@ def _run(
             state.model, data.test, mapper, workers=config.workers, each_scene=stop_if_asked
         )
         if distributed.is_main():
-            scores.update(results.write(running, data.test, found, state.iteration))
+            trained = running.record.content["network"].get("iteration", 0)  # of a whole detector
+            scores.update(results.write(running, data.test, found, state.iteration or trained))
             if state.evaluated_at < state.iteration:
                 curve.add({"iteration": state.iteration, "scores": results.numbers(scores)})
 

@@ -18,11 +18,12 @@ import numpy as np
 
 from msbreg.config import Card, main
 from msbreg.datasets import face
+from msbreg.datasets.folder import list_fingerprint
 from msbreg.errors import UserError
 from msbreg.job import Job, log
 from msbreg.progress import Progress
 from msbreg.record import write_atomically
-from transfer.frozen.features import extract, list_fingerprint
+from transfer.frozen.features import extract
 from transfer.frozen.settings import FrozenConfig, evaluate, load_network, resolve_transform
 from transfer.frozen.svm_fit import C_GRIDS, class_average_precisions, decision, fit_svm
 from transfer.scenes.voc import ImageLabels, image_labels

@@ -62,6 +62,15 @@ class ImageList:
         )
 
 
+def list_fingerprint(paths: Sequence[Path]) -> str:
+    """sha256 over names and sizes of files, in order, wherever their folder lies."""
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size if path.is_file() else -1
+        digest.update(f"{path.name}\0{size}\n".encode())
+    return digest.hexdigest()
+
+
 def read_image(path: Path) -> np.ndarray:  # (H, W, 3) uint8 RGB
     """Decode an image file as 8-bit RGB. EXIF orientation is ignored, as torchvision's readers do.
 

@@ -99,7 +99,9 @@ def test_a_run_leaves_a_record_predictions_tables_drawings_and_a_curve(card, don
     assert record["data"]["test"]["images"] == 4
     assert record["config"]["yaml"]["SOLVER.MAX_ITER"] == 8
     saved = load_predictions(tmp_path / "run" / "predictions.npz")
-    assert saved.extra == {"iteration": 8, "digest": record["digest"]}
+    assert (saved.extra["iteration"], saved.extra["digest"]) == (8, record["digest"])
+    assert (saved.extra["engine"], saved.extra["network"]["source"]) == ("torchvision", "random")
+    assert record["metric"] == "VOC 11-point AP"
     tables = json.loads((tmp_path / "run" / "per_class.json").read_text())
     assert [row["class"] for row in tables["box"]["classes"]] == ["blue", "red"]
     assert all((tmp_path / "run" / name).stat().st_size for name in record["drawings"])

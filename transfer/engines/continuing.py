@@ -98,15 +98,29 @@ def resume(state: State, path: Path, running: Job, about: dict[str, Any]) -> Non
             "give another --output, or move the file away"
         )
     content = read(path)
-    for what in ("data", "engine"):
-        if content["about"][what] != about[what]:
+    before = content["about"]
+    for what, then, now in (
+        ("data", _without_files(before["data"]), _without_files(about["data"])),
+        ("engine", before["engine"], about["engine"]),
+    ):
+        if then != now:
             raise UserError(
-                f"{path} was trained with {what} = {content['about'][what]}, here it is "
-                f"{about[what]}.\nPut it back to continue, or start anew in another --output."
+                f"{path} was trained with {what} = {then}, here it is {now}.\n"
+                "Put it back to continue, or start anew in another --output."
             )
+    if before["data"] != about["data"]:  # as it is when an unreadable one was replaced
+        running.warn("image files have other sizes than when the run began")
     if warning := restore(state, content, path):
         running.warn(warning)
     log.info("continuing after iteration %d", state.iteration)
+
+
+def _without_files(data: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The description of the data but for what depends on image files."""
+    return {
+        which: {name: value for name, value in split.items() if name != "fingerprint"}
+        for which, split in data.items()
+    }
 
 
 def _generators() -> dict[str, Any]:

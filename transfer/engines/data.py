@@ -1,11 +1,14 @@
 """The splits that a yaml names, checked against what it says of them."""
 
+import hashlib
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from msbreg.datasets.folder import list_fingerprint
 from msbreg.errors import UserError
 from transfer.scenes.named import join_scenes, load_scenes, without_empty
 from transfer.scenes.types import Scenes
@@ -19,16 +22,35 @@ class Data:
     train: Scenes
     test: Scenes
 
+    def doubts(self) -> list[str]:
+        """What makes scores on these data other than they look."""
+        found = []
+        shared = len(_files(self.train) & _files(self.test))
+        if shared:
+            found.append(
+                f"{shared} of the {len(self.test.scenes)} images of {self.test.name} are trained on: "
+                "the scores are no test"
+            )
+        present = {o.label for s in self.test.scenes for o in s.instances if not o.crowd}
+        absent = [name for k, name in enumerate(self.test.classes) if k not in present]
+        if absent:
+            found.append(f"{self.test.name} has no object of {_some(tuple(absent))}")
+        return found
+
     def described(self) -> dict[str, Any]:
-        """For the record: two runs with equal fingerprints saw the same images and annotations."""
+        """For the record. ``annotations`` is a digest of these; ``fingerprint`` of the image files, too.
+
+        Of the files, names and sizes are looked at.
+        """
         splits = {"train": self.train, "test": self.test}
         return {
             which: {
                 "name": scenes.name,
                 "images": len(scenes.scenes),
                 "objects": sum(len(scene.instances) for scene in scenes.scenes),
-                "classes": len(scenes.classes),
-                "fingerprint": split_digest(scenes),
+                "classes": list(scenes.classes),
+                "annotations": (annotations := split_digest(scenes)),
+                "fingerprint": _fingerprint(annotations, scenes),
             }
             for which, scenes in splits.items()
             if scenes.scenes
@@ -65,6 +87,17 @@ def data_of(config: CfgNode, root: Path | None, *, train: bool) -> Data:
         )
     keeps_all = not config.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     return Data(joined if keeps_all else without_empty(joined), test)
+
+
+def _fingerprint(annotations: str, scenes: Scenes) -> str:
+    files = list_fingerprint([scene.file for scene in scenes.scenes])
+    return hashlib.sha256(f"{annotations} {files}".encode()).hexdigest()
+
+
+def _files(scenes: Scenes) -> set[Path]:
+    """The images, whatever links lead to their folders."""
+    folder = cache(Path.resolve)
+    return {folder(scene.file.parent) / scene.file.name for scene in scenes.scenes}
 
 
 def _check_classes(config: CfgNode, scenes: Scenes) -> None:

@@ -44,7 +44,13 @@ def write(
     Raises:
         UserError: a file cannot be written.
     """
-    about = {"iteration": iteration, "digest": running.record.content["digest"]}
+    record = running.record.content
+    about = {
+        "iteration": iteration,
+        "digest": record["digest"],
+        "engine": record["engine"]["name"],
+        "network": {name: record["network"].get(name) for name in ("name", "source", "sha256")},
+    }
     try:
         save_predictions(running.output / PREDICTIONS, scenes, predictions, about)
         scores = score(scenes, predictions)
@@ -57,14 +63,16 @@ def write(
             f"cannot write to {running.output}: {error.strerror or error}.\n"
             "Free some space; the same command then continues with the evaluation."
         ) from error
-    running.record.content["drawings"] = drawings
-    log.info("after iteration %d: %s", iteration, in_words(scores))
+    record["drawings"] = drawings
+    record["metric"] = ", ".join(of_kind.metric for of_kind in scores.values())
+    log.info("after iteration %d, %s", iteration, in_words(scores))
     return scores
 
 
 def in_words(scores: dict[str, DetectionScores]) -> str:
-    """``box AP 12.3, AP50 34.5, AP75 5.6``."""
-    return "; ".join(
+    """``VOC 11-point: box AP 12.3, AP50 34.5, AP75 5.6``."""
+    metric = next(iter(scores.values())).metric.removesuffix(" AP").removesuffix(" bbox")
+    return f"{metric}: " + "; ".join(
         f"{kind} " + ", ".join(f"{n} {of_kind.numbers[n]:.1f}" for n in ("AP", "AP50", "AP75"))
         for kind, of_kind in scores.items()
     )

@@ -1,5 +1,6 @@
 """What a detector starts from: a backbone of any origin, its untrained twin, or a whole detector."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,13 @@ from transfer.engines.backbone_start import backbone_of_file, untrained
 from transfer.engines.rcnn.weights import Loaded, is_detector, place_backbone, place_detector
 
 
-def start_detector(model: nn.Module, config: CfgNode, asked: Config, running: Job) -> None:
+def start_detector(
+    model: nn.Module, config: CfgNode, asked: Config, classes: Sequence[str], running: Job
+) -> None:
     """Load what was asked for; the network's provenance goes into the record.
+
+    Args:
+        classes: of the data, in the order of their labels.
 
     Raises:
         UserError: nothing was asked for, it cannot be read, it is of another network or input, or only
@@ -42,6 +48,8 @@ def start_detector(model: nn.Module, config: CfgNode, asked: Config, running: Jo
             "detection run, or Detectron2's model_final.pth or .pkl"
         )
     if whole is not None:
+        if doubt := class_doubt(whole, classes, eval_only=asked.eval_only):
+            running.warn(f"{given} {doubt}")
         network = whole
     else:
         start = (
@@ -85,13 +93,18 @@ def whole_detector(
         return None
     loaded = place_detector(model, config, state, path)
     if content.get("kind") == continuing.KIND:
-        trained = content["about"]["network"] | {"iteration": content["iteration"]}
+        about = content["about"]
+        trained = about["network"] | {
+            "iteration": content["iteration"],
+            "classes": about["data"]["train"]["classes"],
+        }
     else:
         trained = {
             "name": path.stem,
             "encoder": "whole detector",
             "arch": _arch(config),
             "details": {},
+            "classes": None,
         }
     return trained | {
         "source": str(path),
@@ -99,6 +112,30 @@ def whole_detector(
         "sha256": file.sha256,
         "loaded": _counts(loaded),
     }
+
+
+def class_doubt(detector: dict[str, Any], classes: Sequence[str], *, eval_only: bool) -> str | None:
+    """What is to be said of the classes that a detector was trained on, beside those of the data.
+
+    Raises:
+        UserError: it would be evaluated on data with other classes, or in another order.
+    """
+    trained = detector["classes"]
+    if trained is None:
+        return f"does not say its classes; taken to be {_some(classes)}, in this order"
+    if list(trained) == list(classes):
+        return None
+    doubt = f"was trained on the classes {_some(trained)}, the data have {_some(classes)}"
+    if eval_only:
+        raise UserError(
+            f"{detector['source']} {doubt}; expected the same, in the same order.\n"
+            "A folder in VOC's layout can state them, one a line, in classes.txt."
+        )
+    return f"{doubt}: its class scores start with other meanings"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
 
 
 def _counts(loaded: Loaded) -> dict[str, Any]:

@@ -145,12 +145,3 @@ def _identity(paths: Sequence[Path]) -> str:
             seen = "missing"
         digest.update(f"{path.absolute()}\0{seen}\n".encode())
     return digest.hexdigest()
-
-
-def list_fingerprint(paths: Sequence[Path]) -> str:
-    """sha256 over names and sizes of files, in order, wherever their folder lies."""
-    digest = hashlib.sha256()
-    for path in paths:
-        size = path.stat().st_size if path.is_file() else -1
-        digest.update(f"{path.name}\0{size}\n".encode())
-    return digest.hexdigest()

@@ -64,14 +64,21 @@ def voc_scenes(
         )
     if look_at_images:
         check_images(scenes, annotated_in=lambda scene: str(voc / f"Annotations/{scene.id}.xml"))
-    year = re.fullmatch(r"VOC(\d{4})", voc.resolve().name)
     return Scenes(
         name,
         names,
         tuple(scenes),
         annotations=voc / "Annotations",
-        year=int(year[1]) if year else None,
+        year=_year(voc),
     )
+
+
+def _year(voc: Path) -> int | None:
+    """Of a folder called VOC and four digits, by the name given or by that of its place on the disk."""
+    for name in (voc.name, voc.resolve().name):
+        if year := re.fullmatch(r"VOC(\d{4})", name):
+            return int(year[1])
+    return None
 
 
 def read_split(voc: Path, split: str) -> list[str]:

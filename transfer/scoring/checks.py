@@ -12,8 +12,12 @@ from transfer.scenes.types import Prediction, Scene, Scenes
 
 
 def split_digest(scenes: Scenes) -> str:
-    """SHA-256 of all that a score depends on: classes, ids, sizes and annotations, not folders."""
-    digest = hashlib.sha256(json.dumps([scenes.classes, scenes.category_ids]).encode())
+    """SHA-256 of all in a split that a score depends on, not of folders and pixels.
+
+    Classes, ids, sizes and annotations, and the year, which decides the metric.
+    """
+    head = [scenes.classes, scenes.category_ids, scenes.year]
+    digest = hashlib.sha256(json.dumps(head).encode())
     for scene in scenes.scenes:
         objects = [(o.box, o.label, o.mask, o.area, o.crowd, o.difficult) for o in scene.instances]
         content = [scene.id, scene.height, scene.width, objects]

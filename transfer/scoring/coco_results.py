@@ -45,7 +45,8 @@ def write_coco_results(path: Path, scenes: Scenes, predictions: Sequence[Predict
 def read_coco_results(path: Path, scenes: Scenes) -> tuple[Prediction, ...]:
     """Read such a list: one prediction for each scene, best first; a scene not named has none.
 
-    Corners are stored in float32, so that sides may differ from the file's in the seventh digit. An
+    Corners and scores are stored in float32, as detectors give them: sides may differ from the file's
+    in the seventh digit, and scores that differ only beyond it become equal, in the file's order. An
     entry without a box gets the one around its mask.
 
     Raises:

@@ -71,7 +71,7 @@ def precision_recall_curves(scores: DetectionScores) -> str:
         # Not shared: matplotlib sets the limits of n shared axes in n^2 steps, seconds at 80 classes.
         axes = figure.subplots(rows, columns, squeeze=False)
         for k, (ax, row) in enumerate(zip(axes.flat, scores.table(), strict=False)):
-            shown = "no objects" if not row["objects"] else f"AP {row['AP']:.1f}"
+            shown = "no objects" if row["AP"] is None else f"AP {row['AP']:.1f}"
             ax.set_title(f"{row['class']}  {shown}", fontsize=7.5, loc="left")
             for label, (i, colour) in lines.items():
                 ax.plot(RECALLS, scores.precision[i, :, k], color=colour, label=label, lw=1.3)

@@ -133,7 +133,8 @@ def load_predictions(path: Path) -> SavedPredictions:
         raise
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
-    except (zipfile.BadZipFile, zlib.error) as error:
+    # RuntimeError: marked as encrypted, or (NotImplementedError) as of a later kind of archive.
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise _damaged(path, error) from error
 
 

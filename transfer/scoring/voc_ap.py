@@ -49,9 +49,9 @@ class VocRules:
             the CPU (AVX-512, AVX2, none), and with it the score. On 4,952 drawn images with rounded
             scores these three were apart by 0.08 AP50 and 0.22 AP75; so are Detectron2's on such
             machines. "stable" keeps the order of the split, then of the prediction, everywhere.
-        absent: a class without objects to find scores as the formula falls out ("scored": 0; with
-            "area" NaN as soon as anything is detected, and so the mean), or is no part of the mean
-            ("ignored").
+        absent: a class without objects to find scores as the formula falls out ("scored", as in
+            Detectron2: 0; with "area" NaN as soon as anything is detected, and so the mean), or is no
+            part of the mean ("ignored").
         thresholds: the IoUs that AP is the mean over.
     """
 
@@ -66,7 +66,13 @@ class VocRules:
 
     @classmethod
     def of_year(cls, year: int | None) -> "VocRules":
-        """Detectron2's choice: 11 points for 2007, the area for any other year or none."""
+        """Detectron2's choice: 11 points for 2007, the area for any other year.
+
+        Splits without a year are users' own, of which Detectron2 knows none, and small: they may lack
+        objects of a class, which is then no part of the mean.
+        """
+        if year is None:
+            return cls("area", absent="ignored")
         return cls("11-point" if year == 2007 else "area")
 
 

@@ -1,10 +1,12 @@
 """What a yaml names is what is there."""
 
+from dataclasses import replace
+
 import pytest
 
 from msbreg.errors import UserError
 from tests.transfer.boxes_data import make_voc, tiny_card
-from transfer.engines.data import data_of
+from transfer.engines.data import Data, data_of
 from transfer.engines.settings import read_config
 
 
@@ -47,3 +49,30 @@ def test_what_does_not_fit_is_named(tmp_path, monkeypatch, words, message):
         words = (words[0], f"('voc:{other}:trainval',)")
     with pytest.raises(UserError, match=message):
         data(tmp_path, *words)
+
+
+def test_images_that_are_trained_on_and_tested_on_are_doubted(tmp_path):
+    assert data(tmp_path).doubts() == []
+    root = tmp_path / "boxes"
+    (tmp_path / "link").symlink_to(root / "VOC2007")
+    same = data(tmp_path, "DATASETS.TEST", f"('voc:{tmp_path / 'link'}:trainval',)")
+    assert same.doubts()[0].startswith("10 of the 10 images of ")
+
+
+def test_a_class_that_is_nowhere_in_the_test_split_is_doubted(tmp_path):
+    found = data(tmp_path)
+    only_blue = [
+        replace(scene, instances=tuple(o for o in scene.instances if o.label == 0))
+        for scene in found.test.scenes
+    ]
+    found = Data(found.train, replace(found.test, scenes=tuple(only_blue)))
+    assert found.doubts() == [f"{found.test.name} has no object of 1: red"]
+
+
+def test_an_image_file_of_another_size_changes_the_fingerprint(tmp_path):
+    before = data(tmp_path).described()
+    image = next((tmp_path / "boxes" / "VOC2007" / "JPEGImages").glob("000013.*"))
+    image.write_bytes(image.read_bytes() + b"more")
+    after = data(tmp_path).described()
+    assert after["test"]["fingerprint"] != before["test"]["fingerprint"]
+    assert after["train"] == before["train"]

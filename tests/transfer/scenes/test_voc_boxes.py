@@ -75,6 +75,12 @@ def test_year_is_that_of_the_folder(tmp_path, folder, year):
     assert read(write_voc(tmp_path / folder, {"a": xml([CAT])})).year == year
 
 
+def test_year_is_that_of_the_link_to_a_folder_of_another_name(tmp_path):
+    write_voc(tmp_path / "store", {"a": xml([CAT])})
+    (tmp_path / "VOC2007").symlink_to(tmp_path / "store")
+    assert read(tmp_path / "VOC2007").year == 2007
+
+
 @pytest.mark.parametrize("box", [(0, 0, 41, 31), (1, 1, 40, 30), (40, 30, 40, 30), (0, 5, 3, 9)])
 def test_boxes_may_touch_the_border_by_a_pixel_and_be_one_pixel_large(tmp_path, box):
     write_voc(tmp_path, {"a": xml([("cat", *box, "")])})

@@ -189,6 +189,8 @@ def test_a_class_without_objects_can_be_left_out_of_the_mean():
     ignored = voc_ap(scenes, predictions, VocRules("area", absent="ignored"))
     assert ignored.numbers["AP50"] == pytest.approx(scored.class_ap[0, [0, 1, 2, 4]].mean())
     assert ignored.table()[3]["AP"] is None
+    own = voc_ap(dataclasses.replace(scenes, year=None), predictions)
+    assert own.numbers == ignored.numbers
 
 
 def test_the_curve_is_the_interpolated_precision():
