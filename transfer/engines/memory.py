@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from msbreg.errors import UserError
+from transfer.scenes.workers import lost_worker
 
 
 @contextlib.contextmanager
@@ -15,6 +16,8 @@ def memory_advice() -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and (lost := lost_worker(error)):
+            raise UserError(lost) from error
         known = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not known and "can't allocate memory" not in str(error):
             raise

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from msbreg import distributed
+from msbreg.config import Interrupted
+from msbreg.errors import UserError
 from msbreg.progress import Progress
 from transfer.scenes.batches import testing_batches
 from transfer.scenes.mapper import MapperSettings
@@ -32,18 +34,30 @@ def predict(
     Args:
         workers: processes that decode images.
         each_scene: called after each; may raise to stop.
+
+    Raises:
+        UserError: an image cannot be read; on every process, once all have gone through their shares.
     """
     model.eval()
     world, rank = distributed.world_size(), distributed.rank()
     mine = len(testing_share(len(scenes.scenes), rank=rank, world=world))
     found: list[Prediction] = []
     batches = testing_batches(scenes, settings, rank=rank, world=world, workers=workers)
-    with Progress("predicting", mine, unit="images") as progress:
-        for (sample,) in batches:
-            found.append(_prediction(model, sample))
-            progress.update(len(found))
-            each_scene()
-    return [prediction for share in distributed.gather_objects(found) for prediction in share]
+    failure: UserError | Interrupted | None = None
+    try:
+        with Progress("predicting", mine, unit="images") as progress:
+            for (sample,) in batches:
+                found.append(_prediction(model, sample))
+                progress.update(len(found))
+                each_scene()
+    # Raised on every process, or the others would wait for this one for ever.
+    except (UserError, Interrupted) as error:
+        failure = error
+    shares = distributed.gather_objects((found, failure))
+    for _, other in shares:
+        if other is not None:
+            raise other
+    return [prediction for share, _ in shares for prediction in share]
 
 
 def _prediction(model: nn.Module, sample: Sample) -> Prediction:

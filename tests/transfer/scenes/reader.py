@@ -1,15 +1,26 @@
-"""One of two processes that read batches until one of them cannot; started by test_batches.py."""
+"""One of two processes that read images until one of them cannot; started by test_batches.py."""
 
 import sys
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from msbreg import distributed
 from msbreg.errors import UserError
+from transfer.engines.predict import predict
+from transfer.engines.rcnn.regions import Detections
 from transfer.scenes.batches import training_batches
 from transfer.scenes.mapper import MapperSettings
 from transfer.scenes.named import load_scenes
+
+
+class Blind(nn.Module):
+    """Finds nothing."""
+
+    def forward(self, samples):
+        nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+        return [nothing for _ in samples]
 
 
 def main(folder: Path) -> None:
@@ -35,6 +46,14 @@ def main(folder: Path) -> None:
             pass
     except UserError as error:
         (folder / f"{rank}.txt").write_text(f"{number} {error}")
+    try:
+        predict(Blind(), scenes, MapperSettings(test_size=12, test_longest=20))
+    except UserError as error:
+        (folder / f"{rank}-tested.txt").write_text(str(error))
+    (folder / "images" / "5.png").write_bytes((folder / "images" / "4.png").read_bytes())
+    distributed.barrier()
+    found = predict(Blind(), scenes, MapperSettings(test_size=12, test_longest=20))
+    (folder / f"{rank}-found.txt").write_text(" ".join(str(one.scene) for one in found))
     distributed.stop()
 
 

@@ -13,7 +13,7 @@ import torch
 
 from msbreg.errors import UserError
 from tests.transfer.scenes.folders import coco_content, noise, write_coco
-from transfer.scenes.batches import PackedScenes, testing_batches, training_batches
+from transfer.scenes.batches import testing_batches, training_batches
 from transfer.scenes.mapper import MapperSettings, testing_sample
 from transfer.scenes.types import Instance, Scene, Scenes
 
@@ -172,12 +172,6 @@ def test_testing_goes_through_the_scenes_in_order(scenes, workers):
         assert found == expected
 
 
-def test_packed_scenes_are_the_scenes(scenes):
-    packed = PackedScenes(scenes.scenes)
-    assert len(packed) == 7
-    assert [packed[index] for index in (6, 0, 3)] == [scenes.scenes[index] for index in (6, 0, 3)]
-
-
 def test_all_processes_stop_at_an_image_that_one_cannot_read(tmp_path):
     write_coco(tmp_path, coco_content(images=[(n, 14, 20) for n in range(6)]))
     (tmp_path / "images" / "5.png").write_bytes(b"not an image")
@@ -195,3 +189,7 @@ def test_all_processes_stop_at_an_image_that_one_cannot_read(tmp_path):
     first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1))
     assert first == second
     assert "5.png cannot be decoded" in first
+    first, second = ((tmp_path / f"{rank}-tested.txt").read_text() for rank in (0, 1))
+    assert first == second
+    assert "5.png cannot be decoded" in first
+    assert [(tmp_path / f"{rank}-found.txt").read_text() for rank in (0, 1)] == ["0 1 2 3 4 5"] * 2
