@@ -82,7 +82,7 @@ def restore(state: State, content: dict[str, Any], path: Path) -> str | None:
         return None
     return (
         f"continued on {distributed.world_size()} processes, begun on {len(generators)}: proposals "
-        "are sampled by other random numbers"
+        "are sampled by other random numbers, and a few images come twice or not at all in this epoch"
     )
 
 

@@ -75,6 +75,8 @@ def data_of(config: CfgNode, root: Path | None, *, train: bool) -> Data:
         )
     test = load_scenes(config.DATASETS.TEST[0], root)
     _check_classes(config, test)
+    if config.MODEL.MASK_ON:
+        _check_masks(test)
     if not train:
         return Data(replace(test, scenes=()), test)
     if not config.DATASETS.TRAIN:
@@ -106,6 +108,17 @@ def _check_classes(config: CfgNode, scenes: Scenes) -> None:
         raise UserError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {given}, but {scenes.name} has {found} classes "
             f"({_some(scenes.classes)}).\nGive: MODEL.ROI_HEADS.NUM_CLASSES {found}"
+        )
+
+
+def _check_masks(test: Scenes) -> None:
+    """Found now, and not after the training, when masks are to be scored."""
+    without = [s.id for s in test.scenes if any(o.mask is None for o in s.instances)]
+    if without:
+        raise UserError(
+            f"{len(without)} of the {len(test.scenes)} images of {test.name} have objects without a "
+            f"mask, the first is {without[0]!r}; expected masks of all.\nGive other data, or "
+            "MODEL.MASK_ON False to detect boxes alone."
         )
 
 

@@ -76,3 +76,8 @@ def test_an_image_file_of_another_size_changes_the_fingerprint(tmp_path):
     after = data(tmp_path).described()
     assert after["test"]["fingerprint"] != before["test"]["fingerprint"]
     assert after["train"] == before["train"]
+
+
+def test_masks_to_score_are_looked_for_before_anything_is_trained(tmp_path):
+    with pytest.raises(UserError, match=r"(?s)have objects without a mask.*MODEL.MASK_ON False"):
+        data(tmp_path, "MODEL.MASK_ON", "True")
