@@ -24,6 +24,8 @@ from transfer.scoring.verdicts import Pick, best_and_worst
 
 CURVES, SHEET = "curves_{}.svg", "detections.png"
 SHOWN_SCORE = 0.5  # detections below are drawn only where the sheet is about them
+NAMED = 8  # in a picture with more boxes, words would cover it
+_THICK = 3
 _SIDE, _GAP, _LINE = 224, 8, 14  # pixels of a picture, between pictures, of a line of text
 # A colour for readers without the media query, then one for each scheme.
 _SCHEMES = (
@@ -117,7 +119,7 @@ def detection_sheet(
 
     Best and worst are by ``best_and_worst``: the surest of either kind, one of a scene. The detection
     in question is drawn thick, others from a score of 0.5 on thin; objects that are difficult or crowds
-    are grey.
+    are grey. Where there are many boxes, only the one in question has words.
     """
     best, worst = best_and_worst(scenes, predictions, count)
     by_id = {prediction.scene: prediction for prediction in predictions}
@@ -168,7 +170,7 @@ def _detections(
             None if prediction.masks is None else prediction.masks[i],
             colour if i == pick.index else GREY,
             f"{classes[prediction.labels[i]]} {prediction.scores[i]:.2f}",
-            3 if i == pick.index else 1,
+            _THICK if i == pick.index else 1,
         )
         for i in shown
     ]
@@ -193,7 +195,8 @@ def _drawn(
     for shape in shapes:
         x0, y0, x1, y1 = (edge * scale for edge in shape.box)
         pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), None, shape.colour, shape.width)
-    for shape in shapes:  # words after all boxes, so that none strikes them through
+    named = shapes if len(shapes) <= NAMED else [s for s in shapes if s.width == _THICK]
+    for shape in named:  # words after all boxes, so that none strikes them through
         fitting = image.width - pen.textlength(shape.words, font=_font()) - 1
         at = (
             max(0, min(shape.box[0] * scale + 1, fitting)),

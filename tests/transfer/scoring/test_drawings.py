@@ -98,6 +98,16 @@ def test_boxes_lie_where_they_are(tmp_path):
     assert rows[inside].max() == pytest.approx(45 * scale - 1, abs=1)
 
 
+@pytest.mark.parametrize(("count", "named"), [(8, True), (9, False)])
+def test_words_do_not_cover_a_picture_of_many_boxes(tmp_path, count, named):
+    objects = [Instance((10 * k, 30, 10 * k + 8, 40), 0) for k in range(count)]
+    scenes, predictions = one(tmp_path, objects, [objects[0].box])
+    plain = np.array(detection_sheet(scenes, predictions))[:, :224]  # the truth
+    renamed = np.array(detection_sheet(replace(scenes, classes=("lion",)), predictions))[:, :224]
+    end = 22 + 130  # below are words about the detection
+    assert (plain[:end] != renamed[:end]).any() == named
+
+
 def test_the_sheet_is_transparent_around_its_pictures(drawn):
     sheet = detection_sheet(*drawn)
     assert sheet.mode == "RGBA"
