@@ -29,7 +29,10 @@ FILE_NAME = "record.json"
 NOT_PROTOCOL = frozenset(
     {"output", "device", "workers", "checkpoint", "data", "seed", "cache", "finished", "name"}
 )
-_PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "faiss-cpu", "opencv-python-headless")
+_PACKAGES = (
+    *("torch", "torchvision", "numpy", "scikit-learn", "faiss-cpu", "opencv-python-headless"),
+    "pycocotools",
+)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -62,9 +65,14 @@ def protocol_digest(config: Any) -> str:
 
     A config class may name more of its fields that are no part of it, in ``not_protocol``.
     """
-    left_out = NOT_PROTOCOL | getattr(config, "not_protocol", frozenset())
-    settings = {k: v for k, v in flat(plain(config)).items() if k not in left_out}
+    ignored = left_out(config)
+    settings = {k: v for k, v in flat(plain(config)).items() if k not in ignored}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def left_out(config: Any) -> frozenset[str]:
+    """Names of the settings that are no part of the protocol."""
+    return NOT_PROTOCOL | getattr(config, "not_protocol", frozenset())
 
 
 def environment() -> dict[str, Any]:
@@ -118,6 +126,7 @@ class Record:
             "card": card.name,
             "overrides": card.overrides,
             "digest": protocol_digest(config),
+            "not_protocol": sorted(left_out(config)),
             "config": plain(config),
             "command": shlex.join(sys.argv),
             "started": _now(),
@@ -164,29 +173,40 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return content
 
 
-def find_records(paths: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
+def find_records(paths: Iterable[Path]) -> list[tuple[Path, dict[str, Any] | str]]:
     """Every record at or below the paths, with its folder, in the order of paths and of names.
+
+    In place of a record that cannot be read stands why.
 
     Raises:
         UserError: a path does not exist, or there is no record below any.
     """
     paths = list(paths)
-    found: list[tuple[Path, dict[str, Any]]] = []
+    found: dict[Path, dict[str, Any] | str] = {}
     for path in paths:
         if not path.exists():
             raise UserError(
                 f"{path} does not exist; expected the folder of a run, or one that holds runs"
             )
         for file in sorted(path.rglob(FILE_NAME)):
-            record = read_record(file.parent)
-            if record is not None and all(file.parent != folder for folder, _ in found):
-                found.append((file.parent, record))
+            if file.is_file() and file.parent not in found:
+                found[file.parent] = _record_or_reason(file.parent)
     if not found:
         places = ", ".join(map(str, paths))
         raise UserError(
             f"no {FILE_NAME} at or below {places}; expected the output of finished runs"
         )
-    return found
+    return list(found.items())
+
+
+def _record_or_reason(folder: Path) -> dict[str, Any] | str:
+    try:
+        record = read_record(folder)
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return f"{folder / FILE_NAME} cannot be read ({error.strerror})."
+    return record or f"{folder / FILE_NAME} has gone."
 
 
 def _now() -> str:

@@ -1,6 +1,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -8,6 +9,7 @@ from msbreg.config import Card
 from msbreg.errors import UserError
 from msbreg.record import (
     Record,
+    environment,
     find_records,
     protocol_digest,
     read_record,
@@ -26,6 +28,12 @@ class Settings:
     seed: int = 0
     epochs: int = 3
     inner: Inner = field(default_factory=Inner)
+
+
+@dataclass(frozen=True)
+class Placed(Settings):
+    not_protocol: ClassVar[frozenset[str]] = frozenset({"place"})
+    place: str = "here"
 
 
 def test_a_record_says_what_was_asked_and_how_it_ended(tmp_path):
@@ -55,6 +63,32 @@ def test_records_are_found_below_a_folder_once(tmp_path):
         Record(tmp_path / name, kind="knn", config=Settings(), card=Card()).write("done")
     found = find_records([tmp_path, tmp_path / "b"])
     assert [folder for folder, _ in found] == [tmp_path / "a/c", tmp_path / "b"]
+
+
+def test_what_is_no_part_of_the_protocol_is_named_in_the_record(tmp_path):
+    record = Record(tmp_path, kind="knn", config=Placed(), card=Card()).content
+    assert {"output", "seed", "place"} <= set(record["not_protocol"])
+    assert "epochs" not in record["not_protocol"]
+    assert record["digest"] == protocol_digest(Placed(place="there"))
+
+
+def test_the_versions_have_what_scores_boxes():
+    assert environment()["packages"]["pycocotools"]
+
+
+def test_a_record_that_cannot_be_read_leaves_the_others(tmp_path):
+    for name, content in (("a", "{"), ("c", '{"schema": 99}'), ("d", "\u00e9".encode("latin-1"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_bytes(
+            content.encode() if isinstance(content, str) else content
+        )
+    (tmp_path / "b").mkdir()
+    Record(tmp_path / "b", kind="knn", config=Settings(), card=Card()).write("done")
+    a, b, c, d = (found for _, found in find_records([tmp_path]))
+    assert "a/record.json is not JSON" in a
+    assert b["status"] == "done"
+    assert "c/record.json has schema 99" in c
+    assert "d/record.json is not JSON" in d
 
 
 def test_no_record_no_folder_and_no_json_are_clear_errors(tmp_path):

@@ -4,89 +4,17 @@ A *network* is one row of the scores: evaluations whose networks differ in the p
 alone. A *column* is one number on one set of images: protocol, metric and fingerprints.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from msbreg.config import flat
 from msbreg.errors import UserError
-from msbreg.record import FILE_NAME, find_records
-
-# Kind of record, the results that are scores, and what their columns are called. In column order.
-SCORES = (
-    ("knn", r"top1_(\d+)nn", "kNN top-1, k = {}"),
-    ("linear", r"top1", "linear top-1"),
-    ("svm", r"map", "SVM mAP"),
-    ("detection", r"(box|mask)_(AP|AP50)", "{} {}"),
-)
-KINDS = tuple(kind for kind, _, _ in SCORES)
-_OF_NETWORK = ("name", "arch", "family", "sha256", "source", "details")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One number on one set of images; two with equal fields may stand in one column."""
-
-    kind: str
-    metric: str
-    data: str
-    fingerprints: str
-
-
-@dataclass(frozen=True)
-class Run:
-    """A folder and the record in it."""
-
-    folder: Path
-    record: dict[str, Any]
-
-    @property
-    def kind(self) -> str:
-        """Which script wrote it: pretrain, knn, linear, svm, detection."""
-        return self.record["kind"]
-
-    @property
-    def done(self) -> bool:
-        """Whether it ended as it should; only then its results are scores."""
-        return self.record["status"] == "done"
-
-    @property
-    def network(self) -> dict[str, Any]:
-        """Provenance of the evaluated network."""
-        return self.record["network"]
-
-    @property
-    def data(self) -> str:
-        """What the data are called in a table: their name, or the last part of their path.
-
-        Detectors are told apart by their engines too: no table mixes them unlabelled.
-        """
-        if self.kind == "detection":
-            return f"{self.record['data']['test']['name']}, {self.record['engine']['name']}"
-        given = str(self.record["config"].get("data", "unknown data"))
-        return Path(given).name or given
-
-    @cached_property
-    def fingerprints(self) -> str:
-        """Equal for two runs exactly if they saw the same images in the same splits."""
-        return json.dumps(self.record.get("data", {}), sort_keys=True)
-
-    def scores(self) -> dict[Column, tuple[float, float | None]]:
-        """Its scores in percent, each with the standard error of the record, if it has one."""
-        results = self.record["results"]
-        return {
-            Column(self.kind, name, self.data, self.fingerprints): (
-                float(value),
-                results.get(f"{name}_stderr"),
-            )
-            for kind, pattern, _ in SCORES
-            for name, value in results.items()
-            if kind == self.kind and re.fullmatch(pattern, name)
-        }
+from transfer.report.runs import KINDS, SCORES, Column, Run, read_runs
 
 
 @dataclass(frozen=True)
@@ -107,6 +35,7 @@ class Collection:
     pretrainings: tuple[Run, ...]  # of every status
     unfinished: tuple[Run, ...]  # of every kind; pre-trainings stand in both
     others: tuple[Run, ...]  # finished, of a kind that has no column here
+    unread: tuple[str, ...] = ()  # why records could not be read
 
     @property
     def evaluations(self) -> list[Run]:
@@ -118,42 +47,37 @@ def collect(paths: Iterable[Path]) -> Collection:
     """Read every record at or below the paths.
 
     Raises:
-        UserError: a path does not exist, holds no record, or one that cannot be read.
+        UserError: a path does not exist, or holds no record that can be read.
     """
-    runs = [Run(folder, record) for folder, record in find_records(paths)]
-    for run in runs:
-        _check(run)
+    runs, unread = read_runs(paths)
+    if not runs:
+        raise UserError("\n".join(unread) + "\nMove such folders away, or run them again.")
     pretrainings = tuple(run for run in runs if run.kind == "pretrain")
     return Collection(
         networks=group_networks([r for r in runs if r.done and r.kind in KINDS], pretrainings),
         pretrainings=pretrainings,
         unfinished=tuple(run for run in runs if not run.done),
         others=tuple(r for r in runs if r.done and r.kind not in (*KINDS, "pretrain")),
+        unread=tuple(unread),
     )
-
-
-def _check(run: Run) -> None:
-    missing = [key for key in ("kind", "status", "config", "digest") if key not in run.record]
-    if not missing and run.done and run.kind in KINDS:
-        wanted = ("network", "results", *(("engine", "data") if run.kind == "detection" else ()))
-        missing = [key for key in wanted if key not in run.record]
-        missing += [
-            f"network.{k}" for k in _OF_NETWORK if k not in run.record.get("network", _OF_NETWORK)
-        ]
-    if missing:
-        raise UserError(
-            f"{run.folder / FILE_NAME} lacks {', '.join(missing)}: no script of this suite wrote it "
-            "so.\nMove the folder away, or run it again."
-        )
 
 
 def columns(networks: Iterable[Network]) -> list[Column]:
-    """Of all scores: by protocol, then by data, then by number of neighbours."""
+    """Of all scores: by protocol, then by data, then as papers quote them."""
     found = {column for network in networks for run in network.runs for column in run.scores()}
     return sorted(
         found,
-        key=lambda c: (KINDS.index(c.kind), c.data, c.fingerprints, len(c.metric), c.metric),
+        key=lambda c: (KINDS.index(c.kind), c.data, c.fingerprints, _place(c)),
     )
+
+
+def _place(column: Column) -> tuple[Any, ...]:
+    """Neighbours by their number; boxes before masks, for VOC with AP50 first, for COCO with AP."""
+    if column.kind != "detection":
+        return (len(column.metric), column.metric)
+    what, _, name = column.metric.partition("_")
+    order = ("AP50", "AP75", "AP") if "VOC" in column.measure else ("AP", "AP50", "AP75")
+    return (what, column.measure, order.index(name))
 
 
 def column_title(column: Column) -> str:
@@ -161,24 +85,44 @@ def column_title(column: Column) -> str:
     for kind, pattern, title in SCORES:
         match = re.fullmatch(pattern, column.metric)
         if kind == column.kind and match:
-            return title.format(*match.groups())
+            measure = f" ({column.measure})" if column.measure else ""
+            return title.format(*match.groups()) + measure
     raise AssertionError(column)
 
 
 def data_title(column: Column, others: Iterable[Column]) -> str:
-    """Name of the data and size of the test split; with its fingerprint where names collide."""
+    """Name of the data and size of the test split; where names collide, with what differs."""
     splits = json.loads(column.fingerprints)
     tested = [split for name, split in splits.items() if not name.startswith("train")]
     last = tested[-1] if tested else {}
     words = column.data
     if isinstance(last, dict) and "images" in last:
         words += f", {last['images']} test images"
-        same_name = {
-            o.fingerprints for o in others if (o.kind, o.data) == (column.kind, column.data)
-        }
-        if len(same_name) > 1:
-            words += f" ({str(last.get('fingerprint', ''))[:8]})"
-    return words
+    kin = {o.fingerprints for o in others if (o.kind, o.data) == (column.kind, column.data)}
+    kin -= {column.fingerprints}
+    return words + (f" ({_what_differs(splits, column, kin)})" if kin else "")
+
+
+def _what_differs(splits: dict[str, Any], column: Column, kin: Iterable[str]) -> str:
+    """Fingerprints of the splits that are others elsewhere, shortened: ``train 1f2e3d4c``."""
+    theirs = [json.loads(fingerprints) for fingerprints in kin]
+    differing = [
+        {name for name in splits if _fingerprint(other, name) != _fingerprint(splits, name)}
+        for other in theirs
+    ]
+    words = [
+        f"{name} {_fingerprint(splits, name)[:8]}"
+        for name in splits
+        if name in set().union(*differing)
+    ]
+    if not all(differing):  # they differ, but not in a fingerprint
+        words.append(f"data {hashlib.sha256(column.fingerprints.encode()).hexdigest()[:8]}")
+    return ", ".join(words)
+
+
+def _fingerprint(splits: dict[str, Any], name: str) -> str:
+    split = splits.get(name)
+    return str(split.get("fingerprint", "")) if isinstance(split, dict) else ""
 
 
 def group_networks(runs: Iterable[Run], pretrainings: Iterable[Run]) -> tuple[Network, ...]:
@@ -225,7 +169,9 @@ def _apart(group: list[Run], origins: dict[str, str]) -> list[list[Run]]:
 
 
 def _name(network: dict[str, Any]) -> str:
-    """The recorded name; a network whose weights look untrained is not shown without that word."""
+    """The recorded name; not without a word on weights that look untrained, or are a whole detector's."""
+    if network["family"].startswith("detector"):
+        return f"{network['name']}, trained detector"
     doubted = network["family"] != "random" and network.get("warnings")
     return f"{network['name']} [looks untrained]" if doubted else network["name"]
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, UnidentifiedImageError
 
 from msbreg.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, STYLE, svg_of
+from transfer.report.runs import is_number
 
 Curve = list[dict[str, Any]]
 
@@ -25,6 +26,21 @@ _STYLE: Any = STYLE | {
     "legend.fontsize": 7.5,
     "legend.handlelength": 1.2,
     "legend.labelspacing": 0.25,
+}
+# One tone for what is about classes, one for boxes; dashed are the proposals.
+_DETECTOR_LOSSES = {
+    "total_loss": ("total", GREY),
+    "loss_mask": ("masks", GREEN),
+    "loss_cls": ("classes", BLUE),
+    "loss_box_reg": ("boxes", ORANGE),
+    "loss_rpn_cls": ("proposals, objectness", BLUE + "--"),
+    "loss_rpn_loc": ("proposals, boxes", ORANGE + "--"),
+}
+_DETECTOR_SCORES = {
+    "box_AP50": ("box AP50", BLUE + "--"),
+    "box_AP": ("box AP", BLUE),
+    "mask_AP50": ("mask AP50", GREEN + "--"),
+    "mask_AP": ("mask AP", GREEN),
 }
 THUMBNAIL = 64  # pixels
 # What an <svg> inside a page has no use for: addresses, a size, rules and ids that the page shares.
@@ -69,6 +85,29 @@ def training_curves(
         return _svg(figure)
 
 
+def detector_curves(
+    curve: Curve,
+    *,
+    name: str,  # another one for each figure of a page
+) -> str:
+    """Losses, learning rate and, where there were several evaluations, AP over iterations."""
+    losses = [row for row in curve if "scores" not in row]
+    scores = [{**row, **row["scores"]} for row in curve if isinstance(row.get("scores"), dict)]
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(10.4, 2.6), layout="constrained")
+        axes = figure.subplots(1, 3 if len(scores) > 1 else 2)
+        _lines(axes[0], losses, "loss", _DETECTOR_LOSSES, "iteration")
+        _lines(axes[1], losses, "learning rate", {"learning_rate": ("", PURPLE)}, "iteration")
+        if len(scores) > 1:
+            _lines(axes[2], scores, "AP, AP50 [%]", _DETECTOR_SCORES, "iteration")
+        for ax in axes:
+            ax.grid(color=GREY, alpha=0.22, linewidth=0.5)
+            ax.set_xlabel("iteration")
+            ax.set_xlim(left=0)
+            ax.set_ylim(bottom=0)
+        return _svg(figure)
+
+
 def _losses(ax: Axes, curve: Curve, config: dict[str, Any]) -> None:
     """The terms times their weights, so that they add up to the total."""
     terms = {"total": ("total", GREY, 1.0)}
@@ -79,31 +118,40 @@ def _losses(ax: Axes, curve: Curve, config: dict[str, Any]) -> None:
             "brownian": ("λ Brownian", GREEN, config.get("lambda_b", 1.0)),
         }
     weighted = [
-        {"epoch": row["epoch"]} | {k: row[k] * w for k, (_, _, w) in terms.items() if k in row}
+        {"epoch": row["epoch"]}
+        | {k: row[k] * w for k, (_, _, w) in terms.items() if is_number(row.get(k))}
         for row in curve
     ]
     _lines(ax, weighted, "loss, weighted terms", {k: v[:2] for k, v in terms.items()})
 
 
-def _lines(ax: Axes, curve: Curve, title: str, lines: dict[str, tuple[str, str]]) -> None:
+def _lines(
+    ax: Axes,
+    curve: Curve,
+    title: str,
+    lines: dict[str, tuple[str, str]],  # what a row has -> label, colour (with "--": dashed)
+    over: str = "epoch",
+) -> None:
     ax.set_title(title)
-    drawn = False
-    for name, (label, color) in lines.items():
-        points = [(row["epoch"], row[name]) for row in curve if row.get(name) is not None]
+    for name, (label, look) in lines.items():
+        points = [(row[over], row[name]) for row in curve if is_number(row.get(name))]
         if points:
-            marker = "o" if len(points) <= 12 else ""
             ax.plot(
-                *zip(*points, strict=True), color=color, label=label, marker=marker, markersize=3
+                *zip(*points, strict=True),
+                color=look.removesuffix("--"),
+                linestyle=(0, (3, 1.5)) if look.endswith("--") else "-",
+                label=label,
+                marker="o" if len(points) <= 12 else "",
+                markersize=3,
             )
-            drawn = True
-    if not drawn:
+    if not ax.lines:
         _say(ax, "not recorded")
     elif len(lines) > 1:
-        ax.legend()
+        ax.legend(ncols=2 if len(lines) > 4 else 1)
 
 
 def _level(ax: Axes, value: float | None, words: str) -> None:
-    if value is not None and ax.lines:
+    if value is not None and is_number(value) and ax.lines:
         ax.axhline(value, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
         ax.annotate(
             words,

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from transfer.report.collect import Collection, Run
+from transfer.report.collect import Collection
+from transfer.report.runs import Run
 
 
 def headline(collection: Collection, evaluated: list[str]) -> list[tuple[str, str]]:

@@ -1,7 +1,5 @@
 """The collection as ``report.md`` and one self-contained ``report.html``."""
 
-import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,15 +7,19 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from msbreg.config import flat
 from msbreg.errors import UserError
 from msbreg.record import write_atomically
-from transfer.report.collect import Collection, Network, Run, collect, column_title, data_title
+from transfer.report import words
+from transfer.report.by_class import per_class_tables
+from transfer.report.collect import Collection, Network, collect
 from transfer.report.conversions import find_conversions
+from transfer.report.detectors import detectors
 from transfer.report.figures import THUMBNAIL, thumbnail, training_curves
 from transfer.report.files import read_curve, read_neighbours
 from transfer.report.headline import headline
-from transfer.report.tables import difference_table, per_class_tables, score_table
+from transfer.report.parts import evaluated, parts_of
+from transfer.report.runs import Run
+from transfer.report.tables import score_table
 
 _TEMPLATES = Path(__file__).parent
 
@@ -47,18 +49,17 @@ def write_report(paths: list[Path], output: Path) -> Path:
 def describe(collection: Collection) -> dict[str, Any]:
     """All that the templates say, by name."""
     table = score_table(collection.networks)
-    headings = [(column_title(c), data_title(c, table.columns)) for c in table.columns]
     return {
         "collection": collection,
-        "facts": headline(collection, [f"{title} on {data}" for title, data in headings]),
-        "table": table,
-        "headings": headings,
-        "differences": difference_table(table),
+        "facts": headline(collection, evaluated(table)),
+        "notes": table.notes,
+        "parts": parts_of(table),
         "pretrainings": [
             _pretraining(run, number) for number, run in enumerate(collection.pretrainings)
         ],
         "neighbours": [shown for network in collection.networks for shown in _neighbours(network)],
-        "per_class": per_class_tables(collection.networks),
+        "per_class": [p for p in per_class_tables(collection.networks) if p.kind == "svm"],
+        "detectors": detectors(collection),
         "weights": _weights(collection.networks),
         "thumbnail": THUMBNAIL,
     }
@@ -71,7 +72,7 @@ def as_html(content: dict[str, Any]) -> str:
 
 def as_markdown(content: dict[str, Any]) -> str:
     """The same without the pictures."""
-    environment = _environment(finalize=_escaped)
+    environment = _environment(finalize=words.escaped)
     return environment.get_template("report.md.jinja").render(content)
 
 
@@ -83,53 +84,10 @@ def _environment(**options: Any) -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"settings": _settings, "duration": _duration, "number": _number}
-    environment.filters |= {"without_skipped": _without_skipped, "some": _some, "points": _points}
+    environment.filters |= {"settings": words.settings, "duration": words.duration}
+    environment.filters |= {"number": words.number, "points": words.points}
+    environment.filters |= {"in_short": words.in_short, "some": words.some}
     return environment
-
-
-def _escaped(value: Any) -> str:
-    """Text that Markdown, its tables and the HTML in it take for nothing but text."""
-    if isinstance(value, Markup):  # what a template marked as safe is made of escaped parts
-        return value
-    text = re.sub(r"\s+", " ", str(value)).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"[\\`*|\[~#]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
-
-
-def _settings(values: dict[str, Any]) -> str:
-    """``views = 2, optimizer.base_lr = 4.0``, or ``none``."""
-    return ", ".join(f"{k} = {json.dumps(v)}" for k, v in flat(values).items()) or "none"
-
-
-def _without_skipped(data: dict[str, Any]) -> dict[str, Any]:
-    """The fingerprints without the list of skipped files, which may be long."""
-    return {name: value for name, value in data.items() if not name.startswith("skipped")}
-
-
-def _some(rows: list[Any], most: int = 16) -> list[Any]:
-    """The first, the last, and evenly spaced ones between, at most ``most``."""
-    if len(rows) <= most:
-        return rows
-    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    if hours:
-        return f"{hours} h {rest // 60:02d} min"
-    return f"{rest // 60} min {rest % 60:02d} s" if rest >= 60 else f"{seconds:.1f} s"
-
-
-def _points(value: float) -> str:
-    """A signed difference, with a minus as wide as the plus."""
-    return f"{value:+.1f}".replace("-", "−")
-
-
-def _number(value: Any) -> str:
-    """Thousands apart; four digits of what is no whole number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def _pretraining(run: Run, number: int) -> dict[str, Any]:
@@ -153,7 +111,7 @@ def _pretraining(run: Run, number: int) -> dict[str, Any]:
         "steps": step,
         "views seen": seen,
         "views/s": results.get("views_per_second"),
-        "time": _duration(record["seconds"]) if record.get("seconds") else None,
+        "time": words.duration(record["seconds"]) if record.get("seconds") else None,
         "peak learning rate": results.get("peak_learning_rate"),
         "seed": config.get("seed"),
     }
@@ -163,7 +121,7 @@ def _pretraining(run: Run, number: int) -> dict[str, Any]:
     return {
         "run": run,
         "title": f"{config.get('method')} {config.get('arch')}, seed {config.get('seed')}",
-        "facts": {name: _number(value) for name, value in facts.items() if value is not None},
+        "facts": {name: words.number(value) for name, value in facts.items() if value is not None},
         "collapse": [w for w in record.get("warnings", []) if "collaps" in w],
         "warnings": [w for w in record.get("warnings", []) if "collaps" not in w],
         "curve": curve,

@@ -11,8 +11,8 @@ import numpy as np
 
 from msbreg.config import differences, flat
 from msbreg.record import NOT_PROTOCOL
-from transfer.report.collect import Column, Network, Run, columns
-from transfer.report.files import read_per_class
+from transfer.report.collect import Network, columns
+from transfer.report.runs import Column, Run
 
 Values = dict[
     str, list[tuple[float, float | None]]
@@ -133,7 +133,8 @@ def _what_differs(run: Run, usual: Run) -> str:
 
 
 def _protocol(run: Run) -> dict[str, Any]:
-    return {k: v for k, v in flat(run.record["config"]).items() if k not in NOT_PROTOCOL}
+    left_out = {*NOT_PROTOCOL, *run.record.get("not_protocol", ())}
+    return {k: v for k, v in flat(run.record["config"]).items() if k not in left_out}
 
 
 def _pairs(after: dict[str, Any], before: dict[str, Any], names: list[str]) -> str:
@@ -171,46 +172,3 @@ def _difference(ours: dict[str, Entry], theirs: dict[str, Entry]) -> float | str
     if shared:
         return ours[shared[0]].mean - theirs[shared[0]].mean
     return "other protocol" if ours and theirs else ""
-
-
-@dataclass(frozen=True)
-class PerClass:
-    """Average precision of each class, one column a network."""
-
-    data: str
-    networks: list[str]
-    rows: dict[str, list[Entry | None]]  # class -> one entry a network
-    missing: list[str]  # in words
-
-
-def per_class_tables(networks: Iterable[Network]) -> list[PerClass]:
-    """One table for each set of images and variant of the protocol."""
-    groups: dict[tuple[str, str], dict[str, list[Run]]] = {}
-    for network in networks:
-        for run in network.runs:
-            if run.kind == "svm":
-                group = groups.setdefault((run.fingerprints, variant(run)), {})
-                group.setdefault(network.label, []).append(run)
-    return [_per_class(by_network) for by_network in groups.values()]
-
-
-def _per_class(by_network: dict[str, list[Run]]) -> PerClass:
-    values: dict[str, dict[str, Values]] = {}
-    missing: list[str] = []
-    for label, runs in by_network.items():
-        for run in runs:
-            found = read_per_class(run.folder)
-            if isinstance(found, str):
-                missing.append(found)
-                continue
-            for name, row in found.items():
-                of_network = values.setdefault(name, {}).setdefault(label, {})
-                of_network.setdefault(run.network["sha256"], []).append((float(row["ap"]), None))
-    labels = list(by_network)
-    first = by_network[labels[0]][0]
-    rows = {
-        name: [entry(found[label]) if label in found else None for label in labels]
-        for name, found in values.items()
-    }
-    data = f"{first.data}, protocol {first.record['digest']}"
-    return PerClass(data, labels, rows, missing)

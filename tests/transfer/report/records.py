@@ -95,6 +95,55 @@ def write_svm(folder: Path, provenance: dict[str, Any], per_class: dict[str, flo
     return folder
 
 
+SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 684 280"><defs><path id="tick" '
+    'd="M 0 0 \nL 0 3.5 "/></defs><g id="axes_1"><path clip-path="url(#clip)" '
+    'd="M 1.2345 2.0 \nL 2.5 2.0 \nL 3.5 2.0 \nL 4.75 1.0 "/></g><text>zero AP 12.5</text></svg>'
+)
+
+
+def write_detector(
+    folder: Path,
+    provenance: dict[str, Any],
+    results: dict[str, float | None] | None = None,
+    *,
+    engine: str = "torchvision",
+    classes: dict[str, float | None] | None = None,
+    **content: Any,
+) -> Path:
+    """A detection run with all that it leaves; ``yaml`` adds settings."""
+    yaml = {"SOLVER.BASE_LR": 0.02, "SOLVER.MAX_ITER": 40, "SOLVER.IMS_PER_BATCH": 4}
+    config = {"data": None, "seed": 0, "yaml": yaml | content.pop("yaml", {})}
+    splits = {
+        "train": {"name": "digits_voc_trainval", "images": 600, "fingerprint": "1" * 64},
+        "test": {"name": "digits_voc_test", "images": 400, "fingerprint": "2" * 64},
+    }
+    defaults = {
+        "engine": {"name": engine, "version": "0.29.2", "asked": "auto"},
+        "data": splits,
+        "metric": "VOC 11-point AP",
+        "results": results or {"box_AP": 20.0, "box_AP50": 40.0, "box_AP75": 10.0},
+        "card": "digits_voc_c4",
+        "drawings": ["curves_box.svg", "detections.png"],
+    }
+    settings = config | content.pop("config", {})
+    record = defaults | content
+    write_record(folder, kind="detection", config=settings, network=provenance, **record)
+    rows = [
+        {"class": name, "objects": 9, "detections": 12, "AP": ap, "AP50": ap, "AP75": ap}
+        for name, ap in (classes or {"zero": 12.5, "one": 50.0}).items()
+    ]
+    table = {"box": {"metric": "VOC 11-point AP", "classes": rows}}
+    (folder / "per_class.json").write_text(json.dumps(table))
+    losses = {"total_loss": 2.0, "loss_cls": 1.5, "loss_rpn_cls": 0.5, "learning_rate": 0.02}
+    lines = [{"iteration": i, **losses} for i in (20, 40)]
+    lines.append({"iteration": 40, "scores": defaults["results"]})
+    (folder / "curve.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "curves_box.svg").write_text(SVG)
+    Image.new("RGBA", (40, 30), (200, 10, 10, 255)).save(folder / "detections.png")
+    return folder
+
+
 def write_pretraining(folder: Path, *, epochs: int = 3, **content: Any) -> Path:
     """A pre-training run with its curve."""
     config = {"method": "msbreg", "arch": "resnet18-tiny", "data": "digits", "epochs": epochs}

@@ -11,6 +11,7 @@ import pytest
 from msbreg.errors import UserError
 from tests.transfer.report.records import (
     network,
+    write_detector,
     write_knn,
     write_neighbours,
     write_pretraining,
@@ -49,8 +50,7 @@ def parsed(page):
     return outline
 
 
-@pytest.fixture
-def runs(tmp_path):
+def write_runs(tmp_path):
     """Two pre-trained networks, a random one, two protocols, one run unfinished."""
     folder = tmp_path / "runs"
     write_pretraining(folder / "pretrain", warnings=["epoch 2: the embeddings are collapsing"])
@@ -58,6 +58,7 @@ def runs(tmp_path):
         run = write_knn(folder / f"knn-{seed}", 60.0 + seed, network(seed))
         write_neighbours(run, tmp_path / "images")
         write_svm(folder / f"svm-{seed}", network(seed), {"cat": 50.0, "dog": 70.0})
+    write_detector(folder / "detector", network(0))
     write_knn(folder / "knn-random", 30.0, network(random=True), config={"temperature": 1.0})
     write_record(
         folder / "late", kind="linear", config={}, status="failed", error="disk | full\nat 3"
@@ -65,24 +66,39 @@ def runs(tmp_path):
     return folder
 
 
+@pytest.fixture
+def runs(tmp_path):
+    return write_runs(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The two files about these runs."""
+    folder = tmp_path_factory.mktemp("report")
+    return report_of(write_runs(folder), folder)
+
+
 def report_of(runs, tmp_path):
     page = write_report([runs], tmp_path / "report")
     return page.read_text(), page.with_name("report.md").read_text()
 
 
-def test_the_page_loads_nothing_from_elsewhere(runs, tmp_path):
-    page, _ = report_of(runs, tmp_path)
+def test_the_page_loads_nothing_from_elsewhere(written):
+    page, _ = written
     outline = parsed(page)
     assert outline.loads
-    assert all(value.startswith(("#", "data:image/png;base64,")) for value in outline.loads)
+    assert all(
+        value.startswith(("#", "data:image/png;base64,", "data:image/webp;base64,"))
+        for value in outline.loads
+    )
     assert not outline.tags & {"script", "link", "iframe", "object"}
     assert all(target.startswith("url(#") for target in re.findall(r"url\(.", page))
     assert "http" not in page
     assert "@import" not in page
 
 
-def test_every_tag_of_the_page_is_closed(runs, tmp_path):
-    outline = parsed(report_of(runs, tmp_path)[0])
+def test_every_tag_of_the_page_is_closed(written):
+    outline = parsed(written[0])
     assert outline.open == []
     assert {"svg", "table", "details"} <= outline.tags
 
@@ -105,18 +121,18 @@ def test_text_from_records_is_escaped(tmp_path):
     assert "\\| \\`x\\`" in text
 
 
-def test_tables_of_the_markdown_have_rows_of_one_length(runs, tmp_path):
-    _, text = report_of(runs, tmp_path)
+def test_tables_of_the_markdown_have_rows_of_one_length(written):
+    _, text = written
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
-    assert len(tables) == 5  # scores, unfinished, curve, neighbours, classes
+    assert len(tables) == 7  # scores twice, unfinished, curve, neighbours, classes twice
     for table in tables:
         rows = [re.findall(r"(?<!\\)\|", line) for line in table.splitlines()]
         assert len({len(bars) for bars in rows}) == 1
         assert re.fullmatch(r"\|(:---\||---:\|)+", table.splitlines()[1])
 
 
-def test_the_scores_and_their_footnote_are_in_both_files(runs, tmp_path):
-    for content in report_of(runs, tmp_path):
+def test_the_scores_and_their_footnote_are_in_both_files(written):
+    for content in written:
         content = re.sub(r"</?(b|span|small)[^>]*>|\s+", " ", content)
         assert re.search(r"60\.5\s+± 0\.7\s+\(2 seeds\)", content)
         assert "temperature = 1.0 (the rest: 0.07)" in content
@@ -124,8 +140,8 @@ def test_the_scores_and_their_footnote_are_in_both_files(runs, tmp_path):
         assert re.search(r"disk \\?\| full at 3", content)
 
 
-def test_a_collapse_is_said_where_the_run_is(runs, tmp_path):
-    page, text = report_of(runs, tmp_path)
+def test_a_collapse_is_said_where_the_run_is(written):
+    page, text = written
     assert "<b>Collapse.</b> epoch 2: the embeddings are collapsing" in page
     assert "**Collapse.** epoch 2: the embeddings are collapsing" in text
 
@@ -137,9 +153,9 @@ def test_missing_images_are_said_in_words(runs, tmp_path):
     assert "1 image file is gone or cannot be read" in text
 
 
-def test_a_missing_neighbours_file_is_said_in_words(runs, tmp_path):
-    page, text = report_of(runs, tmp_path)
-    assert f"{runs}/knn-random/neighbours.json is not there." in page
+def test_a_missing_neighbours_file_is_said_in_words(written):
+    page, text = written
+    assert "knn-random/neighbours.json is not there." in page
     assert "knn-random/neighbours.json is not there." in text
 
 
