@@ -16,6 +16,8 @@ from msbreg.errors import UserError
 from msbreg.job import log, log_to_terminal
 from transfer import detection, knn, linear, svm
 from transfer.engines import command_line
+from transfer.engines.settings import read_config
+from transfer.engines.supported import check_run
 from transfer.report.render import write_report
 
 CARDS = Path(__file__).resolve().parents[1] / "configs"
@@ -50,8 +52,9 @@ class Config:
     """Read a checkpoint that holds more than tensors; none of its code is run in any case."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    workers: int = 2
-    """Threads that decode images, and processes that fit classifiers."""
+    workers: int | None = None
+    """Threads that decode images, and processes that fit classifiers (null: 2, and for detectors the
+    card's DATALOADER.NUM_WORKERS)."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.protocols) - set(PROTOCOLS))
@@ -65,7 +68,7 @@ class Config:
                 "expected 0 or more"
             )
         for name in self.detectors:
-            _yaml(name)
+            _check_detector(name)
 
 
 def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
@@ -78,14 +81,12 @@ def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
         trust_pickle=config.trust_pickle,
     )
     twins = max(config.random_seeds, config.random_detectors if config.detectors else 0)
-    seed = provenance.details.get("seed", 0)
-    networks: list[tuple[str, int]] = [(str(config.checkpoint), seed)]
+    networks: list[tuple[str, int]] = [(str(config.checkpoint), provenance.details.get("seed", 0))]
     networks += [("random", seed) for seed in range(twins)]
     for checkpoint, seed in networks:
         random = checkpoint == "random"
         folder = config.output / (f"random-{seed}" if random else "pretrained")
-        same = [f"--checkpoint={checkpoint}", f"--seed={seed}", f"--device={config.device}"]
-        same += ["--finished=skip", *([] if random else _which(config))]
+        same = arguments_of_all(config, checkpoint, seed)
         if not random or seed < config.random_seeds:
             for name in config.protocols:
                 log.info("---- %s of %s", name, folder.name)
@@ -96,7 +97,6 @@ def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
                     f"--data={config.data}",
                     f"--output={folder / name}",
                     f"--arch={provenance.arch}",
-                    f"--workers={config.workers}",
                     f"--image_size={provenance.image_size}",
                 ]
                 protocol.run(*parse(protocol.Config, arguments))
@@ -113,6 +113,15 @@ def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
     return write_report(found, config.output / "report")
 
 
+def arguments_of_all(config: Config, checkpoint: str, seed: int) -> list[str]:
+    """The words that every script understands: which network, and where it is evaluated."""
+    words = [f"--checkpoint={checkpoint}", f"--seed={seed}", f"--device={config.device}"]
+    words.append("--finished=skip")
+    if config.workers is not None:
+        words.append(f"--workers={config.workers}")
+    return words + ([] if checkpoint == "random" else _which(config))
+
+
 def _which(config: Config) -> list[str]:
     """The arguments that say which network of a checkpoint is meant."""
     said = {"encoder": config.encoder, "family": config.family}
@@ -120,13 +129,32 @@ def _which(config: Config) -> list[str]:
     return words + (["--trust_pickle=true"] if config.trust_pickle else [])
 
 
+def _check_detector(name: str) -> None:
+    """That a card is a detector's and can be followed: found out before the protocols run, not after."""
+    file = _yaml(name)
+    try:
+        settings = read_config(file)
+    except UserError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"detectors: {name} is no card of a detector ({reason}).\n"
+            f"Expected some of: {', '.join(_detector_cards())}"
+        ) from error
+    check_run(settings)
+
+
 def _yaml(name: str) -> Path:
     """The file of a detector's card."""
     file = CARDS / f"{name}.yaml"
     if not file.is_file():
-        known = sorted(f.stem for f in CARDS.glob("*.yaml") if "_c4" in f.stem or "_fpn" in f.stem)
-        raise UserError(f"there is no card {file}; expected one of: {', '.join(known)}")
+        known = ", ".join(_detector_cards())
+        raise UserError(f"there is no card {file}; expected one of: {known}")
     return file
+
+
+def _detector_cards() -> list[str]:
+    """Those that say which kind of detector they are."""
+    return sorted(f.stem for f in CARDS.glob("*.yaml") if "META_ARCHITECTURE" in f.read_text())
 
 
 def _card(cards: str, protocol: str) -> list[str]:

@@ -1,0 +1,77 @@
+"""The suite: every protocol and detector for one checkpoint and its twin, then the report."""
+
+import pytest
+
+from msbreg.backbones import build_backbone
+from msbreg.checkpoint import save_checkpoint
+from msbreg.config import parse
+from msbreg.errors import UserError
+from msbreg.record import read_record
+from tests.transfer.boxes_data import make_voc, tiny_card
+from transfer import detection, knn, suite
+from transfer.engines import command_line
+
+
+def save_untrained(path) -> None:
+    backbone = build_backbone("resnet18-narrow", seed=7)
+    config = {"method": "msbreg", "views": 2, "epochs": 1, "batch_size": 4, "seed": 7}
+    online = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+    content = {"arch": "resnet18-narrow", "image_size": 16, "step": 3, "steps": 9}
+    save_checkpoint(path, content | {"config": config, "online": online})
+
+
+def test_protocols_and_detectors_of_a_checkpoint_and_its_twin_end_in_a_report(
+    tmp_path, make_folder, monkeypatch
+):
+    monkeypatch.setattr(suite, "CARDS", tmp_path)
+    monkeypatch.setenv("MSBREG_CACHE", str(tmp_path / "cache"))
+    tiny_card(tmp_path, make_voc(tmp_path / "boxes") / "VOC2007")
+    save_untrained(tmp_path / "checkpoint.pth")
+    config = suite.Config(
+        checkpoint=tmp_path / "checkpoint.pth",
+        data=str(make_folder(train=20, val=2)),
+        output=tmp_path / "runs",
+        protocols=("knn",),
+        cards="",
+        detectors=("tiny",),
+        random_seeds=1,
+        device="cpu",
+        workers=1,
+    )
+    page = suite.run(config).read_text()
+    for network in ("pretrained", "random-0"):
+        for name in ("knn", "tiny"):
+            record = read_record(tmp_path / "runs" / network / name)
+            assert record["status"] == "done"
+            assert record["config"]["workers"] == 1
+    assert "kNN top-1" in page
+    assert "AP50" in page
+
+
+@pytest.mark.parametrize(
+    ("given", "detector", "protocol"),
+    [({}, -1, 2), ({"workers": 3}, 3, 3)],
+    ids=["left to the scripts", "given"],
+)
+def test_workers_reach_protocols_and_detectors_alike(given, detector, protocol):
+    words = suite.arguments_of_all(suite.Config(**given), "random", 0)
+    card = f"--config={suite.CARDS / 'digits_voc_c4.yaml'}"
+    assert command_line.parse(detection.Config, [card, *words])[0].workers == detector
+    assert parse(knn.Config, words)[0].workers == protocol
+
+
+def test_a_card_that_is_no_detectors_is_refused_at_once():
+    with pytest.raises(UserError, match=r"digits_knn is no card of a detector(.|\n)*digits_voc_c4"):
+        suite.Config(detectors=("digits_voc_c4", "digits_knn"))
+
+
+def test_a_detector_that_asks_for_what_cannot_be_done_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "CARDS", tmp_path)
+    (tmp_path / "odd.yaml").write_text("VERSION: 2\nTEST:\n  AUG:\n    ENABLED: True\n")
+    with pytest.raises(UserError, match=r"TEST\.AUG\.ENABLED"):
+        suite.Config(detectors=("odd",))
+
+
+def test_a_card_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(UserError, match=r"no card .*nothing\.yaml; expected one of: .*voc_c4"):
+        suite.Config(detectors=("nothing",))
