@@ -170,9 +170,7 @@ def _facts(run: Run, curve: list[dict[str, Any]] | str) -> dict[str, str]:
             done = 0 if isinstance(curve, str) else curve[-1]["iteration"]
         planned = yaml.get("SOLVER.MAX_ITER")
         facts |= {
-            "iterations": done
-            if planned in (done, None)
-            else f"{words.number(done)} of {words.number(planned)}",
+            "iterations": done if planned in (done, None) else f"{done} of {planned}",
             "images a step": yaml.get("SOLVER.IMS_PER_BATCH"),
             "learning rate": yaml.get("SOLVER.BASE_LR"),
         }

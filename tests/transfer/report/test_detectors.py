@@ -60,6 +60,7 @@ def test_page_and_text_have_the_section(pair, tmp_path):
     for written in (page, text):
         assert "torchvision 0.29.2" in written
         assert "VOC 11-point AP" in written
+    assert "| AP50 (box, VOC 11-point AP) |" in text
     assert "| zero | 12.5 | 12.5 | 12.5 | 12.5 |" in text
 
 
