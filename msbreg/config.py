@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import jsonargparse
 
-from msbreg.errors import UserError
+from msbreg.errors import RunFailed, UserError
 
 C = TypeVar("C")
 
@@ -96,8 +96,8 @@ def main(
     Args:
         parse: reads the command line; another one for a script whose ``--config`` is no card of ours.
 
-    Exit codes: 0 done, 1 a failure of the program (with traceback), 2 wrong input (one message),
-    75 interrupted and saved: the same command continues.
+    Exit codes: 0 done, 1 a failure of the program (with traceback) or of the run (one message),
+    2 wrong input (one message), 75 interrupted and saved: the same command continues.
     """
     try:
         config, card = parse(config_type, arguments)
@@ -105,6 +105,9 @@ def main(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
     except Interrupted as stop:
         print(f"interrupted: {stop}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -1,4 +1,4 @@
-"""The one exception that means "the input was wrong", not "the program is"."""
+"""The exceptions whose message is all that a user has to see."""
 
 
 class UserError(ValueError):
@@ -6,4 +6,12 @@ class UserError(ValueError):
 
     The message says what was given, what was expected and what to do. Entry points print it alone,
     without a traceback, and exit with code 2.
+    """
+
+
+class RunFailed(Exception):
+    """A run cannot go on although nothing given is malformed: it diverged, or memory ran out.
+
+    The message says where, what is kept and what to change. Entry points print it alone, without a
+    traceback (which the record keeps), and exit with code 1.
     """

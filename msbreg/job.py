@@ -266,7 +266,7 @@ class _Standard(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         if distributed.is_main():
-            self.setStream(sys.stderr)
+            self.stream = sys.stderr  # setStream would flush the one before, which may be closed
             super().emit(record)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from msbreg.config import Card, Interrupted, differences, flat, main, parse, plain
-from msbreg.errors import UserError
+from msbreg.errors import RunFailed, UserError
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ def run_with(error):
     ("error", "code", "words"),
     [
         (UserError("no such thing"), 2, "error: no such thing"),
+        (RunFailed("it diverged"), 1, "error: it diverged"),
         (Interrupted("at step 3"), 75, "interrupted: at step 3"),
         (KeyboardInterrupt(), 75, "interrupted"),
     ],
