@@ -24,7 +24,7 @@ class Data:
 
     def doubts(self) -> list[str]:
         """What makes scores on these data other than they look."""
-        found = []
+        found = [*self.train.doubts, *self.test.doubts]
         shared = len(_files(self.train) & _files(self.test))
         if shared:
             found.append(
@@ -68,6 +68,8 @@ def data_of(config: CfgNode, root: Path | None, *, train: bool) -> Data:
         UserError: a split is missing or malformed, the two have other classes, or the yaml has
             another number of them.
     """
+    root = None if root is None else _folder(root)
+    _check_names(config)
     if len(config.DATASETS.TEST) != 1:
         raise UserError(
             f"DATASETS.TEST is {list(config.DATASETS.TEST)}; expected one data set: its scores are "
@@ -77,6 +79,11 @@ def data_of(config: CfgNode, root: Path | None, *, train: bool) -> Data:
     _check_classes(config, test)
     if config.MODEL.MASK_ON:
         _check_masks(test)
+    if all(i.crowd or i.difficult for scene in test.scenes for i in scene.instances):
+        raise UserError(
+            f"{test.name} has nothing to score: none of its {len(test.scenes)} images shows an object "
+            "that is neither a crowd nor difficult; give a split with annotations as DATASETS.TEST"
+        )
     if not train:
         return Data(replace(test, scenes=()), test)
     if not config.DATASETS.TRAIN:
@@ -100,6 +107,25 @@ def _files(scenes: Scenes) -> set[Path]:
     """The images, whatever links lead to their folders."""
     folder = cache(Path.resolve)
     return {folder(scene.file.parent) / scene.file.name for scene in scenes.scenes}
+
+
+def _folder(root: Path) -> Path:
+    folder = root.expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"--data {root} is no folder; expected the one that holds the data sets, such as VOC2007 or "
+            "coco"
+        )
+    return folder
+
+
+def _check_names(config: CfgNode) -> None:
+    for key, names in config.DATASETS.items():
+        if key in ("TRAIN", "TEST") and any(not isinstance(name, str) for name in names):
+            raise UserError(
+                f"DATASETS.{key} is {list(names)}; expected names in quotation marks, such as "
+                "('voc_2007_trainval',)"
+            )
 
 
 def _check_classes(config: CfgNode, scenes: Scenes) -> None:

@@ -1,12 +1,13 @@
 """What every reader of annotations asks of boxes and of image files before a run starts."""
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from msbreg.datasets.folder import UnreadableImage
 from msbreg.errors import UserError
@@ -22,6 +23,18 @@ boxes are kept as they are: training clips them, scoring does not, and Detectron
 EXIF_ORIENTATION = 0x0112  # the tag's number in the Exif standard
 _SIDEWAYS = (5, 6, 7, 8)  # its values that exchange height and width
 _THREADS = 8  # on a slow disk headers arrive many at a time; on a fast one threads cost little
+
+
+@contextlib.contextmanager
+def mending() -> Iterator[None]:
+    """Say what to do about an entry or an image that cannot be used."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(
+            f"{str(error).rstrip('.')}.\n"
+            "Mend it or take it out of the data set, then give the same command again."
+        ) from error
 
 
 def box_problem(box: Box, height: int, width: int) -> str | None:
@@ -60,7 +73,7 @@ def upright_size(path: Path) -> tuple[int, int]:
             told_early = image.format != "PNG" or "exif" in image.info
             turned = told_early and orientation(image) in _SIDEWAYS
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"{path} cannot be read as an image: {_reason(error)}") from error
+        raise UnreadableImage(f"{path} cannot be decoded: {why_unreadable(path, error)}") from error
     return (width, height) if turned else (height, width)
 
 
@@ -86,7 +99,7 @@ def check_images(scenes: Sequence[Scene], *, annotated_in: Callable[[Scene], str
     if missing:
         raise UserError(
             f"{len(missing)} of {len(scenes)} images are missing, the first: {missing[0].file} "
-            f"({annotated_in(missing[0])})"
+            f"(annotated in {annotated_in(missing[0])})"
         )
     with ThreadPoolExecutor(_THREADS) as pool:
         sizes = pool.map(lambda scene: upright_size(scene.file), scenes)
@@ -112,5 +125,8 @@ def check_size(scene: Scene, size: tuple[int, int], where: str) -> None:
     )
 
 
-def _reason(error: Exception) -> str:
+def why_unreadable(path: Path, error: Exception) -> str:
+    """What Pillow's or the system's error says of an image."""
+    if isinstance(error, UnidentifiedImageError):  # whose own words are the path alone
+        return f"its {path.stat().st_size} bytes are in no known image format"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -7,17 +7,14 @@ Detectron2 keeps as integers and truncates after resizing.
 """
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from msbreg.errors import UserError
-from transfer.scenes.checks import box_problem, check_images, quote
+from transfer.scenes.checks import box_problem, check_images, mending, quote
 from transfer.scenes.coco_masks import read_polygons, read_run_lengths
 from transfer.scenes.types import Box, Instance, Polygons, RunLengths, Scene, Scenes
-
-log = logging.getLogger("msbreg")
 
 FLAT = 0.01  # pixels; COCO's boxes are rounded to hundredths
 
@@ -35,23 +32,27 @@ def coco_scenes(name: str, file: Path, images: Path, *, look_at_images: bool = T
         UserError: anything is missing, malformed or contradictory; file, entry and field are named.
     """
     content = _read_json(file)
-    categories = _categories(content["categories"], str(file))
     if look_at_images and not images.is_dir():
         raise UserError(f"{images} is no folder; expected the images of {file}")
-    listed = _images(content["images"], str(file))
-    instances = _instances(content["annotations"], listed, categories, str(file))
-    scenes = tuple(
-        Scene(image_id, images / file_name, height, width, tuple(instances[image_id]))
-        for image_id, (file_name, height, width) in sorted(listed.items())
-    )
-    if look_at_images:
-        check_images(scenes, annotated_in=lambda scene: f"{file}: image {scene.id!r}")
+    with mending():
+        categories = _categories(content["categories"], str(file))
+        listed = _images(content["images"], str(file))
+        instances = _instances(content["annotations"], listed, categories, str(file))
+        scenes = tuple(
+            Scene(image_id, images / file_name, height, width, tuple(instances[image_id]))
+            for image_id, (file_name, height, width) in sorted(listed.items())
+        )
+        if look_at_images:
+            check_images(scenes, annotated_in=lambda scene: f"{file}: image {scene.id!r}")
+    flat = sum(1 for of_image in instances.values() for i in of_image if _has_no_area(i.box))
+    doubt = f"{file}: {flat} objects have masks and boxes of no area; training drops them"
     return Scenes(
         name,
         tuple(categories[number] for number in sorted(categories)),
         scenes,
         category_ids=tuple(sorted(categories)),
         annotations=file,
+        doubts=(doubt,) if flat else (),
     )
 
 
@@ -59,7 +60,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+        raise UserError(
+            f"{file} cannot be read: {error.strerror}; expected COCO's instances"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is malformed JSON: {error}") from error
     except RecursionError as error:
@@ -131,7 +134,6 @@ def _instances(
     labels = {category: label for label, category in enumerate(sorted(categories))}
     instances: dict[str | int, list[Instance]] = {image_id: [] for image_id in images}
     seen: set[str | int] = set()
-    flat = 0
     for number, entry in enumerate(entries, 1):
         place = f"{file}: annotation {number} of {len(entries)}"
         annotation_id = _get(entry, "id", (int, str), place)
@@ -142,20 +144,21 @@ def _instances(
         image_id = _get(entry, "image_id", (int, str), where)
         if image_id not in images:
             raise UserError(f"{where}: image_id {image_id!r} is none of the {len(images)} images")
+        file_name, height, width = images[image_id]
+        where = f"{where} (image {image_id!r}, {file_name})"
         category = _get(entry, "category_id", int, where)
         if category not in labels:
+            known = ", ".join(map(str, sorted(labels)[:20])) + (", ..." if len(labels) > 20 else "")
             raise UserError(
-                f"{where}: category_id {category} is none of the {len(labels)} categories"
+                f"{where}: category_id {category} is none of the {len(labels)} categories: {known}"
             )
-        _, height, width = images[image_id]
         instance = _instance(_Annotation(entry, where, height, width), labels[category])
-        flat += instance.box[2] == instance.box[0] or instance.box[3] == instance.box[1]
         instances[image_id].append(instance)
-    if flat:
-        log.warning(
-            "%s: %d objects have masks and boxes of no area; training drops them", file, flat
-        )
     return instances
+
+
+def _has_no_area(box: Box) -> bool:
+    return box[2] == box[0] or box[3] == box[1]
 
 
 def _instance(annotation: _Annotation, label: int) -> Instance:
@@ -213,7 +216,7 @@ def _mask(annotation: _Annotation) -> Polygons | RunLengths | None:
         return None
     try:
         if isinstance(given, list):
-            return read_polygons(given)
+            return read_polygons(given, annotation.height, annotation.width)
         if isinstance(given, dict):
             return read_run_lengths(given, annotation.height, annotation.width)
         raise UserError(f"{quote(given)}; expected a list of polygons or an object of run lengths")

@@ -9,13 +9,17 @@ from transfer.scenes.masks import check_runs
 from transfer.scenes.types import Polygons, RunLengths
 
 
-def read_polygons(rings: list[Any]) -> Polygons:
+def read_polygons(rings: list[Any], height: int, width: int) -> Polygons:
     """The rings as floats.
 
+    Corners may lie outside the image, where drawing cuts them off, but not farther than it is long:
+    pycocotools walks along every edge, and ends the process at coordinates of 2^30 / 5.
+
     Raises:
-        UserError: a ring is no list of numbers, has fewer than 6, an odd count, or infinite ones.
+        UserError: a ring is no list of numbers, has fewer than 6, an odd count, or ones out of reach.
     """
     read = []
+    reach = max(height, width)
     for number, ring in enumerate(rings, 1):
         try:
             values = np.asarray(ring)
@@ -28,8 +32,12 @@ def read_polygons(rings: list[Any]) -> Polygons:
                 f"polygon {number} has {len(values)} numbers; "
                 "expected an even count of 6 or more: x, y of each corner"
             )
-        if not np.isfinite(values).all():
-            raise UserError(f"polygon {number} has numbers that are not finite")
+        low, high = values.min(), values.max()
+        if not (low >= -reach and high <= 2 * reach):  # nor if one is no number
+            raise UserError(
+                f"polygon {number} has numbers from {low:g} to {high:g}; expected pixels of an image "
+                f"of {width} x {height} (width x height)"
+            )
         read.append(tuple(values.astype(np.float64).tolist()))
     return tuple(read)
 

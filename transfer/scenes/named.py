@@ -149,6 +149,7 @@ def join_scenes(parts: Sequence[Scenes]) -> Scenes:
         joined,
         category_ids=first.category_ids,
         year=years.pop() if len(years) == 1 else None,
+        doubts=tuple(doubt for part in parts for doubt in part.doubts),
     )
 
 
@@ -166,7 +167,10 @@ def without_empty(scenes: Scenes) -> Scenes:
         "%s: %d images without usable annotations dropped, %d left", scenes.name, dropped, len(kept)
     )
     if not kept:
-        raise UserError(f"{scenes.name} has no image with an annotation that is not a crowd")
+        raise UserError(
+            f"{scenes.name} has no image with an annotation that is not a crowd; expected objects to "
+            f"train on in some of its {len(scenes.scenes)} images"
+        )
     return replace(scenes, scenes=kept)
 
 

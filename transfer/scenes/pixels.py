@@ -3,7 +3,7 @@
 from PIL import Image
 
 from msbreg.datasets.folder import UnreadableImage
-from transfer.scenes.checks import check_size, orientation
+from transfer.scenes.checks import check_size, orientation, why_unreadable
 from transfer.scenes.types import Scene
 
 _TURNS = {  # EXIF's orientation -> what makes the image upright (detectron2/data/detection_utils.py)
@@ -28,7 +28,8 @@ def read_upright(scene: Scene) -> Image.Image:  # mode RGB
             turn = _TURNS.get(orientation(file))
             image = (file if turn is None else file.transpose(turn)).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UnreadableImage(f"{scene.file} cannot be decoded: {reason}") from error
+        raise UnreadableImage(
+            f"{scene.file} cannot be decoded: {why_unreadable(scene.file, error)}"
+        ) from error
     check_size(scene, (image.height, image.width), "its annotation")
     return image

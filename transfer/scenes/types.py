@@ -71,6 +71,7 @@ class Scenes:
         category_ids: the data set's own id of each label (COCO's have gaps); empty for VOC.
         annotations: the file or folder that evaluation reads, for the record.
         year: of a VOC split, which decides the default of its metric; None otherwise.
+        doubts: sentences for the record: what is odd in the data, and what becomes of it.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Scenes:
     category_ids: tuple[int, ...] = ()
     annotations: Path | None = None
     year: int | None = None
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from msbreg.datasets.folder import IMAGE_SUFFIXES
 from msbreg.errors import UserError
-from transfer.scenes.checks import box_problem, check_images, quote
+from transfer.scenes.checks import box_problem, check_images, mending, quote
 from transfer.scenes.types import Instance, Scene, Scenes
 
 log = logging.getLogger("msbreg")
@@ -53,17 +53,19 @@ def voc_scenes(
             f"{voc} has no folder JPEGImages; expected the images there, as VOC has them"
         )
     ids = read_split(voc, split)
-    names = tuple(classes) if classes is not None else classes_of(voc)
-    check_classes(names, "the classes given")
     files = _image_files(voc) if look_at_images else {}
     scenes = []
-    for scene_id in ids:
-        file = files.get(scene_id, voc / "JPEGImages" / f"{scene_id}.jpg")
-        scenes.append(
-            read_annotation(voc / "Annotations" / f"{scene_id}.xml", scene_id, file, names)
-        )
-    if look_at_images:
-        check_images(scenes, annotated_in=lambda scene: str(voc / f"Annotations/{scene.id}.xml"))
+    with mending():
+        names = tuple(classes) if classes is not None else classes_of(voc)
+        check_classes(names, "the classes given")
+        for scene_id in ids:
+            file = files.get(scene_id, voc / "JPEGImages" / f"{scene_id}.jpg")
+            scenes.append(
+                read_annotation(voc / "Annotations" / f"{scene_id}.xml", scene_id, file, names)
+            )
+        if look_at_images:
+            xml = voc / "Annotations"
+            check_images(scenes, annotated_in=lambda scene: str(xml / f"{scene.id}.xml"))
     return Scenes(
         name,
         names,

@@ -1,5 +1,6 @@
 """What a yaml names is what is there."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -76,6 +77,37 @@ def test_an_image_file_of_another_size_changes_the_fingerprint(tmp_path):
     after = data(tmp_path).described()
     assert after["test"]["fingerprint"] != before["test"]["fingerprint"]
     assert after["train"] == before["train"]
+
+
+@pytest.mark.parametrize("key", ["DATASETS.TRAIN", "DATASETS.TEST"])
+def test_names_that_are_no_text_are_refused(tmp_path, key):
+    with pytest.raises(UserError, match=rf"{key} is \[5\]; expected names in quotation marks"):
+        data(tmp_path, key, "(5,)")
+
+
+def test_a_folder_of_data_that_is_not_there_is_named_though_no_name_needs_it(tmp_path):
+    settings = read_config(tiny_card(tmp_path, make_voc(tmp_path / "boxes")))
+    for wrong in ("nowhere", "tiny.yaml"):
+        with pytest.raises(UserError, match=f"--data .*{wrong} is no folder"):
+            data_of(settings, tmp_path / wrong, train=True)
+    assert data_of(settings, tmp_path, train=True).test.scenes
+
+
+@pytest.mark.parametrize("change", [("<object>.*</object>", ""), ("<difficult>0", "<difficult>1")])
+def test_a_split_without_an_object_to_score_is_refused_before_training(tmp_path, change):
+    root = make_voc(tmp_path / "boxes")
+    (root / "VOC2007" / "classes.txt").write_text("blue\nred\n")
+    for number in range(10, 14):
+        file = root / "VOC2007" / "Annotations" / f"{number:06d}.xml"
+        file.write_text(re.sub(*change, file.read_text()))
+    with pytest.raises(UserError, match="has nothing to score: none of its 4 images shows"):
+        data(tmp_path)
+
+
+def test_what_a_reader_doubts_is_doubted(tmp_path):
+    found = data(tmp_path)
+    odd = Data(replace(found.train, doubts=("odd",)), replace(found.test, doubts=("too",)))
+    assert odd.doubts() == ["odd", "too"]
 
 
 def test_masks_to_score_are_looked_for_before_anything_is_trained(tmp_path):

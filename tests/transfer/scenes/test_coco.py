@@ -1,7 +1,5 @@
 """COCO's instances: what is read, and every way in which a file can be wrong."""
 
-import logging
-
 import numpy as np
 import pytest
 from pycocotools import mask as codec
@@ -12,6 +10,7 @@ from transfer.scenes.coco import coco_scenes
 
 TRIANGLE = [5, 4, 12, 4.5, 8, 10]
 SIZE = [30, 40]
+MEND = "\nMend it or take it out of the data set, then give the same command again."
 
 
 def read(root, content, **options):
@@ -67,18 +66,27 @@ def test_boxes_may_reach_a_pixel_beyond_the_image(tmp_path):
     assert one(tmp_path, bbox=[-1, -1, 42, 32]).box == (-1, -1, 41, 31)
 
 
-def test_an_object_drawn_without_area_is_kept_and_said(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("msbreg"), "propagate", True)
+def test_an_object_drawn_without_area_is_kept_and_said(tmp_path):
     # Annotation 918 of instances_train2017.json.
     flat = [296.65, 388.33, 296.65, 388.33, 297.68, 388.33, 297.68, 388.33]
     content = coco_content(
         [{"bbox": [296.65, 388.33, 1.03, 0.0], "segmentation": [flat], "area": 0.0}],
         images=[(7, 480, 640)],
     )
-    with caplog.at_level(logging.WARNING, logger="msbreg"):
-        scenes = read(tmp_path, content)
+    scenes = read(tmp_path, content)
     assert len(scenes.scenes[0].instances) == 1
-    assert "1 objects have masks and boxes of no area" in caplog.text
+    (doubt,) = scenes.doubts
+    assert "1 objects have masks and boxes of no area" in doubt
+    assert read(tmp_path, coco_content([{}])).doubts == ()
+
+
+def test_polygons_may_leave_the_image_but_not_for_where_pycocotools_ends_the_process(tmp_path):
+    assert one(tmp_path, segmentation=[[-40, 2, 80, 4, 5, 6]]).mask[0][:3] == (-40, 2, 80)
+    for far in (81, -41, 1e9, 1e300, float("inf"), float("nan")):
+        with pytest.raises(
+            UserError, match="polygon 1 has numbers from .* pixels of an image of 40 x"
+        ):
+            one(tmp_path, segmentation=[[1, 2, far, 4, 5, 6]])
 
 
 @pytest.mark.parametrize(
@@ -88,7 +96,10 @@ def test_an_object_drawn_without_area_is_kept_and_said(tmp_path, caplog, monkeyp
         ({"image_id": "7"}, "image_id '7' is none of the 1 images"),
         ({"image_id": None}, "image_id is missing"),
         ({"id": 1}, "annotation id 1 occurs twice"),
-        ({"category_id": 3}, "category_id 3 is none of the 2 categories"),
+        (
+            {"category_id": 3},
+            r"\(image 7, 7.png\): category_id 3 is none of the 2 categories: 2, 5",
+        ),
         ({"category_id": "5"}, "category_id is '5'; expected a whole number"),
         ({"category_id": True}, "category_id is True; expected a whole number"),
         ({"bbox": [4, 3, 0, 8]}, r"bbox \[4, 3, 0, 8\] has width 0 and height 8"),
@@ -113,10 +124,6 @@ def test_an_object_drawn_without_area_is_kept_and_said(tmp_path, caplog, monkeyp
         ({"segmentation": [[]]}, "polygon 1 has 0 numbers"),
         ({"segmentation": TRIANGLE}, "polygon 1 is not a list of numbers"),
         ({"segmentation": [["1", "2", "3", "4", "5", "6"]]}, "polygon 1 is not a list of numbers"),
-        (
-            {"segmentation": [[1, 2, 3, 4, 5, float("inf")]]},
-            "polygon 1 has numbers that are not fin",
-        ),
         ({"segmentation": [[[1, 2], [3, 4, 5]]]}, "polygon 1 is not a list of numbers"),
         ({"segmentation": "text"}, "segmentation: 'text'; expected a list of polygons"),
         (
@@ -134,6 +141,7 @@ def test_annotations_that_cannot_be_used_are_named(tmp_path, change, words):
     with pytest.raises(UserError, match=words) as caught:
         read(tmp_path, coco_content([{}, change]))
     assert "instances.json: annotation id" in str(caught.value)
+    assert str(caught.value).endswith(MEND)
 
 
 @pytest.mark.parametrize(
