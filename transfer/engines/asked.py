@@ -69,15 +69,13 @@ class Config:
     """All of the yaml's settings, for the record; filled in when it is read."""
 
     def __post_init__(self) -> None:
-        if not -1 <= self.seed < 2**31 or self.workers < -1:
-            raise UserError(
-                f"seed is {self.seed} and workers {self.workers}; expected 0 to 2^31 - 1, and 0 or more "
-                "(or -1: the yaml's)"
-            )
-        if self.trials < 1 or self.accumulate < 1:
-            raise UserError(
-                f"trials is {self.trials} and accumulate {self.accumulate}; expected at least 1"
-            )
+        if not -1 <= self.seed < 2**31:
+            raise UserError(f"seed is {self.seed}; expected 0 to 2^31 - 1, or -1: the yaml's")
+        if self.workers < -1:
+            raise UserError(f"workers is {self.workers}; expected 0 or more, or -1: the yaml's")
+        for name, value in (("trials", self.trials), ("accumulate", self.accumulate)):
+            if value < 1:
+                raise UserError(f"{name} is {value}; expected at least 1")
         if self.trials > 1 and self.seed != -1:
             raise UserError("--trials takes the seeds 0, 1, ...; leave --seed away")
 

@@ -4,7 +4,9 @@ As Detectron2's own: options first, then the settings that replace those of the 
 is for transfer/engines/settings.py; here words are told apart.
 """
 
+import argparse
 import dataclasses
+import difflib
 import re
 import sys
 from collections.abc import Sequence
@@ -23,16 +25,22 @@ _KEY = r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*"
 
 
 def parse(config_type: type[C], arguments: Sequence[str] | None = None) -> tuple[C, Card]:
-    """Read options and KEY VALUE pairs; jsonargparse ends the process on a bad option.
+    """Read options and KEY VALUE pairs.
 
     The card is the yaml: its name, and what is set on top of it by options and by pairs.
 
     Raises:
-        UserError: a word stands where none is expected, or a pair is not whole.
+        UserError: an option is unknown or its value cannot be one, a word stands where none is
+            expected, or a pair is not whole.
     """
     options, words = split(config_type, sys.argv[1:] if arguments is None else arguments)
     parser = _parser(config_type)
-    values = dict(vars(parser.instantiate(parser.parse_args(options))))
+    try:
+        values = dict(vars(parser.instantiate(parser.parse_args(options))))
+    except argparse.ArgumentError as error:
+        raise UserError(
+            f"{_in_words(str(error), config_type)}\n--help shows all options."
+        ) from error
     given: Any = config_type(**values | {TRAILING: tuple(words)})
     required = {"config": given.config}
     set_here = differences(plain(given), plain(config_type(**required)))
@@ -84,12 +92,34 @@ def _check_pairs(words: Sequence[str]) -> None:
         )
 
 
+_KINDS = {"<class 'int'>": "a whole number", "<class 'bool'>": "true or false"}
+
+
+def _in_words(said: str, config_type: Any) -> str:
+    """What jsonargparse says of an option, in the words of a command line."""
+    value = re.fullmatch(
+        r'Parser key "(\w+)":\s+Expected an? (.+)\. Got value: (.*)', said, re.DOTALL
+    )
+    if value:
+        name, kind, given = value.groups()
+        choices = re.findall(r"'([^']*)'", kind) if "Literal[" in kind else []
+        return f"--{name} is {given!r}; expected {' or '.join(choices) or _KINDS.get(kind, kind)}"
+    if missing := re.fullmatch(r"the following arguments are required: (\w+)", said):
+        return f"--{missing[1]} is missing"
+    if unknown := re.fullmatch(r"unrecognized arguments: --([\w.-]+).*", said, re.DOTALL):
+        names = [field.name for field in dataclasses.fields(config_type)]
+        near = difflib.get_close_matches(unknown[1], names, 1)
+        return f"--{unknown[1]} is no option" + (f"; is --{near[0]} meant?" if near else "")
+    return said
+
+
 def _parser(config_type: Any) -> jsonargparse.ArgumentParser:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     summary = (sys.modules[config_type.__module__].__doc__ or "").strip().partition("\n\n")[0]
     parser = jsonargparse.ArgumentParser(
         description=f"{summary} After the options: KEY VALUE ..., settings on top of the yaml.",
         allow_abbrev=False,
+        exit_on_error=False,
     )
     parser.add_class_arguments(config_type, None, skip={TRAILING, "yaml"})
     return parser

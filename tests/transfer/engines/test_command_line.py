@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -19,6 +20,8 @@ class Asked:
     """A number."""
     a_switch: bool = False
     """On or off."""
+    kind: Literal["one", "two"] = "one"
+    """A word."""
     overrides: tuple[str, ...] = ()
     """Pairs."""
 
@@ -40,9 +43,33 @@ def test_words_are_told_apart(words, options, pairs):
 def test_the_card_has_what_was_set_on_top_of_it():
     words = ["--config", "cards/tiny.yaml", "--number", "4", "--a-switch", "SOLVER.MAX_ITER", "5"]
     asked, card = parse(Asked, words)
-    assert asked == Asked(Path("cards/tiny.yaml"), 4, True, ("SOLVER.MAX_ITER", "5"))
+    pairs = ("SOLVER.MAX_ITER", "5")
+    assert asked == Asked(Path("cards/tiny.yaml"), 4, True, overrides=pairs)
     assert card.name == "tiny"
     assert card.overrides == {"number": 4, "a_switch": True, "SOLVER.MAX_ITER": "5"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--number many", "--number is 'many'; expected a whole number"),
+        ("--a-switch=maybe", "--a_switch is 'maybe'; expected true or false"),
+        ("--kind three", "--kind is 'three'; expected one or two"),
+        ("--numbr 3", "--numbr is no option; is --number meant?"),
+        ("--xyz 3", "--xyz is no option\n"),
+        ("--number", "argument --number: expected one argument"),
+    ],
+)
+def test_options_that_cannot_be_used_are_one_message(words, message):
+    with pytest.raises(UserError) as caught:
+        parse(Asked, ["--config", "a.yaml", *words.split()])
+    assert str(caught.value).startswith(message)
+    assert str(caught.value).endswith("\n--help shows all options.")
+
+
+def test_a_yaml_is_needed():
+    with pytest.raises(UserError, match="--config is missing"):
+        parse(Asked, ["--number", "3"])
 
 
 @pytest.mark.parametrize(
