@@ -30,16 +30,17 @@ from transfer.engines.command_line import parse
 from transfer.engines.curve import Curve
 from transfer.engines.data import data_of
 from transfer.engines.local_norms import without_synchronisation
-from transfer.engines.memory import memory_used
+from transfer.engines.memory import TESTING, memory_advice, memory_used, training_advice
 from transfer.engines.plan import Plan, plan_of
 from transfer.engines.schedule import unreached_steps
 from transfer.engines.settings import read_config
 from transfer.engines.starting import start_detector, weights_digest
 from transfer.engines.supported import check_run
-from transfer.engines.train_loop import State, losses_in_words
+from transfer.engines.train_loop import State, losses_in_words, part_of
 from transfer.engines.trials import run_trials
 from transfer.scenes.batches import training_batches
 from transfer.scenes.mapper import mapper_settings
+from transfer.scenes.order import share_of_batch
 from transfer.scenes.sample import Sample
 from transfer.scoring.detection_scores import DetectionScores
 
@@ -79,6 +80,9 @@ def _run(
 
     # ---- The scenes to train and to test on.
     mapper = mapper_settings(settings)
+    size = settings.SOLVER.IMS_PER_BATCH
+    if not config.eval_only:  # before the data are read, which may take long
+        part_of(share_of_batch(size, world), plan.accumulate)
     data = data_of(settings, config.data, train=not config.eval_only)
     running.record.content["data"] = data.described()
     for doubt in data.doubts():
@@ -119,9 +123,10 @@ def _run(
             )
 
     def look(state: State) -> None:
-        found = engine.predict(
-            state.model, data.test, mapper, workers=config.workers, each_scene=stop_if_asked
-        )
+        with memory_advice(TESTING):
+            found = engine.predict(
+                state.model, data.test, mapper, workers=config.workers, each_scene=stop_if_asked
+            )
         if distributed.is_main():
             trained = running.record.content["network"].get("iteration", 0)  # of a whole detector
             scores.update(results.write(running, data.test, found, state.iteration or trained))
@@ -162,19 +167,23 @@ def _run(
         )
 
     # ---- The loop.
-    size = settings.SOLVER.IMS_PER_BATCH
+    share = share_of_batch(size, world)
     running.record.content["batch"] = {"images": size, "processes": world, "parts": plan.accumulate}
     if left := unreached_steps(settings.SOLVER):
         running.warn(f"SOLVER.STEPS {left} come after MAX_ITER and are not reached")
     log.info(
         "%d iterations of %d images (%d at a time on each of %s) on %d images, %d to test on",
-        plan.iterations, size, size // world // plan.accumulate, f"{world} x {device}",
+        plan.iterations, size, part_of(share, plan.accumulate), f"{world} x {device}",
         len(data.train.scenes), len(data.test.scenes),
     )  # fmt: skip
     running.stop.watched = True  # from here on: save first, then stop
-    with Progress(
-        "training", plan.iterations, first=state.iteration, per_step=size, unit="images"
-    ) as progress:
+    with (
+        Progress(
+            "training", plan.iterations, first=state.iteration, per_step=size, unit="images"
+        ) as progress,
+        continuing.naming_what_is_left(state, checkpoint),
+        memory_advice(training_advice(settings, images=share, plan=plan)),
+    ):
         engine.fit(
             state,
             batches(state.iteration, config.seed, config.workers),

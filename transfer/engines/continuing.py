@@ -1,6 +1,8 @@
 """Checkpoints of a detector in training: what a run is continued from, bit for bit."""
 
+import contextlib
 import random
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,11 @@ from torch import Tensor
 
 from msbreg import distributed
 from msbreg.checkpoint import load_exactly, save_checkpoint
-from msbreg.errors import UserError
+from msbreg.errors import RunFailed, UserError
 from msbreg.formats.content import overview
 from msbreg.job import Job, log
 from msbreg.reading import read_file
-from transfer.engines.train_loop import State
+from transfer.engines.train_loop import State, diverged
 
 KIND = "msbreg-detection"
 SCHEMA = 1
@@ -26,7 +28,12 @@ def save(state: State, path: Path, about: dict[str, Any]) -> None:
 
     Args:
         about: of the run: settings, fingerprints of the data, engine, provenance.
+
+    Raises:
+        RunFailed: the weights are not finite; the checkpoint before them stays.
     """
+    weights = state.model.state_dict()
+    _check_finite(weights, state.iteration)
     every_process = distributed.gather_objects(_generators())
     if distributed.is_main():
         content = {name: getattr(state, name) for name in _COUNTERS}
@@ -35,13 +42,36 @@ def save(state: State, path: Path, about: dict[str, Any]) -> None:
             {
                 "kind": KIND,
                 "about": about,
-                "model": state.model.state_dict(),
+                "model": weights,
                 "optimizer": state.solver.optimizer.state_dict(),
                 "generators": every_process,
                 **content,
             },
         )
+    state.saved_at = state.iteration
     distributed.barrier()
+
+
+def _check_finite(weights: Mapping[str, Tensor], iteration: int) -> None:
+    """A last step may spoil the weights, or BatchNorm's statistics, behind losses that are finite."""
+    bad = [n for n, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
+    everywhere = [name for names in distributed.gather_objects(bad) for name in names]
+    if everywhere:
+        raise diverged(
+            iteration, f"{len(everywhere)} tensors are not finite, the first {everywhere[0]}"
+        )
+
+
+@contextlib.contextmanager
+def naming_what_is_left(state: State, path: Path) -> Iterator[None]:
+    """Where a run fails, say which checkpoint it leaves."""
+    try:
+        yield
+    except RunFailed as error:
+        left = "No checkpoint was written yet."
+        if state.saved_at is not None:
+            left = f"{path} holds the state after iteration {state.saved_at}."
+        raise RunFailed(f"{error}\n{left}") from error
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -76,6 +106,7 @@ def restore(state: State, content: dict[str, Any], path: Path) -> str | None:
         raise UserError(f"{path} holds the optimizer of another detector: {error}") from error
     for name in _COUNTERS:
         setattr(state, name, content[name])
+    state.saved_at = state.iteration
     generators = content["generators"]
     if len(generators) == distributed.world_size():
         _put_back(generators[distributed.rank()])

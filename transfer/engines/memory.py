@@ -1,32 +1,80 @@
 """Memory: how much was needed, and what to lower where it does not suffice."""
 
 import contextlib
+import errno
 import resource
 from collections.abc import Iterator
 
 import torch
+from fvcore.common.config import CfgNode
 
-from msbreg.errors import UserError
+from msbreg.errors import RunFailed
+from transfer.engines.plan import Plan
 from transfer.scenes.workers import lost_worker
+
+_WORDS = (  # of RuntimeErrors: PyTorch on the CPU, CUDA, its libraries, C++
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "ALLOC_FAILED",
+    "bad_alloc",
+)
+TESTING = (
+    "the memory does not suffice to evaluate an image (they pass one by one).\n"
+    "Smaller INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST or MODEL.RPN.POST_NMS_TOPK_TEST need less, and are "
+    "another protocol: give them\nwith --eval-only, --checkpoint and a new --output."
+)
 
 
 @contextlib.contextmanager
-def memory_advice() -> Iterator[None]:
-    """Say what to lower where the memory does not suffice."""
+def memory_advice(advice: str) -> Iterator[None]:
+    """Say what to lower where the memory does not suffice, here or in a process that decodes.
+
+    Raises:
+        RunFailed: it does not; anything else passes.
+    """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
         if type(error) is RuntimeError and (lost := lost_worker(error)):
-            raise UserError(lost) from error
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and "can't allocate memory" not in str(error):
+            raise RunFailed(lost) from error
+        if not _is_of_memory(error):
             raise
-        raise UserError(
-            "the memory does not suffice for a batch. In this order: --accumulate 2 (or more) passes "
-            "it in parts,\n--amp bf16 needs about half, more processes (torchrun) share "
-            "SOLVER.IMS_PER_BATCH; smaller\nINPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN are another "
-            "protocol. The last checkpoint is kept."
-        ) from error
+        detail = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        raise RunFailed(f"{advice}\n({detail})") from error
+
+
+def _is_of_memory(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(words in str(error) for words in _WORDS)
+
+
+def training_advice(config: CfgNode, *, images: int, plan: Plan) -> str:
+    """What to lower in training, the change that alters least first.
+
+    Args:
+        images: of a process's batch.
+    """
+    solver, parts = config.SOLVER, plan.accumulate
+    more = next((n for n in range(parts + 1, images + 1) if images % n == 0), None)
+    lines = [f"the memory does not suffice to train on {images // parts} images at a time."]
+    if more:
+        lines.append(
+            f"  --accumulate {more} passes a batch in {more} parts: the same step but for BatchNorm"
+        )
+    if not plan.bf16:
+        lines.append("  --amp bf16 needs about half")
+    if images > 1:
+        lines.append("  more processes (torchrun) share SOLVER.IMS_PER_BATCH")
+        lines.append(
+            f"  SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH // 2} SOLVER.BASE_LR {solver.BASE_LR / 2:g} "
+            "is the linear rule's smaller batch; MAX_ITER and STEPS double"
+        )
+    lines.append("  smaller INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN, another protocol, too")
+    lines.append("Other settings need a new --output; the same command continues this run.")
+    return "\n".join(lines)
 
 
 def memory_used(device: torch.device) -> str:

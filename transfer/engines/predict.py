@@ -1,14 +1,16 @@
 """What a detector says about every scene, whichever engine made it."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from msbreg import distributed
 from msbreg.config import Interrupted
-from msbreg.errors import UserError
+from msbreg.errors import RunFailed, UserError
 from msbreg.progress import Progress
 from transfer.scenes.batches import testing_batches
 from transfer.scenes.mapper import MapperSettings
@@ -16,6 +18,9 @@ from transfer.scenes.masks import encode
 from transfer.scenes.order import testing_share
 from transfer.scenes.sample import Sample
 from transfer.scenes.types import Prediction, Scenes
+
+OUTPUTS = ("proposal_generator.rpn_head", "roi_heads.box_predictor")
+"""Modules of either engine's detectors whose outputs are scores and boxes before any is left out."""
 
 
 @torch.no_grad()
@@ -36,28 +41,68 @@ def predict(
         each_scene: called after each; may raise to stop.
 
     Raises:
-        UserError: an image cannot be read; on every process, once all have gone through their shares.
+        RunFailed: scores or boxes are not finite. Detectron2 leaves such out, and the detector would
+            pass for one that finds nothing.
+        UserError: an image cannot be read.
+
+    Either is raised on every process, once all have gone through their shares.
     """
     model.eval()
     world, rank = distributed.world_size(), distributed.rank()
     mine = len(testing_share(len(scenes.scenes), rank=rank, world=world))
     found: list[Prediction] = []
     batches = testing_batches(scenes, settings, rank=rank, world=world, workers=workers)
-    failure: UserError | Interrupted | None = None
+    failure: UserError | RunFailed | Interrupted | None = None
     try:
-        with Progress("predicting", mine, unit="images") as progress:
+        with Progress("predicting", mine, unit="images") as progress, _watched(model) as finite:
             for (sample,) in batches:
                 found.append(_prediction(model, sample))
+                if finite and not torch.stack(finite).all():
+                    raise _not_finite(f"image {sample.scene!r} of {scenes.name}")
+                finite.clear()
                 progress.update(len(found))
                 each_scene()
     # Raised on every process, or the others would wait for this one for ever.
-    except (UserError, Interrupted) as error:
+    except (UserError, RunFailed, Interrupted) as error:
         failure = error
     shares = distributed.gather_objects((found, failure))
     for _, other in shares:
         if other is not None:
             raise other
     return [prediction for share, _ in shares for prediction in share]
+
+
+def _not_finite(where: str) -> RunFailed:
+    return RunFailed(
+        f"the detector's scores or boxes for {where} are not finite numbers: it has diverged, or its "
+        "input is another than in training.\n"
+        "Give another checkpoint, or look at INPUT.FORMAT, MODEL.PIXEL_MEAN and PIXEL_STD."
+    )
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Gathers, from every call of the OUTPUTS, whether all that came out was finite."""
+    finite: list[Tensor] = []
+
+    def look(module: nn.Module, given: Any, out: Any) -> None:
+        finite.extend(value.isfinite().all() for value in _tensors(out))
+
+    hooks = [m.register_forward_hook(look) for n, m in model.named_modules() if n in OUTPUTS]
+    try:
+        yield finite
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested lists and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)
 
 
 def _prediction(model: nn.Module, sample: Sample) -> Prediction:

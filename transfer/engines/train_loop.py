@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from msbreg import distributed
-from msbreg.errors import UserError
-from transfer.engines.memory import memory_advice
+from msbreg.errors import RunFailed, UserError
 from transfer.engines.plan import Plan
 from transfer.engines.precise_bn import make_precise, share_statistics, undrawn
 from transfer.scenes.sample import Sample
@@ -48,6 +47,7 @@ class State:
         sums, counted: sums of the losses since the last row of the curve, and how many.
         averaged_at, evaluated_at: iterations after which statistics were last made precise and the
             detector last evaluated; 0 is never.
+        saved_at: iterations after which the last checkpoint was written; None is never.
     """
 
     model: nn.Module
@@ -57,6 +57,7 @@ class State:
     counted: int = 0
     averaged_at: int = 0
     evaluated_at: int = 0
+    saved_at: int | None = None
 
 
 def train(
@@ -81,30 +82,29 @@ def train(
         look: evaluates; called with the statistics precise and the checkpoint saved.
 
     Raises:
-        UserError: a loss is not finite, or the memory does not suffice.
+        RunFailed: a loss is not finite, or proposals or weights are not.
+        UserError: the batch cannot be divided.
     """
     stream = iter(batches)
     wrapped = distributed.data_parallel(state.model)
     state.model.train()
     while True:
         if _due(state.iteration, plan.evaluation_period, plan) > state.evaluated_at:
-            with memory_advice():
-                with undrawn(plan.seed, state.iteration, device):
-                    if state.averaged_at < state.iteration:
-                        parts = _parts(statistics_batches(state.iteration), plan.accumulate)
-                        make_precise(state.model, parts, plan.precise_bn * plan.accumulate)
-                        share_statistics(state.model)
-                        state.averaged_at = state.iteration
-                save(state)  # outside: it keeps the generators of the training
-                with undrawn(plan.seed, state.iteration, device):
-                    look(state)
+            with undrawn(plan.seed, state.iteration, device), _diverged(state.iteration):
+                if state.averaged_at < state.iteration:
+                    parts = _parts(statistics_batches(state.iteration), plan.accumulate)
+                    make_precise(state.model, parts, plan.precise_bn * plan.accumulate)
+                    share_statistics(state.model)
+                    state.averaged_at = state.iteration
+            save(state)  # outside: it keeps the generators of the training
+            with undrawn(plan.seed, state.iteration, device):
+                look(state)
             state.evaluated_at = state.iteration
             state.model.train()
             save(state)
         if state.iteration >= plan.iterations:
             return
-        with memory_advice():
-            losses = step(wrapped, next(stream), state, plan, device)
+        losses = step(wrapped, next(stream), state, plan, device)
         state.iteration += 1
         row = _add(state, losses, plan)
         if (
@@ -148,18 +148,24 @@ def step(
     return losses_now
 
 
-def divide(samples: Batch, parts: int) -> list[Batch]:
-    """The batch in parts of equal size.
+def part_of(images: int, parts: int) -> int:
+    """Images in each of the parts of a process's batch.
 
     Raises:
         UserError: the number of images is no multiple of the number of parts.
     """
-    size, left = divmod(len(samples), parts)
-    if left or not size:
+    if images % parts:
+        divisors = [str(n) for n in range(1, images + 1) if images % n == 0]
         raise UserError(
-            f"--accumulate {parts} cannot divide a batch of {len(samples)} images in each process; "
-            "expected a divisor"
+            f"--accumulate {parts} cannot divide a batch of {images} images in each process; "
+            f"expected a divisor: {', '.join(divisors)}"
         )
+    return images // parts
+
+
+def divide(samples: Batch, parts: int) -> list[Batch]:
+    """The batch in parts of equal size; raises as ``part_of``."""
+    size = part_of(len(samples), parts)
     return [samples[start : start + size] for start in range(0, len(samples), size)]
 
 
@@ -175,7 +181,7 @@ def _autocast(plan: Plan, device: torch.device) -> torch.autocast:
 def _check_finite(losses: dict[str, float], iteration: int, device: torch.device) -> None:
     bad = [f"{name} = {value}" for name, value in losses.items() if not np.isfinite(value)]
     if distributed.any_process(bool(bad), device):
-        raise _not_finite(iteration, ", ".join(bad) or "in another process")
+        raise diverged(iteration, ", ".join(bad) or "a loss in another process is not finite")
 
 
 @contextlib.contextmanager
@@ -184,14 +190,14 @@ def _diverged(iteration: int) -> Iterator[None]:
     try:
         yield
     except FloatingPointError as error:
-        raise _not_finite(iteration, str(error)) from error
+        raise diverged(iteration, str(error).rstrip(".")) from error
 
 
-def _not_finite(iteration: int, what: str) -> UserError:
-    return UserError(
-        f"training diverged: a loss is not finite at iteration {iteration}: {what}.\n"
-        "The last checkpoint is kept. Try a smaller SOLVER.BASE_LR or a longer "
-        "SOLVER.WARMUP_ITERS, in a new --output."
+def diverged(iteration: int, what: str) -> RunFailed:
+    """What to say of numbers that became infinite or undefined."""
+    return RunFailed(
+        f"training diverged at iteration {iteration}: {what}.\n"
+        "Try a smaller SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, in a new --output."
     )
 
 

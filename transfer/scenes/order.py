@@ -73,7 +73,8 @@ def share_of_batch(total: int, world: int) -> int:
     """
     if total < 1 or total % world:
         raise UserError(
-            f"SOLVER.IMS_PER_BATCH is {total} for {world} processes; expected a multiple of {world}"
+            f"SOLVER.IMS_PER_BATCH is {total} for {world} processes; expected a multiple of {world}, "
+            "and 1 or more"
         )
     return total // world
 

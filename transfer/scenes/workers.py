@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from msbreg import distributed
-from msbreg.errors import UserError
+from msbreg.errors import RunFailed, UserError
 from transfer.scenes.order import Key
 from transfer.scenes.sample import Sample
 from transfer.scenes.types import Scene
@@ -37,8 +37,8 @@ class PackedScenes:
         return pickle.loads(self.content[begin : self.ends[index]].data)
 
 
-class Samples(Dataset[Sample | str]):
-    """Key -> sample, or the message of a scene that cannot be read. ``make`` is sent by pickle.
+class Samples(Dataset[Sample | UserError]):
+    """Key -> sample, or the error of a scene that cannot be read. ``make`` is sent by pickle.
 
     Errors travel as values: a worker's exception would reach the user as a traceback.
     """
@@ -46,12 +46,14 @@ class Samples(Dataset[Sample | str]):
     def __init__(self, scenes: Sequence[Scene], make: Callable[[Scene, int], Sample]) -> None:
         self.scenes, self.make = PackedScenes(scenes), make
 
-    def __getitem__(self, key: Key) -> Sample | str:
+    def __getitem__(self, key: Key) -> Sample | UserError:
         position, index = key
         try:
             return self.make(self.scenes[index], position)
         except UserError as error:
-            return f"{error}.\nMend or replace the file, then give the same command again."
+            return UserError(
+                f"{error}.\nMend or replace the file, then give the same command again."
+            )
 
 
 class _Keys(Sampler[list[Key]]):
@@ -80,11 +82,11 @@ class _Parcel:
 _NOTHING = torch.empty(0, dtype=torch.uint8)
 
 
-def _pack(samples: list[Sample | str]) -> _Parcel | str:
-    """The batch, or the first message."""
+def _pack(samples: list[Sample | UserError]) -> _Parcel | UserError:
+    """The batch, or the first error."""
     read: list[Sample] = []
     for sample in samples:
-        if isinstance(sample, str):
+        if isinstance(sample, UserError):
             return sample
         read.append(sample)
     return _Parcel(
@@ -131,7 +133,8 @@ def decoded(
         device: on which processes agree that one of them failed; None leaves it to the caller.
 
     Raises:
-        UserError: an image cannot be read, or a worker was lost.
+        UserError: an image cannot be read.
+        RunFailed: a worker was lost.
     """
     loader = DataLoader(
         samples,
@@ -142,25 +145,25 @@ def decoded(
         generator=torch.Generator(),  # else the loader draws its workers' seeds from the global one
     )
     for parcel in _parcels(loader):
-        failed = isinstance(parcel, str)
-        message = parcel if isinstance(parcel, str) else ""
+        error = None if isinstance(parcel, _Parcel) else parcel
         # All processes must learn of it, or the others would wait for this one for ever.
-        if device is not None and distributed.any_process(failed, device):
-            message = next(filter(None, distributed.gather_objects(message)))
-        if isinstance(parcel, str) or message:
-            raise UserError(message)
+        if device is not None and distributed.any_process(error is not None, device):
+            error = next(filter(None, distributed.gather_objects(error)))
+        if error is not None:
+            raise error
+        assert isinstance(parcel, _Parcel)
         yield _unpack(parcel)
 
 
-def _parcels(loader: DataLoader[Sample | str]) -> Iterator[_Parcel | str]:
-    """What the loader gives; a message, too, if one of its workers is no more."""
+def _parcels(loader: DataLoader[Sample | UserError]) -> Iterator[_Parcel | UserError | RunFailed]:
+    """What the loader gives; an error, too, if one of its workers is no more."""
     try:
         yield from loader
     except (EOFError, ConnectionError, RuntimeError) as error:
         message = lost_worker(error)
         if message is None:
             raise
-        yield message
+        yield RunFailed(message)
 
 
 def lost_worker(error: Exception) -> str | None:
@@ -169,7 +172,8 @@ def lost_worker(error: Exception) -> str | None:
     Which error tells of it depends on what the worker was doing. PyTorch raises its RuntimeError in the
     handler of a signal, wherever the program is.
     """
-    if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+    # "... in DataLoader worker process 0" is another: an error that happened in a living worker.
+    if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
         return None
     return (
         f"a process that decodes images was ended from outside ({type(error).__name__}: {error}).\n"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from msbreg.checkpoint import save_checkpoint
-from msbreg.errors import UserError
+from msbreg.errors import RunFailed, UserError
 from tests.transfer.engines.toys import config, new_state
 from transfer.engines import continuing
 from transfer.engines.curve import Curve
@@ -77,6 +77,35 @@ def test_weights_of_another_detector_are_refused_with_the_difference(tmp_path):
     continuing.save(state, path, {})
     with pytest.raises(UserError, match=r"wrong shape  conv.weight \(5, 3, 3, 3\)"):
         continuing.restore(new_state(cfg), continuing.read(path), path)
+
+
+@pytest.mark.parametrize("name", ["conv.weight", "norm.running_var"])
+def test_what_is_not_finite_leaves_the_checkpoint_before_it(tmp_path, name):
+    state = new_state(config(tmp_path))
+    path = tmp_path / "checkpoint.pth"
+    state.iteration = 4
+    continuing.save(state, path, {})
+    before = path.read_bytes()
+    state.iteration = 8
+    state.model.state_dict()[name].view(-1)[1] = torch.inf
+    words = f"diverged at iteration 8: 1 tensors are not finite, the first {name}"
+    with (
+        pytest.raises(RunFailed, match=words) as failed,
+        continuing.naming_what_is_left(state, path),
+    ):
+        continuing.save(state, path, {})
+    assert str(failed.value).endswith(f"{path} holds the state after iteration 4.")
+    assert path.read_bytes() == before
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_says_so(tmp_path):
+    state = new_state(config(tmp_path))
+    path = tmp_path / "checkpoint.pth"
+    with (
+        pytest.raises(RunFailed, match=r"why\nNo checkpoint was written yet\."),
+        continuing.naming_what_is_left(state, path),
+    ):
+        raise RunFailed("why")
 
 
 def test_a_curve_loses_what_lies_behind_its_checkpoint_and_a_line_that_was_cut_off(tmp_path):

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from msbreg.errors import UserError
+from msbreg.errors import RunFailed
 from tests.transfer.scenes.folders import coco_content, write_coco
 from transfer.engines.memory import memory_advice
 from transfer.scenes.batches import _Testing, _Training
@@ -52,8 +52,9 @@ def test_a_lost_worker_is_told_with_what_to_do(error):
 
 def test_other_errors_are_not_taken_for_a_lost_worker():
     assert lost_worker(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+    assert lost_worker(RuntimeError("Caught RuntimeError in DataLoader worker process 0.")) is None
 
 
 def test_a_loss_that_a_signal_tells_in_the_midst_of_a_step_is_told_likewise():
-    with pytest.raises(UserError, match="ended from outside"), memory_advice():
+    with pytest.raises(RunFailed, match="ended from outside"), memory_advice("lower something"):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")

@@ -182,8 +182,7 @@ class ProposalNetwork(nn.Module):
         if not finite.all():
             if self.training:
                 raise FloatingPointError(
-                    "the proposal network predicts infinite or undefined boxes or scores: training "
-                    "has diverged. Lower SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS."
+                    "the proposal network predicts infinite or undefined boxes or scores"
                 )
             boxes, scores, levels = boxes[finite], scores[finite], levels[finite]
         boxes = clip_boxes_to_image(boxes, size)
