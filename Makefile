@@ -26,7 +26,7 @@ demo: install ## Pre-train on the embedded digits, convert, evaluate beside the 
 	$(BIN)/python pretrain/run.py --config configs/digits_msbreg.yaml --output $(RUNS)/pretrain --finished skip
 	$(BIN)/python tools/convert_to_d2.py $(RUNS)/pretrain/checkpoint.pth --overwrite
 	$(BIN)/python transfer/suite.py --checkpoint $(RUNS)/pretrain/checkpoint.pth --output $(RUNS) \
-		--detectors '[digits_voc_c4]'
+		--detectors '[digits_voc_c4, digits_coco_fpn]'
 
 test: install ## Run the tests (what CI runs)
 	$(BIN)/python -m pytest --numprocesses auto
