@@ -18,6 +18,7 @@ from transfer.engines.consistent import (
     value_of,
 )
 from transfer.engines.defaults import DEFAULTS, VERSION
+from transfer.engines.ranges import out_of_range
 
 Key = str
 Values = tuple[Any, ...]
@@ -134,11 +135,13 @@ UNREAD: dict[str, str] = {
 
 
 def check_run(config: CfgNode) -> None:
-    """That data, loop and evaluation can do what a config asks, whatever the engine.
+    """That data, loop and evaluation can do what a config asks, and anything can, whatever the engine.
 
     Raises:
         UserError: the message lists each setting that they cannot follow, and what they can.
     """
+    if problems := out_of_range(config):
+        raise UserError("settings that cannot be:\n  " + "\n  ".join(problems))
     _raise(_beyond(config, LIMITED_DATA))
 
 

@@ -100,6 +100,28 @@ def test_all_unsupported_settings_are_listed_at_once():
     assert "TEST.AUG.ENABLED" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("MODEL.RPN.BATCH_SIZE_PER_IMAGE", ["0"]),
+        ("MODEL.RPN.PRE_NMS_TOPK_TRAIN", ["-1"]),
+        ("MODEL.FPN.OUT_CHANNELS", ["0", "-1"]),
+        ("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", ["0"]),
+        ("SOLVER.MOMENTUM", ["-0.5"]),
+        ("SOLVER.STEPS", ["('a',)", "(None,)", "((1,2),)", "(0.5,)"]),
+        ("SOLVER.WEIGHT_DECAY_BIAS", ["x", "-1.0"]),
+        ("MODEL.RPN.BBOX_REG_WEIGHTS", ["()", "(1,1,1)", "(1,1,1,0)", "(1,1,1,'a')"]),
+        ("MODEL.ROI_HEADS.IOU_THRESHOLDS", ["('a',)", "[None]"]),
+        ("MODEL.PIXEL_STD", ["[1.0]", "[1.0, 1.0, 0.0]", "['a', 'b', 'c']"]),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", ["[]", "[32]", "[['a']]", "[[32, -1]]", "[[]]"]),
+    ],
+)
+def test_values_that_no_detector_has_are_named_before_anything_is_built(key, values):
+    for value in values:
+        with pytest.raises(UserError, match=f"settings that cannot be:\n  {key} is .*; expected "):
+            check_run(changed(key, value))
+
+
 def test_data_and_loop_are_checked_without_the_network():
     check_run(changed("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"))
     with pytest.raises(UserError, match=r"DATALOADER.SAMPLER_TRAIN"):
