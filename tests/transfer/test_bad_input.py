@@ -211,6 +211,20 @@ def test_a_run_that_diverges_keeps_its_last_finite_checkpoint(voc, capsys, more)
     assert checkpoint.read_bytes() == before
 
 
+def test_a_checkpoint_to_continue_from_that_is_cut_short_is_named(voc, capsys):
+    card = voc.parents[1] / "tiny.yaml"
+    words = ["SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.BASE_LR", "1e6"]
+    failed(card, capsys, 1, *words)
+    checkpoint = card.parent / "out" / "checkpoint.pth"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    message = failed(card, capsys, 2, *words)
+    assert message.startswith(f"{checkpoint} (1000 bytes) cannot be loaded: it is cut short")
+    assert message.endswith("without the file, the same command begins anew.")
+    checkpoint.unlink()
+    failed(card, capsys, 1, *words)
+    assert finite(checkpoint)
+
+
 def test_a_diverged_detector_is_not_given_a_score(voc, capsys):
     card = voc.parents[1] / "tiny.yaml"
     assert start(card) == NOTHING_WRONG

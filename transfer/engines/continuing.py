@@ -128,7 +128,12 @@ def resume(state: State, path: Path, running: Job, about: dict[str, Any]) -> Non
             f"{path} lies in an output folder without the record of its run; "
             "give another --output, or move the file away"
         )
-    content = read(path)
+    try:
+        content = read(path)
+    except UserError as error:
+        raise UserError(
+            f"{error}\nThis run was to be continued from it; without the file, the same command begins anew."
+        ) from error
     before = content["about"]
     for what, then, now in (
         ("data", _without_files(before["data"]), _without_files(about["data"])),
