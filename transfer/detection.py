@@ -29,7 +29,7 @@ from transfer.engines.choose import Engine, choose
 from transfer.engines.command_line import parse
 from transfer.engines.curve import Curve
 from transfer.engines.data import data_of
-from transfer.engines.local_norms import without_synchronisation
+from transfer.engines.local_norms import has_local_norms, without_synchronisation
 from transfer.engines.memory import TESTING, memory_advice, memory_used, training_advice
 from transfer.engines.plan import Plan, plan_of
 from transfer.engines.schedule import unreached_steps
@@ -97,7 +97,8 @@ def _run(
         detector.to(memory_format=torch.channels_last)
     if world > 1 and device.type == "cpu":
         without_synchronisation(detector)
-        running.warn("BatchNorm statistics are each process's own: SyncBN needs CUDA")
+        if has_local_norms(detector):
+            running.warn("BatchNorm statistics are each process's own: SyncBN needs CUDA")
     detector.to(device)
     state = State(detector, engine.solver(settings, detector))
     _seed(config.seed + rank)  # each process draws its own proposals
@@ -106,6 +107,7 @@ def _run(
         "yaml": plain(config.yaml),
         "data": data.described(),
         "engine": engine.name,
+        "device": device.type,
         "network": running.record.content["network"],
     }
     if checkpoint.exists() and not config.eval_only:

@@ -1,1 +1,1 @@
-"""Detection engines: adapters around libraries that may not be there."""
+"""Detection engines: Detectron2 where it is installed, else parts of torchvision that equal it."""

@@ -47,8 +47,8 @@ class Config:
     amp: Literal["no", "bf16"] = "no"
     """bf16: train under bfloat16 autocast; the evaluation stays in float32, as Detectron2's."""
     accumulate: int = 1
-    """Pass each batch (the yaml's IMS_PER_BATCH) in N parts: less memory, the same step but for
-    BatchNorm, which sees one part at a time."""
+    """Pass each batch (the yaml's IMS_PER_BATCH) in N parts, as N processes would: less memory, the
+    same learning rate; padding, BatchNorm and the means over regions are of one part at a time."""
     channels_last: bool = False
     """Memory layout; often faster on GPUs."""
     encoder: str | None = None
@@ -76,6 +76,8 @@ class Config:
         for name, value in (("trials", self.trials), ("accumulate", self.accumulate)):
             if value < 1:
                 raise UserError(f"{name} is {value}; expected at least 1")
+        if self.trials > 1 and self.eval_only:
+            raise UserError("--trials repeats a training; an evaluation is the same each time")
         if self.trials > 1 and self.seed != -1:
             raise UserError("--trials takes the seeds 0, 1, ...; leave --seed away")
 

@@ -13,3 +13,8 @@ def without_synchronisation(module: nn.Module) -> nn.Module:
         else:
             without_synchronisation(child)
     return module
+
+
+def has_local_norms(module: nn.Module) -> bool:
+    """Whether a BatchNorm in it averages over its own process alone (naiveSyncBN does not)."""
+    return any(type(child) is nn.BatchNorm2d for child in module.modules())

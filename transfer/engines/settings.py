@@ -120,6 +120,12 @@ def _stranger(key: str) -> str:
 def _merge(config: CfgNode, pairs: Sequence[tuple[str, Any]], where: str) -> None:
     """Set values one by one by yacs's rules, so that an error can name its key."""
     for key, value in pairs:
+        # Else yacs would take a key that was left empty, whatever its type.
+        if DEFAULTS[key] is not None and value in (None, "None"):
+            raise UserError(
+                f"{where}: {key} has no value; expected {type(DEFAULTS[key]).__name__}, such as "
+                f"{DEFAULTS[key]!r}"
+            )
         try:
             config.merge_from_list([key, value])
         except ValueError as error:

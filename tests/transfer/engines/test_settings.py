@@ -106,6 +106,8 @@ def test_the_public_voc_card_of_pixpro_reads_as_it_is(tmp_path):
         ("SEED: 1", ["SEED"], ["KEY VALUE"]),
         ("SEED: 1", ["SOLVER.BASE_LR", "much"], ["SOLVER.BASE_LR", "'much'", "str", "float"]),
         ("SOLVER: {BASE_LR: 1}", [], ["SOLVER.BASE_LR", "int", "float"]),
+        ("SOLVER: {BASE_LR: }", [], ["SOLVER.BASE_LR has no value", "float"]),
+        ("SEED: 1", ["MODEL.MASK_ON", "None"], ["MODEL.MASK_ON has no value", "bool"]),
         ("MODEL: 3", [], ["MODEL is a section"]),
         ("SEED: {A: 1}", [], ["SEED.A"]),
         ("VERSION: 1", [], ["VERSION 1"]),

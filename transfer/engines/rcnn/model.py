@@ -120,7 +120,7 @@ def restore(
 
 
 def build_model(config: CfgNode) -> RCNN:
-    """A freshly initialised model on the CPU; weights come from ``weights.load_weights``.
+    """A freshly initialised model on the CPU; ``weights.py`` puts trained weights in.
 
     With the global generator in the same state it has the weights that Detectron2's ``build_model``
     gives.
