@@ -347,6 +347,11 @@ def test_two_processes_train_one_detector_and_say_what_their_batchnorm_is(card, 
     ("words", "message"),
     [
         ("--config no.yaml", "no such file: no.yaml"),
+        ("--config .", "error: a folder, no yaml: ."),
+        (
+            "--config CARD DATASETS.TRAIN voc:a:b",
+            "expected tuple, such as ('voc_2007_trainval',)",
+        ),
         (
             "--config CARD SOLVER.MAXITER 5",
             "SOLVER.MAXITER is no setting of Detectron2's; the nearest",

@@ -16,6 +16,10 @@ from msbreg.errors import UserError
 from transfer.engines.defaults import DEFAULTS, VERSION
 
 
+_EXAMPLES = {"DATASETS.TRAIN": ("voc_2007_trainval",), "DATASETS.TEST": ("voc_2007_test",)}
+"""Of values whose default, an empty tuple, would be no example."""
+
+
 def default_config() -> CfgNode:
     """All of Detectron2's settings at their defaults, not frozen."""
     tree: dict[str, Any] = {}
@@ -77,7 +81,7 @@ def _check_files(path: Path, opened: tuple[Path, ...]) -> None:
     if path.resolve() in [file.resolve() for file in opened]:
         raise UserError(f"{path}{by} is its own base")
     if not path.is_file():
-        raise UserError(f"no such file: {path}{by}")
+        raise UserError(f"{'a folder, no yaml' if path.is_dir() else 'no such file'}: {path}{by}")
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -133,5 +137,5 @@ def _merge(config: CfgNode, pairs: Sequence[tuple[str, Any]], where: str) -> Non
             kind = type(config._decode_cfg_value(value)).__name__
             raise UserError(
                 f"{where}: {key} is given {value!r}, which reads as {kind}; expected "
-                f"{type(expected).__name__}, such as {expected!r}"
+                f"{type(expected).__name__}, such as {_EXAMPLES.get(key, expected)!r}"
             ) from error
