@@ -20,21 +20,22 @@ from transfer.engines.train_loop import State, diverged
 
 KIND = "msbreg-detection"
 SCHEMA = 1
-_COUNTERS = ("iteration", "sums", "counted", "averaged_at", "evaluated_at")
+_COUNTERS = ("iteration", "counted", "averaged_at", "evaluated_at")
 
 
 def save(state: State, path: Path, about: dict[str, Any]) -> None:
     """Write all that a continuation needs; every process calls it, one writes.
 
     Args:
-        about: of the run: settings, fingerprints of the data, engine, provenance.
+        about: of the run: settings, fingerprints of the data, engine, device type, provenance.
 
     Raises:
         RunFailed: the weights are not finite; the checkpoint before them stays.
     """
     weights = state.model.state_dict()
     _check_finite(weights, state.iteration)
-    every_process = distributed.gather_objects(_generators())
+    generators = distributed.gather_objects(_generators())
+    sums = distributed.gather_objects(state.sums)
     if distributed.is_main():
         content = {name: getattr(state, name) for name in _COUNTERS}
         save_checkpoint(
@@ -44,7 +45,8 @@ def save(state: State, path: Path, about: dict[str, Any]) -> None:
                 "about": about,
                 "model": weights,
                 "optimizer": state.solver.optimizer.state_dict(),
-                "generators": every_process,
+                "generators": generators,
+                "sums": sums,
                 **content,
             },
         )
@@ -107,10 +109,12 @@ def restore(state: State, content: dict[str, Any], path: Path) -> str | None:
     for name in _COUNTERS:
         setattr(state, name, content[name])
     state.saved_at = state.iteration
-    generators = content["generators"]
+    generators, sums = content["generators"], content["sums"]
     if len(generators) == distributed.world_size():
         _put_back(generators[distributed.rank()])
+        state.sums = sums[distributed.rank()]
         return None
+    state.sums = {name: sum(of[name] for of in sums) / len(sums) for name in sums[0]}
     return (
         f"continued on {distributed.world_size()} processes, begun on {len(generators)}: proposals "
         "are sampled by other random numbers, and a few images come twice or not at all in this epoch"
@@ -146,6 +150,12 @@ def resume(state: State, path: Path, running: Job, about: dict[str, Any]) -> Non
             )
     if before["data"] != about["data"]:  # as it is when an unreadable one was replaced
         running.warn("image files have other sizes than when the run began")
+    if before["device"] != about["device"]:
+        running.warn(
+            f"continued on {about['device']}, begun on {before['device']}: proposals are sampled by "
+            "other random numbers, sums are rounded differently, and the BatchNorm of several "
+            "processes is synchronised on cuda only"
+        )
     if warning := restore(state, content, path):
         running.warn(warning)
     log.info("continuing after iteration %d", state.iteration)

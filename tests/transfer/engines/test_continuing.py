@@ -7,9 +7,13 @@ import pytest
 import torch
 
 from msbreg.checkpoint import save_checkpoint
+from msbreg.config import Card
 from msbreg.errors import RunFailed, UserError
+from msbreg.job import Job, StopSignal
+from msbreg.record import Record
 from tests.transfer.engines.toys import config, new_state
 from transfer.engines import continuing
+from transfer.engines.asked import Config
 from transfer.engines.curve import Curve
 from transfer.engines.local_norms import without_synchronisation
 
@@ -51,7 +55,23 @@ def test_a_checkpoint_of_other_processes_says_so(tmp_path):
     continuing.save(state, path, {})
     content = continuing.read(path)
     content["generators"] = content["generators"] * 2
+    content["sums"] = [{"loss_cls": 3.0}, {"loss_cls": 4.0}]
     assert "continued on 1 processes, begun on 2" in continuing.restore(state, content, path)
+    assert state.sums == {"loss_cls": 3.5}, "the row is a mean over processes"
+
+
+@pytest.mark.parametrize(("then", "now"), [("cuda", "cpu"), ("cpu", "cuda"), ("cpu", "cpu")])
+def test_a_continuation_on_another_kind_of_device_says_so(tmp_path, then, now):
+    about = {"data": {}, "engine": "torchvision"}
+    state = new_state(config(tmp_path))
+    path = tmp_path / "checkpoint.pth"
+    continuing.save(state, path, about | {"device": then})
+    asked = Config(config=path, output=tmp_path)
+    record = Record(tmp_path, kind="detection", config=asked, card=Card("tiny"))
+    running = Job(tmp_path, torch.device("cpu"), record, resumed=True, stop=StopSignal())
+    continuing.resume(state, path, running, about | {"device": now})
+    warned = [w for w in record.content["warnings"] if f"continued on {now}, begun on {then}" in w]
+    assert len(warned) == len(record.content["warnings"]) == (then != now)
 
 
 def test_other_files_are_refused(tmp_path):

@@ -1,0 +1,125 @@
+"""Two processes train one detector, and continue it when they were killed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from msbreg.record import read_record
+from tests.transfer.boxes_data import make_voc, tiny_card
+from tests.transfer.two_processes import KILLED_AFTER, still
+from transfer.engines import continuing
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def two_processes(task: str, card: Path, folder: Path) -> list[int]:
+    """How they ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in (0, 1):
+        environment = os.environ | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        words = [task, str(card), str(folder)]
+        command = [sys.executable, "-m", "tests.transfer.two_processes", *words]
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment))
+    return [process.wait(timeout=240) for process in started]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A run of two processes, ``whole``, and one that both are killed in, ``broken``."""
+    folder = tmp_path_factory.mktemp("two")
+    data = make_voc(folder / "boxes")
+    card = tiny_card(folder, data, IMS_PER_BATCH=4, CHECKPOINT_PERIOD=3)
+    assert two_processes("begin", card, folder) == [-signal.SIGKILL, -signal.SIGKILL]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def toys(folder) -> list[dict[str, Any]]:
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def saved(folder) -> dict[str, Any]:
+    """The checkpoint that the killed run left."""
+    return continuing.read(folder / "broken" / "checkpoint.pth")
+
+
+@pytest.fixture(scope="module")
+def continued(folder, saved) -> Path:
+    """The killed run's folder, after the same command."""
+    assert two_processes("continue", folder / "tiny.yaml", folder) == [0, 0]
+    return folder / "broken"
+
+
+def test_two_processes_have_the_weights_and_the_curve_of_one_with_the_joined_batch(toys, tmp_path):
+    one = still(tmp_path, accumulate=1)
+    for two in (toy["still"] for toy in toys):
+        for name, value in one["weights"].items():
+            # The mean over four images, and that of four means: float32 sums in another order.
+            assert torch.allclose(two["weights"][name], value, rtol=1e-5, atol=1e-6), name
+        assert len(two["rows"]) == 1
+        assert two["rows"][0] == pytest.approx(one["rows"][0], rel=1e-5)
+    first, second = (toy["still"]["weights"] for toy in toys)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_both_look_at_the_detector_with_the_statistics_of_the_first(toys):
+    first, second = (toy["norm"]["looked"] for toy in toys)
+    assert len(first) == len(second) == 1
+    assert not torch.equal(first[0]["norm.running_var"], torch.ones(4))
+    assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])
+
+
+def test_each_process_has_numbers_and_losses_of_its_own(saved):
+    seeds = []
+    for states in saved["generators"]:
+        generator = torch.Generator()
+        generator.set_state(states["torch"])
+        seeds.append(generator.initial_seed())
+    assert seeds == [0, 1]
+    assert saved["generators"][0]["python"] != saved["generators"][1]["python"]
+    assert saved["sums"][0].keys() == saved["sums"][1].keys()
+    assert saved["sums"][0] != saved["sums"][1]
+    assert saved["about"]["device"] == "cpu"
+
+
+def test_killed_and_continued_they_end_with_the_weights_and_the_curve_of_a_whole_run(
+    folder, saved, continued
+):
+    assert (saved["iteration"], saved["counted"]) == (KILLED_AFTER, KILLED_AFTER)
+    whole, again = (
+        continuing.read(path / "checkpoint.pth") for path in (folder / "whole", continued)
+    )
+    assert not [
+        name
+        for name, value in whole["model"].items()
+        if not torch.equal(value, again["model"][name])
+    ]
+    rows = [
+        [json.loads(line) for line in (path / "curve.jsonl").read_text().splitlines()]
+        for path in (folder / "whole", continued)
+    ]
+    assert [row["iteration"] for row in rows[0]] == [4, 8, 8]
+    assert rows[0] == rows[1]
+    records = [read_record(path) or {} for path in (folder / "whole", continued)]
+    assert records[0]["results"] == records[1]["results"]
+    assert records[0]["processes"] == records[1]["processes"] == 2
