@@ -1,7 +1,7 @@
 """From a list of images to batches of views, the same ones whatever the number of workers."""
 
-import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import cv2
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from msbreg import distributed
 from msbreg.datasets.folder import ImageList, UnreadableImage
 from msbreg.errors import UserError
+from msbreg.workers import from_workers, start_worker
 from pretrain.views import Augmentation, make_views, view_generator
 
 
@@ -103,11 +104,8 @@ def _stack(views: list[Tensor | str]) -> Tensor | str:
 
 
 def _start_worker(_: int) -> None:
-    # torchrun and terminals signal the whole group; the loop decides when to stop, and saves first.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(0)  # the workers are the parallelism
-    torch.set_num_threads(1)
+    start_worker()
+    cv2.setNumThreads(0)
 
 
 def batches_of_views(
@@ -119,7 +117,7 @@ def batches_of_views(
     first_step: int,
     workers: int,
     device: torch.device,
-) -> Iterator[Tensor]:  # each (K, B, 3, S, S) uint8
+) -> Generator[Tensor]:  # each (K, B, 3, S, S) uint8
     """The views of each step's images, from ``first_step`` to the end of the run.
 
     Raises:
@@ -134,16 +132,17 @@ def batches_of_views(
         worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
     )
-    for batch in loader:
-        # All processes must learn of it, or the others would wait for this one for ever.
-        if distributed.any_process(isinstance(batch, str), device):
-            messages = distributed.gather_objects(batch if isinstance(batch, str) else "")
-            raise UserError(
-                f"{next(filter(None, messages))}.\n"
-                "Mend or remove the file and give the same command again to continue, or add "
-                "--skip-unreadable (to a new --output) to leave such files out."
-            )
-        yield batch
+    with closing(from_workers(loader)) as batches:
+        for batch in batches:
+            # All processes must learn of it, or the others would wait for this one for ever.
+            if distributed.any_process(isinstance(batch, str), device):
+                messages = distributed.gather_objects(batch if isinstance(batch, str) else "")
+                raise UserError(
+                    f"{next(filter(None, messages))}.\n"
+                    "Mend or remove the file and give the same command again to continue, or add "
+                    "--skip-unreadable (to a new --output) to leave such files out."
+                )
+            yield batch
 
 
 def fixed_views(

@@ -54,7 +54,11 @@ def predict(
     batches = testing_batches(scenes, settings, rank=rank, world=world, workers=workers)
     failure: UserError | RunFailed | Interrupted | None = None
     try:
-        with Progress("predicting", mine, unit="images") as progress, _watched(model) as finite:
+        with (
+            contextlib.closing(batches),
+            Progress("predicting", mine, unit="images") as progress,
+            _watched(model) as finite,
+        ):
             for (sample,) in batches:
                 found.append(_prediction(model, sample))
                 if finite and not torch.stack(finite).all():

@@ -6,7 +6,7 @@ generators as they were, so that how often one looks does not change what is tra
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,34 +85,46 @@ def train(
         RunFailed: a loss is not finite, or proposals or weights are not.
         UserError: the batch cannot be divided.
     """
-    stream = iter(batches)
     wrapped = distributed.data_parallel(state.model)
     state.model.train()
-    while True:
-        if _due(state.iteration, plan.evaluation_period, plan) > state.evaluated_at:
-            with undrawn(plan.seed, state.iteration, device), _diverged(state.iteration):
-                if state.averaged_at < state.iteration:
-                    parts = _parts(statistics_batches(state.iteration), plan.accumulate)
-                    make_precise(state.model, parts, plan.precise_bn * plan.accumulate)
-                    share_statistics(state.model)
-                    state.averaged_at = state.iteration
-            save(state)  # outside: it keeps the generators of the training
-            with undrawn(plan.seed, state.iteration, device):
-                look(state)
-            state.evaluated_at = state.iteration
-            state.model.train()
-            save(state)
-        if state.iteration >= plan.iterations:
-            return
-        losses = step(wrapped, next(stream), state, plan, device)
-        state.iteration += 1
-        row = _add(state, losses, plan)
-        if (
-            _due(state.iteration, plan.checkpoint_period, plan)
-            and state.iteration < plan.iterations
-        ):
-            save(state)
-        each_iteration(state, losses, row)
+    with contextlib.closing(_each(batches)) as stream:
+        while True:
+            if _due(state.iteration, plan.evaluation_period, plan) > state.evaluated_at:
+                with undrawn(plan.seed, state.iteration, device), _diverged(state.iteration):
+                    _make_precise(state, plan, statistics_batches)
+                save(state)  # outside: it keeps the generators of the training
+                with undrawn(plan.seed, state.iteration, device):
+                    look(state)
+                state.evaluated_at = state.iteration
+                state.model.train()
+                save(state)
+            if state.iteration >= plan.iterations:
+                return
+            losses = step(wrapped, next(stream), state, plan, device)
+            state.iteration += 1
+            row = _add(state, losses, plan)
+            if (
+                _due(state.iteration, plan.checkpoint_period, plan)
+                and state.iteration < plan.iterations
+            ):
+                save(state)
+            each_iteration(state, losses, row)
+
+
+def _each(batches: Iterable[Batch]) -> Generator[Batch]:
+    """The batches; closed, it closes a generator of them, whose processes then end."""
+    yield from batches
+
+
+def _make_precise(
+    state: State, plan: Plan, statistics_batches: Callable[[int], Iterable[Batch]]
+) -> None:
+    if state.averaged_at < state.iteration:
+        with contextlib.closing(_each(statistics_batches(state.iteration))) as batches:
+            parts = _parts(batches, plan.accumulate)
+            make_precise(state.model, parts, plan.precise_bn * plan.accumulate)
+        share_statistics(state.model)
+        state.averaged_at = state.iteration
 
 
 def _due(iteration: int, period: int, plan: Plan) -> int:

@@ -1,6 +1,6 @@
 """Batches of decoded samples, the same ones whatever the number of workers and wherever resumed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,8 +31,8 @@ def training_batches(
     workers: int,
     device: torch.device,
     group: bool = True,
-) -> Iterator[list[Sample]]:
-    """This process's batches of iterations ``first``, first + 1, ..., for ever.
+) -> Generator[list[Sample]]:
+    """This process's batches of iterations ``first``, first + 1, ..., until it is closed.
 
     Order and pixels are functions of seed, process and iteration: nothing else needs to be saved to
     continue. PyTorch's global generator is not touched.
@@ -70,8 +70,8 @@ def testing_batches(
     rank: int,
     world: int,
     workers: int,
-) -> Iterator[list[Sample]]:
-    """This process's share of the scenes, in order, one a batch.
+) -> Generator[list[Sample]]:
+    """This process's share of the scenes, in order, one a batch; to be closed as the other.
 
     Raises:
         UserError: an image cannot be read; the message names it. In this process alone, as the

@@ -1,8 +1,8 @@
 """Processes that decode images: what they are sent, what comes back, and what if one is lost."""
 
 import pickle
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from msbreg import distributed
 from msbreg.errors import RunFailed, UserError
+from msbreg.workers import from_workers, start_worker
 from transfer.scenes.order import Key
 from transfer.scenes.sample import Sample
 from transfer.scenes.types import Scene
@@ -114,10 +115,7 @@ def _unpack(parcel: _Parcel) -> list[Sample]:
 
 
 def _start_worker(_: int) -> None:
-    # torchrun and terminals signal the whole group; the loop decides when to stop, and saves first.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(1)  # the workers are the parallelism
+    start_worker()
 
 
 def decoded(
@@ -125,8 +123,8 @@ def decoded(
     keys: Callable[[], Iterator[list[Key]]],
     workers: int,
     device: torch.device | None,
-) -> Iterator[list[Sample]]:
-    """Batches of samples in the order of the keys.
+) -> Generator[list[Sample]]:
+    """Batches of samples in the order of the keys; to be closed (``contextlib.closing``).
 
     Args:
         workers: processes that decode; 0 decodes here.
@@ -144,21 +142,22 @@ def decoded(
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else the loader draws its workers' seeds from the global one
     )
-    for parcel in _parcels(loader):
-        error = None if isinstance(parcel, _Parcel) else parcel
-        # All processes must learn of it, or the others would wait for this one for ever.
-        if device is not None and distributed.any_process(error is not None, device):
-            error = next(filter(None, distributed.gather_objects(error)))
-        if error is not None:
-            raise error
-        assert isinstance(parcel, _Parcel)
-        yield _unpack(parcel)
+    with closing(_parcels(loader)) as parcels:
+        for parcel in parcels:
+            error = None if isinstance(parcel, _Parcel) else parcel
+            # All processes must learn of it, or the others would wait for this one for ever.
+            if device is not None and distributed.any_process(error is not None, device):
+                error = next(filter(None, distributed.gather_objects(error)))
+            if error is not None:
+                raise error
+            assert isinstance(parcel, _Parcel)
+            yield _unpack(parcel)
 
 
-def _parcels(loader: DataLoader[Sample | UserError]) -> Iterator[_Parcel | UserError | RunFailed]:
+def _parcels(loader: DataLoader[Sample | UserError]) -> Generator[_Parcel | UserError | RunFailed]:
     """What the loader gives; an error, too, if one of its workers is no more."""
     try:
-        yield from loader
+        yield from from_workers(loader)
     except (EOFError, ConnectionError, RuntimeError) as error:
         message = lost_worker(error)
         if message is None:

@@ -1,6 +1,13 @@
 """What goes to worker processes, and what is said when one is lost."""
 
+import multiprocessing
+import os
 import pickle
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,17 +15,24 @@ import torch
 from msbreg.errors import RunFailed
 from tests.transfer.scenes.folders import coco_content, write_coco
 from transfer.engines.memory import memory_advice
-from transfer.scenes.batches import _Testing, _Training
+from transfer.scenes.batches import _Testing, _Training, testing_batches
 from transfer.scenes.mapper import MapperSettings
 from transfer.scenes.named import load_scenes
 from transfer.scenes.workers import PackedScenes, Samples, lost_worker
 
+testing_batches.__test__ = False
+
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
+def scenes_object(tmp_path_factory):
     folder = tmp_path_factory.mktemp("coco")
     file, images = write_coco(folder, coco_content(images=[(n, 14, 20) for n in range(4)]))
-    return load_scenes(f"coco:{file}:{images}", None).scenes
+    return load_scenes(f"coco:{file}:{images}", None)
+
+
+@pytest.fixture(scope="module")
+def scenes(scenes_object):
+    return scenes_object.scenes
 
 
 def test_packed_scenes_are_the_scenes(scenes):
@@ -58,3 +72,63 @@ def test_other_errors_are_not_taken_for_a_lost_worker():
 def test_a_loss_that_a_signal_tells_in_the_midst_of_a_step_is_told_likewise():
     with pytest.raises(RunFailed, match="ended from outside"), memory_advice("lower something"):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+
+def stream_of(scenes):
+    return testing_batches(scenes, MapperSettings(test_size=12), rank=0, world=1, workers=1)
+
+
+def test_workers_end_with_the_batches_whatever_a_traceback_holds(scenes_object):
+    def use():
+        with closing(stream_of(scenes_object)) as stream:
+            next(stream)
+            assert len(multiprocessing.active_children()) == 1
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as held:
+        use()
+    assert held.value.__traceback__ is not None
+    assert not multiprocessing.active_children()
+
+
+def test_a_group_signal_does_not_end_workers(scenes_object):
+    with closing(stream_of(scenes_object)) as stream:
+        first = next(stream)
+        (worker,) = multiprocessing.active_children()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker.pid, number)
+        assert [sample.scene for (sample,) in [first, *stream]] == [0, 1, 2, 3]
+
+
+FAILS = """
+import sys
+from pathlib import Path
+import torch
+from transfer.scenes.batches import testing_batches
+from transfer.scenes.mapper import MapperSettings
+from transfer.scenes.named import load_scenes
+
+def fail(stream):
+    next(stream)
+    raise ZeroDivisionError("an error of the program")
+
+scenes = load_scenes(f"coco:instances.json:images", Path(sys.argv[1]))
+fail(testing_batches(scenes, MapperSettings(test_size=12), rank=0, world=1, workers=2))
+"""
+
+
+def test_a_process_that_fails_with_its_batches_open_ends(tmp_path):
+    """Workers ignore the SIGTERM with which Python ends children; it would wait for them for ever."""
+    write_coco(tmp_path, coco_content(images=[(n, 14, 20) for n in range(9)]))
+    (tmp_path / "fails.py").write_text(FAILS)
+    root = Path(__file__).resolve().parents[3]
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "fails.py"), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("ZeroDivisionError: an error of the program")
