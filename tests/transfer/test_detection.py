@@ -24,6 +24,7 @@ from transfer.engines import choose as choosing
 from transfer.engines import continuing, with_detectron2
 from transfer.engines.asked import Config
 from transfer.engines.command_line import parse
+from transfer.engines.rcnn.model import RCNN
 from transfer.engines.settings import read_config
 from transfer.scoring.predictions import load_predictions
 
@@ -145,9 +146,63 @@ def test_what_changes_the_protocol_changes_the_digest_and_nothing_else_does(card
     assert len({*same, *other}) == 5
 
 
-def test_bf16_parts_and_channels_last_train(card, done, tmp_path):
-    run(asked(card, tmp_path / "run", amp="bf16", accumulate=2, channels_last=True))
+@pytest.fixture
+def passes(monkeypatch) -> list[tuple[str, int, bool, bool]]:
+    """Each pass of a detector: for what, images, in bfloat16, with weights in channels_last."""
+    seen = []
+    forward = RCNN.forward
+
+    def watched(model, samples):
+        why = "step" if torch.is_grad_enabled() else "statistics" if model.training else "test"
+        half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu").itemsize == 2
+        kernels = [p for p in model.parameters() if p.dim() == 4 and p[0, 0].numel() > 1]
+        last = [p.is_contiguous(memory_format=torch.channels_last) for p in kernels]
+        assert len(set(last)) == 1
+        seen.append((why, len(samples), half, last[0]))
+        return forward(model, samples)
+
+    monkeypatch.setattr(RCNN, "forward", watched)
+    return seen
+
+
+def test_bf16_is_of_steps_alone(card, done, tmp_path, passes):
+    run(asked(card, tmp_path / "run", amp="bf16"))
+    assert set(passes) == {
+        ("step", 2, True, False),
+        ("statistics", 2, False, False),
+        ("test", 1, False, False),
+    }
     assert differing(tmp_path / "run", done)
+
+
+def test_parts_are_of_steps_and_of_statistics(card, done, tmp_path, passes):
+    run(asked(card, tmp_path / "run", accumulate=2))
+    assert set(passes) == {
+        ("step", 1, False, False),
+        ("statistics", 1, False, False),
+        ("test", 1, False, False),
+    }
+    counts = [sum(why == each for each, *_ in passes) for why in ("step", "statistics")]
+    assert counts == [2 * 8, 2 * 2 * 2], "as many images as without parts"
+    assert differing(tmp_path / "run", done)
+
+
+def test_channels_last_is_of_all_passes(card, tmp_path, passes):
+    run(asked(card, tmp_path / "run", channels_last=True))
+    assert set(passes) == {
+        ("step", 2, False, True),
+        ("statistics", 2, False, True),
+        ("test", 1, False, True),
+    }
+
+
+def test_bf16_parts_and_channels_last_go_together(card, tmp_path, passes):
+    run(asked(card, tmp_path / "run", amp="bf16", accumulate=2, channels_last=True))
+    assert set(passes) == {
+        ("step", 1, True, True),
+        ("statistics", 1, False, True),
+        ("test", 1, False, True),
+    }
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
