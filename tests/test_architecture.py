@@ -47,7 +47,7 @@ def test_imports_keep_to_the_layers(file):
 def test_optional_and_global_libraries_have_one_door(file):
     doors = {
         "torch.distributed": "msbreg/distributed.py",
-        "detectron2": "transfer/engines/with_detectron2.py",
+        "detectron2": "transfer/engines/with_detectron2",
         "torchvision.models.detection": "transfer/engines/rcnn/",
         "faiss": "msbreg/neighbours.py",
     }

@@ -60,13 +60,14 @@ def choose(name: EngineName) -> Engine:
         )
     try:
         version = with_detectron2.version()
-    except (ImportError, OSError) as error:  # an extension built for another PyTorch, say
+    except Exception as error:  # whatever one that is older than its PyTorch or Pillow meets
+        words = f"Detectron2 is installed, but cannot be imported: {with_detectron2.said(error)}"
         if name == "auto":
-            log.warning("Detectron2 is installed, but cannot be imported: %s", error)
+            log.warning("%s; --engine auto goes on with torchvision", words)
             return _torchvision()
         raise UserError(
-            f"--engine detectron2: Detectron2 is installed, but cannot be imported: {error}.\n"
-            "Build it anew for this PyTorch, or give --engine torchvision."
+            f"--engine detectron2: {words}\n"
+            "Install one that fits this PyTorch and Pillow, or give --engine torchvision."
         ) from error
     return Engine(
         "detectron2", version, with_detectron2.build_detector, with_detectron2.build_solver

@@ -1,162 +1,40 @@
-"""The one door to Detectron2, which is optional: no wheel of it is on PyPI."""
+"""The one door to Detectron2: its detector and solver, fed with our samples, giving our detections."""
 
-import importlib
-import importlib.util
 import warnings
-from collections import OrderedDict
+from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import torch
 from fvcore.common.config import CfgNode
-from torch import Tensor, nn
+from torch import nn
 
 from msbreg.config import flat
 from msbreg.errors import UserError
-from msbreg.export.target import Reading, Words
+from transfer.engines.defaults import DEFAULTS
 from transfer.engines.rcnn.regions import Detections
 from transfer.engines.train_loop import Solver
+from transfer.engines.with_detectron2_backbone import (
+    available,
+    build_backbone,
+    import_quietly,
+    load,
+    narrow_resnet,
+    read,
+    version,
+)
+from transfer.engines.with_detectron2_limits import check, is_narrow, suspects
 from transfer.scenes.sample import Sample
 
-FEATURES = ("stem", "res2", "res3", "res4", "res5")
-NORMS = {"BN": "", "FrozenBN": "num_batches_tracked"}
-"""Norms that files are read with -> ending of the tensors for which the norm has no place."""
-
-
-def available() -> bool:
-    """Whether Detectron2 can be imported."""
-    return importlib.util.find_spec("detectron2") is not None
-
-
-@cache
-def _import_quietly() -> None:
-    """Once before the imports below: fvcore and Detectron2 use what PyTorch calls deprecated."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in ("config", "layers", "modeling", "solver", "checkpoint"):
-            importlib.import_module(f"detectron2.{name}")
-
-
-def version() -> str:
-    """Such as ``0.6``."""
-    _import_quietly()
-    import detectron2
-
-    return detectron2.__version__
-
-
-def configuration(words: Words, *, norm: str = "FrozenBN") -> Any:
-    """Detectron2's config with the settings of a converted file, by dotted key."""
-    _import_quietly()
-    from detectron2.config import get_cfg
-
-    config = get_cfg()
-    # Its own check wants 64 channels at depths 18 and 34, so build_backbone sets others by hand.
-    config.merge_from_list([part for pair in words.items() for part in pair])
-    config.MODEL.RESNETS.NORM = norm
-    config.MODEL.RESNETS.OUT_FEATURES = list(FEATURES)
-    config.MODEL.BACKBONE.FREEZE_AT = 0
-    return config
-
-
-def build_backbone(words: Words, *, norm: str = "FrozenBN") -> nn.Module:
-    """Detectron2's ResNet, of any width: images (B, 3, H, W) -> stem and res2 to res5.
-
-    ``build_resnet_backbone`` asserts RES2_OUT_CHANNELS 64 for basic blocks; a narrow network is put
-    together from the same parts.
-    """
-    _import_quietly()
-    from detectron2.layers import ShapeSpec
-    from detectron2.modeling.backbone import build_resnet_backbone
-
-    config = configuration(words, norm=norm)
-    settings = config.MODEL.RESNETS
-    if settings.STEM_OUT_CHANNELS == 64:
-        return build_resnet_backbone(config, ShapeSpec(channels=3))
-    return _narrow_resnet(config)
-
-
-def _narrow_resnet(config: Any) -> nn.Module:
-    """A ResNet-18 or -34 of another width, from Detectron2's own parts."""
-    from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
-
-    settings = config.MODEL.RESNETS
-    width, norm = settings.STEM_OUT_CHANNELS, settings.NORM
-    stem = BasicStem(3, width, norm)
-    # All four, as build_resnet_backbone does: those that are not used are drawn, then dropped.
-    stages = [
-        ResNet.make_stage(
-            BasicBlock,
-            blocks,
-            in_channels=width * 2 ** max(stage - 1, 0),
-            out_channels=width * 2**stage,
-            stride_per_block=[1 if stage == 0 else 2] + [1] * (blocks - 1),
-            norm=norm,
-        )
-        for stage, blocks in enumerate({18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[settings.DEPTH])
-    ]
-    return ResNet(
-        stem,
-        stages,
-        out_features=list(settings.OUT_FEATURES),
-        freeze_at=config.MODEL.BACKBONE.FREEZE_AT,
-    )
-
-
-def load(backbone: nn.Module, path: Path) -> tuple[str, ...]:
-    """Load a file as a detector would, by DetectionCheckpointer; returns what it could not place."""
-    _import_quietly()
-    from detectron2.checkpoint import DetectionCheckpointer
-
-    class Checkpointer(DetectionCheckpointer):
-        """Keeps what Detectron2 only logs."""
-
-        def _log_incompatible_keys(self, incompatible: Any) -> None:
-            self.found = incompatible
-
-    checkpointer = Checkpointer(nn.Sequential(OrderedDict(backbone=backbone)))
-    checkpointer.load(str(path))
-    found = checkpointer.found
-    return (
-        *(f"not found in the checkpoint: {name}" for name in found.missing_keys),
-        *(f"unexpected: {name}" for name in found.unexpected_keys),
-        *(f"wrong shape: {name}" for name, *_ in found.incorrect_shapes),
-    )
-
-
-def read(path: Path, words: Words, batches: list[Tensor]) -> list[Reading]:
-    """A converted file in Detectron2's own network, with trainable and with frozen BatchNorm.
-
-    Pixels are prepared as ``GeneralizedRCNN`` does: the order of FORMAT, then (x - mean) / std.
-    """
-    readings = []
-    for norm, passed_over in NORMS.items():
-        config = configuration(words, norm=norm)
-        backbone = build_backbone(words, norm=norm).eval()
-        problems = load(backbone, path)
-        mean = torch.tensor(config.MODEL.PIXEL_MEAN).view(-1, 1, 1)
-        std = torch.tensor(config.MODEL.PIXEL_STD).view(-1, 1, 1)
-        features = []
-        for images in batches:
-            ordered = images.flip(1) if config.INPUT.FORMAT == "BGR" else images
-            with torch.no_grad():
-                features.append(backbone((ordered - mean) / std))
-        readings.append(
-            Reading(
-                reader=f"detectron2 {version()}, {norm}",
-                loaded=dict(backbone.state_dict()),
-                features=features,
-                problems=tuple(
-                    p for p in problems if not (passed_over and p.endswith(passed_over))
-                ),
-                passed_over=passed_over,
-            )
-        )
-    return readings
-
-
-# ---- The engine: Detectron2's detector and solver, fed with our samples, giving our detections.
+__all__ = [
+    "available",
+    "build_backbone",
+    "build_detector",
+    "build_solver",
+    "load",
+    "read",
+    "said",
+    "version",
+]
 
 
 def build_detector(config: CfgNode) -> nn.Module:
@@ -165,15 +43,23 @@ def build_detector(config: CfgNode) -> nn.Module:
     Raises:
         UserError: the config asks for what a Sample cannot hold, or Detectron2 cannot build it.
     """
-    _check(config)
-    detector_type = _detector_type()
+    check(config)
     theirs = _theirs(config)
     try:
-        return detector_type(theirs)
-    except (AssertionError, KeyError, ValueError) as error:
+        _register()
+        detector: Any = _detector_type()(theirs)
+    except Exception as error:  # its asserts, registries, layers and extensions raise of every kind
+        advice = suspects(config) or "\nUpdate Detectron2, or give --engine torchvision."
         raise UserError(
-            f"Detectron2 {version()} cannot build this detector: {error or type(error).__name__}"
+            f"Detectron2 {version()} cannot build this detector: {said(error)}{advice}"
         ) from error
+    detector.deformable = any(config.MODEL.RESNETS.DEFORM_ON_PER_STAGE)
+    return detector
+
+
+def said(error: Exception) -> str:
+    """An error of Detectron2's with its kind, since the words alone can be as short as a name."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def build_solver(config: CfgNode, model: nn.Module) -> Solver:
@@ -191,31 +77,40 @@ def build_solver(config: CfgNode, model: nn.Module) -> Solver:
     return Solver(optimizer, rates)
 
 
-def _check(config: CfgNode) -> None:
-    wanted = {
-        "MODEL.META_ARCHITECTURE": (config.MODEL.META_ARCHITECTURE, "GeneralizedRCNN"),
-        "MODEL.KEYPOINT_ON": (config.MODEL.KEYPOINT_ON, False),
-        "MODEL.LOAD_PROPOSALS": (config.MODEL.LOAD_PROPOSALS, False),
-    }
-    for key, (given, known) in wanted.items():
-        if given != known:
-            raise UserError(f"{key} is {given!r}; expected {known!r} (others are not implemented)")
-
-
 def _theirs(config: CfgNode) -> Any:
     """The same settings as Detectron2's config."""
-    _import_quietly()
+    import_quietly()
     from detectron2.config import get_cfg
 
-    _register()
     theirs = get_cfg()
-    settings = flat(config)
-    theirs.merge_from_list([part for pair in settings.items() for part in pair])
+    _merge(theirs, flat(config))
     theirs.MODEL.DEVICE = "cpu"
-    narrow = theirs.MODEL.RESNETS.DEPTH < 50 and theirs.MODEL.RESNETS.STEM_OUT_CHANNELS != 64
-    if narrow:  # Detectron2's own builder wants 64 channels; the name is looked up in its registry
+    if is_narrow(config):  # the name is looked up in Detectron2's registry
         theirs.MODEL.BACKBONE.NAME = f"narrow_{theirs.MODEL.BACKBONE.NAME}"
     return theirs
+
+
+def _merge(theirs: Any, settings: Mapping[str, Any]) -> None:
+    """Set what a Detectron2 knows; an older one does not need the default of a key that came later.
+
+    Raises:
+        UserError: a key that it lacks, or of which it wants another type, is not at its default.
+    """
+    known = flat(theirs)
+    for key, value in settings.items():
+        if key not in known and value != DEFAULTS[key]:
+            raise UserError(
+                f"{key} is {value!r}, but the Detectron2 {version()} installed here has no such "
+                "setting.\nUpdate Detectron2, or give --engine torchvision."
+            )
+        if key in known:
+            try:
+                theirs.merge_from_list([key, value])
+            except ValueError as error:  # yacs's, of two types that do not stand for each other
+                raise UserError(
+                    f"{key} is {value!r}; the Detectron2 {version()} installed here expects "
+                    f"{type(known[key]).__name__}, such as {known[key]!r}"
+                ) from error
 
 
 @cache
@@ -236,11 +131,11 @@ def _register() -> None:
             return res5, channels
 
     def narrow_build_resnet_backbone(cfg: Any, input_shape: Any) -> nn.Module:
-        return _narrow_resnet(cfg)
+        return narrow_resnet(cfg)
 
     def narrow_build_resnet_fpn_backbone(cfg: Any, input_shape: Any) -> nn.Module:
         return FPN(
-            bottom_up=_narrow_resnet(cfg),
+            bottom_up=narrow_resnet(cfg),
             in_features=cfg.MODEL.FPN.IN_FEATURES,
             out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
             norm=cfg.MODEL.FPN.NORM,
@@ -256,7 +151,6 @@ def _register() -> None:
 @cache
 def _detector_type() -> type[nn.Module]:
     """Its meta architecture with our samples in and our detections out; the names stay its own."""
-    _import_quietly()
     from detectron2.modeling import GeneralizedRCNN
     from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
     from detectron2.utils.events import EventStorage
@@ -273,7 +167,14 @@ def _detector_type() -> type[nn.Module]:
         return instances
 
     class Detector(GeneralizedRCNN):
+        deformable: bool
+
         def forward(self, samples: list[Sample]) -> Any:
+            if self.deformable and self.device.type == "cpu":
+                raise UserError(
+                    "MODEL.RESNETS.DEFORM_ON_PER_STAGE is not False for each stage, and Detectron2's "
+                    "deformable convolutions are not for the CPU; give --device cuda, or False"
+                )
             given = [
                 {"image": s.image, "height": s.height, "width": s.width}
                 | ({"instances": targets(s)} if self.training else {})
@@ -282,9 +183,8 @@ def _detector_type() -> type[nn.Module]:
             # Its heads count into a storage that nobody reads, and its anchors warn of their meshgrid.
             with EventStorage(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release")
-                if self.training:
-                    return super().forward(given)
-                return [detections(out["instances"]) for out in super().forward(given)]
+                out = super().forward(given)
+                return out if self.training else [detections(found["instances"]) for found in out]
 
     def detections(found: Any) -> Detections:
         masks = found.pred_masks if found.has("pred_masks") else None

@@ -1,5 +1,8 @@
 """Which engine is taken, and that the two are one in all that is ours to see."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,20 +92,6 @@ def test_steps_and_detections_of_both_engines_are_equal_bit_for_bit(card, overri
             assert (left is None and right is None) or torch.equal(left, right), field
 
 
-@needs_detectron2
-def test_what_a_sample_cannot_hold_is_an_error_of_the_detectron2_engine_too():
-    config = read_config(CARDS / "digits_voc_c4.yaml", ["MODEL.KEYPOINT_ON", "True"])
-    with pytest.raises(UserError, match="MODEL.KEYPOINT_ON is True"):
-        choose("detectron2").build(config)
-
-
-@needs_detectron2
-def test_what_detectron2_cannot_build_is_said_in_its_words():
-    words = ["MODEL.RESNETS.DEPTH", "50", "MODEL.ROI_HEADS.NAME", "NoSuchHeads"]
-    with pytest.raises(UserError, match="cannot build this detector"):
-        choose("detectron2").build(read_config(CARDS / "digits_voc_c4.yaml", words))
-
-
 def test_torchvision_is_what_is_asked_for():
     engine = choose("torchvision")
     assert engine.described() == {"name": "torchvision", "version": engine.version}
@@ -115,8 +104,46 @@ def test_auto_passes_over_a_detectron2_that_cannot_be_imported(monkeypatch, capl
     monkeypatch.setattr(with_detectron2, "available", lambda: True)
     monkeypatch.setattr(with_detectron2, "version", broken)
     assert choose("auto").name == "torchvision"
-    with pytest.raises(UserError, match="cannot be imported: undefined symbol"):
+    with pytest.raises(UserError, match="cannot be imported: ImportError: undefined symbol"):
         choose("detectron2")
+
+
+OLD = {
+    "__init__.py": "__version__ = '0.2'",
+    "config.py": "import PIL.Image\nDOWN = PIL.Image.LINEAR_OF_OLD",
+}
+ASK_FOR_BOTH = """
+import logging
+from msbreg.errors import UserError
+from transfer.engines.choose import choose
+
+logging.basicConfig(format="warned: %(message)s")
+print("auto:", choose("auto").name)
+try:
+    choose("detectron2")
+except UserError as error:
+    print("told:", error)
+"""
+
+
+def test_a_detectron2_that_is_older_than_pillow_is_passed_over_with_a_warning(tmp_path):
+    (tmp_path / "detectron2").mkdir()
+    for name, text in OLD.items():
+        (tmp_path / "detectron2" / name).write_text(text)
+    root = str(Path(__file__).resolve().parents[3])
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_FOR_BOTH],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), root])},
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    words = "cannot be imported: AttributeError: module 'PIL.Image' has no attribute"
+    assert "auto: torchvision" in done.stdout
+    assert f"warned: Detectron2 is installed, but {words}" in done.stderr
+    assert f"told: --engine detectron2: Detectron2 is installed, but {words}" in done.stdout
+    assert "--engine torchvision" in done.stdout
 
 
 def test_detectron2_that_is_not_there_is_said(monkeypatch):
