@@ -15,7 +15,6 @@ from fvcore.common.config import BASE_KEY, CfgNode
 from msbreg.errors import UserError
 from transfer.engines.defaults import DEFAULTS, VERSION
 
-
 _EXAMPLES = {"DATASETS.TRAIN": ("voc_2007_trainval",), "DATASETS.TEST": ("voc_2007_test",)}
 """Of values whose default, an empty tuple, would be no example."""
 
