@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import resource
 from collections.abc import Iterator
 
@@ -24,6 +25,15 @@ TESTING = (
     "Smaller INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST or MODEL.RPN.POST_NMS_TOPK_TEST need less, and are "
     "another protocol: give them\nwith --eval-only, --checkpoint and a new --output."
 )
+DECODING = (
+    "the memory does not suffice in a process that decodes images.\n"
+    "Give the same command again, with fewer --workers, or 0 to decode in the process that trains."
+)
+MOVING = (
+    "the memory of the device does not suffice for the detector alone.\n"
+    "See with nvidia-smi whether another program uses it; --device takes another, as does a smaller "
+    "MODEL another protocol."
+)
 
 
 @contextlib.contextmanager
@@ -38,13 +48,24 @@ def memory_advice(advice: str) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
         if type(error) is RuntimeError and (lost := lost_worker(error)):
             raise RunFailed(lost) from error
-        if not _is_of_memory(error):
+        if "in DataLoader worker process" in str(error):
+            _raise_of_worker(error)
+        if not is_of_memory(error):
             raise
         detail = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise RunFailed(f"{advice}\n({detail})") from error
 
 
-def _is_of_memory(error: Exception) -> bool:
+def _raise_of_worker(error: Exception) -> None:
+    """Say it if a living worker's error, whose text holds its traceback, is one of memory."""
+    last = str(error).strip().rpartition("\n")[2]
+    words = (*_WORDS, "MemoryError", os.strerror(errno.ENOMEM))
+    if any(word in last for word in words):
+        raise RunFailed(f"{DECODING}\n({last[:200]})") from error
+
+
+def is_of_memory(error: Exception) -> bool:
+    """Whether it says that memory, of the device or of the machine, does not suffice."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)

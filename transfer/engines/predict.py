@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from msbreg import distributed
-from msbreg.config import Interrupted
-from msbreg.errors import RunFailed, UserError
+from msbreg.errors import RunFailed
 from msbreg.progress import Progress
+from transfer.engines.together import as_told, raise_first
 from transfer.scenes.batches import testing_batches
 from transfer.scenes.mapper import MapperSettings
 from transfer.scenes.masks import encode
@@ -41,18 +41,18 @@ def predict(
         each_scene: called after each; may raise to stop.
 
     Raises:
-        RunFailed: scores or boxes are not finite. Detectron2 leaves such out, and the detector would
+        NotFinite: scores or boxes are not finite. Detectron2 leaves such out, and the detector would
             pass for one that finds nothing.
         UserError: an image cannot be read.
 
-    Either is raised on every process, once all have gone through their shares.
+    These, and errors of memory, are raised on every process, once all have gone through their shares.
     """
     model.eval()
     world, rank = distributed.world_size(), distributed.rank()
     mine = len(testing_share(len(scenes.scenes), rank=rank, world=world))
     found: list[Prediction] = []
     batches = testing_batches(scenes, settings, rank=rank, world=world, workers=workers)
-    failure: UserError | RunFailed | Interrupted | None = None
+    failure: Exception | None = None
     try:
         with (
             contextlib.closing(batches),
@@ -66,21 +66,23 @@ def predict(
                 finite.clear()
                 progress.update(len(found))
                 each_scene()
-    # Raised on every process, or the others would wait for this one for ever.
-    except (UserError, RunFailed, Interrupted) as error:
+    except Exception as error:  # noqa: BLE001 - raised below, on every process
         failure = error
-    shares = distributed.gather_objects((found, failure))
-    for _, other in shares:
-        if other is not None:
-            raise other
+    # The others would wait for this one for ever.
+    shares = distributed.gather_objects((found, as_told(failure)))
+    raise_first(failure, [other for _, other in shares])
     return [prediction for share, _ in shares for prediction in share]
 
 
-def _not_finite(where: str) -> RunFailed:
-    return RunFailed(
-        f"the detector's scores or boxes for {where} are not finite numbers: it has diverged, or its "
-        "input is another than in training.\n"
-        "Give another checkpoint, or look at INPUT.FORMAT, MODEL.PIXEL_MEAN and PIXEL_STD."
+class NotFinite(RunFailed):
+    """Scores or boxes are not; the first line says where, the second what to do with a checkpoint."""
+
+
+def _not_finite(where: str) -> NotFinite:
+    return NotFinite(
+        f"the detector's scores or boxes for {where} are not finite numbers.\n"
+        "It has diverged, or its input is another than in training. Give another checkpoint, or look at "
+        "INPUT.FORMAT, MODEL.PIXEL_MEAN and PIXEL_STD."
     )
 
 

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from msbreg import distributed
 from msbreg.errors import RunFailed, UserError
+from transfer.engines import together
 from transfer.engines.plan import Plan
 from transfer.engines.precise_bn import make_precise, share_statistics, undrawn
+from transfer.engines.predict import NotFinite
 from transfer.scenes.sample import Sample
 
 Batch = list[Sample]
@@ -82,7 +84,7 @@ def train(
         look: evaluates; called with the statistics precise and the checkpoint saved.
 
     Raises:
-        RunFailed: a loss is not finite, or proposals or weights are not.
+        RunFailed: a loss is not finite, or proposals, weights or what is predicted are not.
         UserError: the batch cannot be divided.
     """
     wrapped = distributed.data_parallel(state.model)
@@ -93,7 +95,7 @@ def train(
                 with undrawn(plan.seed, state.iteration, device), _diverged(state.iteration):
                     _make_precise(state, plan, statistics_batches)
                 save(state)  # outside: it keeps the generators of the training
-                with undrawn(plan.seed, state.iteration, device):
+                with undrawn(plan.seed, state.iteration, device), _diverged(state.iteration):
                     look(state)
                 state.evaluated_at = state.iteration
                 state.model.train()
@@ -142,19 +144,27 @@ def step(
     ):
         group["lr"] = rate
     state.solver.optimizer.zero_grad()
-    sums: dict[str, Tensor] = {}
     parts = divide(samples, plan.accumulate)
-    for number, part in enumerate(parts):
-        with distributed.averaging(model, now=number == len(parts) - 1):
-            with _diverged(state.iteration), _autocast(plan, device):
-                losses = model(part)
-                total = sum(losses.values())
-            (total / len(parts) if len(parts) > 1 else total).backward()
+    sums: dict[str, Tensor] = {}
+
+    def loss_of(part: Batch) -> Tensor:
+        with _autocast(plan, device):
+            losses = model(part)
+            total = sum(losses.values())
         for name, value in losses.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach()
-    values = torch.stack([value.float() for value in sums.values()]) / len(parts)
-    losses_now = dict(zip(sums, values.tolist(), strict=True))
-    _check_finite(losses_now, state.iteration, device)
+        return total / len(parts) if len(parts) > 1 else total
+
+    # In the last backward pass processes wait for each other: before it, all learn if one has failed.
+    with together.raised_by_all(model, device), _diverged(state.iteration):
+        for part in parts[:-1]:
+            with distributed.averaging(model, now=False):
+                loss_of(part).backward()
+        total = loss_of(parts[-1])
+        values = torch.stack([value.float() for value in sums.values()]) / len(parts)
+        losses_now = dict(zip(sums, values.tolist(), strict=True))
+        _check_finite(losses_now)
+    total.backward()
     state.solver.clip()
     state.solver.optimizer.step()
     return losses_now
@@ -190,10 +200,10 @@ def _autocast(plan: Plan, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16)
 
 
-def _check_finite(losses: dict[str, float], iteration: int, device: torch.device) -> None:
+def _check_finite(losses: dict[str, float]) -> None:
     bad = [f"{name} = {value}" for name, value in losses.items() if not np.isfinite(value)]
-    if distributed.any_process(bool(bad), device):
-        raise diverged(iteration, ", ".join(bad) or "a loss in another process is not finite")
+    if bad:
+        raise FloatingPointError(", ".join(bad))
 
 
 @contextlib.contextmanager
@@ -201,8 +211,8 @@ def _diverged(iteration: int) -> Iterator[None]:
     """Detectors raise FloatingPointError on proposals that are not finite, before there is a loss."""
     try:
         yield
-    except FloatingPointError as error:
-        raise diverged(iteration, str(error).rstrip(".")) from error
+    except (FloatingPointError, NotFinite) as error:
+        raise diverged(iteration, str(error).partition("\n")[0].rstrip(".")) from error
 
 
 def diverged(iteration: int, what: str) -> RunFailed:

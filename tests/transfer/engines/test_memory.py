@@ -57,3 +57,28 @@ def test_the_advice_is_what_can_still_be_lowered(tmp_path):
     one = training_advice(cfg, images=1, plan=Plan(iterations=9))
     assert "--accumulate" not in one
     assert "IMS_PER_BATCH" not in one
+
+
+@pytest.mark.parametrize(
+    ("kind", "last"),
+    [
+        (MemoryError, "MemoryError"),
+        (RuntimeError, "RuntimeError: [enforce] can't allocate memory: you tried 9 bytes"),
+        (OSError, "OSError: [Errno 12] Cannot allocate memory"),
+    ],
+)
+def test_memory_of_a_process_that_decodes_is_told_to_need_fewer_of_them(kind, last):
+    text = (
+        f"Caught {kind.__name__} in DataLoader worker process 0.\nOriginal Traceback ...\n{last}\n"
+    )
+    with (
+        pytest.raises(RunFailed, match=r"fewer --workers(.|\n)*\(" + last.split("[")[0]),
+        memory_advice("lower something"),
+    ):
+        raise kind(text)
+
+
+def test_another_error_of_a_process_that_decodes_passes():
+    text = "Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: shapes differ\n"
+    with pytest.raises(RuntimeError, match="shapes differ"), memory_advice("lower something"):
+        raise RuntimeError(text)

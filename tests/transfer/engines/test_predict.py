@@ -69,3 +69,13 @@ def test_scores_and_boxes_that_are_not_finite_are_not_taken_for_nothing_found(
     with pytest.raises(RunFailed, match="scores or boxes for image 1 of toy are not finite"):
         predict(detector, scenes, MapperSettings(test_size=12))
     assert not any(m._forward_hooks for m in detector.modules()), "the hooks are gone"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), ZeroDivisionError("0")])
+def test_an_error_is_the_one_that_happened(scenes, error):
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        predict(Detector(), scenes, MapperSettings(test_size=12), each_scene=fail)
+    assert raised.value is error

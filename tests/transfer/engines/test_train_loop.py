@@ -10,6 +10,7 @@ from tests.transfer.engines.toys import Toy, batches, config, new_state, sample
 from transfer.engines import continuing
 from transfer.engines.plan import Plan, plan_of
 from transfer.engines.precise_bn import update_bn_stats
+from transfer.engines.predict import NotFinite
 from transfer.engines.train_loop import State, divide, train
 
 CPU = torch.device("cpu")
@@ -311,3 +312,12 @@ def test_the_plan_is_the_yamls(tmp_path):
         plan_of(config(tmp_path, "SOLVER.AMP.ENABLED", "True"), accumulate=1, amp="no", seed=0)
     with pytest.raises(UserError, match="ascending order"):
         plan_of(config(tmp_path, "SOLVER.STEPS", "(5,2)"), accumulate=1, amp="no", seed=0)
+
+
+def test_predictions_of_ruined_weights_say_what_to_lower(cfg):
+    class Looking(Watched):
+        def look(self, state):
+            raise NotFinite("scores for image 3 are not finite numbers.\nLook at the pixels.")
+
+    with pytest.raises(RunFailed, match=r"iteration 5: scores .* numbers\.\nTry a smaller SOLVER"):
+        run(new_state(cfg), PLAN, Looking())
