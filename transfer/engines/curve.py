@@ -1,10 +1,13 @@
 """curve.jsonl: losses and scores over the iterations, one JSON object a line."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from msbreg import distributed
+from msbreg.errors import UserError
 from msbreg.record import write_atomically
 from transfer.engines.train_loop import State
 
@@ -20,13 +23,28 @@ class Curve:
         self.path = folder / "curve.jsonl"
         if distributed.is_main():
             kept = [line for line in _lines(self.path) if _before(json.loads(line), state)]
-            write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
+            with self._written():
+                write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
 
     def add(self, row: dict[str, Any]) -> None:
-        """Write one row."""
+        """Write one row.
+
+        Raises:
+            UserError: the disk is full, or the file cannot be written.
+        """
         if distributed.is_main():
-            with open(self.path, "a") as file:
+            with self._written(), open(self.path, "a") as file:
                 file.write(json.dumps(row) + "\n")
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror or error}.\n"
+                "Free some space; the same command then continues."
+            ) from error
 
 
 def _lines(path: Path) -> list[str]:
