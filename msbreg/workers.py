@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from msbreg.errors import RunFailed
+
 
 def start_worker() -> None:
     """What a worker does first."""
@@ -26,13 +28,23 @@ def from_workers(loader: DataLoader[Any]) -> Generator[Any]:
     An error's traceback keeps the frames that hold generators, and so their workers: who consumes this
     closes it (``contextlib.closing``). Where that is not done, Python would at exit send the workers a
     SIGTERM, which they ignore, and wait for them for ever; hence the last resort here.
+
+    Raises:
+        RunFailed: the workers cannot be started, for want of memory or of processes.
     """
     before = set(multiprocessing.active_children())
-    batches = iter(loader)
-    workers = [child for child in multiprocessing.active_children() if child not in before]
-    # Registered behind PyTorch's own, which waits for each worker: what comes last is called first.
-    last_resort = functools.partial(_kill, workers)
-    atexit.register(last_resort)
+    try:
+        batches = iter(loader)
+    except OSError as error:
+        raise RunFailed(
+            f"the processes that decode images cannot be started: {error.strerror or error}.\n"
+            "Give the same command again, with fewer --workers."
+        ) from error
+    finally:  # some may have been started
+        workers = [child for child in multiprocessing.active_children() if child not in before]
+        # After multiprocessing's own, which waits: what is registered last is called first.
+        last_resort = functools.partial(_kill, workers)
+        atexit.register(last_resort)
     try:
         yield from batches
     finally:

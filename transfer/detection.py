@@ -30,7 +30,7 @@ from transfer.engines.command_line import parse
 from transfer.engines.curve import Curve
 from transfer.engines.data import data_of
 from transfer.engines.local_norms import has_local_norms, without_synchronisation
-from transfer.engines.memory import TESTING, memory_advice, memory_used, training_advice
+from transfer.engines.memory import MOVING, TESTING, memory_advice, memory_used, training_advice
 from transfer.engines.plan import Plan, plan_of
 from transfer.engines.schedule import unreached_steps
 from transfer.engines.settings import read_config
@@ -99,7 +99,8 @@ def _run(
         without_synchronisation(detector)
         if has_local_norms(detector):
             running.warn("BatchNorm statistics are each process's own: SyncBN needs CUDA")
-    detector.to(device)
+    with memory_advice(MOVING):
+        detector.to(device)
     state = State(detector, engine.solver(settings, detector))
     _seed(config.seed + rank)  # each process draws its own proposals
     checkpoint = running.output / CHECKPOINT

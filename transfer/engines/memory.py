@@ -31,8 +31,7 @@ DECODING = (
 )
 MOVING = (
     "the memory of the device does not suffice for the detector alone.\n"
-    "See with nvidia-smi whether another program uses it; --device takes another, as does a smaller "
-    "MODEL another protocol."
+    "See with nvidia-smi whether another program uses it, or give another --device."
 )
 
 

@@ -1,5 +1,6 @@
 """What goes to worker processes, and what is said when one is lost."""
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -132,3 +133,15 @@ def test_a_process_that_fails_with_its_batches_open_ends(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.rstrip().endswith("ZeroDivisionError: an error of the program")
+
+
+def test_workers_that_cannot_be_started_are_told_with_what_to_do(scenes_object, monkeypatch):
+    def fork():
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fork)
+    with (
+        closing(stream_of(scenes_object)) as stream,
+        pytest.raises(RunFailed, match=r"cannot be started: Resource .*\.\n.* fewer --workers"),
+    ):
+        next(stream)
