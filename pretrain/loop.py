@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from msbreg import distributed
-from msbreg.errors import UserError
+from msbreg.errors import RunFailed
 from msbreg.optim import LARS
 from msbreg.schedules import target_decay, warmup_cosine
 from msbreg.transforms import normalize
@@ -151,7 +151,7 @@ def train(
     """Train from ``state.step`` to ``steps``. ``each_step`` may save, and raise to stop.
 
     Raises:
-        UserError: the loss is not finite; the message says which term, and at which step.
+        RunFailed: the loss is not finite; the message says which term, and at which step.
     """
     wrapped = distributed.data_parallel(state.online)
     peak, decay_base = peak_learning_rate(config), base_decay(config)
@@ -201,10 +201,29 @@ def _add(state: State, terms: dict[str, Tensor]) -> None:
     bad = [name for name, value in values.items() if not np.isfinite(value)]
     if bad:
         shown = ", ".join(f"{name} = {values[name]}" for name in bad)
-        raise UserError(
-            f"the loss is not finite at step {state.step}: {shown}.\n"
-            "The last checkpoint is kept. Try a smaller --optimizer.base_lr or a longer "
-            "--optimizer.warmup_epochs, in a new --output."
-        )
+        raise _diverged(f"the loss is not finite at step {state.step}: {shown}")
     for name, value in values.items():
         state.sums[name] = state.sums.get(name, 0.0) + value
+
+
+def check_finite(state: State) -> None:
+    """Before weights are saved: a last step may spoil them behind a loss that is finite.
+
+    Raises:
+        RunFailed: one is not finite, on any process.
+    """
+    weights = state.online.state_dict() | state.target.state_dict(prefix="target.")
+    bad = [n for n, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
+    everywhere = [name for names in distributed.gather_objects(bad) for name in names]
+    if everywhere:
+        raise _diverged(
+            f"{len(everywhere)} tensors are not finite after step {state.step}, the first "
+            f"{everywhere[0]}"
+        )
+
+
+def _diverged(what: str) -> RunFailed:
+    return RunFailed(
+        f"{what}.\nThe last checkpoint is kept. Try a smaller --optimizer.base_lr or a longer "
+        "--optimizer.warmup_epochs, in a new --output."
+    )

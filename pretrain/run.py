@@ -25,7 +25,7 @@ from msbreg.job import AlreadyFinished, Job, job, log
 from msbreg.optim import LARS, lars_groups
 from msbreg.progress import Progress
 from pretrain.data import Order, batches_of_views, fixed_views
-from pretrain.loop import State, peak_learning_rate, train
+from pretrain.loop import State, check_finite, peak_learning_rate, train
 from pretrain.monitor import Monitor, describe
 from pretrain.networks import build_networks
 from pretrain.settings import Config
@@ -235,6 +235,7 @@ def _monitor(
 def _save(state: State, path: Path, config: Config, images: ImageList, steps: int) -> None:
     """All that a resume needs. Every random number of the loop is a function of (seed, step) or of
     (seed, epoch, image); the generators' states are kept for what users may add."""
+    check_finite(state)
     generators: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         generators["cuda"] = torch.cuda.get_rng_state()

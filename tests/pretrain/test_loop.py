@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msbreg.errors import UserError
+from msbreg.errors import RunFailed
 from msbreg.optim import LARS, lars_groups
 from msbreg.transforms import normalize
 from pretrain import losses
 from pretrain.loop import (
     State,
     base_decay,
+    check_finite,
     forward_backward,
     peak_learning_rate,
     step_noise,
@@ -214,5 +215,16 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_term_and_the_step():
     state = new_state(config)
     with torch.no_grad():
         state.online.predictor[3].weight[0, 0] = float("nan")
-    with pytest.raises(UserError, match=r"not finite at step 0: total = nan, centroid = nan"):
+    with pytest.raises(RunFailed, match=r"not finite at step 0: total = nan, centroid = nan"):
         run(state, config, [pixels()], [])
+
+
+def test_spoilt_weights_are_not_saved():
+    state = new_state(settings())
+    check_finite(state)
+    with torch.no_grad():
+        next(state.target.parameters()).view(-1)[0] = float("inf")
+    with pytest.raises(
+        RunFailed, match=r"1 tensors are not finite after step 0, the first target\."
+    ):
+        check_finite(state)
