@@ -79,23 +79,31 @@ def stream_of(scenes):
     return testing_batches(scenes, MapperSettings(test_size=12), rank=0, world=1, workers=1)
 
 
+def children_since(before):
+    """Other tests of this process may have left some of theirs (joblib keeps its own)."""
+    return [child for child in multiprocessing.active_children() if child not in before]
+
+
 def test_workers_end_with_the_batches_whatever_a_traceback_holds(scenes_object):
+    before = multiprocessing.active_children()
+
     def use():
         with closing(stream_of(scenes_object)) as stream:
             next(stream)
-            assert len(multiprocessing.active_children()) == 1
+            assert len(children_since(before)) == 1
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError) as held:
         use()
     assert held.value.__traceback__ is not None
-    assert not multiprocessing.active_children()
+    assert not children_since(before)
 
 
 def test_a_group_signal_does_not_end_workers(scenes_object):
+    before = multiprocessing.active_children()
     with closing(stream_of(scenes_object)) as stream:
         first = next(stream)
-        (worker,) = multiprocessing.active_children()
+        (worker,) = children_since(before)
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(worker.pid, number)
         assert [sample.scene for (sample,) in [first, *stream]] == [0, 1, 2, 3]
