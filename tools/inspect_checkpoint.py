@@ -122,7 +122,7 @@ def aligned(rows: Sequence[Row]) -> list[str]:
     """Cells in columns as wide as they need; the last is not padded."""
     columns = max(map(len, rows))
     widths = [max(len(row[i]) for row in rows if len(row) > i) for i in range(columns)]
-    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=False)] for row in rows]
+    padded = [[cell.ljust(widths[i]) for i, cell in enumerate(row)] for row in rows]
     return [("  " + "  ".join(cells)).rstrip() for cells in padded]
 
 

@@ -1,9 +1,5 @@
 """Two processes equal one process on the joined batch, in value and in gradient."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,28 +7,14 @@ import torch
 
 from msbreg import distributed
 from msbreg.errors import UserError
+from tests.pair import run_pair
 from tests.pretrain.workers import gradient_of_one_step
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def two_processes(output: Path, task: str) -> list[dict]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in (0, 1):
-        environment = os.environ | {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, "-m", "tests.pretrain.workers", str(output), task]
-        started.append(subprocess.Popen(command, cwd=ROOT, env=environment))
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert run_pair("tests.pretrain.workers", output, task) == [0, 0]
     return [torch.load(output / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

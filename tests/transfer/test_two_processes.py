@@ -1,11 +1,7 @@
 """Two processes train one detector, and continue it when they were killed."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +9,7 @@ import pytest
 import torch
 
 from msbreg.record import read_record
+from tests.pair import run_pair
 from tests.transfer.boxes_data import make_voc, tiny_card
 from tests.transfer.two_processes import KILLED_AFTER, still
 from transfer.engines import continuing
@@ -22,24 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def two_processes(task: str, card: Path, folder: Path) -> list[int]:
     """How they ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in (0, 1):
-        environment = os.environ | {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
-        words = [task, str(card), str(folder)]
-        command = [sys.executable, "-m", "tests.transfer.two_processes", *words]
-        started.append(subprocess.Popen(command, cwd=ROOT, env=environment))
-    return [process.wait(timeout=240) for process in started]
+    return run_pair("tests.transfer.two_processes", task, card, folder)
 
 
 @pytest.fixture(scope="module")

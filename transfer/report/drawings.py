@@ -132,7 +132,7 @@ def _thinned(path: str) -> str:
     points = [point.split() for point in re.split(r" ?[ML] ", path)[1:]]
     kept = [
         point
-        for before, point, after in zip([[], *points], points, [*points[1:], []], strict=False)
+        for before, point, after in zip([[], *points[:-1]], points, [*points[1:], []], strict=True)
         if not (before and after and before[1] == point[1] == after[1])
     ]
     return "M" + "L".join(" ".join(point) for point in kept)

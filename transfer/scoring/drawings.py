@@ -72,7 +72,9 @@ def precision_recall_curves(scores: DetectionScores) -> str:
         figure = Figure(figsize=(1.9 * columns, 1.7 * rows + 0.5), layout="constrained")
         # Not shared: matplotlib sets the limits of n shared axes in n^2 steps, seconds at 80 classes.
         axes = figure.subplots(rows, columns, squeeze=False)
-        for k, (ax, row) in enumerate(zip(axes.flat, scores.table(), strict=False)):
+        for k, (ax, row) in enumerate(
+            zip(axes.flat[: len(scores.classes)], scores.table(), strict=True)
+        ):
             shown = "no objects" if row["AP"] is None else f"AP {row['AP']:.1f}"
             ax.set_title(f"{row['class']}  {shown}", fontsize=7.5, loc="left")
             for label, (i, colour) in lines.items():

@@ -1,8 +1,5 @@
 """naiveSyncBN on two processes is BatchNorm over the joined batch, in value and in gradient."""
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +7,7 @@ import torch
 from torch import nn
 
 from msbreg import distributed
+from tests.pair import run_pair
 from transfer.engines.rcnn.layers import NaiveSyncBatchNorm
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -36,21 +34,7 @@ def passed(norm: nn.Module, rank: int, processes: int) -> dict[str, torch.Tensor
 
 
 def test_two_processes_are_one_with_the_joined_batch(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in (0, 1):
-        environment = os.environ | {
-            "RANK": str(rank),
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, "-m", __name__, str(tmp_path)]
-        started.append(subprocess.Popen(command, cwd=ROOT, env=environment))
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert run_pair(__name__, tmp_path) == [0, 0]
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     whole = passed(nn.BatchNorm2d(3), 0, 1)
     for name in ("output", "gradient"):

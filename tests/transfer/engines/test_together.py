@@ -1,32 +1,18 @@
 """What every process says where one of them fails."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from torch import nn
 
 from msbreg.errors import RunFailed, UserError
+from tests.pair import run_pair
 from transfer.engines.together import _exchanges, as_told, raise_first
 
 
 def said(folder: Path, how: str, accumulate: int) -> list[str]:
     """Of both processes of tests/transfer/engines/failing.py."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in ("0", "1"):
-        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        module = "tests.transfer.engines.failing"
-        command = [sys.executable, "-m", module, str(folder), how, str(accumulate)]
-        root = Path(__file__).resolve().parents[3]
-        started.append(subprocess.Popen(command, cwd=root, env=os.environ | group | address))
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert run_pair("tests.transfer.engines.failing", folder, how, accumulate) == [0, 0]
     return [(folder / rank / "said.txt").read_text() for rank in ("0", "1")]
 
 

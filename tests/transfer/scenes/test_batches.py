@@ -1,17 +1,13 @@
 """Batches are functions of seed, process and iteration: resumed, or with other workers, the same."""
 
-import os
-import socket
-import subprocess
-import sys
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from msbreg.errors import UserError
+from tests.pair import run_pair
 from tests.transfer.scenes.folders import coco_content, noise, write_coco
 from transfer.scenes.batches import testing_batches, training_batches
 from transfer.scenes.mapper import MapperSettings, testing_sample
@@ -175,17 +171,7 @@ def test_testing_goes_through_the_scenes_in_order(scenes, workers):
 def test_all_processes_stop_at_an_image_that_one_cannot_read(tmp_path):
     write_coco(tmp_path, coco_content(images=[(n, 14, 20) for n in range(6)]))
     (tmp_path / "images" / "5.png").write_bytes(b"not an image")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in ("0", "1"):
-        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        command = [sys.executable, "-m", "tests.transfer.scenes.reader", str(tmp_path)]
-        root = Path(__file__).resolve().parents[3]
-        started.append(subprocess.Popen(command, cwd=root, env=os.environ | group | address))
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert run_pair("tests.transfer.scenes.reader", tmp_path) == [0, 0]
     first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1))
     assert first == second
     assert "5.png cannot be decoded" in first
