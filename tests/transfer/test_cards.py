@@ -107,8 +107,8 @@ C4: dict[str, Any] = {
     "MODEL.ROI_MASK_HEAD.NUM_CONV": 0,
     "MODEL.ROI_MASK_HEAD.NORM": "",
 }
-# Two fully connected layers and four convolutions, none with a norm: MoCo's maintainer in its issue 34,
-# and VISSL's R50_FPNv2.
+# Two fully connected layers and four convolutions, none with a norm: MoCo's maintainer
+# (github.com/facebookresearch/moco/issues/34), and VISSL's R50_FPNv2.
 FPN: dict[str, Any] = {
     "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
     "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],

@@ -163,9 +163,11 @@ def without_empty(scenes: Scenes) -> Scenes:
     """
     kept = tuple(s for s in scenes.scenes if any(not i.crowd for i in s.instances))
     dropped = len(scenes.scenes) - len(kept)
-    log.info(
-        "%s: %d images without usable annotations dropped, %d left", scenes.name, dropped, len(kept)
-    )
+    if dropped:
+        log.info(
+            "%s: %d images without usable annotations dropped, %d left",
+            scenes.name, dropped, len(kept),
+        )  # fmt: skip
     if not kept:
         raise UserError(
             f"{scenes.name} has no image with an annotation that is not a crowd; expected objects to "
