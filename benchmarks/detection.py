@@ -23,9 +23,10 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from transfer.engines import with_detectron2, with_torchvision
-from transfer.engines.settings import read_config
-from transfer.scenes.sample import Sample
+from transfer.detectors import detectron2_engine as with_detectron2
+from transfer.detectors import torchvision_engine as with_torchvision
+from transfer.detectors.config.yaml_file import read_config
+from transfer.detectors.mapper import Sample
 
 Run = Callable[[], object]
 

@@ -27,7 +27,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn import functional
 
-from msbreg.neighbours import nearest, weighted_vote
+from msbreg.neighbors import nearest, weighted_vote
 
 TEMPERATURE = 0.07
 CLASSES = 1000

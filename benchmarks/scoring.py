@@ -30,10 +30,10 @@ if not __package__:
 
 import numpy as np
 
+from msbreg.data.run_lengths import encode
+from msbreg.data.scenes import Instance, Prediction, Scene, Scenes
 from tests.reference import coco_ap as by_pycocotools
 from tests.transfer.scoring import by_detectron2
-from transfer.scenes.masks import encode
-from transfer.scenes.types import Instance, Prediction, Scene, Scenes
 from transfer.scoring.coco_ap import coco_ap
 from transfer.scoring.voc_ap import voc_ap
 

@@ -23,11 +23,11 @@ if not __package__:
 import torch
 from torch import Tensor
 
-from msbreg.transforms import normalize
+from msbreg.data.transforms import normalize
 from pretrain.loop import forward_backward, step_noise
 from pretrain.losses import msbreg_loss
 from pretrain.networks import build_networks
-from pretrain.settings import Config, HeadSettings
+from pretrain.recipe import Config, HeadSettings
 
 CPU = torch.device("cpu")
 

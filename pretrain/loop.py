@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msbreg import distributed
-from msbreg.errors import RunFailed
-from msbreg.optim import LARS
-from msbreg.schedules import target_decay, warmup_cosine
-from msbreg.transforms import normalize
+from msbreg.data.transforms import normalize
+from msbreg.run import distributed
+from msbreg.run.errors import RunFailed
+from msbreg.train.optimizers import LARS
+from msbreg.train.schedules import target_decay, warmup_cosine
 from pretrain.losses import (
     MSBRegLoss,
     brownian_loss,
@@ -23,7 +23,7 @@ from pretrain.losses import (
     singular_value_loss,
 )
 from pretrain.networks import Online, Target, update_target
-from pretrain.settings import Config, LossSettings
+from pretrain.recipe import Config, LossSettings
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from msbreg.backbones import build_backbone, embed
+from msbreg.backbones.resnet import build_backbone, embed
 
 NORMS = ("bn", "ln", "none")
 

@@ -15,20 +15,20 @@ if not __package__:
 import numpy as np
 import torch
 
-from msbreg import distributed
-from msbreg.checkpoint import file_sha256, load_checkpoint, load_exactly, save_checkpoint
-from msbreg.config import Card, Interrupted, main, plain
-from msbreg.datasets import DATASETS, training_images
-from msbreg.datasets.folder import ImageList, balanced_subset, without_unreadable
-from msbreg.errors import UserError
-from msbreg.job import AlreadyFinished, Job, job, log
-from msbreg.optim import LARS, lars_groups
-from msbreg.progress import Progress
-from pretrain.data import Order, batches_of_views, fixed_views
+from msbreg.checkpoints.load import file_sha256, load_checkpoint, load_exactly, save_checkpoint
+from msbreg.data.folder import ImageList, balanced_subset, without_unreadable
+from msbreg.data.sources import DATASETS, training_images
+from msbreg.run import distributed
+from msbreg.run.config import Card, Interrupted, main, plain
+from msbreg.run.errors import UserError
+from msbreg.run.job import AlreadyFinished, Job, job, log
+from msbreg.run.progress import Progress
+from msbreg.train.optimizers import LARS, lars_groups
 from pretrain.loop import State, check_finite, peak_learning_rate, train
 from pretrain.monitor import Monitor, describe
 from pretrain.networks import build_networks
-from pretrain.settings import Config
+from pretrain.recipe import Config
+from pretrain.view_batches import Order, batches_of_views, fixed_views
 from pretrain.views import Augmentation, policy
 
 CHECKPOINT = "checkpoint.pth"

@@ -18,8 +18,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from msbreg.errors import UserError
-from msbreg.transforms import resize
+from msbreg.data.transforms import resize
+from msbreg.run.errors import UserError
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
 LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601, of R, G and B

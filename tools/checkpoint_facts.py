@@ -8,22 +8,22 @@ from typing import Any
 
 from torch import Tensor
 
-from msbreg.backbones import build_backbone, stride_in_1x1
-from msbreg.checkpoint import load_exactly
-from msbreg.errors import UserError
-from msbreg.feature_statistics import (
+from msbreg.backbones.feature_statistics import (
     feature_statistics,
     photographs,
     side_for,
     signs_in_features,
 )
-from msbreg.formats import FORMATS
-from msbreg.formats.content import groups
-from msbreg.formats.differences import LOOK, seen
-from msbreg.formats.match import Match, contents, identify
-from msbreg.reading import FileContent, read_file
-from msbreg.reading.inert import Inert, plain
-from msbreg.trained import NormLayer, norm_layers, signs_of_no_training
+from msbreg.backbones.resnet import build_backbone, stride_in_1x1
+from msbreg.backbones.trained import NormLayer, norm_layers, signs_of_no_training
+from msbreg.checkpoints.layouts import FORMATS
+from msbreg.checkpoints.layouts.content import groups
+from msbreg.checkpoints.layouts.differences import LOOK, seen
+from msbreg.checkpoints.layouts.match import Match, contents, identify
+from msbreg.checkpoints.load import load_exactly
+from msbreg.checkpoints.read import FileContent, read_file
+from msbreg.checkpoints.read.inert import Inert, plain
+from msbreg.run.errors import UserError
 
 Facts = dict[str, Any]
 MOST_GROUPS = 12  # of keys, below one entry

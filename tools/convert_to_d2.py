@@ -24,18 +24,18 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from msbreg.backbones import BACKBONES
-from msbreg.checkpoint import Provenance, load_backbone
-from msbreg.config import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR
-from msbreg.errors import UserError
-from msbreg.export.card import Card, Score, Training, model_card
-from msbreg.export.certificate import ConversionFailed
-from msbreg.export.convert import Conversion, convert
-from msbreg.export.executor import STAGES
-from msbreg.export.target import Reader, Target
-from msbreg.export.targets import TARGETS
-from msbreg.record import read_record
-from transfer.engines import with_detectron2
+from msbreg.backbones.resnet import BACKBONES
+from msbreg.checkpoints.convert.certificate import ConversionFailed
+from msbreg.checkpoints.convert.convert import Conversion, convert
+from msbreg.checkpoints.convert.executor import STAGES
+from msbreg.checkpoints.convert.model_card import Card, Score, Training, model_card
+from msbreg.checkpoints.convert.target import Reader, Target
+from msbreg.checkpoints.convert.targets import TARGETS
+from msbreg.checkpoints.load import Provenance, load_backbone
+from msbreg.run.config import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR
+from msbreg.run.errors import UserError
+from msbreg.run.record import read_record
+from transfer.detectors import detectron2_engine as with_detectron2
 from transfer.report.collect import Collection, collect, column_title, data_title
 
 ENDINGS = (".pth", ".tar", ".pt", ".ckpt", ".pkl", ".bin", ".torch", ".pyth", ".safetensors")

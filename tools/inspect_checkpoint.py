@@ -26,10 +26,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from msbreg.backbones import BACKBONES
-from msbreg.config import EXIT_USER_ERROR
-from msbreg.formats.differences import seen
-from msbreg.transforms import Normalisation
+from msbreg.backbones.resnet import BACKBONES
+from msbreg.checkpoints.layouts.differences import seen
+from msbreg.data.transforms import Normalisation
+from msbreg.run.config import EXIT_USER_ERROR
 from tools.checkpoint_facts import Facts, Question, facts_of, families
 
 Row = tuple[str, ...]

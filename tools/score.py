@@ -22,16 +22,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from msbreg.config import EXIT_FAILED, EXIT_USER_ERROR
-from msbreg.errors import UserError
-from msbreg.record import read_record, write_atomically
-from transfer.engines.results import PER_CLASS, PREDICTIONS, numbers, score
-from transfer.scenes.named import join_scenes, load_scenes
-from transfer.scenes.types import Prediction, Scenes
+from msbreg.data.catalog import join_scenes, load_scenes
+from msbreg.data.scenes import Prediction, Scenes
+from msbreg.run.config import EXIT_FAILED, EXIT_USER_ERROR
+from msbreg.run.errors import UserError
+from msbreg.run.record import read_record, write_atomically
+from transfer.detectors.results import PER_CLASS, PREDICTIONS, numbers, score
+from transfer.drawing.detection_sheets import write_drawings
 from transfer.scoring.coco_ap import coco_ap
 from transfer.scoring.coco_results import read_coco_results, write_coco_results
 from transfer.scoring.detection_scores import DetectionScores
-from transfer.scoring.drawings import write_drawings
 from transfer.scoring.predictions import load_predictions
 from transfer.scoring.voc_ap import Ties, VocRules, voc_ap
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from msbreg.errors import UserError
+from msbreg.run.errors import UserError
 
 FACES = ("folder", "voc", "segmentation", "coco")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
@@ -274,7 +274,7 @@ def table(splits: list[Split]) -> str:
 
 def verify(data: str, face: str) -> list[Split]:
     if data == "digits":
-        from msbreg.datasets.digits import prepare_digits
+        from msbreg.data.digits.generate import prepare_digits
 
         root = prepare_digits()
     else:

@@ -19,29 +19,27 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 
-from msbreg import distributed
-from msbreg.config import Card, Interrupted, main, plain
-from msbreg.job import AlreadyFinished, Job, job, log
-from msbreg.progress import Progress
-from transfer.engines import continuing, results
-from transfer.engines.asked import Config
-from transfer.engines.choose import Engine, choose
-from transfer.engines.command_line import parse
-from transfer.engines.curve import Curve
-from transfer.engines.data import data_of
-from transfer.engines.local_norms import has_local_norms, without_synchronisation
-from transfer.engines.memory import MOVING, TESTING, memory_advice, memory_used, training_advice
-from transfer.engines.plan import Plan, plan_of
-from transfer.engines.schedule import unreached_steps
-from transfer.engines.settings import read_config
-from transfer.engines.starting import start_detector, weights_digest
-from transfer.engines.supported import check_run
-from transfer.engines.train_loop import State, losses_in_words, part_of
-from transfer.engines.trials import run_trials
-from transfer.scenes.batches import training_batches
-from transfer.scenes.mapper import mapper_settings
-from transfer.scenes.order import share_of_batch
-from transfer.scenes.sample import Sample
+from msbreg.run import distributed
+from msbreg.run.config import Card, Interrupted, main, plain
+from msbreg.run.job import AlreadyFinished, Job, job, log
+from msbreg.run.progress import Progress
+from msbreg.run.yaml_options import parse
+from transfer.detectors import continuing, results
+from transfer.detectors.batch_norm import has_local_norms, without_synchronisation
+from transfer.detectors.config.supported import check_run
+from transfer.detectors.config.yaml_file import read_config
+from transfer.detectors.curve import Curve
+from transfer.detectors.detection_config import Config
+from transfer.detectors.engine import Engine, choose
+from transfer.detectors.mapper import Sample, mapper_settings
+from transfer.detectors.memory import MOVING, TESTING, memory_advice, memory_used, training_advice
+from transfer.detectors.sample_order import share_of_batch
+from transfer.detectors.samples import training_batches
+from transfer.detectors.solver import Plan, plan_of, unreached_steps
+from transfer.detectors.splits import data_of
+from transfer.detectors.start import start_detector, weights_digest
+from transfer.detectors.train_loop import State, losses_in_words, part_of
+from transfer.detectors.trials import run_trials
 from transfer.scoring.detection_scores import DetectionScores
 
 CHECKPOINT = "checkpoint.pth"

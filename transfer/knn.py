@@ -15,14 +15,14 @@ if not __package__:
 
 import numpy as np
 
-from msbreg.config import Card, main
-from msbreg.datasets.folder import ImageList
-from msbreg.errors import UserError
-from msbreg.job import Job, log
-from msbreg.neighbours import majority_vote, nearest, weighted_vote
-from msbreg.record import write_atomically
+from msbreg.data.folder import ImageList
+from msbreg.neighbors import majority_vote, nearest, weighted_vote
+from msbreg.run.config import Card, main
+from msbreg.run.errors import UserError
+from msbreg.run.job import Job, log
+from msbreg.run.record import write_atomically
+from transfer.frozen.evaluation import FrozenConfig, evaluate
 from transfer.frozen.labelled import labelled_splits
-from transfer.frozen.settings import FrozenConfig, evaluate
 from transfer.scoring.classification import standard_error, top_k_accuracy
 
 

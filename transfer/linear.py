@@ -16,19 +16,13 @@ if not __package__:
 import torch
 from torch import Tensor
 
-from msbreg.config import Card, main
-from msbreg.errors import UserError
-from msbreg.job import Job, log
-from msbreg.progress import Progress
+from msbreg.run.config import Card, main
+from msbreg.run.errors import UserError
+from msbreg.run.job import Job, log
+from msbreg.run.progress import Progress
+from transfer.frozen.evaluation import FrozenConfig, evaluate
+from transfer.frozen.heads import LinearModel, best_on_held_out, fit_linear, held_out_split, logits
 from transfer.frozen.labelled import labelled_splits
-from transfer.frozen.linear_fit import (
-    LinearModel,
-    best_on_held_out,
-    fit_linear,
-    held_out_split,
-    logits,
-)
-from transfer.frozen.settings import FrozenConfig, evaluate
 from transfer.scoring.classification import standard_error, top_k_accuracy
 
 

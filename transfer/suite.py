@@ -10,14 +10,14 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from msbreg.checkpoint import load_backbone
-from msbreg.config import Card, main, parse
-from msbreg.errors import UserError
-from msbreg.job import log, log_to_terminal
+from msbreg.checkpoints.load import load_backbone
+from msbreg.run import yaml_options as command_line
+from msbreg.run.config import Card, main, parse
+from msbreg.run.errors import UserError
+from msbreg.run.job import log, log_to_terminal
 from transfer import detection, knn, linear, svm
-from transfer.engines import command_line
-from transfer.engines.settings import read_config
-from transfer.engines.supported import check_run
+from transfer.detectors.config.supported import check_run
+from transfer.detectors.config.yaml_file import read_config
 from transfer.report.render import write_report
 
 CARDS = Path(__file__).resolve().parents[1] / "configs"

@@ -16,17 +16,17 @@ if not __package__:
 
 import numpy as np
 
-from msbreg.config import Card, main
-from msbreg.datasets import face
-from msbreg.datasets.folder import list_fingerprint
-from msbreg.errors import UserError
-from msbreg.job import Job, log
-from msbreg.progress import Progress
-from msbreg.record import write_atomically
+from msbreg.data.folder import list_fingerprint
+from msbreg.data.sources import face
+from msbreg.data.voc import ImageLabels, image_labels
+from msbreg.run.config import Card, main
+from msbreg.run.errors import UserError
+from msbreg.run.job import Job, log
+from msbreg.run.progress import Progress
+from msbreg.run.record import write_atomically
+from transfer.frozen.evaluation import FrozenConfig, evaluate, load_network, resolve_transform
 from transfer.frozen.features import extract
-from transfer.frozen.settings import FrozenConfig, evaluate, load_network, resolve_transform
-from transfer.frozen.svm_fit import C_GRIDS, class_average_precisions, decision, fit_svm
-from transfer.scenes.voc import ImageLabels, image_labels
+from transfer.frozen.svm_solver import C_GRIDS, class_average_precisions, decision, fit_svm
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from msbreg import distributed
-from msbreg.errors import UserError
+from msbreg.run import distributed
+from msbreg.run.errors import UserError
 from tests.pair import run_pair
 from tests.pretrain.workers import gradient_of_one_step
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msbreg.errors import RunFailed
-from msbreg.optim import LARS, lars_groups
-from msbreg.transforms import normalize
+from msbreg.data.transforms import normalize
+from msbreg.run.errors import RunFailed
+from msbreg.train.optimizers import LARS, lars_groups
 from pretrain import losses
 from pretrain.loop import (
     State,
@@ -19,13 +19,7 @@ from pretrain.loop import (
     train,
 )
 from pretrain.networks import build_networks
-from pretrain.settings import (
-    Config,
-    HeadSettings,
-    LossSettings,
-    OptimizerSettings,
-    TargetSettings,
-)
+from pretrain.recipe import Config, HeadSettings, LossSettings, OptimizerSettings, TargetSettings
 
 CPU = torch.device("cpu")
 HEAD = HeadSettings(hidden=16, out=8)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from msbreg.backbones import build_backbone
+from msbreg.backbones.resnet import build_backbone
 from pretrain.networks import build_networks, head, update_target
 
 

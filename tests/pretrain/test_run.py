@@ -11,14 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from msbreg.checkpoint import load_backbone, load_checkpoint
-from msbreg.config import Card
-from msbreg.datasets.folder import balanced_subset, held_out_tail, list_images
-from msbreg.errors import UserError
-from msbreg.record import read_record
-from pretrain.data import Order
-from pretrain.run import run
-from pretrain.settings import (
+from msbreg.checkpoints.load import load_backbone, load_checkpoint
+from msbreg.data.folder import balanced_subset, held_out_tail, list_images
+from msbreg.run.config import Card
+from msbreg.run.errors import UserError
+from msbreg.run.record import read_record
+from pretrain.recipe import (
     AugmentSettings,
     Config,
     DiagnosticsSettings,
@@ -26,6 +24,8 @@ from pretrain.settings import (
     OptimizerSettings,
     TargetSettings,
 )
+from pretrain.run import run
+from pretrain.view_batches import Order
 
 SCRIPT = Path(__file__).resolve().parents[2] / "pretrain" / "run.py"
 

@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import RandomResizedCrop
 
-from msbreg.errors import UserError
+from msbreg.run.errors import UserError
 from pretrain import views
 from pretrain.views import Augmentation, make_views, policy, sample, view_generator
 from tests.reference import views as twin

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from msbreg import distributed
+from msbreg.run import distributed
 from pretrain.loop import forward_backward, step_noise
 from pretrain.networks import build_networks
-from pretrain.settings import Config, HeadSettings, LossSettings
+from pretrain.recipe import Config, HeadSettings, LossSettings
 
 CPU = torch.device("cpu")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from msbreg.checkpoint import file_sha256
-from tests.msbreg.export.backbones import write_checkpoint
+from msbreg.checkpoints.load import file_sha256
+from tests.msbreg.checkpoints.convert.realistic_networks import write_checkpoint
 from tests.transfer.report.records import network, write_knn
 from tools.convert_to_d2 import main
-from transfer.engines import with_detectron2
+from transfer.detectors import detectron2_engine as with_detectron2
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools" / "convert_to_d2.py"

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from msbreg.backbones import build_backbone, embed
-from msbreg.checkpoint import save_checkpoint
-from msbreg.feature_statistics import photographs
-from msbreg.formats import FORMATS
-from msbreg.transforms import normalize
+from msbreg.backbones.feature_statistics import photographs
+from msbreg.backbones.resnet import build_backbone, embed
+from msbreg.checkpoints.layouts import FORMATS
+from msbreg.checkpoints.load import save_checkpoint
+from msbreg.data.transforms import normalize
 from tools.inspect_checkpoint import main
 
 ROOT = Path(__file__).resolve().parents[2]

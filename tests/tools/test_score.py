@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msbreg.record import SCHEMA
+from msbreg.data.catalog import load_scenes
+from msbreg.run.record import SCHEMA
 from tests.reference.coco_ap import truth_as_json
 from tests.transfer.scoring.by_detectron2 import write_voc
 from tests.transfer.scoring.drawn import box_masks, coco_scenes, predict, voc_scenes
 from tools.score import main
-from transfer.engines.results import numbers, score
-from transfer.scenes.named import load_scenes
+from transfer.detectors.results import numbers, score
 from transfer.scoring.coco_results import write_coco_results
 from transfer.scoring.predictions import save_predictions
 from transfer.scoring.voc_ap import VocRules, voc_ap

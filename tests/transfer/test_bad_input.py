@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from msbreg.checkpoint import save_checkpoint
-from msbreg.config import main
-from msbreg.record import read_record
+from msbreg.checkpoints.load import save_checkpoint
+from msbreg.data.catalog import load_scenes
+from msbreg.run.config import main
+from msbreg.run.record import read_record
+from msbreg.run.yaml_options import parse
 from tests.transfer.boxes_data import CARDS, make_voc, tiny_card
 from transfer import detection
-from transfer.engines import continuing
-from transfer.engines.asked import Config
-from transfer.engines.choose import choose
-from transfer.engines.command_line import parse
-from transfer.engines.rcnn.model import RCNN
-from transfer.scenes.named import load_scenes
+from transfer.detectors import continuing
+from transfer.detectors.detection_config import Config
+from transfer.detectors.engine import choose
+from transfer.detectors.rcnn.model import RCNN
 
 MEND = "Mend it or take it out of the data set, then give the same command again."
 NOTHING_WRONG = 0

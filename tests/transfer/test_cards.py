@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.transfer.boxes_data import CARDS
-from transfer.engines.settings import read_config
+from transfer.detectors.config.yaml_file import read_config
 
 # What all six share: MoCo's detection/configs, and Detectron2's defaults.
 SHARED: dict[str, Any] = {

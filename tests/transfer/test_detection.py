@@ -13,19 +13,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from msbreg.backbones import build_backbone
-from msbreg.checkpoint import save_checkpoint
-from msbreg.config import main
-from msbreg.errors import UserError
-from msbreg.record import protocol_digest, read_record
+from msbreg.backbones.resnet import build_backbone
+from msbreg.checkpoints.load import save_checkpoint
+from msbreg.run.config import main
+from msbreg.run.errors import UserError
+from msbreg.run.record import protocol_digest, read_record
+from msbreg.run.yaml_options import parse
 from tests.transfer.boxes_data import CARDS, make_voc, tiny_card
 from transfer.detection import run
-from transfer.engines import choose as choosing
-from transfer.engines import continuing, with_detectron2
-from transfer.engines.asked import Config
-from transfer.engines.command_line import parse
-from transfer.engines.rcnn.model import RCNN
-from transfer.engines.settings import read_config
+from transfer.detectors import continuing
+from transfer.detectors import detectron2_engine as with_detectron2
+from transfer.detectors import engine as choosing
+from transfer.detectors.config.yaml_file import read_config
+from transfer.detectors.detection_config import Config
+from transfer.detectors.rcnn.model import RCNN
 from transfer.scoring.predictions import load_predictions
 
 SCRIPT = Path(__file__).resolve().parents[2] / "transfer" / "detection.py"

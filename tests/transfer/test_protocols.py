@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from msbreg.backbones import build_backbone
-from msbreg.checkpoint import save_checkpoint
-from msbreg.errors import UserError
-from msbreg.record import read_record
-from msbreg.transforms import EvaluationTransform
+from msbreg.backbones.resnet import build_backbone
+from msbreg.checkpoints.load import save_checkpoint
+from msbreg.data.transforms import EvaluationTransform
+from msbreg.run.errors import UserError
+from msbreg.run.record import read_record
 from transfer import knn, linear, svm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,9 +105,9 @@ def test_knn_scores_and_leaves_a_record(tmp_path, data, checkpoint):
 def test_knn_is_the_brute_force_vote_of_the_features(tmp_path, data, checkpoint):
     results = knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(5,)))
     backbone = build_backbone("resnet18-tiny", seed=7).eval()
-    from msbreg.backbones import embed
-    from msbreg.datasets import image_split
-    from msbreg.transforms import normalize
+    from msbreg.backbones.resnet import embed
+    from msbreg.data.sources import image_split
+    from msbreg.data.transforms import normalize
 
     transform = EvaluationTransform(16, 16)
 

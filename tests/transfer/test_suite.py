@@ -2,14 +2,14 @@
 
 import pytest
 
-from msbreg.backbones import build_backbone
-from msbreg.checkpoint import save_checkpoint
-from msbreg.config import parse
-from msbreg.errors import UserError
-from msbreg.record import read_record
+from msbreg.backbones.resnet import build_backbone
+from msbreg.checkpoints.load import save_checkpoint
+from msbreg.run import yaml_options as command_line
+from msbreg.run.config import parse
+from msbreg.run.errors import UserError
+from msbreg.run.record import read_record
 from tests.transfer.boxes_data import make_voc, tiny_card
 from transfer import detection, knn, suite
-from transfer.engines import command_line
 
 
 def save_untrained(path) -> None:

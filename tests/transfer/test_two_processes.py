@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from msbreg.record import read_record
+from msbreg.run.record import read_record
 from tests.pair import run_pair
 from tests.transfer.boxes_data import make_voc, tiny_card
 from tests.transfer.two_processes import KILLED_AFTER, still
-from transfer.engines import continuing
+from transfer.detectors import continuing
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msbreg import distributed
-from tests.transfer.engines.toys import Toy, batches, config
+from msbreg.run import distributed
+from tests.transfer.detectors.toys import Toy, batches, config
 from transfer.detection import run
-from transfer.engines import continuing
-from transfer.engines.asked import Config
-from transfer.engines.optimizer import build_optimizer
-from transfer.engines.plan import Plan
-from transfer.engines.train_loop import Batch, Solver, State, train
+from transfer.detectors import continuing
+from transfer.detectors.detection_config import Config
+from transfer.detectors.solver import Plan, build_optimizer
+from transfer.detectors.train_loop import Batch, Solver, State, train
 
 CPU = torch.device("cpu")
 KILLED_AFTER = 6  # of eight iterations; a row of the curve is of all eight

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from msbreg.backbones import ResNet, embed
-from msbreg.checkpoint import Provenance
-from msbreg.config import plain
-from msbreg.datasets.folder import UnreadableImage, read_image
-from msbreg.errors import UserError
-from msbreg.job import Job, log
-from msbreg.progress import Progress
-from msbreg.transforms import EvaluationTransform, Normalisation, normalize
+from msbreg.backbones.resnet import ResNet, embed
+from msbreg.checkpoints.load import Provenance
+from msbreg.data.folder import UnreadableImage, read_image
+from msbreg.data.transforms import EvaluationTransform, Normalisation, normalize
+from msbreg.run.config import plain
+from msbreg.run.errors import UserError
+from msbreg.run.job import Job, log
+from msbreg.run.progress import Progress
 
 FORMAT = 2  # of the cache; part of its key
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from msbreg.datasets import image_split
-from msbreg.datasets.folder import ImageList
-from msbreg.errors import UserError
-from msbreg.job import Job
+from msbreg.data.folder import ImageList
+from msbreg.data.sources import image_split
+from msbreg.run.errors import UserError
+from msbreg.run.job import Job
+from transfer.frozen.evaluation import FrozenConfig, load_network, resolve_transform
 from transfer.frozen.features import extract
-from transfer.frozen.settings import FrozenConfig, load_network, resolve_transform
 
 
 @dataclass(frozen=True)

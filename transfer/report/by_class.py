@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from transfer.report.collect import Network
-from transfer.report.files import read_per_class
+from transfer.report.run_files import read_per_class
 from transfer.report.runs import Run, is_number
 from transfer.report.tables import Entry, Values, entry, variant
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msbreg.config import flat
-from msbreg.errors import UserError
+from msbreg.run.config import flat
+from msbreg.run.errors import UserError
 from transfer.report.runs import KINDS, SCORES, Column, Run, read_runs
 
 

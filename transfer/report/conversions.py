@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msbreg.checkpoint import file_sha256
+from msbreg.checkpoints.load import file_sha256
 
 PATTERN = "*.certificate.json"
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, UnidentifiedImageError
 
-from msbreg.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, STYLE, svg_of
+from transfer.drawing.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, STYLE, svg_of
 from transfer.report.runs import is_number
 
 Curve = list[dict[str, Any]]

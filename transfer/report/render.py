@@ -7,17 +7,17 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from msbreg.errors import UserError
-from msbreg.record import write_atomically
+from msbreg.run.errors import UserError
+from msbreg.run.record import write_atomically
 from transfer.report import words
 from transfer.report.by_class import per_class_tables
 from transfer.report.collect import Collection, Network, collect
 from transfer.report.conversions import find_conversions
-from transfer.report.detectors import detectors
+from transfer.report.detector_results import detectors
 from transfer.report.figures import THUMBNAIL, thumbnail, training_curves
-from transfer.report.files import read_curve, read_neighbours
 from transfer.report.headline import headline
 from transfer.report.parts import evaluated, parts_of
+from transfer.report.run_files import read_curve, read_neighbours
 from transfer.report.runs import Run
 from transfer.report.tables import score_table
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from msbreg.record import FILE_NAME, find_records
+from msbreg.run.record import FILE_NAME, find_records
 
 # Kind of record, the results that are scores, and what their columns are called. In column order.
 SCORES = (

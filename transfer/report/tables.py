@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from msbreg.config import differences, flat
-from msbreg.record import NOT_PROTOCOL
+from msbreg.run.config import differences, flat
+from msbreg.run.record import NOT_PROTOCOL
 from transfer.report.collect import Network, columns
 from transfer.report.runs import Column, Run
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from msbreg.config import flat
+from msbreg.run.config import flat
 
 
 def escaped(value: Any) -> str:

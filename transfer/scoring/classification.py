@@ -7,7 +7,7 @@ together. So no score depends on the order of the input.
 
 import numpy as np
 
-from msbreg.errors import UserError
+from msbreg.run.errors import UserError
 
 
 def top_k_accuracy(

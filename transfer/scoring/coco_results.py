@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from msbreg.errors import UserError
-from msbreg.record import write_atomically
-from transfer.scenes.masks import boxes_around, characters, check_runs
-from transfer.scenes.types import Prediction, RunLengths, Scene, Scenes
-from transfer.scoring.checks import in_order
+from msbreg.data.run_lengths import boxes_around, characters, check_runs
+from msbreg.data.scenes import Prediction, RunLengths, Scene, Scenes
+from msbreg.run.errors import UserError
+from msbreg.run.record import write_atomically
+from transfer.scoring.prediction_checks import in_order
 
 
 def write_coco_results(path: Path, scenes: Scenes, predictions: Sequence[Prediction]) -> None:

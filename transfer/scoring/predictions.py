@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from msbreg.config import plain
-from msbreg.errors import UserError
-from msbreg.record import write_atomically
-from transfer.scenes.masks import characters, check_runs
-from transfer.scenes.types import Prediction, Scenes
-from transfer.scoring.checks import in_order, split_digest
+from msbreg.data.run_lengths import characters, check_runs
+from msbreg.data.scenes import Prediction, Scenes
+from msbreg.run.config import plain
+from msbreg.run.errors import UserError
+from msbreg.run.record import write_atomically
+from transfer.scoring.prediction_checks import in_order, split_digest
 
 FORMAT = 1
 # A third of the time of zlib's default level, for a quarter more bytes (drawn masks of 300 characters).

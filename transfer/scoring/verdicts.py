@@ -5,10 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transfer.scenes.types import Prediction, Scenes
-from transfer.scoring.checks import in_order
-from transfer.scoring.voc_ap import VocRules, class_detections, class_objects
-from transfer.scoring.voc_matching import best_overlaps, hits_and_misses
+from msbreg.data.scenes import Prediction, Scenes
+from transfer.scoring.prediction_checks import in_order
+from transfer.scoring.voc_ap import (
+    VocRules,
+    best_overlaps,
+    class_detections,
+    class_objects,
+    hits_and_misses,
+)
 
 THRESHOLD = 0.5
 # VOC's judgement of boxes as they are; the metric plays no part in it.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from msbreg.record import protocol_digest
+from msbreg.run.record import protocol_digest
 
 ENVIRONMENT = {
     "python": "3.11.0",

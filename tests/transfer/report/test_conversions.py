@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from msbreg.export.convert import convert
-from msbreg.export.targets import TARGETS
-from tests.msbreg.export.backbones import moved, provenance
+from msbreg.checkpoints.convert.convert import convert
+from msbreg.checkpoints.convert.targets import TARGETS
+from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
 from tests.transfer.report.records import network, write_knn
 from transfer.report.conversions import find_conversions
 from transfer.report.render import write_report

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from msbreg.record import left_out
+from msbreg.run.record import left_out
 from tests.transfer.report.records import network, write_detector, write_knn
 from tests.transfer.report.test_tables import only_entry, table_of
-from transfer.engines.asked import Config
+from transfer.detectors.detection_config import Config
 from transfer.report.collect import column_title, data_title
 from transfer.report.parts import parts_of
 

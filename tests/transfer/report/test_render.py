@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from msbreg.errors import UserError
+from msbreg.run.errors import UserError
 from tests.transfer.report.records import (
     network,
     write_detector,
@@ -20,7 +20,7 @@ from tests.transfer.report.records import (
 )
 from transfer.report.render import write_report
 
-SCRIPT = Path(__file__).resolve().parents[3] / "transfer" / "report" / "run.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "tools" / "report.py"
 VOID = {"meta", "img", "br", "link"}
 
 

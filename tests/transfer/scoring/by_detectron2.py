@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from msbreg.data.scenes import Instance, Prediction, Scene, Scenes
 from tests.transfer.scoring.drawn import predict, voc_scenes
-from transfer.scenes.types import Instance, Prediction, Scene, Scenes
 
 FROZEN = Path(__file__).with_name("frozen") / "voc.json"
 _NAMES = itertools.count()

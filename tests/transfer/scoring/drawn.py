@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from transfer.scenes.masks import encode
-from transfer.scenes.types import Instance, Prediction, Scene, Scenes
+from msbreg.data.run_lengths import encode
+from msbreg.data.scenes import Instance, Prediction, Scene, Scenes
 
 CLASSES = ("cat", "dog", "cow", "unseen", "never found")
 SIDE = 60

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
-from msbreg.errors import UserError
+from msbreg.run.errors import UserError
 from tests.reference import classification as slow
 from transfer.scoring.classification import (
     average_precision,

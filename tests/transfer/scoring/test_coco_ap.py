@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msbreg.errors import UserError
+from msbreg.data.run_lengths import encode
+from msbreg.data.scenes import Instance, Prediction, Scene, Scenes
+from msbreg.run.errors import UserError
 from tests.reference import coco_ap as slow
 from tests.transfer.scoring.drawn import box_masks, coco_scenes, predict, voc_scenes
-from transfer.scenes.masks import encode
-from transfer.scenes.types import Instance, Prediction, Scene, Scenes
 from transfer.scoring.coco_ap import coco_ap
 
 ABSENT = "Detectron2 is not installed; pycocotools alone is the peer"
@@ -91,7 +91,7 @@ def by_detectron2(folder, scenes, predictions):
         from detectron2.data import MetadataCatalog
         from detectron2.evaluation import COCOEvaluator
         from detectron2.structures import Boxes, Instances
-    from transfer.scenes.masks import decode
+    from msbreg.data.run_lengths import decode
 
     (folder / "truth.json").write_text(json.dumps(slow.truth_as_json(scenes)))
     name = f"msbreg_coco_{folder.name}"

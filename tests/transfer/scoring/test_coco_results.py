@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from msbreg.errors import UserError
+from msbreg.data.run_lengths import encode
+from msbreg.run.errors import UserError
 from tests.reference import coco_ap as slow
 from tests.transfer.scoring.drawn import box_masks, coco_scenes, predict, voc_scenes
-from transfer.scenes.masks import encode
 from transfer.scoring.coco_ap import coco_ap
 from transfer.scoring.coco_results import read_coco_results, write_coco_results
 

@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 
-from msbreg.errors import UserError
+from msbreg.data.scenes import Instance
+from msbreg.run.errors import UserError
 from tests.transfer.scoring.drawn import box_masks, coco_scenes, predict, voc_scenes
-from transfer.scenes.types import Instance
-from transfer.scoring.checks import in_order, split_digest
+from transfer.scoring.prediction_checks import in_order, split_digest
 from transfer.scoring.predictions import load_predictions, save_predictions
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msbreg.errors import UserError
+from msbreg.data.scenes import Instance, Prediction, Scene, Scenes
+from msbreg.run.errors import UserError
 from tests.reference import voc_ap as slow
 from tests.transfer.scoring import by_detectron2
 from tests.transfer.scoring.drawn import predict, voc_scenes
-from transfer.scenes.types import Instance, Prediction, Scene, Scenes
 from transfer.scoring.voc_ap import VocRules, voc_ap
 
 # Sums of a few hundred float64 terms below 100, in another order.

@@ -1,0 +1,176 @@
+"""A backbone to another tool box's file: written aside, read back, compared, and only then put in place."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from msbreg.backbones.resnet import ResNet
+from msbreg.checkpoints.convert.certificate import ConversionFailed, certify, state_sha256
+from msbreg.checkpoints.convert.consumer_settings import settings_of
+from msbreg.checkpoints.convert.encoding import as_json
+from msbreg.checkpoints.convert.model_card import Card
+from msbreg.checkpoints.convert.target import Content, Reader, Target
+from msbreg.checkpoints.layouts.names import to_dialect
+from msbreg.checkpoints.load import Provenance, file_sha256
+from msbreg.run.config import plain
+from msbreg.run.errors import UserError
+from msbreg.run.record import write_atomically
+
+CERTIFICATE = ".certificate.json"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    Attributes:
+        output: the file, or the folder.
+        beside: the certificate, and the card where there is one.
+        certificate: content of the first.
+    """
+
+    output: Path
+    beside: tuple[Path, ...]
+    certificate: dict[str, Any]
+
+
+def convert(
+    backbone: ResNet,
+    provenance: Provenance,
+    output: Path,
+    target: Target,
+    *,
+    readers: Sequence[Reader] = (),
+    card: Card | None = None,
+    overwrite: bool = False,
+) -> Conversion:
+    """Write a backbone with its certificate; after a failure nothing of it is there.
+
+    Args:
+        output: a file with one of the target's suffixes, or a folder.
+        readers: of libraries that this package may not import.
+        card: makes OUTPUT's stem + ``.md``.
+        overwrite: replace what is there.
+
+    Raises:
+        UserError: the target has no words for this backbone, or the output cannot be written.
+        ConversionFailed: the written file does not compute what the backbone does.
+    """
+    settings = settings_of(
+        backbone,
+        provenance.arch,
+        provenance.normalisation,
+        provenance.stride,
+        provenance.image_size,
+    )
+    target.check(settings)
+    _check_output(output, target, overwrite=overwrite)
+    named = plain(provenance.as_dict()) | {"source": Path(provenance.source).name}
+    content = Content(
+        state=to_dialect(backbone.state_dict(), target.names),
+        words=target.express(settings),
+        settings=settings,
+        provenance=named,
+    )
+    with _staging(output) as staging:
+        staged = staging / output.name
+        _write(content, staged, target)
+        certificate = certify(
+            staged, target, content.words, backbone, provenance.normalisation, readers
+        )
+        certificate |= {"source": named}
+        _write(replace(content, certificate=certificate), staged, target)
+        _check_unchanged(staged, target, certificate)
+        certificate |= {"file": output.name, "sha256": _file_sha256s(staged)}
+        beside = {output.name + CERTIFICATE: as_json(certificate)}
+        if card is not None:
+            beside[output.stem + ".md"] = card(named, certificate, output.name).encode()
+        for name, data in beside.items():
+            write_atomically(staging / name, data)
+        _publish(staged, [staging / name for name in beside], output)
+    return Conversion(output, tuple(output.with_name(name) for name in beside), certificate)
+
+
+def _check_output(output: Path, target: Target, *, overwrite: bool) -> None:
+    folder = not target.suffixes
+    if not folder and output.is_dir():
+        raise UserError(f"output {output} is a folder; {target.name} wants a file's name")
+    if not folder and output.suffix not in target.suffixes:
+        raise UserError(
+            f"output {output} ends in {output.suffix or 'nothing'!r}; "
+            f"{target.name} takes {' or '.join(target.suffixes)}"
+        )
+    if not output.parent.is_dir():
+        raise UserError(
+            f"the folder {output.parent} of the output does not exist; make it or give another -o"
+        )
+    if folder and output.is_file():
+        raise UserError(f"output {output} is a file; {target.name} wants a folder")
+    if overwrite:
+        return
+    beside = output.with_name(output.name + CERTIFICATE)
+    if beside.exists() or (any(output.iterdir()) if output.is_dir() else output.exists()):
+        there = beside if beside.exists() and not output.exists() else output
+        raise UserError(f"{there} exists; give another -o, or --overwrite to replace it")
+
+
+@contextlib.contextmanager
+def _staging(output: Path) -> Iterator[Path]:
+    """A hidden folder beside the output, on the same disk; it goes whatever happens."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {output}: {error.strerror or error}; nothing was put there.\n"
+            "Free some space, or give another -o."
+        ) from error
+
+
+def _write(content: Content, path: Path, target: Target) -> None:
+    for name, data in target.encode(content, path.suffix).items():
+        if name:
+            path.mkdir(exist_ok=True)
+        write_atomically(path / name if name else path, data)
+
+
+def _check_unchanged(path: Path, target: Target, certificate: dict[str, Any]) -> None:
+    """The file got its certificate after it was certified; its tensors have to be the same ones."""
+    written, stored = target.decode(path)
+    same = state_sha256(written) == certificate["tensors"]["sha256"]
+    if not same or (stored is not None and plain(stored) != plain(certificate["settings"])):
+        raise ConversionFailed(
+            f"the {target.name} file changed between two writings; nothing was written.\n"
+            "Likely cause: a failing disk."
+        )
+
+
+def _file_sha256s(path: Path) -> dict[str, str]:
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return {file.name: file_sha256(file) for file in files}
+
+
+def _publish(staged: Path, beside: list[Path], output: Path) -> None:
+    """Rename everything into place, the output last: once it is there, all is.
+
+    A folder that is there is filled file by file, so that nothing else in it goes.
+    """
+    placed: list[Path] = []
+    try:
+        for file in beside:
+            placed.append(output.with_name(file.name))
+            os.replace(file, placed[-1])
+        if staged.is_dir() and output.is_dir():
+            for file in sorted(staged.iterdir()):
+                os.replace(file, output / file.name)
+        else:
+            os.replace(staged, output)
+    except BaseException:
+        for path in placed:
+            if path.is_file():
+                path.unlink()
+        raise

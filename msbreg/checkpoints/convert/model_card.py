@@ -1,0 +1,177 @@
+"""The model card of a published backbone: Markdown that says all that its numbers depend on."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from msbreg.run.config import flat
+
+Card = Callable[[dict[str, Any], dict[str, Any], str], str]
+"""Provenance, certificate and name of the file -> Markdown to lie beside it."""
+
+CITATIONS = {
+    "msbreg": """\
+@article{moon2022embedding,
+  title   = {An Embedding-Dynamic Approach to Self-supervised Learning},
+  author  = {Moon, Suhong and Buracas, Domas and Park, Seunghyun and Kim, Jinkyu and Canny, John},
+  journal = {arXiv preprint arXiv:2207.03552},
+  year    = {2022}
+}""",
+    "byol": """\
+@inproceedings{grill2020bootstrap,
+  title     = {Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning},
+  author    = {Grill, Jean-Bastien and Strub, Florian and Altch{\\'e}, Florent and others},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2020}
+}""",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a finished evaluation of these very weights.
+
+    Attributes:
+        metric: such as ``kNN top-1, k = 20``.
+        data: what was tested on.
+        value: in percent.
+        stderr: standard error over the test images; None where it is not defined.
+        protocol: digest of the settings.
+    """
+
+    metric: str
+    data: str
+    value: float
+    stderr: float | None
+    protocol: str
+
+
+@dataclass(frozen=True)
+class Training:
+    """How our own pre-training made the weights, from its record.
+
+    Attributes:
+        command: as typed.
+        card: of settings.
+        commit: of the code.
+        settings: resolved.
+    """
+
+    command: str
+    card: str
+    commit: str
+    settings: dict[str, Any]
+
+
+def model_card(
+    provenance: dict[str, Any],
+    certificate: dict[str, Any],
+    file: str,
+    *,
+    scores: tuple[Score, ...] = (),
+    training: Training | None = None,
+) -> str:
+    """Markdown; what is not known is said to be so."""
+    details = provenance["details"]
+    method = str(details.get("method", provenance["family"]))
+    given = provenance["normalisation"]
+    place = {"3x3": "3x3 (v1.5)", "1x1": "first 1x1 (v1)"}[provenance["stride"]]
+    side = provenance["image_size"]
+    lines = [
+        f"# {provenance['arch']} backbone, {method}",
+        "",
+        f"`{file}` holds the {provenance['tensors']} tensors of the backbone under torchvision's names, "
+        "without projector, predictor or classifier.",
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from pathlib import Path",
+        "from msbreg.checkpoint import load_backbone",
+        f'backbone, provenance = load_backbone(Path("{file}"))',
+        "```",
+        "",
+        f"- Input: {given['channels']} images / 255, mean {given['mean']}, std {given['std']}",
+        f"- Stride 2 of bottlenecks: in the {place} convolution",
+        f"- Pre-trained on views of {side} pixels" if side else "- Size of its views: not recorded",
+        "",
+        "## How it was trained",
+        "",
+        *_training(details, training),
+        "",
+        "## Scores",
+        "",
+        *_scores(scores),
+        "",
+        "## Origin",
+        "",
+        f"- Source: `{provenance['source']}`, layout {provenance['family']}, {provenance['encoder']}",
+        f"- sha256 of the source: `{provenance['sha256']}`",
+        f"- sha256 of this file: `{certificate['sha256'][file]}`",
+        f"- Read back on {certificate['date']}: largest difference of a stage "
+        f"{largest_error(certificate):.1e} of its largest value (`{file}.certificate.json`)",
+        *(f"- Note: {note}" for note in provenance["notes"]),
+        *(f"- Warning: {warning}" for warning in provenance["warnings"]),
+        "",
+        "## Citation",
+        "",
+        *_citation(method),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def largest_error(certificate: dict[str, Any]) -> float:
+    """Over readers, sizes and stages."""
+    return max(
+        error["relative"]
+        for reading in certificate["readings"]
+        for stages in reading["errors"].values()
+        for error in stages.values()
+    )
+
+
+def _training(details: dict[str, Any], training: Training | None) -> list[str]:
+    lines = [f"- {name}: {value}" for name, value in flat(details).items()]
+    if training is None:
+        return lines or ["Not recorded in the source; see its authors."]
+    settings = json.dumps(training.settings, indent=2)
+    return [
+        *lines,
+        f"- command: `{training.command}`",
+        f"- card: {training.card}",
+        f"- commit: {training.commit}",
+        "",
+        "<details><summary>All settings</summary>",
+        "",
+        "```json",
+        settings,
+        "```",
+        "",
+        "</details>",
+    ]
+
+
+def _scores(scores: tuple[Score, ...]) -> list[str]:
+    if not scores:
+        return ["No record of an evaluation of these weights was given."]
+    rows = [
+        f"| {s.metric} | {s.data} | {s.value:.1f}"
+        + (f" ± {s.stderr:.1f}" if s.stderr is not None else "")
+        + f" | `{s.protocol}` |"
+        for s in scores
+    ]
+    return [
+        "| Protocol | Data | Score, percent | Settings |",
+        "|:---|:---|---:|:---|",
+        *rows,
+        "",
+        "±: standard error over the test images of this one network.",
+    ]
+
+
+def _citation(method: str) -> list[str]:
+    if method in CITATIONS:
+        return ["```bibtex", CITATIONS[method], "```"]
+    return [f"Cite the authors of {method}."]

@@ -1,0 +1,23 @@
+"""FORMATS: one row per checkpoint layout found in the wild.
+
+To add a layout, add a row to one of the tables: how it is recognised, which encoder is taken and why,
+prefix, dialect of the names, keys dropped on purpose, input normalisation, place of the stride.
+"""
+
+from msbreg.checkpoints.layouts.row import Encoder, Format
+from msbreg.checkpoints.layouts.rows_libraries import LIBRARIES, OURS
+from msbreg.checkpoints.layouts.rows_momentum import MOMENTUM
+from msbreg.checkpoints.layouts.rows_single import SINGLE
+from msbreg.checkpoints.layouts.rows_toolboxes import LIGHTNING, OPENMMLAB, VISSL
+
+FORMATS: tuple[Format, ...] = (
+    *OURS,
+    *LIBRARIES,
+    *MOMENTUM,
+    *SINGLE,
+    *OPENMMLAB,
+    *VISSL,
+    *LIGHTNING,
+)
+
+__all__ = ["FORMATS", "Encoder", "Format"]

@@ -1,0 +1,196 @@
+"""identify(): exactly one row of FORMATS for a file, or an error that shows the difference."""
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from msbreg.backbones.resnet import BACKBONES
+from msbreg.checkpoints.layouts import FORMATS
+from msbreg.checkpoints.layouts.account import Candidate, elsewhere, hold_against
+from msbreg.checkpoints.layouts.content import overview
+from msbreg.checkpoints.layouts.differences import difference_of, no_layout, seen
+from msbreg.checkpoints.layouts.other import OTHERS, other
+from msbreg.checkpoints.layouts.row import Encoder, Format
+from msbreg.checkpoints.layouts.stated import stated_by
+from msbreg.checkpoints.layouts.tensors import completed, fit, nearest
+from msbreg.checkpoints.read import FileContent
+from msbreg.checkpoints.read.inert import plain
+from msbreg.data.transforms import Normalisation
+from msbreg.run.errors import UserError
+
+
+@dataclass(frozen=True)
+class Match:
+    """The backbone of a file, and what every other key of it is.
+
+    Attributes:
+        row: the layout.
+        encoder: the network that is taken.
+        present: names of all networks of the row that are in the file.
+        arch: name in BACKBONES.
+        state: torchvision name -> tensor, complete, finite, float32.
+        taken: number of tensors that the file had of it.
+        dropped: reason -> keys without wrapper tokens.
+        normalisation: of the input: the file's own statement, else the family's.
+        stride: where a bottleneck has stride 2.
+        image_size: side in pixels of the views it was pre-trained on; 0 if the file does not say.
+        details: how it was trained, as far as the file says.
+        notes: what a user should know.
+    """
+
+    row: Format
+    encoder: Encoder
+    present: tuple[str, ...]
+    arch: str
+    state: dict[str, Tensor]
+    taken: int
+    dropped: dict[str, tuple[str, ...]]
+    normalisation: Normalisation
+    stride: Literal["3x3", "1x1"]
+    image_size: int
+    details: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def identify(
+    file: FileContent,
+    *,
+    arch: str | None = None,
+    encoder: str | None = None,
+    family: str | None = None,
+) -> Match:
+    """The backbone in a file, every key accounted for.
+
+    Args:
+        arch: the architecture that is expected.
+        encoder: name of the network to take; None takes the family's.
+        family: name of the only row to consider.
+
+    Raises:
+        UserError: no row or more than one fits, the encoder or architecture is another one, or a tensor
+            is missing, left over, of another shape or type, or not finite.
+    """
+    content = contents(file)
+    rows = _rows(family, encoder)
+    held = [hold_against(row, content, encoder) for row in rows]
+    candidate = _the_one([c for c in held if not c.misses], held, file, content)
+    row = candidate.row
+    _check_encoder(candidate, encoder, file)
+    assert candidate.encoder is not None
+    stated = stated_by(file, content, row)
+    found = stated.arch or nearest(candidate.state)
+    if found not in BACKBONES:
+        raise UserError(
+            f"{file.path} holds the unknown architecture {found!r}; known: {', '.join(BACKBONES)}"
+        )
+    lines = fit(candidate.state, found)
+    if arch is not None and arch != found and not lines:
+        raise UserError(
+            f"{file.path} holds a {found}, but a {arch} was asked for.\n"
+            f"Leave out --arch, or give the checkpoint of a {arch}."
+        )
+    if lines or candidate.unexplained:
+        raise UserError(difference_of(candidate, arch or found, lines, file.path, content))
+    state, notes = completed(candidate.state, found)
+    said = [row.note] if row.note and stated.normalisation is None else []
+    return Match(
+        row=row,
+        encoder=candidate.encoder,
+        present=tuple(e.name for e in candidate.present),
+        arch=found,
+        state=state,
+        taken=len(candidate.state),
+        dropped={reason: tuple(keys) for reason, keys in candidate.dropped.items()},
+        normalisation=stated.normalisation or row.normalisation,
+        stride=stated.stride or row.stride,
+        image_size=stated.image_size,
+        details=stated.details,
+        notes=(*said, *notes, *stated.notes, *elsewhere(candidate, content), *_bias(content)),
+    )
+
+
+def _rows(family: str | None, encoder: str | None) -> tuple[Format, ...]:
+    known = {row.name: row for row in FORMATS}
+    if family in OTHERS:
+        return (other(family, encoder),)
+    if family is not None and family not in known:
+        raise UserError(
+            f"family {family!r} is unknown; expected one of: {', '.join((*known, *OTHERS))}"
+        )
+    return FORMATS if family is None else (known[family],)
+
+
+def _bias(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Caffe's stem has a bias that Detectron2 leaves out in front of the norm, and so does the table."""
+    bias = content.get("conv1_b")
+    if isinstance(bias, Tensor) and bias.any():
+        return ("conv1_b is not zero; it is left out, as Detectron2 leaves it out",)
+    return ()
+
+
+def contents(file: FileContent) -> Mapping[str, Any]:
+    """The file's entries; those of our own published files carry their description along.
+
+    Raises:
+        UserError: the file does not hold entries at all, or its description cannot be read.
+    """
+    try:
+        content = plain(file.content) if file.stubbed else file.content
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{file.path} holds objects that hold themselves: {error}") from error
+    if "msbreg" in file.metadata:
+        try:
+            said = json.loads(file.metadata["msbreg"])
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{file.path}: its description is not JSON: {error}") from error
+        return {"msbreg": said, "state": content}
+    if not isinstance(content, Mapping):
+        raise UserError(
+            f"{file.path} holds {overview(content)}; expected a checkpoint: a dict of tensors, or of "
+            "entries with such a dict among them"
+        )
+    return content
+
+
+def _the_one(
+    fitting: list[Candidate], held: list[Candidate], file: FileContent, content: Mapping[str, Any]
+) -> Candidate:
+    """The candidate that leaves the fewest keys unexplained; it has to be one alone."""
+    if not fitting:
+        raise UserError(no_layout(held, file.path, content))
+    fewest = min(len(c.unexplained) for c in fitting)
+    best = [c for c in fitting if len(c.unexplained) == fewest]
+    if len(best) == 1:
+        return best[0]
+    width = max(len(c.row.name) for c in best)
+    lines = [
+        f"  --family {c.row.name:<{width}}  {c.row.covers}; input {seen(c.row.normalisation)}"
+        for c in best
+    ]
+    raise UserError(
+        f"{file.path} fits {len(best)} layouts, and its keys cannot tell which; say it:\n"
+        + "\n".join(lines)
+    )
+
+
+def _check_encoder(candidate: Candidate, asked: str | None, file: FileContent) -> None:
+    row = candidate.row
+    present = [e.name for e in candidate.present]
+    wanted = asked or row.encoders[0].name
+    if wanted in present:
+        return
+    if wanted not in (known := [e.name for e in row.encoders]):
+        raise UserError(
+            f"--encoder is {asked!r}, but {row.name} files may hold: {', '.join(known)}.\n"
+            f"In {file.path}: {', '.join(present)}."
+        )
+    raise UserError(
+        f"{file.path} has the layout {row.name}, but not its {wanted} network.\n"
+        f"  taken by rule   {wanted} ({row.why})\n"
+        f"  in the file     {', '.join(present)}\n"
+        f"To evaluate that one all the same, add  --encoder '{present[0]}'"
+    )

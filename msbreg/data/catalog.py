@@ -1,0 +1,207 @@
+"""Scenes by name: Detectron2's names in Detectron2's layout, the embedded digits, and any folder.
+
+voc_2007_trainval      ROOT/VOC2007, ROOT/VOCdevkit/VOC2007 or ROOT itself
+coco_2017_train        ROOT/coco/annotations/instances_train2017.json and ROOT/coco/train2017,
+                       or the same in ROOT itself
+digits_voc_trainval    embedded, generated on first use
+voc:FOLDER:SPLIT       any classes in VOC's layout
+coco:JSON:IMAGES       any instances JSON and its folder of images
+"""
+
+import difflib
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from msbreg.data.coco import coco_scenes
+from msbreg.data.digits.writers import NAMES as DIGITS
+from msbreg.data.scenes import Scenes
+from msbreg.data.sources import face
+from msbreg.data.voc import VOC_CLASSES, find_voc, voc_scenes
+from msbreg.run.errors import UserError
+
+log = logging.getLogger("msbreg")
+
+# As registered in detectron2/data/datasets/builtin.py; VOC2012 published no annotated test split.
+VOC_NAMES = {
+    f"voc_{year}_{split}": (year, split)
+    for year, splits in ((2007, "trainval train val test"), (2012, "trainval train val"))
+    for split in splits.split()
+}
+COCO_NAMES = {
+    f"coco_{year}_{split}": f"{split}{year}" for year in (2014, 2017) for split in ("train", "val")
+}
+DIGITS_NAMES = {
+    **{f"digits_voc_{split}": split for split in ("trainval", "train", "val", "test")},
+    **{f"digits_coco_{split}": f"{split}2017" for split in ("train", "val")},
+}
+ROOT_VARIABLE = "DETECTRON2_DATASETS"
+
+
+def load_scenes(
+    name: str,
+    root: Path | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    look_at_images: bool = True,
+) -> Scenes:
+    """The scenes called ``name``; the module's docstring lists the names.
+
+    Args:
+        root: where named data sets lie, and what relative folders in a name are relative to. None is
+            Detectron2's rule for names ($DETECTRON2_DATASETS, else ./datasets) and the current
+            folder for folders.
+        classes: of ``voc:`` folders, in the order of the labels; see ``voc_boxes.classes_of``.
+        look_at_images: whether image files must be there and of the stated size.
+
+    Raises:
+        UserError: the name is unknown, or the data are missing or malformed.
+    """
+    kind, colon, rest = name.partition(":")
+    if colon and kind in ("voc", "coco"):
+        first, colon, last = rest.rpartition(":")
+        if not (first and last):
+            form = "voc:FOLDER:SPLIT" if kind == "voc" else "coco:JSON:IMAGES"
+            raise UserError(f"data set {name!r} is incomplete; expected {form}")
+        base = root if root is not None else Path()
+        path = base / Path(first).expanduser()
+        if kind == "coco":
+            _no_classes(name, classes)
+            images = base / Path(last).expanduser()
+            return coco_scenes(name, path, images, look_at_images=look_at_images)
+        return voc_scenes(
+            name, _only_voc(path), last, classes=classes, look_at_images=look_at_images
+        )
+    _no_classes(name, classes)
+    return _by_name(name, root, look_at_images)
+
+
+def _by_name(name: str, root: Path | None, look_at_images: bool) -> Scenes:
+    if name in DIGITS_NAMES:
+        split = DIGITS_NAMES[name]
+        if name.startswith("digits_voc"):
+            voc = face("digits", "voc") / "VOC2007"
+            return voc_scenes(name, voc, split, classes=DIGITS, look_at_images=look_at_images)
+        file, images = _coco_files(face("digits", "coco"), split)
+        return coco_scenes(name, file, images, look_at_images=look_at_images)
+    if name not in VOC_NAMES and name not in COCO_NAMES:
+        known = [*VOC_NAMES, *COCO_NAMES, *DIGITS_NAMES]
+        near = difflib.get_close_matches(name, known, 1)
+        raise UserError(
+            f"data set {name!r} is unknown" + (f"; is {near[0]} meant?" if near else ".") + "\n"
+            f"Expected voc:FOLDER:SPLIT, coco:JSON:IMAGES or one of: {', '.join(known)}"
+        )
+    folder = root if root is not None else Path(os.environ.get(ROOT_VARIABLE) or "datasets")
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is no folder; expected the data of {name} below it: give --data ROOT, or set "
+            f"{ROOT_VARIABLE}"
+        )
+    if name in VOC_NAMES:
+        year, split = VOC_NAMES[name]
+        voc = find_voc(folder, year)
+        scenes = voc_scenes(name, voc, split, classes=VOC_CLASSES, look_at_images=look_at_images)
+        return replace(scenes, year=year)
+    file, images = _coco_files(folder, COCO_NAMES[name])
+    return coco_scenes(name, file, images, look_at_images=look_at_images)
+
+
+def join_scenes(parts: Sequence[Scenes]) -> Scenes:
+    """Several splits as one, in their order: cfg.DATASETS.TRAIN's VOC07+12, for example.
+
+    Ids that occur in two parts become ``NAME/ID`` in all of them.
+
+    Raises:
+        UserError: there are no parts, their classes differ, or they share an image file.
+    """
+    if not parts:
+        raise UserError("no data sets are given; expected the name of one or more")
+    first = parts[0]
+    for part in parts[1:]:
+        if (part.classes, part.category_ids) != (first.classes, first.category_ids):
+            raise UserError(
+                f"{first.name} and {part.name} have different classes, so they cannot be joined:\n"
+                f"  {', '.join(first.classes)}\n  {', '.join(part.classes)}"
+            )
+    files = Counter(scene.file.resolve() for part in parts for scene in part.scenes)
+    file, count = files.most_common(1)[0]
+    if count > 1:
+        raise UserError(
+            f"{' + '.join(p.name for p in parts)} use {file} twice; expected different images"
+        )
+    if len(parts) == 1:
+        return first
+    ids = [{scene.id for scene in part.scenes} for part in parts]
+    unique = len(set.union(*ids)) == sum(map(len, ids))
+    joined = tuple(
+        scene if unique else replace(scene, id=f"{part.name}/{scene.id}")
+        for part in parts
+        for scene in part.scenes
+    )
+    years = {part.year for part in parts}
+    return Scenes(
+        " + ".join(part.name for part in parts),
+        first.classes,
+        joined,
+        category_ids=first.category_ids,
+        year=years.pop() if len(years) == 1 else None,
+        doubts=tuple(doubt for part in parts for doubt in part.doubts),
+    )
+
+
+def without_empty(scenes: Scenes) -> Scenes:
+    """The scenes that show something other than crowds: Detectron2's filter of training images.
+
+    DATALOADER.FILTER_EMPTY_ANNOTATIONS switches it (detectron2/data/build.py); testing has none.
+
+    Raises:
+        UserError: none is left.
+    """
+    kept = tuple(s for s in scenes.scenes if any(not i.crowd for i in s.instances))
+    dropped = len(scenes.scenes) - len(kept)
+    if dropped:
+        log.info(
+            "%s: %d images without usable annotations dropped, %d left",
+            scenes.name, dropped, len(kept),
+        )  # fmt: skip
+    if not kept:
+        raise UserError(
+            f"{scenes.name} has no image with an annotation that is not a crowd; expected objects to "
+            f"train on in some of its {len(scenes.scenes)} images"
+        )
+    return replace(scenes, scenes=kept)
+
+
+def _coco_files(root: Path, split: str) -> tuple[Path, Path]:
+    """The JSON and the folder of images."""
+    places = [root / "coco", root]
+    for place in places:
+        file = place / "annotations" / f"instances_{split}.json"
+        if file.is_file():
+            return file, place / split
+    raise UserError(
+        f"no COCO layout at {root}; expected annotations/instances_{split}.json in one of: "
+        f"{', '.join(map(str, places))}"
+    )
+
+
+def _only_voc(folder: Path) -> Path:
+    """The folder, or the only one in it named VOC..., that holds ImageSets."""
+    below = sorted(folder.glob("VOC*")) + sorted(folder.glob("VOCdevkit/VOC*"))
+    found = [place for place in [folder, *below] if (place / "ImageSets" / "Main").is_dir()]
+    if len(found) == 1 or (found and found[0] == folder):
+        return found[0]
+    state = f"several VOC layouts ({', '.join(map(str, found))})" if found else "no VOC layout"
+    raise UserError(
+        f"{state} at {folder}; expected one folder with ImageSets/Main, Annotations and JPEGImages"
+    )
+
+
+def _no_classes(name: str, classes: Sequence[str] | None) -> None:
+    if classes is not None:
+        raise UserError(
+            f"{name} has its own classes; expected none given but with voc:FOLDER:SPLIT"
+        )

@@ -1,0 +1,343 @@
+"""PASCAL VOC's layout on the disk, any classes: image-level labels from ImageSets/Main.
+
+PASCAL VOC's layout on the disk, any classes: boxes from Annotations/*.xml.
+
+A box is read by Detectron2's rule (detectron2/data/datasets/pascal_voc.py): VOC counts pixels from
+1 and its xmax and ymax are the last ones inside, so xmin and ymin lose 1 and xmax and ymax stay.
+Coordinates may have decimals. ``checks.BORDER`` says how far a box may reach beyond its image.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from msbreg.data.annotated_images import box_problem, check_images, mending, quote
+from msbreg.data.folder import IMAGE_SUFFIXES
+from msbreg.data.scenes import Instance, Scene, Scenes
+from msbreg.run.errors import UserError
+
+# ---- PASCAL VOC's layout on the disk, any classes: image-level labels from ImageSets/Main
+
+
+@dataclass(frozen=True)
+class ImageLabels:
+    """Which classes an image shows.
+
+    Attributes:
+        paths: the N images.
+        classes: the C names, in alphabetical order.
+        labels: (N, C) int8: 1 present, -1 absent, 0 present as ``difficult`` objects only.
+    """
+
+    paths: tuple[Path, ...]
+    classes: tuple[str, ...]
+    labels: np.ndarray
+
+
+def find_voc(root: Path, year: int = 2007) -> Path:
+    """The folder that holds ImageSets/: ROOT itself, ROOT/VOC2007 or ROOT/VOCdevkit/VOC2007.
+
+    A ROOT whose name is of another year (VOC2012) is not taken itself.
+
+    Raises:
+        UserError: none of them does.
+    """
+    places = [root / f"VOC{year}", root / "VOCdevkit" / f"VOC{year}"]
+    other_year = re.fullmatch(rf"VOC(?!{year})\d{{4}}", root.resolve().name)
+    if not other_year:
+        places.insert(0, root)
+    for place in places:
+        if (place / "ImageSets" / "Main").is_dir():
+            return place
+    raise UserError(
+        f"no VOC layout at {root}; expected ImageSets/Main in one of: {', '.join(map(str, places))}"
+    )
+
+
+def image_labels(root: Path, split: str) -> ImageLabels:
+    """Labels of a split from the files ``<class>_<split>.txt``, as the devkit has them.
+
+    Raises:
+        UserError: no such files, a line that is not ``id label``, files that disagree on the images,
+            or an image that is not in JPEGImages.
+    """
+    voc = find_voc(root)
+    main = voc / "ImageSets" / "Main"
+    ending = f"_{split}.txt"
+    files = sorted(file for file in main.iterdir() if file.name.endswith(ending))
+    if not files:
+        raise UserError(f"{main} holds no <class>{ending}; expected one such file for each class")
+    columns = [_read_labels(file) for file in files]
+    ids = list(columns[0])
+    if not ids:
+        raise UserError(
+            f"{files[0]} is empty; expected one line 'id label' for each image of {split}"
+        )
+    for file, column in zip(files, columns, strict=True):
+        if list(column) != ids:
+            raise UserError(
+                f"{file} and {files[0].name} list different images; "
+                "expected the same ids in the same order in each class's file"
+            )
+    paths = tuple(voc / "JPEGImages" / f"{name}.jpg" for name in ids)
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(ids)} images of {split} are missing: {missing[0]}"
+        )
+    labels = np.array([[column[name] for column in columns] for name in ids], dtype=np.int8)
+    return ImageLabels(paths, tuple(file.name.removesuffix(ending) for file in files), labels)
+
+
+def _read_labels(file: Path) -> dict[str, int]:
+    labels: dict[str, int] = {}
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) != 2 or words[1] not in ("1", "-1", "0"):
+            raise UserError(f"{file}:{number} is {line!r}; expected an image id and 1, 0 or -1")
+        if words[0] in labels:
+            raise UserError(f"{file}:{number} lists the image {words[0]} a second time")
+        labels[words[0]] = int(words[1])
+    return labels
+
+
+# ---- PASCAL VOC's layout on the disk, any classes: boxes from Annotations/*.xml
+
+
+log = logging.getLogger("msbreg")
+
+# In the order of Detectron2 (and of the alphabet), on which the labels of trained heads depend.
+# fmt: off
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)
+# fmt: on
+CLASSES_FILE = "classes.txt"
+
+
+def voc_scenes(
+    name: str,
+    voc: Path,
+    split: str,
+    *,
+    classes: Sequence[str] | None = None,
+    look_at_images: bool = True,
+) -> Scenes:
+    """The images of ImageSets/Main/SPLIT.txt with their boxes.
+
+    Args:
+        name: what the scenes are called.
+        voc: the folder that holds ImageSets, Annotations and JPEGImages.
+        classes: in the order of the labels; None takes ``classes_of(voc)``.
+        look_at_images: whether files must be there and of the stated size; scoring needs none.
+
+    Raises:
+        UserError: anything is missing, malformed or contradictory; file and field are named.
+    """
+    if look_at_images and not (voc / "JPEGImages").is_dir():
+        raise UserError(
+            f"{voc} has no folder JPEGImages; expected the images there, as VOC has them"
+        )
+    ids = read_split(voc, split)
+    files = _image_files(voc) if look_at_images else {}
+    scenes = []
+    with mending():
+        names = tuple(classes) if classes is not None else classes_of(voc)
+        check_classes(names, "the classes given")
+        for scene_id in ids:
+            file = files.get(scene_id, voc / "JPEGImages" / f"{scene_id}.jpg")
+            scenes.append(
+                read_annotation(voc / "Annotations" / f"{scene_id}.xml", scene_id, file, names)
+            )
+        if look_at_images:
+            xml = voc / "Annotations"
+            check_images(scenes, annotated_in=lambda scene: str(xml / f"{scene.id}.xml"))
+    return Scenes(
+        name,
+        names,
+        tuple(scenes),
+        annotations=voc / "Annotations",
+        year=_year(voc),
+    )
+
+
+def _year(voc: Path) -> int | None:
+    """Of a folder called VOC and four digits, by the name given or by that of its place on the disk."""
+    for name in (voc.name, voc.resolve().name):
+        if year := re.fullmatch(r"VOC(\d{4})", name):
+            return int(year[1])
+    return None
+
+
+def read_split(voc: Path, split: str) -> list[str]:
+    """The image ids of ImageSets/Main/SPLIT.txt, one a line.
+
+    Raises:
+        UserError: there is no such file, it is empty, or lists an image twice.
+    """
+    file = voc / "ImageSets" / "Main" / f"{split}.txt"
+    if not file.is_file():
+        raise UserError(f"{file} does not exist; expected the image ids of {split}, one a line")
+    lines: dict[str, int] = {}
+    for number, line in enumerate(_text(file).splitlines(), 1):
+        words = line.split()
+        if len(words) > 1:
+            raise UserError(f"{file}:{number} is {quote(line)}; expected one image id")
+        for word in words:
+            if word in lines:
+                raise UserError(
+                    f"{file}:{number} lists the image {word} a second time (first in line "
+                    f"{lines[word]}); expected each once"
+                )
+            lines[word] = number
+    if not lines:
+        raise UserError(f"{file} is empty; expected the image ids of {split}, one a line")
+    return list(lines)
+
+
+def classes_of(voc: Path) -> tuple[str, ...]:
+    """Lines of ``classes.txt`` in the folder; without one, all names in Annotations, sorted.
+
+    All annotations are read, not those of one split, so that splits agree on the labels.
+
+    Raises:
+        UserError: the file is empty or has doubles, an annotation is malformed, or none has an object.
+    """
+    file = voc / CLASSES_FILE
+    if file.is_file():
+        named = tuple(line.strip() for line in _text(file).splitlines() if line.strip())
+        check_classes(named, str(file))
+        return named
+    annotations = sorted((voc / "Annotations").glob("*.xml"))
+    found: set[str] = set()
+    for annotation in annotations:
+        objects = _parse(annotation).findall("object")
+        found |= {_field(o, "name", f"{annotation}: object {n}") for n, o in enumerate(objects, 1)}
+    if not found:
+        raise UserError(
+            f"{voc / 'Annotations'} holds {len(annotations)} annotations and no object; "
+            f"expected objects, or {file} with one class a line"
+        )
+    classes = tuple(sorted(found))
+    log.info("%s: %d classes found in Annotations: %s", voc, len(classes), ", ".join(classes))
+    return classes
+
+
+def check_classes(classes: Sequence[str], where: str) -> None:
+    """There is a class, and each only once.
+
+    Raises:
+        UserError: otherwise.
+    """
+    doubles = sorted({name for name in classes if list(classes).count(name) > 1})
+    if not classes or doubles:
+        state = f"name {', '.join(doubles)} twice" if doubles else "are none"
+        raise UserError(f"{where} {state}; expected one or more different names")
+
+
+def read_annotation(file: Path, scene_id: str, image: Path, classes: Sequence[str]) -> Scene:
+    """One XML file.
+
+    Raises:
+        UserError: it is missing or malformed, or a field is missing, no number, or impossible.
+    """
+    root = _parse(file)
+    size = root.find("size")
+    if size is None:
+        raise UserError(f"{file}: size is missing; expected size/width and size/height")
+    height, width = (_pixels(size, side, str(file)) for side in ("height", "width"))
+    instances = tuple(
+        _instance(element, f"{file}: object {number}", height, width, classes)
+        for number, element in enumerate(root.findall("object"), 1)
+    )
+    return Scene(scene_id, image, height, width, instances)
+
+
+def _instance(
+    element: ElementTree.Element, where: str, height: int, width: int, classes: Sequence[str]
+) -> Instance:
+    name = _field(element, "name", where)
+    where = f"{where} ({name})"
+    if name not in classes:
+        known = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+        raise UserError(f"{where}: the class is none of the {len(classes)} known: {known}")
+    bounds = element.find("bndbox")
+    if bounds is None:
+        raise UserError(f"{where}: bndbox is missing; expected xmin, ymin, xmax and ymax in it")
+    left, top, right, bottom = (
+        _number(bounds, side, f"{where}: bndbox") for side in ("xmin", "ymin", "xmax", "ymax")
+    )
+    box = (left - 1.0, top - 1.0, right, bottom)
+    problem = box_problem(box, height, width)
+    if problem:
+        raise UserError(f"{where}: bndbox {left:g}, {top:g}, {right:g}, {bottom:g} {problem}")
+    return Instance(
+        box,
+        classes.index(name),
+        difficult=_flag(element, "difficult", where),
+        truncated=_flag(element, "truncated", where),
+    )
+
+
+def _parse(file: Path) -> ElementTree.Element:
+    try:
+        return ElementTree.parse(file).getroot()
+    except FileNotFoundError as error:
+        raise UserError(f"{file} does not exist; expected the annotations of an image") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: its encoding
+        line = f":{error.position[0]}" if isinstance(error, ElementTree.ParseError) else ""
+        raise UserError(f"{file}{line} is malformed XML: {error}") from error
+
+
+def _field(element: ElementTree.Element, tag: str, where: str) -> str:
+    text = (element.findtext(tag) or "").strip()
+    if not text:
+        raise UserError(f"{where}: {tag} is missing or empty")
+    return text
+
+
+def _number(element: ElementTree.Element, tag: str, where: str) -> float:
+    text = _field(element, tag, where)
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"{where}: {tag} is {quote(text)}; expected a number") from error
+
+
+def _pixels(size: ElementTree.Element, side: str, where: str) -> int:
+    value = _number(size, side, f"{where}: size")
+    if not (value > 0 and value.is_integer()):
+        raise UserError(f"{where}: size: {side} is {value:g}; expected a whole number above 0")
+    return int(value)
+
+
+def _flag(element: ElementTree.Element, tag: str, where: str) -> bool:
+    """0 or 1; VOC2012's annotations of actions and layouts leave flags out, which means 0."""
+    text = (element.findtext(tag) or "0").strip()
+    if text not in ("0", "1"):
+        raise UserError(f"{where}: {tag} is {quote(text)}; expected 0 or 1")
+    return text == "1"
+
+
+def _image_files(voc: Path) -> dict[str, Path]:
+    """id -> file; ID.jpg, as VOC has them, goes before any other suffix."""
+    found = [f for f in (voc / "JPEGImages").iterdir() if f.suffix.lower() in IMAGE_SUFFIXES]
+    return {file.stem: file for file in sorted(found, key=lambda f: (f.suffix == ".jpg", f.name))}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")  # Windows editors begin files with a mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as text: {error}") from error

@@ -1,5 +1,0 @@
-"""Checkpoint files of any origin, read without running code in them."""
-
-from msbreg.reading.file import FileContent, read_file
-
-__all__ = ["FileContent", "read_file"]

@@ -1,0 +1,90 @@
+"""Progress of a long loop: a bar on a terminal, plain lines elsewhere; always with rate and time left."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+
+from msbreg.run import distributed
+
+log = logging.getLogger("msbreg")
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Progress:
+    """Shows how far a loop is. ``update`` is cheap enough for every step.
+
+    Args:
+        label: what is being done.
+        total: number of steps.
+        first: steps that were done before (a resumed run); they do not count for the rate.
+        per_step: things done per step, named by ``unit``, for the rate.
+    """
+
+    def __init__(
+        self, label: str, total: int, *, first: int = 0, per_step: int = 1, unit: str = "it"
+    ) -> None:
+        self.label, self.total, self.per_step, self.unit = label, total, per_step, unit
+        self.first = self.done = first
+        self.rate = 0.0
+        self._start = self._said = time.monotonic()
+        self._bar: RichProgress | None = None
+        if sys.stderr.isatty() and distributed.is_main():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeElapsedColumn(),
+            )
+            self._bar = RichProgress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task(label, total=total, completed=first, text="")
+
+    def __enter__(self) -> "Progress":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int, text: str = "") -> None:
+        """``done`` steps are behind us; ``text`` is shown beside them."""
+        self.done = done
+        now = time.monotonic()
+        elapsed = now - self._start
+        self.rate = (done - self.first) / elapsed if elapsed > 0 else 0.0
+        left = (self.total - done) / self.rate if self.rate > 0 else float("inf")
+        shown = f"{self.rate * self.per_step:.0f} {self.unit}/s, {duration(left)} left"
+        if text:
+            shown += f"  {text}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, text=shown)
+        elif now - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = now
+            log.info("%s %d/%d  %s", self.label, done, self.total, shown)
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 05 s``, ``2 h 07 min``, ``3 d 04 h``."""
+    if seconds == float("inf"):
+        return "unknown time"
+    whole = round(seconds)
+    for size, unit, small, name in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // small:02d} {name}"
+    return f"{whole} s"

@@ -1,0 +1,160 @@
+"""From a list of images to batches of views, the same ones whatever the number of workers."""
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from msbreg.data.folder import ImageList, UnreadableImage
+from msbreg.data.worker_processes import from_workers, start_worker
+from msbreg.run import distributed
+from msbreg.run.errors import UserError
+from pretrain.views import Augmentation, make_views, view_generator
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which images each step takes: a new permutation every epoch, from the seed alone.
+
+    ``batch`` is the whole batch; each of ``world`` processes takes its own consecutive part of it, so
+    that the joined batch is that of one process. The last, incomplete batch of an epoch is dropped.
+    """
+
+    images: int
+    batch: int
+    epochs: int
+    seed: int
+    world: int = 1
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch > self.images:
+            raise UserError(
+                f"batch_size is {self.batch}, but there are only {self.images} images; "
+                f"expected at most that many"
+            )
+        if self.batch % self.world or self.batch < 2 * self.world:
+            raise UserError(
+                f"batch_size is {self.batch} images in total, which {self.world} processes cannot "
+                f"share; expected a multiple of {self.world}, and at least 2 images each"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.images // self.batch
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    def batches(self, first_step: int) -> Iterator[list[tuple[int, int]]]:
+        """(epoch, image) of this process's part of each batch, from ``first_step`` to the end."""
+        share = self.batch // self.world
+        permuted_epoch, permutation = -1, np.empty(0, dtype=int)
+        for step in range(first_step, self.steps):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if epoch != permuted_epoch:
+                permuted_epoch = epoch
+                permutation = np.random.default_rng([self.seed, epoch]).permutation(self.images)
+            first = position * self.batch + self.rank * share
+            yield [(epoch, int(i)) for i in permutation[first : first + share]]
+
+
+class _Views(Dataset[Tensor | str]):
+    """(epoch, image) -> (K, 3, S, S) uint8 views, or the message of an image that cannot be read."""
+
+    def __init__(
+        self, images: ImageList, policy: tuple[Augmentation, ...], views: int, seed: int
+    ) -> None:
+        self.images, self.policy, self.views, self.seed = images, policy, views, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Tensor | str:
+        epoch, index = key
+        try:
+            image = self.images.read(index)
+        except UnreadableImage as error:
+            return str(error)
+        generator = view_generator(self.seed, epoch, index)
+        return torch.from_numpy(make_views(image, self.policy, self.views, generator))
+
+
+class _Batches(Sampler[list[tuple[int, int]]]):
+    def __init__(self, order: Order, first_step: int) -> None:
+        self.order, self.first_step = order, first_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return self.order.batches(self.first_step)
+
+    def __len__(self) -> int:
+        return self.order.steps - self.first_step
+
+
+def _stack(views: list[Tensor | str]) -> Tensor | str:
+    """(K, B, 3, S, S), or the first message. Errors travel as values: a worker's exception would
+    reach the user as a traceback."""
+    for view in views:
+        if isinstance(view, str):
+            return view
+    return torch.stack([v for v in views if isinstance(v, Tensor)], dim=1)
+
+
+def _start_worker(_: int) -> None:
+    start_worker()
+    cv2.setNumThreads(0)
+
+
+def batches_of_views(
+    images: ImageList,
+    policy: tuple[Augmentation, ...],
+    views: int,
+    order: Order,
+    *,
+    first_step: int,
+    workers: int,
+    device: torch.device,
+) -> Generator[Tensor]:  # each (K, B, 3, S, S) uint8
+    """The views of each step's images, from ``first_step`` to the end of the run.
+
+    Raises:
+        UserError: an image cannot be read; the message names it.
+    """
+    loader = DataLoader(
+        _Views(images, policy, views, order.seed),
+        batch_sampler=_Batches(order, first_step),
+        num_workers=workers,
+        collate_fn=_stack,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_start_worker,
+        prefetch_factor=4 if workers else None,
+    )
+    with closing(from_workers(loader)) as batches:
+        for batch in batches:
+            # All processes must learn of it, or the others would wait for this one for ever.
+            if distributed.any_process(isinstance(batch, str), device):
+                messages = distributed.gather_objects(batch if isinstance(batch, str) else "")
+                raise UserError(
+                    f"{next(filter(None, messages))}.\n"
+                    "Mend or remove the file and give the same command again to continue, or add "
+                    "--skip-unreadable (to a new --output) to leave such files out."
+                )
+            yield batch
+
+
+def fixed_views(
+    images: ImageList,
+    policy: tuple[Augmentation, ...],
+    *,
+    count: int,
+    seed: int,
+) -> Tensor:  # (2, count, 3, S, S) uint8
+    """Two views each of ``count`` images spread over the list, the same ones at every call."""
+    chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
+    pairs = [
+        make_views(images.read(int(i)), policy, 2, view_generator(seed, 0, int(i))) for i in chosen
+    ]
+    return torch.from_numpy(np.stack(pairs, axis=1))

@@ -1,0 +1,147 @@
+"""A file is whole, certified and in its place, or it is not there."""
+
+import hashlib
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from msbreg.checkpoints.convert.convert import convert
+from msbreg.checkpoints.convert.targets import TARGETS
+from msbreg.run.errors import UserError
+from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
+from tests.msbreg.checkpoints.convert.test_encoding import globals_of
+
+ROOT = Path(__file__).resolve().parents[4]
+DETECTRON2, HUGGINGFACE = TARGETS["detectron2"], TARGETS["huggingface"]
+FORMULAS_ONLY = replace(HUGGINGFACE, readers=())  # whether or not transformers is there
+
+
+def test_detectron2s_pickle_names_an_array_and_a_bytearray_and_nothing_else(tmp_path):
+    output = tmp_path / "out.pkl"
+    convert(moved(), provenance(), output, DETECTRON2)
+    assert globals_of(output.read_bytes()) == {"numpy.ndarray", "builtins.bytearray"}
+
+
+def test_the_certificate_lies_in_the_file_and_beside_it_with_the_files_sha256(tmp_path):
+    output = tmp_path / "out.pkl"
+    convert(moved(), provenance(), output, DETECTRON2)
+    beside = json.loads((tmp_path / "out.pkl.certificate.json").read_text())
+    inside = pickle.loads(output.read_bytes(), encoding="latin1")["msbreg"]["certificate"]
+    assert beside["sha256"] == {"out.pkl": hashlib.sha256(output.read_bytes()).hexdigest()}
+    assert {k: v for k, v in beside.items() if k not in ("sha256", "file")} == inside
+    assert inside["passed"] is True
+    assert inside["source"]["sha256"] == "ab" * 32
+    assert set(inside["readings"][0]["errors"]) == {"96x128", "97x129"}
+    assert set(inside["readings"][0]["errors"]["97x129"]) == {
+        "stem",
+        "res2",
+        "res3",
+        "res4",
+        "res5",
+    }
+
+
+def test_no_path_of_this_machine_goes_into_the_file(tmp_path):
+    output = tmp_path / "out.pkl"
+    convert(moved(), provenance(), output, DETECTRON2)
+    assert b"/somewhere/else" not in output.read_bytes()
+    assert str(tmp_path).encode() not in output.read_bytes()
+
+
+def test_what_is_there_is_replaced_only_on_demand(tmp_path):
+    output = tmp_path / "out.pkl"
+    output.write_text("mine")
+    with pytest.raises(UserError, match=r"out\.pkl exists; .* --overwrite"):
+        convert(moved(), provenance(), output, DETECTRON2)
+    assert output.read_text() == "mine"
+    convert(moved(), provenance(), output, DETECTRON2, overwrite=True)
+    assert output.stat().st_size > 1_000_000
+
+
+def test_a_failed_conversion_leaves_the_file_that_it_was_to_replace(tmp_path):
+    output = tmp_path / "out.pkl"
+    output.write_text("mine")
+    broken = replace(DETECTRON2, express=lambda settings: {})
+    with pytest.raises(KeyError):
+        convert(moved(), provenance(), output, broken, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.pkl"]
+    assert output.read_text() == "mine"
+
+
+def test_a_folder_is_written_whole_and_other_files_in_it_stay(tmp_path):
+    output = tmp_path / "out"
+    convert(moved(), provenance(), output, FORMULAS_ONLY)
+    names = {path.name for path in output.iterdir()}
+    assert {"model.safetensors", "config.json", "preprocessor_config.json"} <= names
+    (output / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="exists"):
+        convert(moved(), provenance(), output, FORMULAS_ONLY)
+    convert(moved(), provenance(), output, FORMULAS_ONLY, overwrite=True)
+    assert {path.name for path in output.iterdir()} == names | {"notes.txt"}
+
+
+@pytest.mark.parametrize(
+    ("output", "target", "words"),
+    [
+        ("out.onnx", DETECTRON2, r"ends in '\.onnx'; detectron2 takes \.pkl or \.pth"),
+        ("out", DETECTRON2, "ends in 'nothing'"),
+        ("nowhere/out.pkl", DETECTRON2, "nowhere of the output does not exist"),
+        ("folder.pkl", DETECTRON2, "is a folder; detectron2 wants a file's name"),
+        ("file", HUGGINGFACE, "is a file; huggingface wants a folder"),
+    ],
+)
+def test_an_output_that_cannot_be_is_told_before_anything_is_written(
+    tmp_path, output, target, words
+):
+    (tmp_path / "folder.pkl").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=words):
+        convert(moved(), provenance(), tmp_path / output, target, overwrite=True)
+
+
+@pytest.mark.parametrize("target", [DETECTRON2, FORMULAS_ONLY], ids=["file", "folder"])
+def test_an_interruption_leaves_nothing(tmp_path, target):
+    def interrupted(path, words, batches):
+        assert path.exists()
+        raise KeyboardInterrupt
+
+    output = tmp_path / ("out" + (target.suffixes or ("",))[0])
+    with pytest.raises(KeyboardInterrupt):
+        convert(moved(), provenance(), output, target, readers=(interrupted,))
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from msbreg.checkpoint import load_backbone
+from msbreg.export.convert import convert
+from msbreg.export.targets import TARGETS
+from tests.msbreg.export.backbones import moved, provenance
+
+def killed(path, words, batches):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+convert(moved(), provenance(), Path(sys.argv[1]), TARGETS["detectron2"], readers=(killed,))
+"""
+
+
+def test_a_process_killed_half_way_leaves_no_file_under_the_outputs_name(tmp_path):
+    output = tmp_path / "out.pkl"
+    command = [sys.executable, "-c", KILLED, str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
+    assert done.returncode == -9
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_certificate_that_cannot_be_put_in_place_takes_the_file_along(tmp_path):
+    (tmp_path / "out.pkl.certificate.json").mkdir()
+    (tmp_path / "out.pkl.certificate.json" / "mine").touch()
+    with pytest.raises(UserError, match="nothing was put there"):
+        convert(moved(), provenance(), tmp_path / "out.pkl", DETECTRON2, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.pkl.certificate.json"]

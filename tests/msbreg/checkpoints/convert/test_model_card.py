@@ -1,0 +1,60 @@
+"""The model card says what is known, and that the rest is not."""
+
+import hashlib
+
+from msbreg.checkpoints.convert.convert import convert
+from msbreg.checkpoints.convert.model_card import Score, Training, model_card
+from msbreg.checkpoints.convert.targets import TARGETS
+from msbreg.run.config import plain
+from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
+
+CERTIFICATE = {
+    "date": "2026-01-01T10:00:00+0000",
+    "sha256": {"out.safetensors": "cd" * 32},
+    "readings": [{"errors": {"96x128": {"stem": {"relative": 2e-7, "absolute": 1e-5}}}}],
+}
+
+
+def card(**more):
+    said = more.pop("said", {})
+    given = plain(provenance(**said).as_dict())
+    return model_card(given, CERTIFICATE, "out.safetensors", **more)
+
+
+def test_the_card_lies_beside_the_published_file_and_names_its_sha256(tmp_path):
+    output = tmp_path / "out.safetensors"
+    conversion = convert(moved(), provenance(), output, TARGETS["safetensors"], card=model_card)
+    text = (tmp_path / "out.md").read_text()
+    assert tmp_path / "out.md" in conversion.beside
+    assert hashlib.sha256(output.read_bytes()).hexdigest() in text
+    assert "ab" * 32 in text
+
+
+def test_input_stride_and_encoder_are_stated():
+    text = card(said={"stride": "1x1"})
+    assert "RGB images / 255, mean [0.485, 0.456, 0.406]" in text
+    assert "in the first 1x1 (v1) convolution" in text
+    assert "layout moco, query" in text
+
+
+def test_scores_stand_with_their_error_and_protocol():
+    scores = (Score("kNN top-1, k = 20", "digits", 69.24, 2.0, "0123456789ab"),)
+    assert "| kNN top-1, k = 20 | digits | 69.2 ± 2.0 | `0123456789ab` |" in card(scores=scores)
+    assert "No record of an evaluation" in card()
+
+
+def test_the_training_is_told_from_its_record_or_said_to_be_unknown():
+    training = Training("pretrain/run.py", "digits_msbreg", "0123456789ab", {"views": 4})
+    assert '"views": 4' in card(training=training)
+    assert "Not recorded in the source" in card(said={"details": {}})
+
+
+def test_our_own_methods_are_cited_and_strangers_named():
+    assert "arXiv:2207.03552" in card(said={"details": {"method": "msbreg"}})
+    assert "Cite the authors of moco." in card()
+
+
+def test_signs_of_no_training_are_on_the_card():
+    assert "- Warning: untouched initialisation" in card(
+        said={"warnings": ("untouched initialisation",)}
+    )

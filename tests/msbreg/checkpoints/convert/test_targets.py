@@ -1,0 +1,148 @@
+"""What each tool box is told, and that its files come back as the backbone that went in."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from msbreg.checkpoints.convert.consumer_settings import settings_of
+from msbreg.checkpoints.convert.convert import convert
+from msbreg.checkpoints.convert.targets import TARGETS
+from msbreg.checkpoints.layouts.row import MSRA, SWAV
+from msbreg.checkpoints.load import load_backbone
+from msbreg.data.transforms import IMAGENET
+from msbreg.run.errors import UserError
+from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
+
+TOOLBOXES = [name for name in TARGETS if name != "safetensors"]
+
+
+def converted(tmp_path, target, arch, **said):
+    target = TARGETS[target]
+    output = tmp_path / ("out" + (target.suffixes or ("",))[0])
+    backbone = moved(arch, v1=said.get("stride") == "1x1")
+    return backbone, convert(backbone, provenance(arch, **said), output, target)
+
+
+def words(target, arch, normalisation=IMAGENET, stride="3x3"):
+    backbone = moved(arch, v1=stride == "1x1")
+    return TARGETS[target].express(settings_of(backbone, arch, normalisation, stride, 224))
+
+
+@pytest.mark.parametrize(
+    ("target", "arch"),
+    [*((target, "resnet18") for target in TARGETS), ("detectron2", "resnet34")],
+)
+def test_a_written_file_loads_again_as_the_same_backbone(tmp_path, target, arch):
+    if target == "huggingface" and find_spec("transformers"):
+        pytest.skip("transformers is there: test_the_library_reads covers it")
+    backbone, conversion = converted(tmp_path, target, arch, normalisation=SWAV)
+    file = conversion.output
+    again, found = load_backbone(file / "model.safetensors" if file.is_dir() else file)
+    wanted, state = backbone.state_dict(), again.state_dict()
+    assert all(torch.equal(state[name], wanted[name]) for name in wanted)
+    assert found.arch == arch
+    told = target != "torchvision"  # a flat state dict has no place for settings
+    assert found.normalisation == (SWAV if told else IMAGENET)
+
+
+def test_a_resnet50_v1_with_caffes_input_keeps_its_own_settings(tmp_path):
+    _, conversion = converted(tmp_path, "detectron2", "resnet50", normalisation=MSRA, stride="1x1")
+    assert conversion.certificate["settings"] == {
+        "INPUT.FORMAT": "BGR",
+        "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+        "MODEL.RESNETS.DEPTH": 50,
+        "MODEL.RESNETS.STRIDE_IN_1X1": True,
+    }
+    assert [reading["tensors"] for reading in conversion.certificate["readings"]] == [318]
+    _, found = load_backbone(conversion.output)
+    assert (found.normalisation, found.stride) == (MSRA, "1x1")
+
+
+def test_the_torch_form_for_detectron2_loads_under_weights_only(tmp_path):
+    output = tmp_path / "out.pth"
+    convert(moved(), provenance(), output, TARGETS["detectron2"])
+    content = torch.load(output, weights_only=True)
+    assert content["matching_heuristics"] is True
+    assert content["__author__"] == "msbreg"
+    assert content["model"]["res2.0.conv1.norm.num_batches_tracked"] == 7
+    assert content["msbreg"]["certificate"]["passed"] is True
+
+
+def test_a_stem_for_small_images_is_published(tmp_path):
+    backbone, conversion = converted(tmp_path, "safetensors", "resnet18-tiny")
+    again, _ = load_backbone(conversion.output)
+    assert torch.equal(again.conv1.weight, backbone.conv1.weight)
+
+
+@pytest.mark.parametrize("arch", ["resnet18-cifar", "resnet18-small", "resnet18-tiny"])
+@pytest.mark.parametrize("target", TOOLBOXES)
+def test_a_stem_for_small_images_is_refused_by_every_tool_box(tmp_path, target, arch):
+    with pytest.raises(UserError, match="cannot express this backbone"):
+        converted(tmp_path, target, arch)
+
+
+@pytest.mark.parametrize("target", ["torchvision", "timm"])
+def test_a_narrow_network_is_refused_where_no_width_can_be_given(tmp_path, target):
+    with pytest.raises(UserError, match="it is 32 channels wide, and its resnet18 has 64"):
+        converted(tmp_path, target, "resnet18-narrow")
+
+
+@pytest.mark.parametrize("target", ["torchvision", "timm"])
+def test_a_v1_network_is_refused_where_no_stride_can_be_given(tmp_path, target):
+    with pytest.raises(UserError, match="stride 2 in its 1x1 convolutions"):
+        converted(tmp_path, target, "resnet50", stride="1x1")
+
+
+@pytest.mark.parametrize("target", ["timm", "huggingface"])
+def test_bgr_input_is_refused_where_there_is_no_word_for_it(tmp_path, target):
+    with pytest.raises(UserError, match="takes BGR images"):
+        converted(tmp_path, target, "resnet18", normalisation=MSRA)
+
+
+def test_detectron2_is_told_the_channels_of_basic_blocks():
+    assert "MODEL.RESNETS.RES2_OUT_CHANNELS" not in words("detectron2", "resnet50")
+    assert words("detectron2", "resnet18")["MODEL.RESNETS.RES2_OUT_CHANNELS"] == 64
+    narrow = words("detectron2", "resnet18-narrow")
+    assert narrow["MODEL.RESNETS.RES2_OUT_CHANNELS"] == 32
+    assert narrow["MODEL.RESNETS.STEM_OUT_CHANNELS"] == 32
+
+
+def test_mmseg_is_told_style_and_order_of_channels():
+    modern = words("mmseg", "resnet50", SWAV)
+    assert modern["backbone"] == {"type": "ResNet", "depth": 50, "style": "pytorch"}
+    assert modern["data_preprocessor"] == {
+        "mean": [123.675, 116.28, 103.53],
+        "std": [58.14, 57.12, 57.375],
+        "bgr_to_rgb": True,
+    }
+    old = words("mmseg", "resnet50", MSRA, "1x1")
+    assert old["backbone"]["style"] == "caffe"
+    assert old["data_preprocessor"]["bgr_to_rgb"] is False
+
+
+def test_huggingface_is_told_depths_widths_and_stride():
+    config = words("huggingface", "resnet50", IMAGENET, "1x1")["config.json"]
+    assert config["hidden_sizes"] == [256, 512, 1024, 2048]
+    assert config["depths"] == [3, 4, 6, 3]
+    assert config["layer_type"] == "bottleneck"
+    assert config["downsample_in_bottleneck"] is True
+    assert config["downsample_in_first_stage"] is False
+    assert words("huggingface", "resnet18")["config.json"]["layer_type"] == "basic"
+
+
+def test_the_stride_of_basic_blocks_is_nobodys_affair():
+    assert words("detectron2", "resnet18", IMAGENET, "1x1")["MODEL.RESNETS.STRIDE_IN_1X1"] is False
+
+
+@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+@pytest.mark.filterwarnings("default")  # of the library and of what it imports
+@pytest.mark.parametrize(
+    ("arch", "stride"), [("resnet18-narrow", "3x3"), ("resnet50", "3x3"), ("resnet50", "1x1")]
+)
+def test_transformers_reads_its_folder_by_its_own_network_and_processor(tmp_path, arch, stride):
+    _, conversion = converted(tmp_path, "huggingface", arch, normalisation=SWAV, stride=stride)
+    formulas, library = conversion.certificate["readings"]
+    assert library["reader"].startswith("transformers ")
+    assert library["tensors"] == formulas["tensors"]

@@ -1,0 +1,157 @@
+"""Files written by the libraries themselves, where they are installed."""
+
+import argparse
+import copy
+import warnings
+
+import pytest
+import torch
+from torchvision.models import resnet18
+
+from msbreg.checkpoints.load import load_backbone
+
+with warnings.catch_warnings():  # deprecations of their own dependencies at import
+    warnings.simplefilter("ignore")
+    try:
+        import lightly.models.modules as lightly_modules
+        import pytorch_lightning
+    except ImportError:
+        pytorch_lightning = None
+    try:
+        from omegaconf import OmegaConf
+        from solo.methods import BYOL as SoloBYOL
+    except ImportError:
+        SoloBYOL = None
+
+
+def stirred(network: torch.nn.Module) -> torch.nn.Module:
+    """As if trained: no BatchNorm value is an initial one."""
+    generator = torch.Generator().manual_seed(0)
+    for name, value in network.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            value.fill_(9)
+        elif value.ndim == 1:
+            value.copy_(0.5 + torch.rand(value.shape, generator=generator))
+    return network
+
+
+def assert_is(backbone: torch.nn.Module, network: torch.nn.Module) -> None:
+    wanted = network.state_dict()
+    found = backbone.state_dict()
+    assert [k for k in wanted if not k.startswith("fc.")] == list(found)
+    assert all(torch.equal(found[k], wanted[k]) for k in found)
+
+
+def lightning_file(path, model) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice on trainers without loggers
+        trainer = pytorch_lightning.Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True
+        )
+        trainer.strategy.connect(model)
+        trainer.save_checkpoint(path)
+
+
+@pytest.mark.skipif(
+    pytorch_lightning is None, reason="lightly is not installed (pip install '.[test]')"
+)
+@pytest.mark.parametrize("kind", ["byol", "dino", "example"])
+def test_lightlys_modules_saved_by_lightning(kind, tmp_path):
+    class Method(pytorch_lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            network = resnet18(weights=None)
+            network.fc = torch.nn.Identity()
+            if kind == "example":
+                self.backbone = torch.nn.Sequential(*list(network.children())[:-1])
+            else:
+                self.backbone = network
+            self.projection_head = lightly_modules.BYOLProjectionHead(512, 8, 8)
+            twin = "student_backbone" if kind == "dino" else "teacher_backbone"
+            if kind != "example":
+                setattr(self, twin, copy.deepcopy(self.backbone))
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    model = Method()
+    stirred(model.backbone)
+    path = tmp_path / "lightly.ckpt"
+    lightning_file(path, model)
+    backbone, provenance = load_backbone(path)
+    wanted = resnet18(weights=None)
+    wanted.fc = torch.nn.Identity()
+    values = list(model.backbone.state_dict().values())
+    wanted.load_state_dict(dict(zip(wanted.state_dict(), values, strict=True)))
+    assert_is(backbone, wanted)
+    family = {"byol": "lightly", "dino": "lightly-dino", "example": "lightly-examples"}[kind]
+    assert provenance.family == family
+    assert provenance.encoder == ("teacher" if kind == "dino" else "online")
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_timms_resnet(form, tmp_path):
+    timm = pytest.importorskip("timm")
+    network = stirred(timm.create_model("resnet18", pretrained=False))
+    path = tmp_path / f"model.{form}"
+    if form == "pth":
+        torch.save(network.state_dict(), path)
+    else:
+        timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
+    backbone, provenance = load_backbone(path)
+    assert_is(backbone, network)
+    assert provenance.normalisation.mean == network.pretrained_cfg["mean"]
+
+
+def test_timms_training_file(tmp_path):
+    utils = pytest.importorskip("timm.utils")
+    import timm
+
+    network = stirred(timm.create_model("resnet18", pretrained=False))
+    saver = utils.CheckpointSaver(
+        network,
+        torch.optim.SGD(network.parameters(), 0.1),
+        args=argparse.Namespace(model="resnet18"),
+        checkpoint_dir=str(tmp_path),
+        recovery_dir=str(tmp_path),
+    )
+    saver.save_checkpoint(epoch=3, metric=50.0)
+    backbone, provenance = load_backbone(tmp_path / "last.pth.tar", trust_pickle=True)
+    assert_is(backbone, network)
+    assert provenance.family == "timm-training"
+
+
+@pytest.mark.skipif(
+    SoloBYOL is None,
+    reason="solo-learn is not installed: its releases pin versions of torch older than 2.11",
+)
+def test_solo_learns_byol(tmp_path):
+    from lightning.pytorch import Trainer
+
+    settings = {
+        "name": "test",
+        "method": "byol",
+        "backbone": {"name": "resnet18"},
+        "data": {"dataset": "custom", "num_large_crops": 2, "num_small_crops": 0, "num_classes": 5},
+        "optimizer": {
+            "name": "sgd",
+            "batch_size": 2,
+            "lr": 0.3,
+            "classifier_lr": 0.1,
+            "weight_decay": 1e-5,
+        },
+        "scheduler": {"name": "none"},
+        "max_epochs": 1,
+        "momentum": {"base_tau": 0.99, "final_tau": 1.0},
+        "method_kwargs": {"proj_output_dim": 8, "proj_hidden_dim": 8, "pred_hidden_dim": 8},
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # solo-learn's and Lightning's own deprecations
+        model = SoloBYOL(OmegaConf.create(settings))
+        stirred(model.backbone)
+        trainer = Trainer(accelerator="cpu", logger=False, barebones=True)
+        trainer.strategy.connect(model)
+        trainer.save_checkpoint(tmp_path / "byol.ckpt")
+    backbone, provenance = load_backbone(tmp_path / "byol.ckpt")
+    assert_is(backbone, model.backbone)
+    assert (provenance.family, provenance.encoder) == ("solo-learn", "online")

@@ -1,0 +1,196 @@
+"""One reading of any file: what is kept of a good one, and what of it is refused."""
+
+import argparse
+import hashlib
+import os
+import warnings
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from msbreg.checkpoints.read import read_file
+from msbreg.run.errors import UserError
+from tests.msbreg.checkpoints.read.pickled import FORMS, message, write, zip_with
+
+STATE = {"conv.weight": torch.arange(1000.0).reshape(10, 100), "bn.bias": torch.ones(10)}
+CONTAINERS = {"zip": "torch zip", "legacy": "torch legacy", "plain": "pickle"}
+
+
+def equal(found, expected):
+    return list(found) == list(expected) and all(torch.equal(found[k], expected[k]) for k in found)
+
+
+# ------------------------------------------------------------------------------------ good files
+
+
+@pytest.mark.parametrize("trust_pickle", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_state_dict_is_read_exactly_in_every_form(tmp_path, form, trust_pickle):
+    """Types, views, empty tensors and the state dict's versions, with either unpickler."""
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    base = torch.arange(6.0)
+    content = {
+        "state": network.state_dict(),
+        "views": [base[::2], base.reshape(2, 3).T, base[1:3], base[:0], torch.tensor(3)],
+        "types": [
+            torch.ones(2, dtype=getattr(torch, name))
+            for name in ("float16", "bfloat16", "int8", "bool", "complex64", "float64")
+        ],
+        "shape": torch.Size([1, 2]),
+        "rest": (None, "é", b"\xff", 1, 2.5, 1j, {3}, {"a": [True]}),
+    }
+    found = read_file(write(tmp_path / "x", content, form), trust_pickle=trust_pickle)
+    assert found.container == CONTAINERS[form]
+    assert found.stubbed == ()
+    assert equal(found.content["state"], network.state_dict())
+    assert found.content["state"]._metadata == network.state_dict()._metadata
+    for kind in ("views", "types"):
+        for one, expected in zip(found.content[kind], content[kind], strict=True):
+            assert torch.equal(one, expected)
+            assert one.dtype == expected.dtype
+    assert found.content["shape"] == torch.Size([1, 2])
+    assert found.content["rest"] == content["rest"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_digest_is_of_the_bytes_that_were_read(tmp_path, form):
+    path = write(tmp_path / "x", STATE, form)
+    found = read_file(path)
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found.path == path
+    assert found.metadata == found.sidecar == {}
+
+
+def test_a_file_that_is_replaced_does_not_change_what_was_read(tmp_path):
+    path = write(tmp_path / "x", STATE, "zip")
+    found = read_file(path)
+    path.write_bytes(b"\0" * path.stat().st_size)
+    assert equal(found.content, STATE)
+
+
+def test_a_pickle_of_detectron2_holds_tensors(tmp_path):
+    content = {
+        "model": {"w": np.ones((2, 2), "f4")},
+        "__author__": "x",
+        "matching_heuristics": True,
+    }
+    found = read_file(write(tmp_path / "R-50.pkl", content, "plain"))
+    assert found.container == "pickle"
+    assert torch.equal(found.content["model"]["w"], torch.ones(2, 2))
+    assert found.content["matching_heuristics"] is True
+
+
+def test_a_name_does_not_matter(tmp_path):
+    path = write(tmp_path / "model.pth.tar", STATE, "zip")
+    assert read_file(path).container == "torch zip"
+    (tmp_path / "x.pth").write_bytes(safetensors.torch.save(STATE))
+    assert read_file(tmp_path / "x.pth").container == "safetensors"
+
+
+def test_safetensors_come_with_metadata_and_the_settings_beside(tmp_path):
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(STATE, path, metadata={"format": "pt"})
+    assert read_file(path).sidecar == {}
+    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5]}')
+    found = read_file(path)
+    assert equal(dict(sorted(found.content.items(), reverse=True)), STATE)
+    assert found.container == "safetensors"
+    assert found.metadata == {"format": "pt"}
+    assert found.sidecar == {"model_type": "resnet", "preprocessor": {"image_mean": [0.5]}}
+    assert read_file(write(tmp_path / "x.bin", STATE, "zip")).sidecar == found.sidecar
+    assert read_file(write(tmp_path / "x.pth", STATE, "zip")).sidecar == {}
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "\xff", "[" * 100_000])
+def test_settings_that_are_none_are_left_alone(tmp_path, text):
+    path = write(tmp_path / "x.bin", STATE, "zip")
+    (tmp_path / "config.json").write_text(text)
+    assert read_file(path).sidecar == {}
+
+
+def test_a_name_that_a_library_has_declared_safe_stays_refused(tmp_path):
+    path = write(tmp_path / "x", {"args": argparse.Namespace()}, "zip")
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        assert "argparse.Namespace" in message(path)
+        assert argparse.Namespace in torch.serialization.get_safe_globals()
+
+
+def test_the_environment_does_not_turn_the_safe_reader_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    path = write(tmp_path / "x", {"args": argparse.Namespace()}, "zip")
+    assert "argparse.Namespace" in message(path)
+
+
+def test_a_variable_that_forbids_our_unpickler_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    path = write(tmp_path / "x", STATE, "zip")
+    assert equal(read_file(path).content, STATE)
+    text = message(path, trust_pickle=True)
+    assert "the variable TORCH_FORCE_WEIGHTS_ONLY_LOAD forbids" in text
+
+
+@pytest.mark.parametrize("trust_pickle", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_reading_warns_of_nothing(tmp_path, form, trust_pickle):
+    path = write(tmp_path / "x", {"w": torch.eye(2), "s": torch.eye(2).to_sparse()}, form)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            read_file(path, trust_pickle=trust_pickle)
+        except UserError as error:
+            assert form == "plain" in str(error) or "sparse" in str(error)  # noqa: PT017
+    assert caught == []
+
+
+# ------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_refusal_names_every_kind_of_object_and_the_way_out(tmp_path, form):
+    content = {
+        "model": STATE,
+        "args": argparse.Namespace(lr=1),
+        "network": torch.nn.Linear(1, 1),
+        "function": os.path.join,
+        "log": [argparse.ArgumentTypeError],
+    }
+    text = message(write(tmp_path / "x.pth", content, form))
+    size = (tmp_path / "x.pth").stat().st_size
+    assert text == (
+        f"{tmp_path}/x.pth ({size} bytes) cannot be loaded: besides tensors it holds objects of 4 "
+        "kinds, which only code can make.\n"
+        "  argparse.ArgumentTypeError      a class or function of the code that wrote the file\n"
+        "  argparse.Namespace              the training script's options\n"
+        "  posixpath.join                  paths of files\n"
+        "  torch.nn.modules.linear.Linear  a whole network, not its state_dict\n"
+        "--trust-pickle reads it with an unpickler that runs none of its code: tensors, numbers "
+        "and\ncontainers are kept, everything else becomes an inert record of its name."
+    )
+
+
+def test_numpy_is_refused_by_pytorch_and_read_in_plain_pickles(tmp_path):
+    text = message(write(tmp_path / "x", {"lr": np.float64(1)}, "zip"))
+    assert "multiarray.scalar  NumPy numbers or arrays" in text
+    assert read_file(write(tmp_path / "x", {"lr": np.float64(1)}, "plain")).content == {"lr": 1.0}
+    text = message(write(tmp_path / "x", np.array(["a"]), "plain"))
+    assert "numpy.ndarray that is not of numbers  NumPy texts or objects" in text
+
+
+def test_a_long_list_of_names_is_cut(tmp_path):
+    names = b"".join(b"cmodule\nname%03d\n0" % i for i in range(100))
+    (tmp_path / "x").write_bytes(zip_with(b"\x80\x02" + names + b"N."))
+    text = message(tmp_path / "x")
+    assert "module.name039  a class" in text
+    assert "module.name040" not in text
+    assert "... and 60 more" in text
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_a_newer_protocol_is_read_with_trust(tmp_path, form):
+    path = tmp_path / "x"
+    torch.save(STATE, path, pickle_protocol=4, _use_new_zipfile_serialization=form == "zip")
+    assert "that PyTorch's safe reader does not know.\n--trust-pickle reads it" in message(path)
+    assert equal(read_file(path, trust_pickle=True).content, STATE)

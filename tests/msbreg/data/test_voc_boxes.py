@@ -1,0 +1,210 @@
+"""VOC's boxes: Detectron2's values, any classes, and every way in which a folder can be wrong."""
+
+import logging
+
+import pytest
+from PIL import Image
+
+from msbreg.data.voc import VOC_CLASSES, classes_of, voc_scenes
+from msbreg.run.errors import UserError
+from tests.msbreg.data.annotated_folders import noise, write_voc, xml
+
+CAT = ("cat", 3, 4, 20, 25, "")
+
+
+def read(root, split="trainval", **options):
+    return voc_scenes("name", root, split, **options)
+
+
+def test_boxes_lose_one_pixel_at_left_and_top_and_keep_decimals(tmp_path):
+    write_voc(tmp_path, {"a": xml([CAT, ("dog", "1.5", "2.25", 40, 30, "")])})
+    scene = read(tmp_path).scenes[0]
+    assert [instance.box for instance in scene.instances] == [(2, 3, 20, 25), (0.5, 1.25, 40, 30)]
+    assert [instance.label for instance in scene.instances] == [0, 1]
+    assert (scene.id, scene.height, scene.width) == ("a", 30, 40)
+
+
+def test_flags_are_read_and_missing_ones_are_off(tmp_path):
+    flags = ("cat", 3, 4, 20, 25, "<difficult>1</difficult><truncated>1</truncated>")
+    write_voc(tmp_path, {"a": xml([flags, CAT])})
+    first, second = read(tmp_path).scenes[0].instances
+    assert (first.difficult, first.truncated) == (True, True)
+    assert (second.difficult, second.truncated) == (False, False)
+
+
+def test_parts_of_an_object_are_not_objects(tmp_path):
+    head = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
+    write_voc(tmp_path, {"a": xml([("cat", 3, 4, 20, 25, head)])})
+    assert read(tmp_path).classes == ("cat",)
+    assert [i.box for i in read(tmp_path).scenes[0].instances] == [(2, 3, 20, 25)]
+
+
+def test_scenes_follow_the_list_and_may_be_empty_or_of_another_format(tmp_path):
+    write_voc(tmp_path, {"b": xml([CAT])}, ids=["b", "a"])
+    write_voc(tmp_path, {"a": xml([])}, ids=["b", "a"], suffix=".png")
+    scenes = read(tmp_path).scenes
+    assert [(s.id, s.file.name, len(s.instances)) for s in scenes] == [
+        ("b", "b.jpg", 1),
+        ("a", "a.png", 0),
+    ]
+
+
+def test_classes_are_found_in_all_annotations_and_said(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("msbreg"), "propagate", True)
+    write_voc(tmp_path, {"a": xml([("zebra", 1, 1, 5, 5, "")]), "b": xml([CAT])}, ids=["a"])
+    with caplog.at_level(logging.INFO, logger="msbreg"):
+        assert read(tmp_path).classes == ("cat", "zebra")
+    assert "2 classes found in Annotations: cat, zebra" in caplog.text
+
+
+def test_classes_file_goes_before_annotations_and_given_classes_before_both(tmp_path):
+    write_voc(tmp_path, {"a": xml([CAT])})
+    (tmp_path / "classes.txt").write_text("traffic light\n\ncat\n", encoding="utf-8-sig")
+    assert read(tmp_path).classes == ("traffic light", "cat")
+    assert read(tmp_path).scenes[0].instances[0].label == 1
+    assert read(tmp_path, classes=["cat"]).scenes[0].instances[0].label == 0
+
+
+def test_the_classes_of_voc_are_those_of_detectron2():
+    assert len(VOC_CLASSES) == 20
+    assert list(VOC_CLASSES) == sorted(VOC_CLASSES)
+
+
+@pytest.mark.parametrize(("folder", "year"), [("VOC2007", 2007), ("VOC2012", 2012), ("mine", None)])
+def test_year_is_that_of_the_folder(tmp_path, folder, year):
+    assert read(write_voc(tmp_path / folder, {"a": xml([CAT])})).year == year
+
+
+def test_year_is_that_of_the_link_to_a_folder_of_another_name(tmp_path):
+    write_voc(tmp_path / "store", {"a": xml([CAT])})
+    (tmp_path / "VOC2007").symlink_to(tmp_path / "store")
+    assert read(tmp_path / "VOC2007").year == 2007
+
+
+@pytest.mark.parametrize("box", [(0, 0, 41, 31), (1, 1, 40, 30), (40, 30, 40, 30), (0, 5, 3, 9)])
+def test_boxes_may_touch_the_border_by_a_pixel_and_be_one_pixel_large(tmp_path, box):
+    write_voc(tmp_path, {"a": xml([("cat", *box, "")])})
+    left, top, right, bottom = box
+    assert read(tmp_path).scenes[0].instances[0].box == (left - 1, top - 1, right, bottom)
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [
+        ((-1, 1, 9, 9), "reaches 2 pixels beyond its image of 40 x 30"),
+        ((1, -0.5, 9, 9), "reaches 1.5 pixels beyond"),
+        ((1, 1, 42, 9), "reaches 2 pixels beyond"),
+        ((1, 1, 9, 32), "reaches 2 pixels beyond"),
+        ((10, 1, 9, 9), "has width 0 and height 9; expected both above 0"),
+        ((1, 20, 9, 9), "has width 9 and height -10; expected both above 0"),
+        (("nan", 1, 9, 9), "is not finite"),
+        ((1, 1, "inf", 9), "is not finite"),
+        (("left", 1, 9, 9), "bndbox: xmin is 'left'; expected a number"),
+        ((1, 1, 9, ""), "bndbox: ymax is missing or empty"),
+    ],
+)
+def test_impossible_boxes_are_named_with_file_and_object(tmp_path, box, words):
+    write_voc(tmp_path, {"a": xml([CAT, ("cat", *box, "")])})
+    with pytest.raises(UserError, match=rf"a\.xml: object 2 \(cat\): .*{words}"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<annotation>\n<size>\n</annotation>", r"a\.xml:3 is malformed XML: mismatched tag"),
+        ("", r"a\.xml:1 is malformed XML: no element found"),
+        ("<annotation/>", "size is missing; expected size/width"),
+        ("<annotation><size><width>9</width></size></annotation>", "size: height is missing"),
+        (xml([], height=0), "size: height is 0; expected a whole number above 0"),
+        (xml([], width="4.5"), "size: width is 4.5; expected a whole number above 0"),
+        (xml([], width=30, height=40), "states 30 x 40; height and width are exchanged"),
+        (xml([], width=41), r"a\.jpg is 40 x 30 pixels .*a\.xml states 41 x 30"),
+        (xml([("", 1, 1, 5, 5, "")]), r"a\.xml: object 1: name is missing or empty"),
+        (
+            xml([("gnu", 1, 1, 5, 5, "")]),
+            r"object 1 \(gnu\): the class is none of the 1 known: cat",
+        ),
+        (
+            xml([(*CAT[:5], "<difficult>2</difficult>")]),
+            r"\(cat\): difficult is '2'; expected 0 or 1",
+        ),
+        (xml([CAT]).replace("bndbox", "box"), r"object 1 \(cat\): bndbox is missing"),
+        ('<?xml version="1.0" encoding="wrong"?><annotation/>', "is malformed XML"),
+    ],
+)
+def test_annotations_that_cannot_be_used_are_named(tmp_path, text, words):
+    write_voc(tmp_path, {"a": text})
+    with pytest.raises(UserError, match=words):
+        read(tmp_path, classes=("cat",))
+
+
+@pytest.mark.parametrize(
+    ("remove", "words"),
+    [
+        ("Annotations/a.xml", r"Annotations/a\.xml does not exist; expected the annotations"),
+        ("JPEGImages/a.jpg", r"1 of 2 images are missing, the first: .*JPEGImages/a\.jpg"),
+        ("ImageSets/Main/trainval.txt", r"trainval\.txt does not exist; expected the image ids"),
+    ],
+)
+def test_missing_files_are_named(tmp_path, remove, words):
+    write_voc(tmp_path, {"a": xml([CAT]), "b": xml([CAT])})
+    (tmp_path / remove).unlink()
+    with pytest.raises(UserError, match=words):
+        read(tmp_path, classes=("cat",))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", r"trainval\.txt is empty"),
+        ("\n\n", r"trainval\.txt is empty"),
+        ("a\nb\na\n", r"trainval\.txt:3 lists the image a a second time \(first in line 1\)"),
+        ("a 1\n", r"trainval\.txt:1 is 'a 1'; expected one image id"),
+        ("a\0b\n", r"Annotations/a.*b\.xml"),
+    ],
+)
+def test_lists_that_cannot_be_used_are_named(tmp_path, text, words):
+    write_voc(tmp_path, {"a": xml([CAT]), "b": xml([CAT])})
+    (tmp_path / "ImageSets/Main/trainval.txt").write_text(text)
+    with pytest.raises(UserError, match=words):
+        read(tmp_path, classes=("cat",))
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    write_voc(tmp_path, {"a": xml([CAT])})
+    (tmp_path / "JPEGImages/a.jpg").write_text("not an image")
+    with pytest.raises(UserError, match=r"a\.jpg cannot be decoded: its 12 bytes are in no known"):
+        read(tmp_path)
+
+
+def test_size_is_that_after_the_exif_rotation(tmp_path):
+    write_voc(tmp_path, {"a": xml([CAT])})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(40, 30).save(tmp_path / "JPEGImages/a.jpg", exif=exif)
+    assert read(tmp_path).scenes[0].width == 40
+    noise(30, 40).save(tmp_path / "JPEGImages/a.jpg", exif=exif)
+    with pytest.raises(UserError, match="noted before the EXIF rotation"):
+        read(tmp_path)
+
+
+def test_scoring_reads_annotations_without_images(tmp_path):
+    write_voc(tmp_path, {"a": xml([CAT])})
+    (tmp_path / "JPEGImages/a.jpg").unlink()
+    assert len(read(tmp_path, look_at_images=False).scenes) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("\n", "classes.txt are none"), ("a\nb\na\n", "classes.txt name a twice")]
+)
+def test_a_classes_file_that_cannot_be_used_is_named(tmp_path, text, words):
+    write_voc(tmp_path, {"a": xml([CAT])})
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(UserError, match=words):
+        classes_of(tmp_path)
+
+
+def test_a_folder_without_an_object_has_no_classes(tmp_path):
+    with pytest.raises(UserError, match="holds 1 annotations and no object"):
+        read(write_voc(tmp_path, {"a": xml([])}))

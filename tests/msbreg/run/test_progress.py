@@ -1,0 +1,41 @@
+import logging
+import time
+
+import pytest
+
+from msbreg.run import progress
+from msbreg.run.progress import Progress, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0 s"),
+        (42, "42 s"),
+        (185, "3 min 05 s"),
+        (7620, "2 h 07 min"),
+        (273600, "3 d 04 h"),
+        (float("inf"), "unknown time"),
+    ],
+)
+def test_durations_are_in_two_units(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_lines_have_rate_and_time_left_and_resumed_steps_do_not_count(monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    log = logging.getLogger("msbreg")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    with Progress("work", 100, first=50, per_step=4, unit="views") as shown:
+        time.sleep(0.05)
+        shown.update(51, "more")
+    log.removeHandler(handler)
+    assert len(lines) == 1
+    assert lines[0].startswith("work 51/100  ")
+    assert "views/s" in lines[0]
+    assert lines[0].endswith("left  more")
+    assert 0 < shown.rate <= 20  # one step in at least 0.05 s, not 51

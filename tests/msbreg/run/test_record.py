@@ -1,0 +1,114 @@
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from msbreg.run.config import Card
+from msbreg.run.errors import UserError
+from msbreg.run.record import (
+    Record,
+    environment,
+    find_records,
+    protocol_digest,
+    read_record,
+    write_atomically,
+)
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class Settings:
+    output: Path = Path("x")
+    seed: int = 0
+    epochs: int = 3
+    inner: Inner = field(default_factory=Inner)
+
+
+@dataclass(frozen=True)
+class Placed(Settings):
+    not_protocol: ClassVar[frozenset[str]] = frozenset({"place"})
+    place: str = "here"
+
+
+def test_a_record_says_what_was_asked_and_how_it_ended(tmp_path):
+    record = Record(tmp_path, kind="knn", config=Settings(), card=Card("card", {"epochs": 3}))
+    record.write("running")
+    assert read_record(tmp_path)["status"] == "running"
+    record.content["results"] = {"top1": 61.5}
+    record.write("done")
+    content = read_record(tmp_path)
+    assert content["status"] == "done"
+    assert content["results"] == {"top1": 61.5}
+    assert content["config"] == {"output": "x", "seed": 0, "epochs": 3, "inner": {"rate": 0.1}}
+    assert content["overrides"] == {"epochs": 3}
+    assert content["environment"]["packages"]["torch"]
+
+
+def test_the_digest_is_of_the_protocol_not_of_the_place_or_the_seed():
+    same = protocol_digest(Settings())
+    assert same == protocol_digest(Settings(output=Path("y"), seed=5))
+    assert same != protocol_digest(Settings(epochs=4))
+    assert same != protocol_digest(Settings(inner=Inner(rate=0.2)))
+
+
+def test_records_are_found_below_a_folder_once(tmp_path):
+    for name in ("b", "a/c"):
+        (tmp_path / name).mkdir(parents=True)
+        Record(tmp_path / name, kind="knn", config=Settings(), card=Card()).write("done")
+    found = find_records([tmp_path, tmp_path / "b"])
+    assert [folder for folder, _ in found] == [tmp_path / "a/c", tmp_path / "b"]
+
+
+def test_what_is_no_part_of_the_protocol_is_named_in_the_record(tmp_path):
+    record = Record(tmp_path, kind="knn", config=Placed(), card=Card()).content
+    assert {"output", "seed", "place"} <= set(record["not_protocol"])
+    assert "epochs" not in record["not_protocol"]
+    assert record["digest"] == protocol_digest(Placed(place="there"))
+
+
+def test_the_versions_have_what_scores_boxes():
+    assert environment()["packages"]["pycocotools"]
+
+
+def test_a_record_that_cannot_be_read_leaves_the_others(tmp_path):
+    for name, content in (("a", "{"), ("c", '{"schema": 99}'), ("d", "\u00e9".encode("latin-1"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_bytes(
+            content.encode() if isinstance(content, str) else content
+        )
+    (tmp_path / "b").mkdir()
+    Record(tmp_path / "b", kind="knn", config=Settings(), card=Card()).write("done")
+    a, b, c, d = (found for _, found in find_records([tmp_path]))
+    assert "a/record.json is not JSON" in a
+    assert b["status"] == "done"
+    assert "c/record.json has schema 99" in c
+    assert "d/record.json is not JSON" in d
+
+
+def test_no_record_no_folder_and_no_json_are_clear_errors(tmp_path):
+    assert read_record(tmp_path) is None
+    with pytest.raises(UserError, match="no record.json at or below"):
+        find_records([tmp_path])
+    with pytest.raises(UserError, match="does not exist"):
+        find_records([tmp_path / "nothing"])
+    (tmp_path / "record.json").write_text("{")
+    with pytest.raises(UserError, match="is not JSON"):
+        read_record(tmp_path)
+    (tmp_path / "record.json").write_text(json.dumps({"schema": 99}))
+    with pytest.raises(UserError, match="has schema 99; expected 1"):
+        read_record(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomically(path, "not bytes")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

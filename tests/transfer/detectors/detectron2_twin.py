@@ -1,0 +1,68 @@
+"""Detectron2's model for a config of ours, its parts looked into, and its warnings kept out."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from transfer.detectors import detectron2_engine as with_detectron2
+
+needs_detectron2 = pytest.mark.skipif(
+    not with_detectron2.available(),
+    reason="holds our detector against Detectron2, which is not installed",
+)
+
+
+@contextlib.contextmanager
+def its_warnings() -> Iterator[None]:
+    """What Detectron2 uses and PyTorch or NumPy call deprecated, message by message."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\.")
+        warnings.filterwarnings("ignore", message=r".*torch\.meshgrid")
+        warnings.filterwarnings("ignore", message="__array__", category=DeprecationWarning)
+        yield
+
+
+def pair(config, build_ours) -> tuple[nn.Module, nn.Module]:
+    """Ours and its model, each built with the global generator in the same state."""
+    torch.manual_seed(0)
+    ours = build_ours(config)
+    torch.manual_seed(0)
+    with its_warnings():
+        theirs = with_detectron2.build_detector(config)
+    return ours, theirs
+
+
+def inner_values(model: nn.Module, batch: list, run) -> dict[str, Any]:
+    """What passes between the parts while ``run(model, batch)`` runs: ours and its alike.
+
+    Returns:
+        features (name -> tensor), logits and offsets of the proposal network (a list by level), and
+        regions (boxes of each image's proposals).
+    """
+    seen: dict[str, Any] = {"logits": [], "offsets": []}
+
+    def head(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        levels = zip(*output, strict=True) if isinstance(output[0], list) else [output]
+        for logits, offsets in levels:
+            seen["logits"].append(logits)
+            seen["offsets"].append(offsets)
+
+    def proposals(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        seen["regions"] = [
+            r.proposal_boxes.tensor if hasattr(r, "proposal_boxes") else r.boxes for r in output[0]
+        ]
+
+    handles = [
+        model.backbone.register_forward_hook(lambda _m, _i, out: seen.update(features=out)),
+        model.proposal_generator.rpn_head.register_forward_hook(head),
+        model.proposal_generator.register_forward_hook(proposals),
+    ]
+    seen["output"] = run(model, batch)
+    for handle in handles:
+        handle.remove()
+    return seen

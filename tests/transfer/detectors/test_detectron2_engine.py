@@ -1,0 +1,105 @@
+"""Detectron2's own network and loader on converted files; skipped where it is not installed."""
+
+import pytest
+import torch
+
+from msbreg.checkpoints.convert.certificate import SIZES, ConversionFailed
+from msbreg.checkpoints.convert.consumer_settings import prepared, settings_of
+from msbreg.checkpoints.convert.convert import convert
+from msbreg.checkpoints.convert.target import Content
+from msbreg.checkpoints.convert.targets import TARGETS
+from msbreg.checkpoints.convert.to_safetensors import features_of
+from msbreg.checkpoints.layouts.names import to_dialect
+from msbreg.checkpoints.layouts.row import MSRA
+from msbreg.data.transforms import IMAGENET
+from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
+from transfer.detectors import detectron2_engine as with_detectron2
+
+DETECTRON2 = TARGETS["detectron2"]
+pytestmark = pytest.mark.skipif(
+    not with_detectron2.available(), reason="Detectron2 is not installed"
+)
+
+
+def written(folder, arch, *, suffix=".pkl", v1=False, normalisation=IMAGENET):
+    said = provenance(arch, normalisation=normalisation, stride="1x1" if v1 else "3x3")
+    output = folder / ("out" + suffix)
+    return convert(moved(arch, v1=v1), said, output, DETECTRON2, readers=(with_detectron2.read,))
+
+
+@pytest.fixture(scope="module")
+def resnet50(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("resnet50"), "resnet50")
+
+
+def test_detectron2_loads_318_of_318_tensors_with_bn_and_265_of_265_with_frozen_bn(resnet50):
+    readings = {r["reader"]: r["tensors"] for r in resnet50.certificate["readings"]}
+    version = with_detectron2.version()
+    assert readings == {
+        "formulas": 318,
+        f"detectron2 {version}, BN": 318,
+        f"detectron2 {version}, FrozenBN": 265,
+    }
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["even", "odd"])
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+def test_features_of_the_same_pixels_are_equal_to_the_last_bit(resnet50, norm, size):
+    words = resnet50.certificate["settings"]
+    network = with_detectron2.build_backbone(words, norm=norm).eval()
+    with_detectron2.load(network, resnet50.output)
+    images = torch.randint(
+        0, 256, (1, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    pixels = prepared(images, DETECTRON2.understand(words))
+    wanted = features_of(moved("resnet50"), pixels)
+    with torch.no_grad():
+        found = network(pixels)
+    for stage, right in wanted.items():
+        assert float((found[stage] - right).abs().max()) == 0.0
+
+
+def test_the_pth_form_is_read_as_the_pkl_is(tmp_path):
+    conversion = written(tmp_path, "resnet18", suffix=".pth")
+    assert [r["tensors"] for r in conversion.certificate["readings"]] == [120, 120, 100]
+
+
+def test_a_narrow_network_is_built_of_detectron2s_parts(tmp_path):
+    conversion = written(tmp_path, "resnet18-narrow")
+    assert [r["tensors"] for r in conversion.certificate["readings"]] == [120, 120, 100]
+
+
+def test_a_v1_network_with_caffes_input_is_read_with_its_own_settings(tmp_path):
+    conversion = written(tmp_path, "resnet50", v1=True, normalisation=MSRA)
+    assert len(conversion.certificate["readings"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("norm", "name"),
+    [("BN", "stem.conv1.norm.running_var"), ("FrozenBN", "stem.conv1.weight")],
+)
+def test_what_detectron2_only_logs_is_returned(tmp_path, norm, name):
+    state = to_dialect(moved().state_dict(), DETECTRON2.names) | {"stray": torch.zeros(1)}
+    del state[name]
+    settings = settings_of(moved(), "resnet18-narrow", IMAGENET, "3x3", 224)
+    words = DETECTRON2.express(settings)
+    path = tmp_path / "out.pkl"
+    path.write_bytes(DETECTRON2.encode(Content(state, words, settings, {}), ".pkl")[""])
+    problems = with_detectron2.load(with_detectron2.build_backbone(words, norm=norm), path)
+    assert f"not found in the checkpoint: backbone.{name}" in problems
+    assert "unexpected: stray" in problems
+
+
+def test_another_stride_is_found_by_detectron2_too(tmp_path):
+    def swapped(path, words, batches):
+        return with_detectron2.read(path, words | {"MODEL.RESNETS.STRIDE_IN_1X1": True}, batches)
+
+    with pytest.raises(ConversionFailed, match=r"Read by detectron2 .*, BN"):
+        convert(
+            moved("resnet50"),
+            provenance("resnet50"),
+            tmp_path / "out.pkl",
+            DETECTRON2,
+            readers=(swapped,),
+        )
+    assert list(tmp_path.iterdir()) == []

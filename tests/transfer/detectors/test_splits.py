@@ -1,0 +1,115 @@
+"""What a yaml names is what is there."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from msbreg.run.errors import UserError
+from tests.transfer.boxes_data import make_voc, tiny_card
+from transfer.detectors.config.yaml_file import read_config
+from transfer.detectors.splits import Data, data_of
+
+
+def data(tmp_path, *overrides: str, train: bool = True):
+    root = tmp_path / "boxes"
+    if not root.exists():
+        make_voc(root)
+    return data_of(read_config(tiny_card(tmp_path, root), overrides), None, train=train)
+
+
+def test_splits_are_described_for_the_record(tmp_path):
+    said = data(tmp_path).described()
+    assert {which: split["images"] for which, split in said.items()} == {"train": 10, "test": 4}
+    assert said["train"]["fingerprint"] != said["test"]["fingerprint"]
+    assert data(tmp_path, train=False).described() == {"test": said["test"]}
+    assert data(tmp_path).described() == said
+
+
+def test_a_changed_annotation_changes_the_fingerprint(tmp_path):
+    before = data(tmp_path).described()["test"]["fingerprint"]
+    (last,) = (tmp_path / "boxes" / "VOC2007" / "Annotations").glob("000013.xml")
+    last.write_text(last.read_text().replace("<difficult>0", "<difficult>1", 1))
+    assert data(tmp_path).described()["test"]["fingerprint"] != before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("MODEL.ROI_HEADS.NUM_CLASSES", "3"), "Give: MODEL.ROI_HEADS.NUM_CLASSES 2"),
+        (("DATASETS.TEST", "()"), r"DATASETS.TEST is \[\]; expected one data set"),
+        (("DATASETS.TRAIN", "()"), "DATASETS.TRAIN is empty"),
+        (("DATASETS.TRAIN", "('digits_voc_trainval',)"), "expected the same, in the same order"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, monkeypatch, words, message):
+    if "digits" in words[1]:
+        other = make_voc(tmp_path / "other")
+        for file in (other / "VOC2007" / "Annotations").iterdir():
+            file.write_text(file.read_text().replace("red", "green"))
+        words = (words[0], f"('voc:{other}:trainval',)")
+    with pytest.raises(UserError, match=message):
+        data(tmp_path, *words)
+
+
+def test_images_that_are_trained_on_and_tested_on_are_doubted(tmp_path):
+    assert data(tmp_path).doubts() == []
+    root = tmp_path / "boxes"
+    (tmp_path / "link").symlink_to(root / "VOC2007")
+    same = data(tmp_path, "DATASETS.TEST", f"('voc:{tmp_path / 'link'}:trainval',)")
+    assert same.doubts()[0].startswith("10 of the 10 images of ")
+
+
+def test_a_class_that_is_nowhere_in_the_test_split_is_doubted(tmp_path):
+    found = data(tmp_path)
+    only_blue = [
+        replace(scene, instances=tuple(o for o in scene.instances if o.label == 0))
+        for scene in found.test.scenes
+    ]
+    found = Data(found.train, replace(found.test, scenes=tuple(only_blue)))
+    assert found.doubts() == [f"{found.test.name} has no object of 1: red"]
+
+
+def test_an_image_file_of_another_size_changes_the_fingerprint(tmp_path):
+    before = data(tmp_path).described()
+    image = next((tmp_path / "boxes" / "VOC2007" / "JPEGImages").glob("000013.*"))
+    image.write_bytes(image.read_bytes() + b"more")
+    after = data(tmp_path).described()
+    assert after["test"]["fingerprint"] != before["test"]["fingerprint"]
+    assert after["train"] == before["train"]
+
+
+@pytest.mark.parametrize("key", ["DATASETS.TRAIN", "DATASETS.TEST"])
+def test_names_that_are_no_text_are_refused(tmp_path, key):
+    with pytest.raises(UserError, match=rf"{key} is \[5\]; expected names in quotation marks"):
+        data(tmp_path, key, "(5,)")
+
+
+def test_a_folder_of_data_that_is_not_there_is_named_though_no_name_needs_it(tmp_path):
+    settings = read_config(tiny_card(tmp_path, make_voc(tmp_path / "boxes")))
+    for wrong in ("nowhere", "tiny.yaml"):
+        with pytest.raises(UserError, match=f"--data .*{wrong} is no folder"):
+            data_of(settings, tmp_path / wrong, train=True)
+    assert data_of(settings, tmp_path, train=True).test.scenes
+
+
+@pytest.mark.parametrize("change", [("<object>.*</object>", ""), ("<difficult>0", "<difficult>1")])
+def test_a_split_without_an_object_to_score_is_refused_before_training(tmp_path, change):
+    root = make_voc(tmp_path / "boxes")
+    (root / "VOC2007" / "classes.txt").write_text("blue\nred\n")
+    for number in range(10, 14):
+        file = root / "VOC2007" / "Annotations" / f"{number:06d}.xml"
+        file.write_text(re.sub(*change, file.read_text()))
+    with pytest.raises(UserError, match="has nothing to score: none of its 4 images shows"):
+        data(tmp_path)
+
+
+def test_what_a_reader_doubts_is_doubted(tmp_path):
+    found = data(tmp_path)
+    odd = Data(replace(found.train, doubts=("odd",)), replace(found.test, doubts=("too",)))
+    assert odd.doubts() == ["odd", "too"]
+
+
+def test_masks_to_score_are_looked_for_before_anything_is_trained(tmp_path):
+    with pytest.raises(UserError, match=r"(?s)have objects without a mask.*MODEL.MASK_ON False"):
+        data(tmp_path, "MODEL.MASK_ON", "True")

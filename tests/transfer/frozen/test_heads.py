@@ -1,0 +1,186 @@
+"""Many learning rates at once give what one at a time gives, and what autograd gives."""
+
+import math
+
+import pytest
+import torch
+
+from msbreg.run.errors import UserError
+from tests.reference import linear as slow
+from transfer.frozen.heads import (
+    best_on_held_out,
+    cross_entropy_and_gradient,
+    fit_linear,
+    held_out_split,
+    logits,
+    schedule_factor,
+)
+
+RATES = (0.01, 0.1, 0.5)
+# 150 images: the last batch of an epoch has 22.
+SETTINGS: dict[str, int] = {"classes": 5, "epochs": 6, "batch_size": 32, "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def data():
+    """150 features of width 16 around the centres of 5 classes."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 5, (150,), generator=generator)
+    centres = torch.randn(5, 16, generator=generator)
+    return centres[labels] + torch.randn(150, 16, generator=generator), labels
+
+
+def relative_error(ours, expected):
+    return float((ours - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize(
+    ("momentum", "nesterov", "weight_decay", "schedule"),
+    [(0.9, True, 0.0, "cosine"), (0.9, False, 1e-2, "multistep"), (0.0, False, 1e-4, "cosine")],
+)
+def test_every_layer_equals_autograd_with_the_sgd_of_torch(
+    data, momentum, nesterov, weight_decay, schedule
+):
+    options = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+    model = fit_linear(*data, learning_rates=RATES, schedule=schedule, **options, **SETTINGS)
+
+    def factor(share):
+        if schedule == "cosine":
+            return (1 + math.cos(math.pi * share)) / 2
+        return 1 if share < 1 / 3 else 0.1 if share < 2 / 3 else 0.01
+
+    for index, rate in enumerate(RATES):
+        layer, loss = slow.fit_linear(
+            *data, learning_rate=rate, factor=factor, **options, **SETTINGS
+        )
+        # float32 sums in another order over 30 steps: a few 1e-7 each.
+        assert relative_error(model.weights[index], layer.weight.detach().T) < 1e-5
+        assert relative_error(model.bias[index], layer.bias.detach()) < 1e-5
+        assert float(model.final_losses[index]) == pytest.approx(loss, rel=1e-5)
+
+
+def test_learning_rates_at_once_equal_one_at_a_time(data):
+    together = fit_linear(*data, learning_rates=RATES, **SETTINGS)
+    for index, rate in enumerate(RATES):
+        alone = fit_linear(*data, learning_rates=[rate], **SETTINGS)
+        # The product is cut into blocks at other places: rounding of float32 sums only.
+        assert relative_error(together.weights[index], alone.weights[0]) < 1e-5
+        assert relative_error(together.bias[index], alone.bias[0]) < 1e-5
+        torch.testing.assert_close(
+            together.final_losses[index], alone.final_losses[0], rtol=1e-5, atol=0
+        )
+
+
+def test_a_learning_rate_that_diverges_spoils_no_other_and_is_never_best(data):
+    features, labels = data
+    model = fit_linear(features, labels, learning_rates=(1e38, 0.1), **SETTINGS)
+    alone = fit_linear(features, labels, learning_rates=(0.1,), **SETTINGS)
+    assert model.final_losses[0] == math.inf
+    assert relative_error(model.weights[1], alone.weights[0]) < 1e-5
+    assert best_on_held_out(model, features, labels) == 1
+
+
+def test_the_best_rate_has_the_highest_accuracy_and_the_first_of_equals_wins(data):
+    features, labels = data
+    model = fit_linear(features, labels, learning_rates=(1e-6, 0.1, 0.1), **SETTINGS)
+    assert best_on_held_out(model, features, labels) == 1
+
+
+def test_it_is_refused_to_choose_among_diverged_rates_alone(data):
+    model = fit_linear(*data, learning_rates=(1e38,), **SETTINGS)
+    with pytest.raises(UserError, match="all 1 learning rates diverged"):
+        best_on_held_out(model, *data)
+
+
+def test_logits_are_those_of_each_layer(data):
+    features, _ = data
+    model = fit_linear(*data, learning_rates=RATES, **SETTINGS)
+    expected = [features @ model.weights[index] + model.bias[index] for index in range(3)]
+    torch.testing.assert_close(logits(model, features), torch.stack(expected))
+
+
+def test_the_gradient_is_that_of_autograd(data):
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(20, 3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    labels = data[1][:20]
+    expected = torch.stack(
+        [torch.nn.functional.cross_entropy(scores[:, layer], labels) for layer in range(3)]
+    )
+    expected.sum().backward()
+    losses, gradient = cross_entropy_and_gradient(scores.detach(), labels)
+    torch.testing.assert_close(losses, expected.detach())
+    torch.testing.assert_close(gradient, scores.grad)
+
+
+def test_the_same_seed_gives_the_same_layer_and_another_seed_another(data):
+    first, again = (fit_linear(*data, learning_rates=RATES, **SETTINGS) for _ in range(2))
+    other = fit_linear(*data, learning_rates=RATES, **(SETTINGS | {"seed": 8}))
+    assert torch.equal(first.weights, again.weights)
+    assert not torch.equal(first.weights, other.weights)
+
+
+def test_half_precision_features_train_as_their_single_precision_copy(data):
+    features, labels = data[0].half(), data[1]
+    model = fit_linear(features, labels, learning_rates=RATES, **SETTINGS)
+    expected = fit_linear(features.float(), labels, learning_rates=RATES, **SETTINGS)
+    assert torch.equal(model.weights, expected.weights)
+
+
+def test_progress_counts_the_epochs(data):
+    calls = []
+
+    def report(done, total):
+        calls.append((done, total))
+
+    fit_linear(*data, learning_rates=RATES, progress=report, **SETTINGS)
+    assert calls == [(epoch, 6) for epoch in range(1, 7)]
+
+
+def test_the_cosine_begins_at_one_and_multistep_drops_at_its_milestones():
+    cosine = [schedule_factor(step, 4, "cosine", ()) for step in range(4)]
+    steps = [schedule_factor(step, 4, "multistep", (0.5, 0.75)) for step in range(4)]
+    assert cosine == pytest.approx([1, 0.5 + 2**0.5 / 4, 0.5, 0.5 - 2**0.5 / 4])
+    assert steps == pytest.approx([1, 1, 0.1, 0.01])
+
+
+def test_a_held_out_split_takes_the_fraction_of_each_class_and_every_image_once():
+    labels = torch.tensor([0] * 100 + [3] * 40 + [1] * 5)
+    labels = labels[torch.randperm(145, generator=torch.Generator().manual_seed(2))]
+    fit, held_out = held_out_split(labels, 0.1, seed=0)
+    assert torch.equal(torch.cat([fit, held_out]).sort().values, torch.arange(145))
+    assert labels[held_out].bincount().tolist() == [10, 1, 0, 4]  # 0.5 rounds up
+
+
+def test_every_class_stays_in_the_fit_part():
+    labels = torch.tensor([0, 1, 1, 2, 2, 2])
+    fit, held_out = held_out_split(labels, 0.99, seed=0)
+    assert labels[fit].tolist() == [0, 1, 2]
+    assert len(held_out) == 3
+
+
+def test_a_held_out_split_is_drawn_by_its_seed():
+    labels = torch.arange(5).repeat(40)
+    first, again, other = (held_out_split(labels, 0.2, seed)[1] for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 1.0])
+def test_a_fraction_that_holds_out_nothing_or_everything_is_refused(fraction):
+    with pytest.raises(UserError, match=rf"holding out {fraction} of 30 images in 3 classes"):
+        held_out_split(torch.arange(3).repeat(10), fraction, seed=0)
+
+
+def test_unusable_features_labels_and_sizes_are_refused(data):
+    features, labels = data
+    with pytest.raises(UserError, match=r"labels lie in 0..4, expected 0..2"):
+        fit_linear(features, labels, learning_rates=RATES, **(SETTINGS | {"classes": 3}))
+    with pytest.raises(UserError, match="150 of 150 features are not finite"):
+        fit_linear(features / 0, labels, learning_rates=RATES, **SETTINGS)
+    with pytest.raises(UserError, match="expected learning rates above 0"):
+        fit_linear(features, labels, learning_rates=(), **SETTINGS)
+    with pytest.raises(UserError, match="schedule is 'step', expected one of cosine, multistep"):
+        fit_linear(features, labels, learning_rates=RATES, schedule="step", **SETTINGS)
+    model = fit_linear(features, labels, learning_rates=RATES, **SETTINGS)
+    with pytest.raises(UserError, match="same backbone and layer"):
+        logits(model, features[:, :3])

@@ -1,0 +1,98 @@
+"""Faster and Mask R-CNN by Detectron2's yaml, on a backbone of any origin: what a run is told."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from fvcore.common.config import CfgNode
+
+from msbreg.run.config import flat
+from msbreg.run.errors import UserError
+from transfer.detectors.engine import EngineName
+
+
+@dataclass(frozen=True)
+class Config:
+    """One detector: which yaml, on which backbone and data."""
+
+    not_protocol: ClassVar[frozenset[str]] = frozenset(
+        {"config", "overrides", "trials", "encoder", "family", "trust_pickle", "channels_last"}
+        | {f"yaml.{key}" for key in ("MODEL.WEIGHTS", "MODEL.DEVICE", "OUTPUT_DIR", "SEED")}
+        | {f"yaml.{key}" for key in ("VERSION", "VIS_PERIOD", "DATALOADER.NUM_WORKERS")}
+        | {"yaml.SOLVER.CHECKPOINT_PERIOD", "yaml.TEST.EVAL_PERIOD", "yaml.TEST.EXPECTED_RESULTS"}
+    )
+
+    config: Path
+    """Detectron2's yaml: one of configs/, or any of yours."""
+    checkpoint: str | None = None
+    """A backbone of any origin, a whole detector, or ``random`` for the untrained twin (null: the
+    yaml's MODEL.WEIGHTS)."""
+    data: Path | None = None
+    """Folder that holds VOC2007/, VOC2012/ or COCO's annotations/ (null: $DETECTRON2_DATASETS, else
+    ./datasets)."""
+    output: Path | None = None
+    """Folder for record.json, curve.jsonl, the checkpoint, predictions, tables and drawings (null: the
+    yaml's OUTPUT_DIR)."""
+    seed: int = -1
+    """Of everything random (-1: the yaml's SEED, and 0 where that is -1, too)."""
+    trials: int = 1
+    """Runs with seeds 0 to N - 1 in OUTPUT/trial-0, ...; their mean and spread in OUTPUT/trials.json."""
+    name: str = ""
+    """What tables call this network; empty takes the method and architecture."""
+    engine: EngineName = "auto"
+    """auto is detectron2 where it is installed, else torchvision."""
+    eval_only: bool = False
+    """Evaluate the detector in --checkpoint without training it."""
+    amp: Literal["no", "bf16"] = "no"
+    """bf16: train under bfloat16 autocast; the evaluation stays in float32, as Detectron2's."""
+    accumulate: int = 1
+    """Pass each batch (the yaml's IMS_PER_BATCH) in N parts, as N processes would: less memory, the
+    same learning rate; padding, BatchNorm and the means over regions are of one part at a time."""
+    channels_last: bool = False
+    """Memory layout; often faster on GPUs."""
+    encoder: str | None = None
+    """Which network of a checkpoint that holds several (null: the one that its family evaluates)."""
+    family: str | None = None
+    """Layout of the checkpoint, where it fits more than one (tools/inspect_checkpoint.py --list)."""
+    trust_pickle: bool = False
+    """Read a checkpoint that holds more than tensors; none of its code is run in any case."""
+    device: str | None = None
+    """auto, cpu, cuda or cuda:N (null: the yaml's MODEL.DEVICE, where its default, cuda, is auto)."""
+    workers: int = -1
+    """Processes that decode images (-1: the yaml's DATALOADER.NUM_WORKERS)."""
+    finished: Literal["error", "skip"] = "error"
+    """What to do when the output folder holds this very run, finished."""
+    overrides: tuple[str, ...] = ()
+    """KEY VALUE ... behind the options: settings on top of the yaml's."""
+    yaml: dict[str, Any] = field(default_factory=dict)
+    """All of the yaml's settings, for the record; filled in when it is read."""
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.seed < 2**31:
+            raise UserError(f"seed is {self.seed}; expected 0 to 2^31 - 1, or -1: the yaml's")
+        if self.workers < -1:
+            raise UserError(f"workers is {self.workers}; expected 0 or more, or -1: the yaml's")
+        for name, value in (("trials", self.trials), ("accumulate", self.accumulate)):
+            if value < 1:
+                raise UserError(f"{name} is {value}; expected at least 1")
+        if self.trials > 1 and self.eval_only:
+            raise UserError("--trials repeats a training; an evaluation is the same each time")
+        if self.trials > 1 and self.seed != -1:
+            raise UserError("--trials takes the seeds 0, 1, ...; leave --seed away")
+
+    def resolved(self, settings: CfgNode, engine: EngineName) -> "Config":
+        """What the record holds: nothing left for later, and the yaml key by key."""
+        device = settings.MODEL.DEVICE if self.device is None else self.device
+        return dataclasses.replace(
+            self,
+            config=Path(self.config.stem),
+            overrides=(),
+            yaml=flat(settings),
+            engine=engine,
+            checkpoint=self.checkpoint or settings.MODEL.WEIGHTS,
+            output=self.output or Path(settings.OUTPUT_DIR),
+            seed=max(settings.SEED, 0) if self.seed == -1 else self.seed,
+            workers=settings.DATALOADER.NUM_WORKERS if self.workers == -1 else self.workers,
+            device="auto" if self.device is None and device == "cuda" else device,
+        )

@@ -1,0 +1,416 @@
+"""Detectron2's import, which is optional (no wheel of it is on PyPI), its ResNets, and files read by it.
+
+What the engine of Detectron2 can follow; that it can, Detectron2 mostly says itself as it builds.
+
+The one door to Detectron2: its detector and solver, fed with our samples, giving our detections.
+"""
+
+import importlib
+import importlib.util
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from msbreg.checkpoints.convert.target import Reading, Words
+from msbreg.run.config import flat
+from msbreg.run.errors import UserError
+from transfer.detectors.config.consistency import C4_HEADS, PYRAMID, RESNET, RULES, value_of
+from transfer.detectors.config.defaults import DEFAULTS
+from transfer.detectors.config.supported import LIMITED_NETWORK
+from transfer.detectors.mapper import Sample
+from transfer.detectors.rcnn.regions import Detections
+from transfer.detectors.train_loop import Solver
+
+# ---- Detectron2's import, which is optional (no wheel of it is on PyPI), its ResNets, and f
+
+
+FEATURES = ("stem", "res2", "res3", "res4", "res5")
+NORMS = {"BN": "", "FrozenBN": "num_batches_tracked"}
+"""Norms that files are read with -> ending of the tensors for which the norm has no place."""
+PARTS = ("config", "layers", "structures", "modeling", "solver", "checkpoint", "utils.events")
+"""Of Detectron2, all that is used here and in with_detectron2.py."""
+
+
+def available() -> bool:
+    """Whether Detectron2 can be imported."""
+    return importlib.util.find_spec("detectron2") is not None
+
+
+@cache
+def import_quietly() -> None:
+    """Once before other imports of it: fvcore and Detectron2 use what PyTorch calls deprecated.
+
+    Raises:
+        Exception: any. One built for another PyTorch lacks symbols (ImportError, OSError); an old one
+            asks newer Pillow or NumPy for names that are gone (AttributeError).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in PARTS:
+            importlib.import_module(f"detectron2.{name}")
+
+
+def version() -> str:
+    """Such as ``0.6``; raises what import_quietly raises."""
+    import_quietly()
+    import detectron2
+
+    return detectron2.__version__
+
+
+def configuration(words: Words, *, norm: str = "FrozenBN") -> Any:
+    """Detectron2's config with the settings of a converted file, by dotted key."""
+    import_quietly()
+    from detectron2.config import get_cfg
+
+    config = get_cfg()
+    # Its own check wants 64 channels at depths 18 and 34, so build_backbone sets others by hand.
+    config.merge_from_list([part for pair in words.items() for part in pair])
+    config.MODEL.RESNETS.NORM = norm
+    config.MODEL.RESNETS.OUT_FEATURES = list(FEATURES)
+    config.MODEL.BACKBONE.FREEZE_AT = 0
+    return config
+
+
+def build_backbone(words: Words, *, norm: str = "FrozenBN") -> nn.Module:
+    """Detectron2's ResNet, of any width: images (B, 3, H, W) -> stem and res2 to res5.
+
+    ``build_resnet_backbone`` asserts RES2_OUT_CHANNELS 64 for basic blocks; a narrow network is put
+    together from the same parts.
+    """
+    import_quietly()
+    from detectron2.layers import ShapeSpec
+    from detectron2.modeling.backbone import build_resnet_backbone
+
+    config = configuration(words, norm=norm)
+    settings = config.MODEL.RESNETS
+    if settings.STEM_OUT_CHANNELS == 64:
+        return build_resnet_backbone(config, ShapeSpec(channels=3))
+    return narrow_resnet(config)
+
+
+def narrow_resnet(config: Any) -> nn.Module:
+    """A ResNet-18 or -34 of another width, from Detectron2's own parts."""
+    from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
+
+    settings = config.MODEL.RESNETS
+    width, norm = settings.STEM_OUT_CHANNELS, settings.NORM
+    stem = BasicStem(3, width, norm)
+    # All four, as build_resnet_backbone does: those that are not used are drawn, then dropped.
+    stages = [
+        ResNet.make_stage(
+            BasicBlock,
+            blocks,
+            in_channels=width * 2 ** max(stage - 1, 0),
+            out_channels=width * 2**stage,
+            stride_per_block=[1 if stage == 0 else 2] + [1] * (blocks - 1),
+            norm=norm,
+        )
+        for stage, blocks in enumerate({18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[settings.DEPTH])
+    ]
+    return ResNet(
+        stem,
+        stages,
+        out_features=list(settings.OUT_FEATURES),
+        freeze_at=config.MODEL.BACKBONE.FREEZE_AT,
+    )
+
+
+def load(backbone: nn.Module, path: Path) -> tuple[str, ...]:
+    """Load a file as a detector would, by DetectionCheckpointer; returns what it could not place."""
+    import_quietly()
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    class Checkpointer(DetectionCheckpointer):
+        """Keeps what Detectron2 only logs."""
+
+        def _log_incompatible_keys(self, incompatible: Any) -> None:
+            self.found = incompatible
+
+    checkpointer = Checkpointer(nn.Sequential(OrderedDict(backbone=backbone)))
+    checkpointer.load(str(path))
+    found = checkpointer.found
+    return (
+        *(f"not found in the checkpoint: {name}" for name in found.missing_keys),
+        *(f"unexpected: {name}" for name in found.unexpected_keys),
+        *(f"wrong shape: {name}" for name, *_ in found.incorrect_shapes),
+    )
+
+
+def read(path: Path, words: Words, batches: list[Tensor]) -> list[Reading]:
+    """A converted file in Detectron2's own network, with trainable and with frozen BatchNorm.
+
+    Pixels are prepared as ``GeneralizedRCNN`` does: the order of FORMAT, then (x - mean) / std.
+    """
+    readings = []
+    for norm, passed_over in NORMS.items():
+        config = configuration(words, norm=norm)
+        backbone = build_backbone(words, norm=norm).eval()
+        problems = load(backbone, path)
+        mean = torch.tensor(config.MODEL.PIXEL_MEAN).view(-1, 1, 1)
+        std = torch.tensor(config.MODEL.PIXEL_STD).view(-1, 1, 1)
+        features = []
+        for images in batches:
+            ordered = images.flip(1) if config.INPUT.FORMAT == "BGR" else images
+            with torch.no_grad():
+                features.append(backbone((ordered - mean) / std))
+        readings.append(
+            Reading(
+                reader=f"detectron2 {version()}, {norm}",
+                loaded=dict(backbone.state_dict()),
+                features=features,
+                problems=tuple(
+                    p for p in problems if not (passed_over and p.endswith(passed_over))
+                ),
+                passed_over=passed_over,
+            )
+        )
+    return readings
+
+
+# ---- What the engine of Detectron2 can follow; that it can, Detectron2 mostly says itself a
+
+
+REGRESSION_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
+POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool")
+
+LIMITED: dict[str, tuple[Any, ...]] = {
+    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),
+    "MODEL.KEYPOINT_ON": (False,),
+    "MODEL.LOAD_PROPOSALS": (False,),
+    "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN",),
+    "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": REGRESSION_LOSSES,
+    "MODEL.ROI_HEADS.NAME": (*C4_HEADS, "StandardROIHeads", "CascadeROIHeads"),
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": POOLERS,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": REGRESSION_LOSSES,
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": (False,),
+    "MODEL.ROI_MASK_HEAD.POOLER_TYPE": POOLERS,
+}
+"""Settings that Detectron2 looks at only while it trains, or that ask for what a Sample does not hold
+(rotated boxes, proposals, keypoints, how often a class occurs) -> the values that work. Sources:
+detectron2/modeling/ box_regression.py, poolers.py and roi_heads/fast_rcnn.py."""
+
+LIMITED_IF_NARROW: dict[str, tuple[Any, ...]] = {
+    "MODEL.BACKBONE.NAME": (RESNET, PYRAMID),
+    "MODEL.RESNETS.NUM_GROUPS": (1,),
+    "MODEL.RESNETS.RES5_DILATION": (1,),
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": ([False] * 4,),
+}
+"""The same of a ResNet-18 or -34 that is not 64 channels wide, which is not put together by Detectron2's
+builder. That one asks for these values at depths 18 and 34 too (modeling/backbone/resnet.py)."""
+
+
+def is_narrow(config: CfgNode) -> bool:
+    """Whether Detectron2's own builder does not do: it wants 64 channels of basic blocks."""
+    return config.MODEL.RESNETS.DEPTH in (18, 34) and config.MODEL.RESNETS.STEM_OUT_CHANNELS != 64
+
+
+def check(config: CfgNode) -> None:
+    """That a config asks for nothing that Detectron2 would ignore, or trip over when it trains.
+
+    Raises:
+        UserError: the message lists each such setting, and what is expected.
+    """
+    limits, resnet = dict(LIMITED), config.MODEL.RESNETS
+    if is_narrow(config):
+        limits |= LIMITED_IF_NARROW
+        limits["MODEL.RESNETS.RES2_OUT_CHANNELS"] = (resnet.STEM_OUT_CHANNELS,)
+    if config.MODEL.ROI_HEADS.NAME in C4_HEADS:  # their res5 is as wide as what comes after res4
+        limits["MODEL.ROI_HEADS.IN_FEATURES"] = (["res4"],)
+    if problems := _outside(config, limits):
+        raise UserError(
+            "settings that the engine of Detectron2 cannot follow here:\n  " + "\n  ".join(problems)
+        )
+
+
+def suspects(config: CfgNode) -> str:
+    """Lines to go behind the words of Detectron2, which often name no key: each unusual setting."""
+    lines = _outside(config, LIMITED_NETWORK) or [line for rule in RULES for line in rule(config)]
+    return "\n  ".join(["\nIt may be due to", *lines]) if lines else ""
+
+
+def _outside(config: CfgNode, limits: Mapping[str, tuple[Any, ...]]) -> list[str]:
+    return [
+        f"{key} is {value_of(config, key)!r}; expected {' or '.join(map(repr, allowed))}"
+        for key, allowed in limits.items()
+        if value_of(config, key) not in allowed
+    ]
+
+
+# ---- The one door to Detectron2: its detector and solver, fed with our samples, giving our
+
+
+__all__ = [
+    "available",
+    "build_backbone",
+    "build_detector",
+    "build_solver",
+    "load",
+    "read",
+    "said",
+    "version",
+]
+
+
+def build_detector(config: CfgNode) -> nn.Module:
+    """Detectron2's model of a config, on the CPU: samples -> losses, or -> Detections.
+
+    Raises:
+        UserError: the config asks for what a Sample cannot hold, or Detectron2 cannot build it.
+    """
+    check(config)
+    theirs = _theirs(config)
+    try:
+        _register()
+        detector: Any = _detector_type()(theirs)
+    except Exception as error:  # its asserts, registries, layers and extensions raise of every kind
+        advice = suspects(config) or "\nUpdate Detectron2, or give --engine torchvision."
+        raise UserError(
+            f"Detectron2 {version()} cannot build this detector: {said(error)}{advice}"
+        ) from error
+    detector.deformable = any(config.MODEL.RESNETS.DEFORM_ON_PER_STAGE)
+    return detector
+
+
+def said(error: Exception) -> str:
+    """An error of Detectron2's with its kind, since the words alone can be as short as a name."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def build_solver(config: CfgNode, model: nn.Module) -> Solver:
+    """Detectron2's own optimizer and scheduler; clipping is the optimizer's."""
+    from detectron2.solver import build_lr_scheduler, build_optimizer
+
+    theirs = _theirs(config)
+    optimizer = build_optimizer(theirs, model)
+    scheduler = build_lr_scheduler(theirs, optimizer)
+
+    def rates(iteration: int) -> list[float]:
+        scheduler.last_epoch = iteration  # an epoch of its base class is an iteration
+        return scheduler.get_lr()
+
+    return Solver(optimizer, rates)
+
+
+def _theirs(config: CfgNode) -> Any:
+    """The same settings as Detectron2's config."""
+    import_quietly()
+    from detectron2.config import get_cfg
+
+    theirs = get_cfg()
+    _merge(theirs, flat(config))
+    theirs.MODEL.DEVICE = "cpu"
+    if is_narrow(config):  # the name is looked up in Detectron2's registry
+        theirs.MODEL.BACKBONE.NAME = f"narrow_{theirs.MODEL.BACKBONE.NAME}"
+    return theirs
+
+
+def _merge(theirs: Any, settings: Mapping[str, Any]) -> None:
+    """Set what a Detectron2 knows; an older one does not need the default of a key that came later.
+
+    Raises:
+        UserError: a key that it lacks, or of which it wants another type, is not at its default.
+    """
+    known = flat(theirs)
+    for key, value in settings.items():
+        if key not in known and value != DEFAULTS[key]:
+            raise UserError(
+                f"{key} is {value!r}, but the Detectron2 {version()} installed here has no such "
+                "setting.\nUpdate Detectron2, or give --engine torchvision."
+            )
+        if key in known:
+            try:
+                theirs.merge_from_list([key, value])
+            except ValueError as error:  # yacs's, of two types that do not stand for each other
+                raise UserError(
+                    f"{key} is {value!r}; the Detectron2 {version()} installed here expects "
+                    f"{type(known[key]).__name__}, such as {known[key]!r}"
+                ) from error
+
+
+@cache
+def _register() -> None:
+    """What cards name and Detectron2 lacks: MoCo's head, and narrow backbones."""
+    from detectron2.layers import get_norm
+    from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN
+    from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+    from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
+
+    class Res5ROIHeadsExtraNorm(Res5ROIHeads):
+        """One more norm behind res5 (MoCo, detection/train_net.py)."""
+
+        @classmethod
+        def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:
+            res5, channels = super()._build_res5_block(cfg)
+            res5.add_module("norm", get_norm(cfg.MODEL.RESNETS.NORM, channels))
+            return res5, channels
+
+    def narrow_build_resnet_backbone(cfg: Any, input_shape: Any) -> nn.Module:
+        return narrow_resnet(cfg)
+
+    def narrow_build_resnet_fpn_backbone(cfg: Any, input_shape: Any) -> nn.Module:
+        return FPN(
+            bottom_up=narrow_resnet(cfg),
+            in_features=cfg.MODEL.FPN.IN_FEATURES,
+            out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+            norm=cfg.MODEL.FPN.NORM,
+            top_block=LastLevelMaxPool(),
+            fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+        )
+
+    ROI_HEADS_REGISTRY.register(Res5ROIHeadsExtraNorm)
+    BACKBONE_REGISTRY.register(narrow_build_resnet_backbone)
+    BACKBONE_REGISTRY.register(narrow_build_resnet_fpn_backbone)
+
+
+@cache
+def _detector_type() -> type[nn.Module]:
+    """Its meta architecture with our samples in and our detections out; the names stay its own."""
+    from detectron2.modeling import GeneralizedRCNN
+    from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+    from detectron2.utils.events import EventStorage
+
+    def targets(sample: Sample) -> Any:
+        assert sample.boxes is not None
+        instances = Instances(tuple(sample.image.shape[1:]))
+        instances.gt_boxes = Boxes(sample.boxes)
+        instances.gt_classes = sample.labels
+        if sample.polygons is not None:
+            instances.gt_masks = PolygonMasks([list(rings) for rings in sample.polygons])
+        if sample.bitmasks is not None:
+            instances.gt_masks = BitMasks(sample.bitmasks)
+        return instances
+
+    class Detector(GeneralizedRCNN):
+        deformable: bool
+
+        def forward(self, samples: list[Sample]) -> Any:
+            if self.deformable and self.device.type == "cpu":
+                raise UserError(
+                    "MODEL.RESNETS.DEFORM_ON_PER_STAGE is not False for each stage, and Detectron2's "
+                    "deformable convolutions are not for the CPU; give --device cuda, or False"
+                )
+            given = [
+                {"image": s.image, "height": s.height, "width": s.width}
+                | ({"instances": targets(s)} if self.training else {})
+                for s in samples
+            ]
+            # Its heads count into a storage that nobody reads, and its anchors warn of their meshgrid.
+            with EventStorage(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release")
+                out = super().forward(given)
+                return out if self.training else [detections(found["instances"]) for found in out]
+
+    def detections(found: Any) -> Detections:
+        masks = found.pred_masks if found.has("pred_masks") else None
+        return Detections(found.pred_boxes.tensor, found.scores, found.pred_classes, masks)
+
+    return Detector

@@ -1,0 +1,252 @@
+"""From a scene to what a detector is fed, pixel-equal to Detectron2's DatasetMapper.
+
+The order is that of detectron2/data/dataset_mapper.py: EXIF rotation, RGB, Pillow's bilinear resize
+of 8-bit pixels to a shortest side that is drawn, a flip that is drawn, INPUT.FORMAT's channels;
+boxes and polygons follow in float64, boxes are clipped and become float32.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from msbreg.data.annotated_images import read_upright
+from msbreg.data.run_lengths import decode, to_rle
+from msbreg.data.scenes import Instance, Scene
+from msbreg.run.errors import UserError
+from transfer.detectors.geometry import Geometry, resized
+
+EMPTY = 1e-5  # pixels; filter_empty_instances of detectron2/data/detection_utils.py
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A scene after resizing and flipping.
+
+    Attributes:
+        scene: id of the scene.
+        image: (3, H, W) uint8, channels in the order of the config's INPUT.FORMAT, not normalised.
+        height, width: of the image as stored on disk (after its EXIF rotation), to scale results back.
+        boxes: (N, 4) float32 XYXY in pixels of ``image``; None when testing.
+        labels: (N,) int64; None when testing.
+        polygons: N lists of rings (float64 arrays x0, y0, x1, y1, ...) in pixels of ``image``; None
+            without polygon masks.
+        bitmasks: (N, H, W) bool; None unless the config's INPUT.MASK_FORMAT is bitmask.
+    """
+
+    scene: str | int
+    image: Tensor
+    height: int
+    width: int
+    boxes: Tensor | None = None
+    labels: Tensor | None = None
+    polygons: tuple[tuple[np.ndarray, ...], ...] | None = None
+    bitmasks: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class MapperSettings:
+    """How images are resized and flipped.
+
+    Attributes:
+        channels: RGB or BGR.
+        train_sizes: shortest sides to draw from: any of them (``choice``), or all whole numbers from
+            the first to the second (``range``). A side of 0 leaves the image as it is.
+        train_longest, test_longest: the longest side is at most this.
+        sampling: choice or range.
+        flip: horizontal, vertical or none; in training, with probability 0.5.
+        test_size: shortest side; 0 leaves the image as it is.
+        masks: polygon, bitmask, or None for a detector without masks.
+    """
+
+    channels: str = "RGB"
+    train_sizes: tuple[int, ...] = (800,)
+    train_longest: int = 1333
+    sampling: str = "choice"
+    flip: str = "horizontal"
+    test_size: int = 800
+    test_longest: int = 1333
+    masks: str | None = None
+
+
+def mapper_settings(config: Any) -> MapperSettings:
+    """The keys INPUT.* and MODEL.MASK_ON of Detectron2's configuration.
+
+    Raises:
+        UserError: a value is none that this mapper knows.
+    """
+    given = config.INPUT
+    sizes = given.MIN_SIZE_TRAIN
+    # Detectron2 makes two of a single number, and then draws between the two.
+    sizes = (sizes, sizes) if isinstance(sizes, int) else tuple(sizes)
+    _one_of("INPUT.FORMAT", given.FORMAT, ("RGB", "BGR"))
+    _one_of("INPUT.MIN_SIZE_TRAIN_SAMPLING", given.MIN_SIZE_TRAIN_SAMPLING, ("choice", "range"))
+    _one_of("INPUT.RANDOM_FLIP", given.RANDOM_FLIP, ("horizontal", "vertical", "none"))
+    _one_of("INPUT.MASK_FORMAT", given.MASK_FORMAT, ("polygon", "bitmask"))
+    _one_of("INPUT.CROP.ENABLED", given.CROP.ENABLED, (False,))
+    is_range = given.MIN_SIZE_TRAIN_SAMPLING == "range"
+    numbers = [*sizes, given.MIN_SIZE_TEST, given.MAX_SIZE_TRAIN, given.MAX_SIZE_TEST]
+    if not sizes or any(type(n) is not int or n < 0 for n in numbers):
+        raise UserError(f"INPUT's sizes are {numbers}; expected whole numbers of 0 or more")
+    if min(given.MAX_SIZE_TRAIN, given.MAX_SIZE_TEST) == 0:
+        raise UserError("INPUT.MAX_SIZE_TRAIN or MAX_SIZE_TEST is 0; expected the longest side")
+    if is_range and (len(sizes) != 2 or sizes[0] > sizes[1]):
+        raise UserError(
+            f"INPUT.MIN_SIZE_TRAIN is {sizes}; expected (smallest, largest), as "
+            "INPUT.MIN_SIZE_TRAIN_SAMPLING is range"
+        )
+    return MapperSettings(
+        channels=given.FORMAT,
+        train_sizes=sizes,
+        train_longest=given.MAX_SIZE_TRAIN,
+        sampling=given.MIN_SIZE_TRAIN_SAMPLING,
+        flip=given.RANDOM_FLIP,
+        test_size=given.MIN_SIZE_TEST,
+        test_longest=given.MAX_SIZE_TEST,
+        masks=given.MASK_FORMAT if config.MODEL.MASK_ON else None,
+    )
+
+
+def random_state(seed: int, position: int) -> np.random.RandomState:
+    """The random numbers of one sample, whichever process draws it and when.
+
+    Args:
+        position: of the sample in the stream of all processes.
+    """
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence((seed, position))))
+
+
+def training_sample(
+    scene: Scene,
+    settings: MapperSettings,
+    random: np.random.RandomState,
+    *,
+    sized_boxes: bool = False,
+) -> Sample:
+    """The scene resized and flipped at random, with the targets that are left.
+
+    Crowds and boxes without area are left out. The draws are Detectron2's, in its order: given the
+    state of its global generator, ``random`` gives the same sample.
+
+    Args:
+        sized_boxes: whether the data state boxes as x, y, width, height (``Scenes.category_ids`` says
+            so): Detectron2 adds these in float32, which moves the last bit.
+
+    Raises:
+        UserError: the image cannot be read, has another size than stated, or a mask is missing or
+            cannot be given in the form asked for.
+    """
+    image = read_upright(scene)
+    old = (scene.height, scene.width)
+    shortest = _draw_size(settings, random)
+    new = resized(*old, shortest, settings.train_longest) if shortest else old
+    flips = settings.flip != "none" and random.uniform(0, 1.0) < 0.5
+    geometry = Geometry(old, new, settings.flip if flips else "none")
+    instances = [instance for instance in scene.instances if not instance.crowd]
+    given = np.array([i.box for i in instances], dtype=np.float64).reshape(-1, 4)
+    boxes = torch.as_tensor(
+        geometry.boxes(_as_added(given) if sized_boxes else given), dtype=torch.float32
+    )
+    full = ((boxes[:, 2:] - boxes[:, :2]) > EMPTY).all(dim=1)
+    bitmasks = None
+    if settings.masks == "bitmask":
+        bitmasks = _bitmasks(scene, instances, geometry)
+        full &= bitmasks.flatten(1).any(dim=1)
+    kept = [i for i, keep in zip(instances, full.tolist(), strict=True) if keep]
+    return Sample(
+        scene.id,
+        _to_tensor(geometry.pixels(image), settings),
+        *old,
+        boxes=boxes[full],
+        labels=torch.tensor([instance.label for instance in kept], dtype=torch.int64),
+        polygons=_polygons(scene, kept, geometry) if settings.masks == "polygon" else None,
+        bitmasks=None if bitmasks is None else bitmasks[full],
+    )
+
+
+def testing_sample(scene: Scene, settings: MapperSettings) -> Sample:
+    """The scene resized, without targets.
+
+    Raises:
+        UserError: the image cannot be read or has another size than stated.
+    """
+    old = (scene.height, scene.width)
+    shortest = settings.test_size
+    new = resized(*old, shortest, settings.test_longest) if shortest else old
+    pixels = Geometry(old, new).pixels(read_upright(scene))
+    return Sample(scene.id, _to_tensor(pixels, settings), *old)
+
+
+def _draw_size(settings: MapperSettings, random: np.random.RandomState) -> int:
+    if settings.sampling == "range":
+        return int(random.randint(settings.train_sizes[0], settings.train_sizes[1] + 1))
+    return int(random.choice(settings.train_sizes))
+
+
+def _to_tensor(
+    pixels: np.ndarray,  # (H, W, 3) RGB
+    settings: MapperSettings,
+) -> Tensor:  # (3, H, W) uint8
+    if settings.channels == "BGR":
+        pixels = pixels[:, :, ::-1]
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+
+
+def _as_added(
+    boxes: np.ndarray,  # (N, 4) float64
+) -> np.ndarray:  # (N, 4) float64
+    """The boxes after x + width and y + height were added in float32."""
+    corners = boxes[:, :2].astype(np.float32)
+    sizes = (boxes[:, 2:] - boxes[:, :2]).astype(np.float32)
+    return np.concatenate([corners, corners + sizes], axis=1).astype(np.float64)
+
+
+def _polygons(
+    scene: Scene, instances: list[Instance], geometry: Geometry
+) -> tuple[tuple[np.ndarray, ...], ...]:
+    out = []
+    for instance in instances:
+        if not isinstance(instance.mask, tuple):
+            raise UserError(mask_problem(scene, "polygon"))
+        out.append(geometry.polygons(instance.mask))
+    return tuple(out)
+
+
+def _bitmasks(
+    scene: Scene, instances: list[Instance], geometry: Geometry
+) -> Tensor:  # (N, H, W) bool
+    """Polygons are moved, then drawn; run lengths are drawn, then moved, as Detectron2 does."""
+    height, width = geometry.new
+    out = np.zeros((len(instances), height, width), dtype=bool)
+    for number, instance in enumerate(instances):
+        if instance.mask is None:
+            raise UserError(mask_problem(scene, "bitmask"))
+        if isinstance(instance.mask, tuple):
+            rings = tuple(tuple(ring.tolist()) for ring in geometry.polygons(instance.mask))
+            out[number] = decode(to_rle(rings, height, width))
+        else:
+            drawn = decode(to_rle(instance.mask, *geometry.old)).astype(np.uint8)
+            out[number] = geometry.pixels(Image.fromarray(drawn)) > 0
+    return torch.from_numpy(out)
+
+
+def mask_problem(scene: Scene, masks: str) -> str:
+    """What to say of a scene whose masks are not in the form that is asked for."""
+    if any(instance.mask is None and not instance.crowd for instance in scene.instances):
+        return (
+            f"image {scene.id!r} ({scene.file}) has an object without a mask; expected a mask for "
+            "each, as MODEL.MASK_ON is True: set it to False, or give data with masks"
+        )
+    return (
+        f"image {scene.id!r} ({scene.file}) has a mask of run lengths, but INPUT.MASK_FORMAT is "
+        f"{masks}: set INPUT.MASK_FORMAT to bitmask"
+    )
+
+
+def _one_of(key: str, value: Any, known: tuple[Any, ...]) -> None:
+    if value not in known:
+        expected = " or ".join(map(str, known))
+        raise UserError(f"{key} is {value!r}; expected {expected} (others are not implemented)")

@@ -1,0 +1,121 @@
+"""What a detector says about every scene, whichever engine made it."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from msbreg.data.run_lengths import encode
+from msbreg.data.scenes import Prediction, Scenes
+from msbreg.run import distributed
+from msbreg.run.errors import RunFailed
+from msbreg.run.progress import Progress
+from transfer.detectors.failures import as_told, raise_first
+from transfer.detectors.mapper import MapperSettings, Sample
+from transfer.detectors.sample_order import testing_share
+from transfer.detectors.samples import testing_batches
+
+OUTPUTS = ("proposal_generator.rpn_head", "roi_heads.box_predictor")
+"""Modules of either engine's detectors whose outputs are scores and boxes before any is left out."""
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    scenes: Scenes,
+    settings: MapperSettings,
+    *,
+    workers: int = 0,
+    each_scene: Callable[[], None] = lambda: None,
+) -> list[Prediction]:
+    """Predictions for all scenes, in their order, on every process; the model is left in eval mode.
+
+    Images pass one by one, as in Detectron2: in a batch, padding would move boxes by rounding.
+
+    Args:
+        workers: processes that decode images.
+        each_scene: called after each; may raise to stop.
+
+    Raises:
+        NotFinite: scores or boxes are not finite. Detectron2 leaves such out, and the detector would
+            pass for one that finds nothing.
+        UserError: an image cannot be read.
+
+    These, and errors of memory, are raised on every process, once all have gone through their shares.
+    """
+    model.eval()
+    world, rank = distributed.world_size(), distributed.rank()
+    mine = len(testing_share(len(scenes.scenes), rank=rank, world=world))
+    found: list[Prediction] = []
+    batches = testing_batches(scenes, settings, rank=rank, world=world, workers=workers)
+    failure: Exception | None = None
+    try:
+        with (
+            contextlib.closing(batches),
+            Progress("predicting", mine, unit="images") as progress,
+            _watched(model) as finite,
+        ):
+            for (sample,) in batches:
+                found.append(_prediction(model, sample))
+                if finite and not torch.stack(finite).all():
+                    raise _not_finite(f"image {sample.scene!r} of {scenes.name}")
+                finite.clear()
+                progress.update(len(found))
+                each_scene()
+    except Exception as error:  # noqa: BLE001 - raised below, on every process
+        failure = error
+    # The others would wait for this one for ever.
+    shares = distributed.gather_objects((found, as_told(failure)))
+    raise_first(failure, [other for _, other in shares])
+    return [prediction for share, _ in shares for prediction in share]
+
+
+class NotFinite(RunFailed):
+    """Scores or boxes are not; the first line says where, the second what to do with a checkpoint."""
+
+
+def _not_finite(where: str) -> NotFinite:
+    return NotFinite(
+        f"the detector's scores or boxes for {where} are not finite numbers.\n"
+        "It has diverged, or its input is another than in training. Give another checkpoint, or look at "
+        "INPUT.FORMAT, MODEL.PIXEL_MEAN and PIXEL_STD."
+    )
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Gathers, from every call of the OUTPUTS, whether all that came out was finite."""
+    finite: list[Tensor] = []
+
+    def look(module: nn.Module, given: Any, out: Any) -> None:
+        finite.extend(value.isfinite().all() for value in _tensors(out))
+
+    hooks = [m.register_forward_hook(look) for n, m in model.named_modules() if n in OUTPUTS]
+    try:
+        yield finite
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested lists and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _prediction(model: nn.Module, sample: Sample) -> Prediction:
+    (found,) = model([sample])
+    return Prediction(
+        sample.scene,
+        boxes=found.boxes.float().cpu().numpy(),
+        scores=found.scores.float().cpu().numpy(),
+        labels=found.labels.cpu().numpy().astype(np.int64),
+        masks=None if found.masks is None else encode(found.masks.cpu().numpy()),
+    )

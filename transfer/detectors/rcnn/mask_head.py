@@ -1,0 +1,160 @@
+"""Mask branch (Mask R-CNN, arXiv 1703.06870): one small mask per class, its loss, and its pasting."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from pycocotools import mask as codec
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from transfer.detectors.rcnn.layers import Conv, fill_msra, fill_normal
+from transfer.detectors.rcnn.regions import Size
+
+Polygons = Sequence[np.ndarray]
+
+PASTED_BYTES = 2**30  # of float32 pixels on a GPU at once (Detectron2, mask_ops.py)
+
+
+class MaskHead(nn.Module):
+    """(R, C, S, S) -> (R, K, 2S, 2S) logits."""
+
+    def __init__(self, config: CfgNode, channels: int) -> None:
+        super().__init__()
+        settings = config.MODEL.ROI_MASK_HEAD
+        width, norm = settings.CONV_DIM, settings.NORM
+        self.convolutions = [f"mask_fcn{i + 1}" for i in range(settings.NUM_CONV)]
+        for name in self.convolutions:
+            self.add_module(name, Conv(channels, width, 3, norm=norm, bias=not norm))
+            channels = width
+        self.deconv = nn.ConvTranspose2d(channels, width, 2, stride=2)
+        self.predictor = nn.Conv2d(width, config.MODEL.ROI_HEADS.NUM_CLASSES, 1)
+        for layer in self.children():
+            if layer is not self.predictor:
+                fill_msra(layer)  # type: ignore[arg-type]
+        fill_normal(self.predictor, 0.001)  # Detectron2, mask_head.py
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name in self.convolutions:
+            x = F.relu(self.get_submodule(name)(x))
+        return self.predictor(F.relu(self.deconv(x)))
+
+
+def rings_in_box(polygons: Polygons, box: np.ndarray, side: int) -> list[np.ndarray]:
+    """Rings in the coordinates of a grid of (side, side) pixels that fills the box.
+
+    Args:
+        polygons: float64 rings x0, y0, x1, y1, ... in pixels.
+        box: (4,) float32; the arithmetic with it stays float32 whatever NumPy's version.
+    """
+    # At least a tenth of a pixel, against division by nearly 0 (Detectron2, structures/masks.py).
+    scale_x, scale_y = (
+        np.float32(side) / length if length >= 0.1 else side / 0.1
+        for length in (box[2] - box[0], box[3] - box[1])
+    )
+    return [
+        np.stack([(ring[0::2] - box[0]) * scale_x, (ring[1::2] - box[1]) * scale_y], 1).ravel()
+        for ring in polygons
+    ]
+
+
+def draw(
+    objects: Sequence[list[np.ndarray]],  # N lists of rings, at least one in each
+    side: int,
+) -> np.ndarray:  # (N, side, side) bool
+    """The union of each object's rings, as COCO's tools draw them.
+
+    By pycocotools at once: msbreg/data/run_lengths.py decodes with more care, which run lengths of
+    strangers need, in fifteen times the time.
+    """
+    if not objects:
+        return np.zeros((0, side, side), dtype=bool)
+    runs = [codec.merge(codec.frPyObjects(rings, side, side)) for rings in objects]
+    with warnings.catch_warnings():
+        # Of its arrays, whose __array__ knows no ``copy`` (NumPy 2).
+        warnings.filterwarnings("ignore", message="__array__", category=DeprecationWarning)
+        return codec.decode(runs).transpose(2, 0, 1).astype(bool)
+
+
+def mask_targets(
+    polygons: Sequence[Polygons] | None,  # one entry per object
+    bitmasks: Tensor | None,  # (G, H, W) bool
+    matched: Tensor,  # (R,) int64, object of each box
+    boxes: Tensor,  # (R, 4)
+    side: int,
+) -> Tensor:  # (R, side, side) bool
+    """The masks that regions should get, from polygons, or from bitmaps where there are none."""
+    if polygons is not None:
+        rings = [
+            rings_in_box(polygons[index], box, side)
+            for index, box in zip(matched.tolist(), boxes.cpu().numpy(), strict=True)
+        ]
+        return torch.from_numpy(draw(rings, side)).to(boxes.device)
+    assert bitmasks is not None, "the model checks that each sample has masks of one kind"
+    rois = torch.cat((matched[:, None].to(boxes.dtype), boxes), dim=1)
+    pixels = bitmasks[:, None].to(boxes.device, torch.float32)
+    return roi_align(pixels, rois, side, 1.0, 0, aligned=True).squeeze(1) >= 0.5
+
+
+def mask_loss(
+    logits: Tensor,  # (R, K, S, S)
+    labels: Tensor,  # (R,) in [0, K)
+    targets: Tensor,  # (R, S, S) bool
+) -> Tensor:  # ()
+    """Binary cross-entropy of the mask of the true class; 0 without objects."""
+    if len(labels) == 0:
+        return logits.sum() * 0
+    own = logits[torch.arange(len(labels), device=labels.device), labels]
+    return F.binary_cross_entropy_with_logits(own, targets.to(torch.float32))
+
+
+def mask_probabilities(
+    logits: Tensor,  # (N, K, S, S)
+    labels: Tensor,  # (N,)
+) -> Tensor:  # (N, 1, S, S)
+    """The mask of the detected class."""
+    index = torch.arange(len(labels), device=labels.device)
+    return logits[index, labels][:, None].sigmoid()
+
+
+def paste(
+    masks: Tensor,  # (N, 1, S, S) in [0, 1]
+    boxes: Tensor,  # (N, 4), in pixels of the image
+    size: Size,
+) -> Tensor:  # (N, H, W) bool
+    """Masks in their boxes, sampled at the centres of pixels, at a threshold of 0.5."""
+    height, width = size
+    pasted = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
+    if masks.device.type == "cpu":
+        for i in range(len(masks)):  # one by one, within the box only, is the fastest here
+            x, y = _pixels_around(boxes[i], size)
+            pasted[i, y, x] = _sample(masks[i : i + 1], boxes[i : i + 1], x, y)[0]
+        return pasted
+    chunks = max(1, math.ceil(len(masks) * height * width * 4 / PASTED_BYTES))
+    for index in torch.arange(len(masks), device=masks.device).chunk(chunks):
+        pasted[index] = _sample(masks[index], boxes[index], slice(0, width), slice(0, height))
+    return pasted
+
+
+def _pixels_around(box: Tensor, size: Size) -> tuple[slice, slice]:
+    """Columns and rows of the pixels of a box, and one more on each side."""
+    low = (box[:2].floor() - 1).clamp(min=0).int().tolist()
+    high = (box[2:].ceil() + 1).int().tolist()
+    return slice(low[0], min(high[0], size[1])), slice(low[1], min(high[1], size[0]))
+
+
+def _sample(masks: Tensor, boxes: Tensor, columns: slice, rows: slice) -> Tensor:
+    """(N, rows, columns) bool."""
+    x0, y0, x1, y1 = boxes.split(1, dim=1)
+    made = {"dtype": torch.float32, "device": masks.device}
+    x = torch.arange(columns.start, columns.stop, **made) + 0.5  # type: ignore[call-overload]
+    y = torch.arange(rows.start, rows.stop, **made) + 0.5  # type: ignore[call-overload]
+    y = (y - y0) / (y1 - y0) * 2 - 1  # grid_sample's coordinates: the box is [-1, 1]
+    x = (x - x0) / (x1 - x0) * 2 - 1
+    shape = (len(masks), y.shape[1], x.shape[1])
+    grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=3)
+    return F.grid_sample(masks, grid.to(masks.dtype), align_corners=False)[:, 0] >= 0.5

@@ -1,0 +1,247 @@
+"""What is done with regions: the C4 head (res5 shared by boxes and masks) and the head on a pyramid."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from transfer.detectors.rcnn.backbone import build_res5
+from transfer.detectors.rcnn.box_head import BoxHead, BoxPredictor, box_losses, detect
+from transfer.detectors.rcnn.boxes import pairwise_iou
+from transfer.detectors.rcnn.layers import build_norm
+from transfer.detectors.rcnn.mask_head import (
+    MaskHead,
+    Polygons,
+    mask_loss,
+    mask_probabilities,
+    mask_targets,
+)
+from transfer.detectors.rcnn.matching import match, sample
+from transfer.detectors.rcnn.regions import Detections, RegionPooler, Regions
+
+EXTRA_NORM = "Res5ROIHeadsExtraNorm"
+"""MoCo's C4 head: one more norm behind res5 (moco, detection/train_net.py)."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is in one image, on the model's device.
+
+    Attributes:
+        boxes: (G, 4), in pixels of the network's input.
+        labels: (G,) int64.
+        polygons: one entry per object, or None.
+        bitmasks: (G, H, W) bool, or None.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    polygons: Sequence[Polygons] | None = None
+    bitmasks: Tensor | None = None
+
+
+@torch.no_grad()
+def choose(regions: Regions, truth: Truth, config: CfgNode) -> Regions:
+    """Regions to train on, objects first: labelled by overlap and sampled, true boxes among them."""
+    settings = config.MODEL.ROI_HEADS
+    boxes = regions.boxes
+    if settings.PROPOSAL_APPEND_GT:
+        boxes = torch.cat((boxes, truth.boxes))
+    index, found = match(
+        pairwise_iou(truth.boxes, boxes),
+        list(settings.IOU_THRESHOLDS),
+        list(settings.IOU_LABELS),
+        low_quality=False,
+    )
+    if len(truth.labels):
+        labels = truth.labels[index]
+        labels[found == 0] = settings.NUM_CLASSES
+        labels[found == -1] = -1
+    else:
+        labels = torch.full_like(index, settings.NUM_CLASSES)
+    objects, background = sample(
+        labels, settings.BATCH_SIZE_PER_IMAGE, settings.POSITIVE_FRACTION, settings.NUM_CLASSES
+    )
+    chosen = torch.cat((objects, background))
+    matched = index[chosen]
+    targets = truth.boxes[matched] if len(truth.boxes) else boxes[chosen]
+    return Regions(regions.size, boxes[chosen], labels[chosen], targets, matched)
+
+
+def foreground(regions: Regions, classes: int) -> Tensor:
+    """(R,) bool: which regions are objects."""
+    assert regions.labels is not None
+    return (regions.labels != -1) & (regions.labels != classes)
+
+
+def objects_of(regions: Regions, classes: int) -> Regions:
+    """The regions that are objects."""
+    index = foreground(regions, classes).nonzero().squeeze(1)
+    assert regions.labels is not None
+    assert regions.targets is not None
+    assert regions.matched is not None
+    return Regions(
+        regions.size,
+        regions.boxes[index],
+        regions.labels[index],
+        regions.targets[index],
+        regions.matched[index],
+    )
+
+
+def loss_of_masks(
+    logits: Tensor,  # (R, K, S, S)
+    objects: list[Regions],
+    truths: list[Truth],
+) -> dict[str, Tensor]:
+    """Over the objects of all images."""
+    side = logits.shape[-1]
+    targets = [
+        mask_targets(truth.polygons, truth.bitmasks, region.matched, region.boxes, side)
+        for region, truth in zip(objects, truths, strict=True)
+        if region.matched is not None and len(region.boxes)
+    ]
+    labels = torch.cat([region.labels for region in objects if region.labels is not None])
+    joined = torch.cat(targets) if targets else labels.new_zeros((0, side, side), dtype=torch.bool)
+    return {"loss_mask": mask_loss(logits, labels, joined)}
+
+
+Masks = list[Tensor] | None
+"""(N, 1, S, S) probabilities for each image's detections; None without a mask branch."""
+
+
+def _pooler(settings: CfgNode, strides: list[int]) -> RegionPooler:
+    return RegionPooler(
+        settings.POOLER_RESOLUTION,
+        strides,
+        settings.POOLER_SAMPLING_RATIO,
+        aligned=settings.POOLER_TYPE == "ROIAlignV2",
+    )
+
+
+class RegionHeads(nn.Module):
+    """Common to both heads: which regions are trained on, and the order of the branches."""
+
+    mask_head: MaskHead | None
+
+    def __init__(self, config: CfgNode, strides: dict[str, int]) -> None:
+        super().__init__()
+        self.config = config
+        self.mask_head = None
+        self.classes: int = config.MODEL.ROI_HEADS.NUM_CLASSES
+        self.features = list(config.MODEL.ROI_HEADS.IN_FEATURES)
+        self.strides = [strides[name] for name in self.features]
+
+    def losses(
+        self, features: dict[str, Tensor], regions: list[Regions], truths: list[Truth]
+    ) -> dict[str, Tensor]:
+        """loss_cls, loss_box_reg and, with a mask branch, loss_mask."""
+        chosen = [choose(r, t, self.config) for r, t in zip(regions, truths, strict=True)]
+        maps = [features[name] for name in self.features]
+        return self.losses_of(maps, chosen, truths)
+
+    def losses_of(
+        self, maps: list[Tensor], chosen: list[Regions], truths: list[Truth]
+    ) -> dict[str, Tensor]:
+        """The losses of regions that were chosen."""
+        raise NotImplementedError
+
+    def detect(
+        self, features: dict[str, Tensor], regions: list[Regions]
+    ) -> tuple[list[Detections], Masks]:
+        """Detections in pixels of the input, and their masks inside their boxes."""
+        raise NotImplementedError
+
+    def masks_of(self, logits: Tensor, found: list[Detections]) -> list[Tensor]:
+        """Each image's share of the masks."""
+        labels = torch.cat([d.labels for d in found])
+        return list(mask_probabilities(logits, labels).split([len(d.labels) for d in found]))
+
+
+class Res5Heads(RegionHeads):
+    """C4 (ResNet paper, arXiv 1512.03385, appendix A): res5 on each pooled region serves all branches."""
+
+    def __init__(self, config: CfgNode, channels: dict[str, int], strides: dict[str, int]) -> None:
+        super().__init__(config, strides)
+        self.pooler = _pooler(config.MODEL.ROI_BOX_HEAD, self.strides)
+        res5, width = build_res5(config)
+        if config.MODEL.ROI_HEADS.NAME == EXTRA_NORM:
+            norm = build_norm(config.MODEL.RESNETS.NORM, width)
+            res5 = nn.Sequential(OrderedDict([*res5.named_children(), ("norm", norm)]))  # type: ignore[list-item]
+        self.res5 = res5
+        self.box_predictor = BoxPredictor(config, width)
+        if config.MODEL.MASK_ON:
+            self.mask_head = MaskHead(config, width)
+
+    def losses_of(
+        self, maps: list[Tensor], chosen: list[Regions], truths: list[Truth]
+    ) -> dict[str, Tensor]:
+        x = self.res5(self.pooler(maps, [r.boxes for r in chosen]))
+        logits, offsets = self.box_predictor(x.mean(dim=(2, 3)))
+        losses = box_losses(logits, offsets, chosen, self.config.MODEL.ROI_BOX_HEAD)
+        if self.mask_head is not None:
+            of_objects = torch.cat([foreground(r, self.classes) for r in chosen])
+            objects = [objects_of(r, self.classes) for r in chosen]
+            losses |= loss_of_masks(self.mask_head(x[of_objects]), objects, truths)
+        return losses
+
+    def detect(
+        self, features: dict[str, Tensor], regions: list[Regions]
+    ) -> tuple[list[Detections], Masks]:
+        maps = [features[name] for name in self.features]
+        x = self.res5(self.pooler(maps, [r.boxes for r in regions]))
+        logits, offsets = self.box_predictor(x.mean(dim=(2, 3)))
+        found = detect(logits, offsets, regions, self.config)
+        if self.mask_head is None:
+            return found, None
+        x = self.res5(self.pooler(maps, [d.boxes for d in found]))
+        return found, self.masks_of(self.mask_head(x), found)
+
+
+class StandardHeads(RegionHeads):
+    """On a pyramid: each branch pools for itself."""
+
+    def __init__(self, config: CfgNode, channels: dict[str, int], strides: dict[str, int]) -> None:
+        super().__init__(config, strides)
+        width = channels[self.features[0]]
+        self.box_pooler = _pooler(config.MODEL.ROI_BOX_HEAD, self.strides)
+        self.box_head = BoxHead(config, width)
+        self.box_predictor = BoxPredictor(config, self.box_head.width)
+        if config.MODEL.MASK_ON:
+            self.mask_pooler = _pooler(config.MODEL.ROI_MASK_HEAD, self.strides)
+            self.mask_head = MaskHead(config, width)
+
+    def losses_of(
+        self, maps: list[Tensor], chosen: list[Regions], truths: list[Truth]
+    ) -> dict[str, Tensor]:
+        x = self.box_head(self.box_pooler(maps, [r.boxes for r in chosen]))
+        logits, offsets = self.box_predictor(x)
+        losses = box_losses(logits, offsets, chosen, self.config.MODEL.ROI_BOX_HEAD)
+        if self.mask_head is not None:
+            objects = [objects_of(r, self.classes) for r in chosen]
+            masks = self.mask_head(self.mask_pooler(maps, [r.boxes for r in objects]))
+            losses |= loss_of_masks(masks, objects, truths)
+        return losses
+
+    def detect(
+        self, features: dict[str, Tensor], regions: list[Regions]
+    ) -> tuple[list[Detections], Masks]:
+        maps = [features[name] for name in self.features]
+        x = self.box_head(self.box_pooler(maps, [r.boxes for r in regions]))
+        logits, offsets = self.box_predictor(x)
+        found = detect(logits, offsets, regions, self.config)
+        if self.mask_head is None:
+            return found, None
+        masks = self.mask_head(self.mask_pooler(maps, [d.boxes for d in found]))
+        return found, self.masks_of(masks, found)
+
+
+def build_heads(
+    config: CfgNode, channels: dict[str, int], strides: dict[str, int]
+) -> Res5Heads | StandardHeads:
+    """The heads that MODEL.ROI_HEADS.NAME says."""
+    kind = StandardHeads if config.MODEL.ROI_HEADS.NAME == "StandardROIHeads" else Res5Heads
+    return kind(config, channels, strides)

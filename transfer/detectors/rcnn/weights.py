@@ -1,0 +1,173 @@
+"""Weights into a detector, every tensor accounted for: of a backbone, or of a whole detector.
+
+Names are Detectron2's, in our models as in its own, so all of this serves both. A backbone's names
+are the ends of the detector's (detectron2/checkpoint/c2_model_loading.py): ``res5.0.conv1.weight`` goes to
+``roi_heads.res5`` in a C4 model and to ``backbone.bottom_up.res5`` under a pyramid. Detectron2 only warns of
+what fits nowhere; here it is an error unless the tables below expect it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from msbreg.checkpoints.layouts.names import COUNTER
+from msbreg.checkpoints.load import load_exactly
+from msbreg.run.errors import UserError
+
+FRESH = {
+    "proposal_generator.*": "the proposal network is trained with the detector",
+    "backbone.fpn_*": "the pyramid is trained with the detector",
+    "roi_heads.box_head.*": "the box head is trained with the detector",
+    "roi_heads.box_predictor.*": "the predictors are trained with the detector",
+    "roi_heads.mask_head.*": "the mask head is trained with the detector",
+    "roi_heads.res5.norm.*": "the extra norm of the C4 head is in no backbone",
+}
+"""Parts that no backbone has -> why they start fresh."""
+
+# Detectron2 builds the C4 head of three bottlenecks at every depth. Its loader would put the tensors of
+# basic blocks there whose shapes happen to fit, between others that start fresh; that is left out.
+SHALLOW_C4 = "the C4 head is of bottlenecks, the backbone's last stage of basic blocks"
+COUNTERS = "a counter, which norms with fixed momentum do not use"
+PIXELS = "the config says it"
+OLD_ANCHORS = "anchors are computed"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of each tensor.
+
+    Attributes:
+        taken: number of the detector's tensors that come from the source.
+        fresh: reason -> the detector's tensors that stay as initialised.
+        left_out: reason -> the source's tensors that have no place.
+    """
+
+    taken: int
+    fresh: dict[str, tuple[str, ...]]
+    left_out: dict[str, tuple[str, ...]]
+
+
+def is_detector(state: Mapping[str, object]) -> bool:
+    """Whether a state is a whole detector's, under Detectron2's names."""
+    return any(key.startswith("roi_heads.box_predictor.") for key in state)
+
+
+def place_backbone(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    source: Path | str,
+) -> Loaded:
+    """Put a backbone into a detector, in place.
+
+    Args:
+        model: of either engine.
+        state: in Detectron2's names without prefix (``stem.conv1.weight``, ``res2.0.conv1.norm.bias``); from
+            torchvision's names by ``msbreg.checkpoints.layouts.names.to_dialect(state, detectron2)``.
+        source: named in errors.
+
+    Raises:
+        UserError: a tensor of the backbone or of the source is left over, of another shape or not
+            finite; the message lists the difference.
+    """
+    own = model.state_dict()
+    shallow = "roi_heads.res5.0.conv1.weight" in own and "res5.0.conv3.weight" not in state
+    fresh: dict[str, list[str]] = {}
+    left_out: dict[str, list[str]] = {}
+    placed: dict[str, Tensor] = {}
+    rest = dict(state)
+    if shallow:
+        for name in [name for name in rest if name.startswith("res5.")]:
+            rest.pop(name)
+            left_out.setdefault(SHALLOW_C4, []).append(name)
+    used = set()
+    for key, value in own.items():
+        ending = _ending(key, rest)
+        if ending is not None:
+            placed[key] = rest[ending]
+            used.add(ending)
+        elif reason := _why_fresh(key, shallow):
+            placed[key] = value
+            fresh.setdefault(reason, []).append(key)
+    for name, value in rest.items():
+        if name not in used and name.endswith(COUNTER):  # FrozenBN has no counter
+            left_out.setdefault(COUNTERS, []).append(name)
+        elif name not in used:
+            placed[name] = value
+    load_exactly(model, placed, Path(source))
+    taken = len(own) - sum(map(len, fresh.values()))
+    return Loaded(taken, _frozen(fresh), _frozen(left_out))
+
+
+def _ending(key: str, names: Mapping[str, Tensor]) -> str | None:
+    """The longest name that the key ends in, at a dot."""
+    parts = key.split(".")
+    endings = (".".join(parts[i:]) for i in range(len(parts)))
+    return next((ending for ending in endings if ending in names), None)
+
+
+def _why_fresh(key: str, shallow: bool) -> str | None:
+    """Why a tensor of the detector may be missing; None where it may not."""
+    for pattern, reason in FRESH.items():
+        if fnmatchcase(key, pattern):
+            return reason
+    if shallow and key.startswith("roi_heads.res5."):
+        return SHALLOW_C4
+    return COUNTERS if key.endswith(COUNTER) else None
+
+
+def place_detector(
+    model: nn.Module,
+    config: CfgNode,
+    state: Mapping[str, Tensor],
+    source: Path | str,
+) -> Loaded:
+    """Put a whole detector's weights into one of the same config, in place; names must be equal.
+
+    Args:
+        state: of our model, or of Detectron2's (the entry ``model`` of its checkpoints, old ones, too).
+
+    Raises:
+        UserError: a tensor is missing, left over, of another shape or not finite (the message lists
+            the difference), or the state says other PIXEL_MEAN or PIXEL_STD than the config.
+    """
+    own = model.state_dict()
+    fresh: dict[str, list[str]] = {}
+    left_out: dict[str, list[str]] = {}
+    placed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key in ("pixel_mean", "pixel_std"):
+            _check_pixels(config, key, value, source)
+            left_out.setdefault(PIXELS, []).append(key)
+        elif "anchor_generator.cell_anchors" in key:
+            left_out.setdefault(OLD_ANCHORS, []).append(key)
+        elif key.endswith(COUNTER) and key not in own:
+            left_out.setdefault(COUNTERS, []).append(key)
+        else:
+            placed[key] = value
+    for key, value in own.items():
+        if key not in placed and key.endswith(COUNTER):
+            placed[key] = value
+            fresh.setdefault(COUNTERS, []).append(key)
+    load_exactly(model, placed, Path(source))
+    return Loaded(len(own) - sum(map(len, fresh.values())), _frozen(fresh), _frozen(left_out))
+
+
+def _check_pixels(config: CfgNode, key: str, value: Tensor, source: Path | str) -> None:
+    name = f"MODEL.{key.upper()}"
+    wanted = torch.tensor(config.MODEL[key.upper()])
+    found = value.flatten().to(wanted.dtype)
+    if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=0, atol=0.01):
+        shown = [round(number, 3) for number in found.tolist()]
+        raise UserError(
+            f"{source} was trained with {name} {shown}; the config says {wanted.tolist()}.\n"
+            f'Give: {name} "{shown}" (and look at INPUT.FORMAT)'
+        )
+
+
+def _frozen(grouped: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    return {reason: tuple(names) for reason, names in grouped.items()}

@@ -1,0 +1,78 @@
+"""From predictions to what a run leaves: saved first, then scored, then tables and drawings."""
+
+import json
+from collections.abc import Sequence
+
+from msbreg.data.scenes import Prediction, Scenes
+from msbreg.run.errors import UserError
+from msbreg.run.job import Job, log
+from msbreg.run.record import write_atomically
+from transfer.drawing.detection_sheets import write_drawings
+from transfer.scoring.coco_ap import coco_ap
+from transfer.scoring.detection_scores import DetectionScores
+from transfer.scoring.predictions import save_predictions
+from transfer.scoring.voc_ap import voc_ap
+
+PREDICTIONS = "predictions.npz"
+PER_CLASS = "per_class.json"
+
+
+def score(scenes: Scenes, predictions: Sequence[Prediction]) -> dict[str, DetectionScores]:
+    """``box`` and, of a detector with masks, ``mask``; VOC's metric, or COCO's where the data are COCO's."""
+    if not scenes.category_ids:
+        return {"box": voc_ap(scenes, predictions)}
+    scores: dict[str, DetectionScores] = {"box": coco_ap(scenes, predictions)}
+    if any(prediction.masks is not None for prediction in predictions):
+        scores["mask"] = coco_ap(scenes, predictions, "segm")
+    return scores
+
+
+def numbers(scores: dict[str, DetectionScores]) -> dict[str, float | None]:
+    """``box_AP``, ``box_AP50``, ``box_AP75``, ... in percent; None where there is nothing to score."""
+    return {
+        f"{kind}_{name}": value
+        for kind, of_kind in scores.items()
+        for name, value in of_kind.summary().items()
+    }
+
+
+def write(
+    running: Job, scenes: Scenes, predictions: Sequence[Prediction], iteration: int
+) -> dict[str, DetectionScores]:
+    """Leave predictions, then scores, tables and drawings in the run's folder; one process calls it.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    record = running.record.content
+    about = {
+        "iteration": iteration,
+        "digest": record["digest"],
+        "engine": record["engine"]["name"],
+        "network": {name: record["network"].get(name) for name in ("name", "source", "sha256")},
+    }
+    try:
+        save_predictions(running.output / PREDICTIONS, scenes, predictions, about)
+        scores = score(scenes, predictions)
+        tables = {k: {"metric": s.metric, "classes": s.table()} for k, s in scores.items()}
+        content = (json.dumps(tables, indent=1) + "\n").encode()
+        write_atomically(running.output / PER_CLASS, content)
+        drawings = write_drawings(running.output, scenes, predictions, scores)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {running.output}: {error.strerror or error}.\n"
+            "Free some space; the same command then continues with the evaluation."
+        ) from error
+    record["drawings"] = drawings
+    record["metric"] = ", ".join(of_kind.metric for of_kind in scores.values())
+    log.info("after iteration %d, %s", iteration, in_words(scores))
+    return scores
+
+
+def in_words(scores: dict[str, DetectionScores]) -> str:
+    """``VOC 11-point: box AP 12.3, AP50 34.5, AP75 5.6``."""
+    metric = next(iter(scores.values())).metric.removesuffix(" AP").removesuffix(" bbox")
+    return f"{metric}: " + "; ".join(
+        f"{kind} " + ", ".join(f"{n} {of_kind.numbers[n]:.1f}" for n in ("AP", "AP50", "AP75"))
+        for kind, of_kind in scores.items()
+    )

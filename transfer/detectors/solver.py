@@ -1,0 +1,261 @@
+"""The learning rate of each iteration, value by value as Detectron2's scheduler has it.
+
+Source: detectron2/solver/build.py (build_lr_scheduler) and lr_scheduler.py at 02b5c4e2, which put fvcore's
+schedulers together; so is it done here. They count in parts of the whole, not in iterations: the
+rounding is part of the value.
+
+The numbers that a training goes by, whatever the engine.
+
+SGD over the parameter groups of Detectron2's build_optimizer, and its gradient clipping.
+
+Source: detectron2/solver/build.py at 02b5c4e2. The order of groups and of parameters in them is its own, so
+that an optimizer's state means the same in both.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    ConstantParamScheduler,
+    CosineParamScheduler,
+    LinearParamScheduler,
+    MultiStepParamScheduler,
+    ParamScheduler,
+    StepWithFixedGammaParamScheduler,
+)
+from torch import nn
+
+from msbreg.run.errors import UserError
+
+# ---- The learning rate of each iteration, value by value as Detectron2's scheduler has it
+
+
+Multiplier = Callable[[int], float]
+"""Iteration, from 0 -> what every group's base learning rate is multiplied by."""
+
+NAMES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+WARMUPS = ("linear", "constant")
+
+
+def learning_rate_multiplier(config: CfgNode) -> Multiplier:
+    """SOLVER's schedule with its warm-up, from 0 to MAX_ITER - 1.
+
+    Raises:
+        UserError: the schedule or the warm-up is unknown, or its numbers make none.
+    """
+    solver = config.SOLVER
+    _check(solver)
+    whole = _schedule(solver)
+    # The warm-up ends where the schedule then is, which a long one makes lower than its start.
+    length = min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
+    end = whole(0.0) if solver.RESCALE_INTERVAL else whole(length)
+    start = solver.WARMUP_FACTOR * whole(0.0)
+    if solver.WARMUP_METHOD == "constant":
+        warmup: ParamScheduler = ConstantParamScheduler(start)
+    else:
+        warmup = LinearParamScheduler(start, end)
+    combined = CompositeParamScheduler(
+        [warmup, whole],
+        interval_scaling=["rescaled", "rescaled" if solver.RESCALE_INTERVAL else "fixed"],
+        lengths=[length, 1 - length],
+    )
+    return lambda iteration: combined(iteration / solver.MAX_ITER)
+
+
+def _schedule(solver: CfgNode) -> ParamScheduler:
+    """What is left of the schedule without its warm-up."""
+    if solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
+        return CosineParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR)
+    if solver.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR":
+        return StepWithFixedGammaParamScheduler(
+            base_value=1.0,
+            gamma=solver.GAMMA,
+            num_decays=solver.NUM_DECAYS,
+            num_updates=solver.MAX_ITER,
+        )
+    steps = reached_steps(solver)
+    return MultiStepParamScheduler(
+        values=[solver.GAMMA**k for k in range(len(steps) + 1)],
+        milestones=steps,
+        num_updates=solver.MAX_ITER,
+    )
+
+
+def reached_steps(solver: CfgNode) -> list[int]:
+    """The STEPS that come before the end; Detectron2 leaves the others out, too, with a warning."""
+    return [step for step in solver.STEPS if step < solver.MAX_ITER]
+
+
+def unreached_steps(solver: CfgNode) -> list[int]:
+    """The STEPS at the end or after it."""
+    return [step for step in solver.STEPS if step >= solver.MAX_ITER]
+
+
+def _check(solver: CfgNode) -> None:
+    if solver.LR_SCHEDULER_NAME not in NAMES:
+        raise UserError(
+            f"SOLVER.LR_SCHEDULER_NAME is {solver.LR_SCHEDULER_NAME!r}; expected {', '.join(NAMES)}"
+        )
+    if solver.WARMUP_METHOD not in WARMUPS:
+        raise UserError(
+            f"SOLVER.WARMUP_METHOD is {solver.WARMUP_METHOD!r}; expected {' or '.join(WARMUPS)}"
+        )
+    if solver.MAX_ITER < 1 or solver.WARMUP_ITERS < 0 or solver.BASE_LR <= 0:
+        raise UserError(
+            f"SOLVER.MAX_ITER is {solver.MAX_ITER}, WARMUP_ITERS {solver.WARMUP_ITERS} and BASE_LR "
+            f"{solver.BASE_LR}; expected at least 1, at least 0, and more than 0"
+        )
+    steps = list(solver.STEPS)
+    if steps != sorted(set(steps)) or any(step < 1 for step in steps):
+        raise UserError(f"SOLVER.STEPS is {steps}; expected iterations in ascending order, from 1")
+    name, reached = solver.LR_SCHEDULER_NAME, reached_steps(solver)
+    if name == "WarmupMultiStepLR" and len(reached) >= solver.MAX_ITER:
+        raise UserError(
+            f"SOLVER.MAX_ITER is {solver.MAX_ITER}: too few iterations for STEPS {steps}"
+        )
+    if name == "WarmupStepWithFixedGammaLR" and solver.WARMUP_ITERS >= solver.MAX_ITER:
+        raise UserError(
+            f"SOLVER.WARMUP_ITERS is {solver.WARMUP_ITERS}; expected less than MAX_ITER "
+            f"({solver.MAX_ITER}) with WarmupStepWithFixedGammaLR"
+        )
+    if name == "WarmupCosineLR" and not 0 <= solver.BASE_LR_END <= solver.BASE_LR:
+        raise UserError(
+            f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}; expected 0 to BASE_LR ({solver.BASE_LR})"
+        )
+
+
+# ---- The numbers that a training goes by, whatever the engine
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers that the loop goes by.
+
+    Attributes:
+        iterations: steps in all.
+        accumulate: parts in which a process passes its batch.
+        bf16: autocast to bfloat16 while training; statistics and evaluation stay in float32.
+        checkpoint_period, evaluation_period: in iterations; 0 is never before the end.
+        precise_bn: batches for precise BatchNorm statistics before each evaluation; 0 is off.
+        seed: of the draws between steps.
+        row_period: iterations that a row of the curve averages over (Detectron2's writers: 20).
+    """
+
+    iterations: int
+    accumulate: int = 1
+    bf16: bool = False
+    checkpoint_period: int = 0
+    evaluation_period: int = 0
+    precise_bn: int = 0
+    seed: int = 0
+    row_period: int = 20
+
+
+def plan_of(config: CfgNode, *, accumulate: int, amp: str, seed: int) -> Plan:
+    """What SOLVER and TEST say, and what the yaml has no word for.
+
+    Raises:
+        UserError: they make no schedule, or ask for float16.
+    """
+    learning_rate_multiplier(config)  # before anything is read or written
+    if config.SOLVER.AMP.ENABLED:
+        raise UserError(
+            "SOLVER.AMP.ENABLED asks for float16, which is not implemented; give "
+            "SOLVER.AMP.ENABLED False, and --amp bf16 for bfloat16"
+        )
+    precise = config.TEST.PRECISE_BN
+    return Plan(
+        iterations=config.SOLVER.MAX_ITER,
+        accumulate=accumulate,
+        bf16=amp == "bf16",
+        checkpoint_period=config.SOLVER.CHECKPOINT_PERIOD,
+        evaluation_period=config.TEST.EVAL_PERIOD,
+        precise_bn=precise.NUM_ITER if precise.ENABLED else 0,
+        seed=seed,
+    )
+
+
+# ---- SGD over the parameter groups of Detectron2's build_optimizer, and its gradient clippi
+
+
+NORMS = (
+    nn.modules.batchnorm._BatchNorm,  # SyncBatchNorm among them; Detectron2's FrozenBN has no parameters
+    nn.GroupNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+
+
+def parameter_groups(config: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
+    """The trainable parameters, put together by learning rate and weight decay.
+
+    Norm layers have WEIGHT_DECAY_NORM, biases BASE_LR x BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS (None:
+    WEIGHT_DECAY); a norm layer's bias is a bias first.
+    """
+    solver = config.SOLVER
+    of_biases: dict[str, float] = {}
+    if solver.BIAS_LR_FACTOR != 1.0:
+        of_biases["lr"] = solver.BASE_LR * solver.BIAS_LR_FACTOR
+    if solver.WEIGHT_DECAY_BIAS is not None:
+        of_biases["weight_decay"] = solver.WEIGHT_DECAY_BIAS
+    groups: dict[tuple[tuple[str, float], ...], list[nn.Parameter]] = {}
+    seen: set[nn.Parameter] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            options = {"lr": solver.BASE_LR}
+            if isinstance(module, NORMS):
+                options["weight_decay"] = solver.WEIGHT_DECAY_NORM
+            if name == "bias":
+                options |= of_biases
+            groups.setdefault(tuple(options.items()), []).append(parameter)
+    return [dict(options) | {"params": parameters} for options, parameters in groups.items()]
+
+
+def build_optimizer(config: CfgNode, model: nn.Module) -> torch.optim.SGD:
+    """SGD with SOLVER's momentum.
+
+    Raises:
+        UserError: nothing is left to train.
+    """
+    groups = parameter_groups(config, model)
+    if not groups:
+        raise UserError("no parameter of the detector is trainable; lower MODEL.BACKBONE.FREEZE_AT")
+    solver = config.SOLVER
+    return torch.optim.SGD(
+        groups,
+        lr=solver.BASE_LR,
+        momentum=solver.MOMENTUM,
+        nesterov=solver.NESTEROV,
+        weight_decay=solver.WEIGHT_DECAY,
+        foreach=True,
+    )
+
+
+def clip_gradients(config: CfgNode, optimizer: torch.optim.Optimizer) -> None:
+    """Clip each parameter's gradient by itself, as SOLVER.CLIP_GRADIENTS asks; off by default.
+
+    Raises:
+        UserError: CLIP_TYPE is unknown.
+    """
+    clip = config.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED:
+        return
+    parameters = itertools.chain.from_iterable(g["params"] for g in optimizer.param_groups)
+    for parameter in parameters:
+        if clip.CLIP_TYPE == "value":
+            nn.utils.clip_grad_value_(parameter, clip.CLIP_VALUE)
+        elif clip.CLIP_TYPE == "norm":
+            nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
+        else:
+            raise UserError(
+                f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; expected value or norm"
+            )

@@ -1,0 +1,152 @@
+"""The splits that a yaml names, checked against what it says of them."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from msbreg.data.catalog import join_scenes, load_scenes, without_empty
+from msbreg.data.folder import list_fingerprint
+from msbreg.data.scenes import Scenes
+from msbreg.run.errors import UserError
+from transfer.scoring.predictions import split_digest
+
+
+@dataclass(frozen=True)
+class Data:
+    """Scenes to train on, none where nothing is trained, and scenes to test on."""
+
+    train: Scenes
+    test: Scenes
+
+    def doubts(self) -> list[str]:
+        """What makes scores on these data other than they look."""
+        found = [*self.train.doubts, *self.test.doubts]
+        shared = len(_files(self.train) & _files(self.test))
+        if shared:
+            found.append(
+                f"{shared} of the {len(self.test.scenes)} images of {self.test.name} are trained on: "
+                "the scores are no test"
+            )
+        present = {o.label for s in self.test.scenes for o in s.instances if not o.crowd}
+        absent = [name for k, name in enumerate(self.test.classes) if k not in present]
+        if absent:
+            found.append(f"{self.test.name} has no object of {_some(tuple(absent))}")
+        return found
+
+    def described(self) -> dict[str, Any]:
+        """For the record. ``annotations`` is a digest of these; ``fingerprint`` of the image files, too.
+
+        Of the files, names and sizes are looked at.
+        """
+        splits = {"train": self.train, "test": self.test}
+        return {
+            which: {
+                "name": scenes.name,
+                "images": len(scenes.scenes),
+                "objects": sum(len(scene.instances) for scene in scenes.scenes),
+                "classes": list(scenes.classes),
+                "annotations": (annotations := split_digest(scenes)),
+                "fingerprint": _fingerprint(annotations, scenes),
+            }
+            for which, scenes in splits.items()
+            if scenes.scenes
+        }
+
+
+def data_of(config: CfgNode, root: Path | None, *, train: bool) -> Data:
+    """The scenes of DATASETS.TRAIN, joined and without empty ones as DATALOADER says, and of TEST.
+
+    Args:
+        root: where named data sets lie.
+        train: whether anything is trained.
+
+    Raises:
+        UserError: a split is missing or malformed, the two have other classes, or the yaml has
+            another number of them.
+    """
+    root = None if root is None else _folder(root)
+    _check_names(config)
+    if len(config.DATASETS.TEST) != 1:
+        raise UserError(
+            f"DATASETS.TEST is {list(config.DATASETS.TEST)}; expected one data set: its scores are "
+            "those of the run"
+        )
+    test = load_scenes(config.DATASETS.TEST[0], root)
+    _check_classes(config, test)
+    if config.MODEL.MASK_ON:
+        _check_masks(test)
+    if all(i.crowd or i.difficult for scene in test.scenes for i in scene.instances):
+        raise UserError(
+            f"{test.name} has nothing to score: none of its {len(test.scenes)} images shows an object "
+            "that is neither a crowd nor difficult; give a split with annotations as DATASETS.TEST"
+        )
+    if not train:
+        return Data(replace(test, scenes=()), test)
+    if not config.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN is empty; expected the name of a data set or more")
+    joined = join_scenes([load_scenes(name, root) for name in config.DATASETS.TRAIN])
+    if joined.classes != test.classes:
+        raise UserError(
+            f"{joined.name} has the classes {_some(joined.classes)}, {test.name} has "
+            f"{_some(test.classes)}; expected the same, in the same order"
+        )
+    keeps_all = not config.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    return Data(joined if keeps_all else without_empty(joined), test)
+
+
+def _fingerprint(annotations: str, scenes: Scenes) -> str:
+    files = list_fingerprint([scene.file for scene in scenes.scenes])
+    return hashlib.sha256(f"{annotations} {files}".encode()).hexdigest()
+
+
+def _files(scenes: Scenes) -> set[Path]:
+    """The images, whatever links lead to their folders."""
+    folder = cache(Path.resolve)
+    return {folder(scene.file.parent) / scene.file.name for scene in scenes.scenes}
+
+
+def _folder(root: Path) -> Path:
+    folder = root.expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"--data {root} is no folder; expected the one that holds the data sets, such as VOC2007 or "
+            "coco"
+        )
+    return folder
+
+
+def _check_names(config: CfgNode) -> None:
+    for key, names in config.DATASETS.items():
+        if key in ("TRAIN", "TEST") and any(not isinstance(name, str) for name in names):
+            raise UserError(
+                f"DATASETS.{key} is {list(names)}; expected names in quotation marks, such as "
+                "('voc_2007_trainval',)"
+            )
+
+
+def _check_classes(config: CfgNode, scenes: Scenes) -> None:
+    given, found = config.MODEL.ROI_HEADS.NUM_CLASSES, len(scenes.classes)
+    if given != found:
+        raise UserError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {given}, but {scenes.name} has {found} classes "
+            f"({_some(scenes.classes)}).\nGive: MODEL.ROI_HEADS.NUM_CLASSES {found}"
+        )
+
+
+def _check_masks(test: Scenes) -> None:
+    """Found now, and not after the training, when masks are to be scored."""
+    without = [s.id for s in test.scenes if any(o.mask is None for o in s.instances)]
+    if without:
+        raise UserError(
+            f"{len(without)} of the {len(test.scenes)} images of {test.name} have objects without a "
+            f"mask, the first is {without[0]!r}; expected masks of all.\nGive other data, or "
+            "MODEL.MASK_ON False to detect boxes alone."
+        )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return f"{len(names)}: " + ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

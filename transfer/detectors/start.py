@@ -1,0 +1,344 @@
+"""Backbones to start a detector from, and whether they are the ones that its yaml describes.
+
+A yaml states what no file of weights shows: the order and normalisation of the input, the place of
+the stride. Here the two are compared, so that a detector is not trained on what its backbone never saw.
+
+A whole detector as a start: read, and compared with what it is asked to be.
+
+What a detector starts from: a backbone of any origin, its untrained twin, or a whole detector.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from msbreg.backbones.resnet import BACKBONES, ResNet, build_backbone
+from msbreg.checkpoints.convert.consumer_settings import Settings, settings_of
+from msbreg.checkpoints.convert.target import no_small_stem
+from msbreg.checkpoints.layouts.names import detectron2, to_dialect
+from msbreg.checkpoints.load import Provenance, file_sha256, load_backbone, random_backbone
+from msbreg.checkpoints.read import read_file
+from msbreg.data.transforms import IMAGENET
+from msbreg.run.config import flat, plain
+from msbreg.run.errors import UserError
+from msbreg.run.job import Job, log
+from transfer.detectors import continuing
+from transfer.detectors.detection_config import Config
+from transfer.detectors.rcnn.weights import Loaded, is_detector, place_backbone, place_detector
+
+# ---- Backbones to start a detector from, and whether they are the ones that its yaml descri
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights of a backbone, in Detectron2's names, and where they are from."""
+
+    state: dict[str, Tensor]
+    provenance: Provenance
+
+
+def backbone_of_file(
+    path: Path,
+    config: CfgNode,
+    *,
+    encoder: str | None = None,
+    family: str | None = None,
+    trust_pickle: bool = False,
+) -> Start:
+    """The backbone of any checkpoint of ``msbreg.checkpoint.load_backbone``.
+
+    Raises:
+        UserError: the file cannot be read, or the yaml describes another backbone or another input.
+    """
+    backbone, provenance = load_backbone(
+        path, encoder=encoder, family=family, trust_pickle=trust_pickle
+    )
+    settings = settings_of(
+        backbone,
+        provenance.arch,
+        provenance.normalisation,
+        provenance.stride,
+        provenance.image_size,
+    )
+    check_backbone(config, settings, str(path))
+    return Start(_in_detectron2s_names(backbone), provenance)
+
+
+def untrained(config: CfgNode, *, seed: int) -> Start:
+    """The backbone of the yaml as initialised by the seed: what every score has to beat.
+
+    Raises:
+        UserError: no backbone of BACKBONES is the yaml's.
+    """
+    resnets = config.MODEL.RESNETS
+    for arch in BACKBONES:
+        with torch.device("meta"):
+            settings = settings_of(build_backbone(arch), arch, IMAGENET, "3x3", 0)
+        same = (settings.depth, settings.width) == (resnets.DEPTH, resnets.STEM_OUT_CHANNELS)
+        if same and settings.stem == "imagenet":
+            backbone, provenance = random_backbone(arch, seed=seed)
+            return Start(_in_detectron2s_names(backbone), provenance)
+    raise UserError(
+        f"--checkpoint random: no backbone of depth {resnets.DEPTH} with STEM_OUT_CHANNELS "
+        f"{resnets.STEM_OUT_CHANNELS} is among {', '.join(BACKBONES)}"
+    )
+
+
+def check_backbone(config: CfgNode, settings: Settings, source: str) -> None:
+    """That the yaml builds this backbone and feeds it as it was trained.
+
+    Raises:
+        UserError: it does not; the message has the KEY VALUE pairs that do.
+    """
+    if reason := no_small_stem(settings):
+        raise UserError(
+            f"{source} holds {settings.arch}, which no detector here is built on: {reason}.\n"
+            "Pre-train with --arch resnet18-narrow (or resnet18, resnet50) instead."
+        )
+    wrong = {
+        key: value for key, value in _wanted(settings).items() if not _same(config, key, value)
+    }
+    if wrong:
+        lines = [f"  {key} is {_value(config, key)!r} there" for key in wrong]
+        pairs = " ".join(f'{key} "{value}"' for key, value in wrong.items())
+        raise UserError(
+            f"{source} holds {settings.arch}, trained on {settings.channels} input of its own mean "
+            "and deviation; the yaml says otherwise:\n" + "\n".join(lines) + f"\nGive: {pairs}"
+        )
+
+
+def _wanted(settings: Settings) -> dict[str, Any]:
+    """Keys of the yaml that the backbone decides."""
+    wanted: dict[str, Any] = {
+        "INPUT.FORMAT": settings.channels,
+        "MODEL.PIXEL_MEAN": [round(value, 3) for value in settings.pixel_mean],
+        "MODEL.PIXEL_STD": [round(value, 3) for value in settings.pixel_std],
+        "MODEL.RESNETS.DEPTH": settings.depth,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": settings.width,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": settings.width * (4 if settings.bottleneck else 1),
+    }
+    if settings.bottleneck:  # basic blocks have no 1x1 convolution to put it in
+        wanted["MODEL.RESNETS.STRIDE_IN_1X1"] = settings.stride_in_1x1
+    return wanted
+
+
+def _value(config: CfgNode, key: str) -> Any:
+    node: Any = config
+    for name in key.split("."):
+        node = node[name]
+    return node
+
+
+def _same(config: CfgNode, key: str, value: Any) -> bool:
+    given = _value(config, key)
+    if not isinstance(value, list):
+        return given == value
+    # In grey levels: the third decimal is where the yamls of the field round.
+    return len(given) == len(value) and all(
+        math.isclose(a, b, abs_tol=0.01) for a, b in zip(given, value, strict=True)
+    )
+
+
+def _in_detectron2s_names(backbone: ResNet) -> dict[str, Tensor]:
+    return to_dialect(backbone.state_dict(), detectron2)
+
+
+# ---- A whole detector as a start: read, and compared with what it is asked to be
+
+
+WITHOUT_EFFECT = (
+    *("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.BACKBONE.FREEZE_AT"),
+    *("*.NORM", "*_TRAIN", "*.BATCH_SIZE_PER_IMAGE", "*.POSITIVE_FRACTION", "*.IOU_THRESHOLDS"),
+    *("*.IOU_LABELS", "*.SMOOTH_L1_BETA", "*.BBOX_REG_LOSS_TYPE", "*LOSS_WEIGHT"),
+    *("*.BOUNDARY_THRESH", "*.PROPOSAL_APPEND_GT", "*.TRAIN_ON_PRED_BOXES"),
+)
+"""Keys of MODEL that an evaluation does not depend on (another kind of norm has other tensors)."""
+CHOSEN_AT_TEST = ("*_TEST", "*.NMS_THRESH")
+"""Keys of MODEL that say how to evaluate: the record holds them, and they may differ."""
+
+
+@dataclass(frozen=True)
+class WholeDetector:
+    """What a file says of the detector in it.
+
+    Attributes:
+        provenance: for the record; ``classes`` only where the file states them.
+        settings: of MODEL and INPUT.FORMAT, by dotted key; None where the file does not state them.
+    """
+
+    provenance: dict[str, Any]
+    classes: Sequence[str] | None
+    settings: Mapping[str, Any] | None
+
+    def doubts(self, config: CfgNode, classes: Sequence[str], *, eval_only: bool) -> list[str]:
+        """What makes it another detector than the yaml and the data expect, in words after its name.
+
+        Raises:
+            UserError: it would be evaluated with other classes, or as another network or on other
+                pixels than those it was trained with.
+        """
+        found = self._other_settings(config) + self._other_classes(classes)
+        if found and eval_only and self.classes is not None:
+            raise UserError(f"{self.provenance['source']} " + "\nand ".join(found))
+        if not eval_only:
+            found.append("is a whole detector: it is trained further, for as many iterations again")
+        return found
+
+    def _other_settings(self, config: CfgNode) -> list[str]:
+        if self.settings is None:
+            return []
+        now = model_settings(config)
+        wrong = {
+            key: value
+            for key, value in self.settings.items()
+            if key in now and now[key] != value and not _free(key)
+        }
+        if not wrong:
+            return []
+        lines = [f"  {key} was {value!r}, here it is {now[key]!r}" for key, value in wrong.items()]
+        pairs = " ".join(f'{key} "{value}"' for key, value in wrong.items())
+        return ["was trained with other settings:\n" + "\n".join(lines) + f"\nGive: {pairs}"]
+
+    def _other_classes(self, classes: Sequence[str]) -> list[str]:
+        if self.classes is None:
+            return [f"does not say its classes; taken to be {_some(classes)}, in this order"]
+        if list(self.classes) == list(classes):
+            return []
+        return [
+            f"was trained on the classes {_some(self.classes)}, the data have {_some(classes)}; "
+            "expected the same, in the same order.\n"
+            "A folder in VOC's layout can state them, one a line, in classes.txt."
+        ]
+
+
+def model_settings(config: CfgNode) -> dict[str, Any]:
+    """MODEL and INPUT.FORMAT by dotted key, as JSON knows them."""
+    keys = plain(flat(config))
+    return {k: v for k, v in keys.items() if k.startswith("MODEL.") or k == "INPUT.FORMAT"}
+
+
+def whole_detector(
+    path: Path, model: nn.Module, config: CfgNode, trust_pickle: bool
+) -> WholeDetector | None:
+    """Load a checkpoint of this script or of Detectron2; None of a file that holds no detector.
+
+    Raises:
+        UserError: the file cannot be read, or is of a detector of other tensors.
+    """
+    file = read_file(path, trust_pickle=trust_pickle)
+    content = file.content if isinstance(file.content, dict) else {}
+    state = content.get("model", content)
+    if not isinstance(state, dict) or not is_detector(state):
+        return None
+    loaded = place_detector(model, config, state, path)
+    of_file = {"source": str(path), "sha256": file.sha256, "loaded": counts(loaded)}
+    if content.get("kind") != continuing.KIND:
+        provenance = {
+            "name": path.stem,
+            "encoder": "whole detector",
+            "arch": f"resnet{config.MODEL.RESNETS.DEPTH}",
+            "details": {},
+            "family": "detector of Detectron2",
+        }
+        return WholeDetector(provenance | of_file, None, None)
+    about = content["about"]
+    provenance = about["network"] | {
+        "iteration": content["iteration"],
+        "family": "detector of this suite",
+    }
+    trained = {k: v for k, v in about["yaml"].items() if k in model_settings(config)}
+    return WholeDetector(provenance | of_file, about["data"]["train"]["classes"], trained)
+
+
+def counts(loaded: Loaded) -> dict[str, Any]:
+    """Numbers of tensors, by what became of them and why."""
+    grouped = {"fresh": loaded.fresh, "left_out": loaded.left_out}
+    numbers = {name: {why: len(v) for why, v in group.items()} for name, group in grouped.items()}
+    return {"taken": loaded.taken, **numbers}
+
+
+def _free(key: str) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in WITHOUT_EFFECT + CHOSEN_AT_TEST)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+
+
+# ---- What a detector starts from: a backbone of any origin, its untrained twin, or a whole
+
+
+def start_detector(
+    model: nn.Module, config: CfgNode, asked: Config, classes: Sequence[str], running: Job
+) -> None:
+    """Load what was asked for; the network's provenance goes into the record.
+
+    Args:
+        classes: of the data, in the order of their labels.
+
+    Raises:
+        UserError: nothing was asked for, it cannot be read, it is of another network or input, or only
+            a backbone is there to be evaluated.
+    """
+    given = asked.checkpoint or ""
+    path = Path(given).expanduser()
+    if not given:
+        raise UserError(
+            "no weights to start from: give --checkpoint CHECKPOINT (or MODEL.WEIGHTS in the yaml), or "
+            "--checkpoint random for the untrained twin"
+        )
+    if "://" in given:
+        raise UserError(
+            f"the weights are {given!r}, and nothing is downloaded here; download them, and give the "
+            "file as --checkpoint"
+        )
+    whole = None if given == "random" else whole_detector(path, model, config, asked.trust_pickle)
+    if whole is None and asked.eval_only:
+        raise UserError(
+            f"--eval-only needs a whole detector; {given} is a backbone. Give the checkpoint of a "
+            "detection run, or Detectron2's model_final.pth or .pkl"
+        )
+    if whole is not None:
+        for doubt in whole.doubts(config, classes, eval_only=asked.eval_only):
+            running.warn(f"{given} {doubt}")
+        network = whole.provenance
+        if not asked.eval_only:
+            network["name"] += f", detector of {network.get('iteration', 'unknown')} iterations"
+    else:
+        start = (
+            untrained(config, seed=asked.seed)
+            if given == "random"
+            else backbone_of_file(
+                path,
+                config,
+                encoder=asked.encoder,
+                family=asked.family,
+                trust_pickle=asked.trust_pickle,
+            )
+        )
+        loaded = place_backbone(model, start.state, given)
+        for reason, names in loaded.left_out.items():
+            log.info("left out of the detector: %d tensors (%s)", len(names), reason)
+        network = start.provenance.as_dict() | {"loaded": counts(loaded)}
+    network["name"] = asked.name or network.get("name") or _name(network, asked.encoder)
+    running.record.content["network"] = network
+    log.info("%s: %s of %s (%s)", given, network["encoder"], network["arch"], network["family"])
+
+
+def weights_digest(checkpoint: str | None) -> dict[str, str]:
+    """Digest of the checkpoint's contents, by which a finished run is known again."""
+    file = Path(checkpoint or "").expanduser()
+    return {"checkpoint": file_sha256(file) if file.is_file() else checkpoint or ""}
+
+
+def _name(network: dict[str, Any], encoder: str | None) -> str:
+    """What tables call the network."""
+    name = f"{network['details'].get('method', network['family'])} {network['arch']}"
+    return f"{name}, {network['encoder']}" if encoder else name

@@ -1,0 +1,31 @@
+"""The engine of torchvision's parts: the networks of transfer/detectors/rcnn, Detectron2's solver."""
+
+import torchvision
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from transfer.detectors.rcnn import build_model
+from transfer.detectors.solver import build_optimizer, clip_gradients, learning_rate_multiplier
+from transfer.detectors.train_loop import Solver
+
+
+def version() -> str:
+    """Such as ``0.29.0``."""
+    return torchvision.__version__
+
+
+def build_detector(config: CfgNode) -> nn.Module:
+    """A freshly initialised detector on the CPU; see ``rcnn.build_model``."""
+    return build_model(config)
+
+
+def build_solver(config: CfgNode, model: nn.Module) -> Solver:
+    """SGD and its schedule, as Detectron2's build_optimizer and build_lr_scheduler make them."""
+    optimizer = build_optimizer(config, model)
+    multiplier = learning_rate_multiplier(config)
+    bases = [group["lr"] for group in optimizer.param_groups]
+    return Solver(
+        optimizer,
+        rates=lambda iteration: [base * multiplier(iteration) for base in bases],
+        clip=lambda: clip_gradients(config, optimizer),
+    )

@@ -1,0 +1,219 @@
+"""What a run leaves to look at: precision-recall curves (SVG) and detections beside the truth (PNG).
+
+Both read on white and on black pages: lines and boxes are in tones that do, the SVG's text follows the
+reader's colour scheme, and the PNG is transparent around its images.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from msbreg.data.annotated_images import read_upright
+from msbreg.data.run_lengths import decode, to_rle
+from msbreg.data.scenes import Prediction, RunLengths, Scene, Scenes
+from msbreg.run.record import write_atomically
+from transfer.drawing.svg import BLUE, GREEN, GREY, INK, ORANGE, STYLE, svg_of
+from transfer.scoring.detection_scores import RECALLS, DetectionScores
+from transfer.scoring.verdicts import Pick, best_and_worst
+
+CURVES, SHEET = "curves_{}.svg", "detections.png"
+SHOWN_SCORE = 0.5  # detections below are drawn only where the sheet is about them
+NAMED = 8  # in a picture with more boxes, words would cover it
+_THICK = 3
+_SIDE, _GAP, _LINE = 224, 8, 14  # pixels of a picture, between pictures, of a line of text
+# A colour for readers without the media query, then one for each scheme.
+_SCHEMES = (
+    "<style>:root{color:#24292f}@media (prefers-color-scheme:dark){:root{color:#d0d7de}}</style>"
+)
+
+
+def write_drawings(
+    folder: Path,
+    scenes: Scenes,
+    predictions: Sequence[Prediction],
+    scores: dict[str, DetectionScores],  # by name: "box", "mask"
+) -> list[str]:
+    """Write ``curves_NAME.svg`` of each of the scores and ``detections.png``; give their names.
+
+    Raises:
+        UserError: the predictions do not fit the split, or an image cannot be read.
+    """
+    written = []
+    for name, of_name in scores.items():
+        written.append(CURVES.format(name))
+        write_atomically(folder / written[-1], precision_recall_curves(of_name).encode())
+    buffer = io.BytesIO()
+    detection_sheet(scenes, predictions).save(buffer, "PNG")
+    write_atomically(folder / SHEET, buffer.getvalue())
+    return [*written, SHEET]
+
+
+# ---- Curves
+
+
+def precision_recall_curves(scores: DetectionScores) -> str:
+    """One small plot a class, at IoU .50 and .75 as far as they were scored, as an SVG file."""
+    lines = {
+        f"IoU {t:.2f}": (i, colour)
+        for t, colour in ((0.5, BLUE), (0.75, ORANGE))
+        for i, threshold in enumerate(scores.thresholds)
+        if threshold == t
+    }
+    columns = min(5 if len(scores.classes) <= 25 else 10, len(scores.classes))
+    rows = -(-len(scores.classes) // columns)
+    style = STYLE | {"font.size": 7.5, "svg.hashsalt": scores.metric}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(1.9 * columns, 1.7 * rows + 0.5), layout="constrained")
+        # Not shared: matplotlib sets the limits of n shared axes in n^2 steps, seconds at 80 classes.
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for k, (ax, row) in enumerate(
+            zip(axes.flat[: len(scores.classes)], scores.table(), strict=True)
+        ):
+            shown = "no objects" if row["AP"] is None else f"AP {row['AP']:.1f}"
+            ax.set_title(f"{row['class']}  {shown}", fontsize=7.5, loc="left")
+            for label, (i, colour) in lines.items():
+                ax.plot(RECALLS, scores.precision[i, :, k], color=colour, label=label, lw=1.3)
+            ax.set(xlim=(0, 1.01), ylim=(0, 1.03), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+            ax.tick_params(
+                labelleft=k % columns == 0, labelbottom=k + columns >= len(scores.classes)
+            )
+            ax.grid(color=GREY, alpha=0.22, linewidth=0.5)
+        for ax in axes.flat[len(scores.classes) :]:
+            ax.set_visible(False)
+        handles = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper right", ncols=2, frameon=False)
+        figure.supxlabel("recall", color=INK, fontsize=7.5)
+        figure.supylabel("precision", color=INK, fontsize=7.5)
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    head, tag, rest = svg_of(figure).partition("<defs>")
+    return head + _SCHEMES + tag + rest
+
+
+# ---- Detections
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Something to draw, in pixels of the scene's image."""
+
+    box: tuple[float, ...]
+    mask: RunLengths | None
+    colour: str
+    words: str
+    width: int
+
+
+def detection_sheet(
+    scenes: Scenes,
+    predictions: Sequence[Prediction],
+    count: int = 6,
+) -> Image.Image:
+    """Draw the best hits (left) and the worst misses (right), each beside the truth of its scene.
+
+    Best and worst are by ``best_and_worst``: the surest of either kind, one of a scene. The detection
+    in question is drawn thick, others from a score of 0.5 on thin; objects that are difficult or crowds
+    are grey. Where there are many boxes, only the one in question has words.
+    """
+    best, worst = best_and_worst(scenes, predictions, count)
+    by_id = {prediction.scene: prediction for prediction in predictions}
+    rows = max(len(best), len(worst), 1)
+    cell = (2 * _SIDE + _GAP, _SIDE + _LINE + _GAP)
+    sheet = Image.new("RGBA", (2 * cell[0] + 3 * _GAP, rows * cell[1] + _LINE + _GAP))
+    pen = ImageDraw.Draw(sheet)
+    columns = [("surest hits", best, BLUE), ("surest misses", worst, ORANGE)]
+    for column, (title, picks, colour) in enumerate(columns):
+        left = column * (cell[0] + 3 * _GAP)
+        words = title if picks else f"no {title.removeprefix('surest ')}"
+        pen.text((left, 0), f"{words}: truth, detections", fill=GREY, font=_font())
+        for row, pick in enumerate(picks):
+            top = _LINE + _GAP + row * cell[1]
+            scene, shown = scenes.scenes[pick.scene], by_id[scenes.scenes[pick.scene].id]
+            pixels = np.asarray(read_upright(scene))
+            truth = _drawn(pixels, _objects(scene, scenes.classes))
+            found = _drawn(pixels, _detections(shown, pick, scenes.classes, colour))
+            for place, picture in enumerate((truth, found)):
+                sheet.paste(picture, (left + place * (_SIDE + _GAP), top))
+            caption = _caption(scene, shown, pick, scenes.classes)
+            pen.text((left, top + truth.height + 1), caption, fill=GREY, font=_font())
+    return sheet
+
+
+def _objects(scene: Scene, classes: Sequence[str]) -> list[_Shape]:
+    return [
+        _Shape(
+            o.box,
+            None if o.mask is None else to_rle(o.mask, scene.height, scene.width),
+            GREY if o.crowd or o.difficult else GREEN,
+            classes[o.label],
+            2,
+        )
+        for o in scene.instances
+    ]
+
+
+def _detections(
+    prediction: Prediction, pick: Pick, classes: Sequence[str], colour: str
+) -> list[_Shape]:
+    """Weakest first, the picked one last: it lies on top."""
+    order = [i for i in np.argsort(prediction.scores, kind="stable").tolist() if i != pick.index]
+    shown = [i for i in order if prediction.scores[i] >= SHOWN_SCORE] + [pick.index]
+    return [
+        _Shape(
+            tuple(prediction.boxes[i].tolist()),
+            None if prediction.masks is None else prediction.masks[i],
+            colour if i == pick.index else GREY,
+            f"{classes[prediction.labels[i]]} {prediction.scores[i]:.2f}",
+            _THICK if i == pick.index else 1,
+        )
+        for i in shown
+    ]
+
+
+def _drawn(
+    pixels: np.ndarray,  # (H, W, 3) uint8
+    shapes: Sequence[_Shape],
+) -> Image.Image:
+    """The image with masks, boxes and words on it, ``_SIDE`` pixels along its longer side."""
+    height, width = pixels.shape[:2]
+    scale = _SIDE / max(height, width)
+    blended = pixels.copy()
+    for shape in shapes:
+        if shape.mask is not None:
+            inside = decode(shape.mask)
+            tone = np.array(Image.new("RGB", (1, 1), shape.colour))[0, 0]
+            blended[inside] = (0.55 * blended[inside] + 0.45 * tone).astype(np.uint8)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = Image.fromarray(blended).resize(size, Image.Resampling.LANCZOS)
+    pen = ImageDraw.Draw(image)
+    for shape in shapes:
+        x0, y0, x1, y1 = (edge * scale for edge in shape.box)
+        pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), None, shape.colour, shape.width)
+    named = shapes if len(shapes) <= NAMED else [s for s in shapes if s.width == _THICK]
+    for shape in named:  # words after all boxes, so that none strikes them through
+        fitting = image.width - pen.textlength(shape.words, font=_font()) - 1
+        at = (
+            max(0, min(shape.box[0] * scale + 1, fitting)),
+            max(0, shape.box[1] * scale - _LINE + 2),
+        )
+        pen.rectangle(pen.textbbox(at, shape.words, font=_font()), fill=shape.colour)
+        pen.text(at, shape.words, fill="white", font=_font())
+    return image
+
+
+def _caption(scene: Scene, prediction: Prediction, pick: Pick, classes: Sequence[str]) -> str:
+    name = classes[prediction.labels[pick.index]]
+    nearest = f"IoU {pick.overlap:.2f}" if pick.overlap >= 0 else f"no {name} in the scene"
+    return f"{scene.id}: {name} {prediction.scores[pick.index]:.2f}, {nearest}"
+
+
+def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default()

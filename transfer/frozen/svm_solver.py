@@ -1,0 +1,245 @@
+"""The linear SVM of VOC07: one classifier per class, its cost chosen on the training split alone.
+
+Sources: Goyal et al. 2019 (fair_self_supervision_benchmark, tools/svm) and VISSL
+(vissl/utils/svm_utils), which agree on all that is not a parameter here. Both leave the seed of
+the solver open; here it is given.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import average_precision_score
+from sklearn.model_selection import StratifiedKFold
+from sklearn.svm import LinearSVC
+
+from msbreg.run.errors import UserError
+from transfer.scoring.classification import average_precision
+
+_POWERS = tuple(0.5**power for power in range(4, 20))  # FSSB appends them to every given list
+C_GRIDS = {
+    # VISSL, eval_resnet_8gpu_transfer_voc07_svm.yaml; the power series is off there
+    "vissl": (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0),
+    # Goyal et al. 2019: the example list of fair_self_supervision_benchmark, decades
+    "goyal": (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, *_POWERS),
+    # Gidaris et al. 2021 (OBoW): valeoai/obow, through FSSB's code
+    "obow": (0.05, 0.1, 0.3, 0.5, 1.0, 3.0, 5.0, *_POWERS),
+}
+
+Difficult = Literal["negative", "exclude"]
+
+
+@dataclass(frozen=True)
+class SvmModel:
+    """C one-vs-rest classifiers on D features, and how each came to its cost among G."""
+
+    weights: np.ndarray  # (C, D) float64
+    bias: np.ndarray  # (C,)
+    costs: np.ndarray  # (C,), the chosen ones
+    cv_scores: np.ndarray  # (C, G), scikit-learn's average precision in [0, 1], mean over folds
+    unconverged: int  # of the C (G folds + 1) fits, those that stopped at 2000 iterations
+
+
+def fit_svm(
+    features: np.ndarray,  # (N, D), of the training split
+    labels: np.ndarray,  # (N, C): 1 = present, -1 = absent, 0 = only difficult objects
+    *,
+    costs: Sequence[float] = C_GRIDS["vissl"],
+    folds: int = 3,
+    difficult_train: Difficult = "negative",
+    seed: int = 0,
+    jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> SvmModel:
+    """Choose each class's cost by cross-validation on the training split, then fit all of it.
+
+    The folds are stratified and unshuffled, the criterion is scikit-learn's (not interpolated)
+    average precision, the first of equally good costs wins. `jobs` processes share the classes;
+    the result does not depend on their number. `progress(done, total)` counts classes.
+
+    Raises UserError if shapes, labels or costs are unusable, or if a class has fewer positive or
+    negative images than there are folds.
+    """
+    _check_training(features, labels, costs, folds, difficult_train)
+    rows = _normalised(features)
+    tasks = (
+        delayed(_fit_class)(rows, column, tuple(costs), folds, difficult_train, seed)
+        for column in labels.T
+    )
+    results = []
+    for result in Parallel(n_jobs=jobs, return_as="generator")(tasks):
+        results.append(result)
+        if progress is not None:
+            progress(len(results), labels.shape[1])
+    weights, bias, chosen, cv_scores, unconverged = zip(*results, strict=True)
+    return SvmModel(
+        weights=np.stack(weights),
+        bias=np.array(bias),
+        costs=np.array(chosen),
+        cv_scores=np.stack(cv_scores),
+        unconverged=sum(unconverged),
+    )
+
+
+def decision(
+    model: SvmModel,
+    features: np.ndarray,  # (N, D)
+) -> np.ndarray:  # (N, C)
+    """Give the signed scores of each class; features are normalised as those of training were."""
+    if features.ndim != 2 or features.shape[1] != model.weights.shape[1]:
+        raise UserError(
+            f"features have shape {features.shape}, the SVM was fitted on width "
+            f"{model.weights.shape[1]}. Take both from the same backbone and layer."
+        )
+    return _normalised(features) @ model.weights.T + model.bias
+
+
+def class_average_precisions(
+    decisions: np.ndarray,  # (N, C)
+    labels: np.ndarray,  # (N, C): 1 = present, -1 = absent, 0 = only difficult objects
+    difficult_test: Difficult = "exclude",
+) -> np.ndarray:  # (C,)
+    """Give the interpolated average precision of each class, in percent.
+
+    Images that show a class only as difficult objects are left out for that class, as in FSSB and
+    VISSL, or are negatives, as in PCL. Raises UserError if a class has no positive image.
+    """
+    if decisions.shape != labels.shape or not np.isin(labels, (-1, 0, 1)).all():
+        raise UserError(
+            f"decisions have shape {decisions.shape}, labels {labels.shape}: expected the same "
+            "(images, classes) twice, labels from 1, -1 and 0."
+        )
+    _check_positives(labels, at_least=1)
+    return np.array(
+        [
+            average_precision(scores[kept], column[kept])
+            for scores, column in zip(decisions.T, labels.T, strict=True)
+            for kept in [_kept(column, difficult_test)]
+        ]
+    )
+
+
+def mean_average_precision(
+    decisions: np.ndarray,  # (N, C)
+    labels: np.ndarray,  # (N, C)
+    difficult_test: Difficult = "exclude",
+) -> float:
+    """Average `class_average_precisions` over the classes, in percent."""
+    return float(class_average_precisions(decisions, labels, difficult_test).mean())
+
+
+def _fit_class(
+    rows: np.ndarray,  # (N, D), normalised
+    labels: np.ndarray,  # (N,), in {1, -1, 0}
+    costs: tuple[float, ...],
+    folds: int,
+    difficult_train: Difficult,
+    seed: int,
+) -> tuple[np.ndarray, float, float, np.ndarray, int]:
+    """Give one class's weights (D,), bias, cost, CV scores (G,) and its unconverged fits."""
+    kept = _kept(labels, difficult_train)
+    rows, targets = rows[kept], np.where(labels[kept] == 1, 1, -1)
+    splits = list(StratifiedKFold(folds).split(rows, targets))
+    scores = np.empty((len(costs), folds))
+    unconverged = 0
+    for at_cost, cost in zip(scores, costs, strict=True):
+        for fold, (train, held_out) in enumerate(splits):
+            machine, stopped_early = _fit(rows[train], targets[train], cost, seed)
+            decisions = machine.decision_function(rows[held_out])
+            at_cost[fold] = average_precision_score(targets[held_out], decisions)
+            unconverged += stopped_early
+    cv_scores = scores.mean(axis=1)
+    best = costs[int(cv_scores.argmax())]
+    machine, stopped_early = _fit(rows, targets, best, seed)
+    return machine.coef_[0], machine.intercept_[0], best, cv_scores, unconverged + stopped_early
+
+
+def _fit(
+    rows: np.ndarray,  # (N, D)
+    targets: np.ndarray,  # (N,), in {1, -1}
+    cost: float,
+    seed: int,
+) -> tuple[LinearSVC, bool]:
+    """Run LIBLINEAR with the settings of FSSB and VISSL; the flag tells that it did not finish."""
+    machine = LinearSVC(
+        penalty="l2",
+        loss="squared_hinge",
+        dual=True,
+        tol=1e-4,
+        C=cost,
+        intercept_scaling=1.0,
+        class_weight={1: 2, -1: 1},
+        max_iter=2000,
+        random_state=seed,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # counted instead
+        machine.fit(rows, targets)
+    return machine, bool(machine.n_iter_ >= machine.max_iter)
+
+
+def _normalised(
+    features: np.ndarray,  # (N, D)
+) -> np.ndarray:  # (N, D) float64
+    """Divide each row by its L2 length plus 1e-5, the constant of FSSB and VISSL."""
+    rows = features.astype(np.float64)
+    return rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-5)
+
+
+def _kept(
+    labels: np.ndarray,  # (N,)
+    difficult: Difficult,
+) -> np.ndarray:  # (N,) bool
+    return (labels != 0) | (difficult == "negative")
+
+
+def _check_training(
+    features: np.ndarray,
+    labels: np.ndarray,
+    costs: Sequence[float],
+    folds: int,
+    difficult: Difficult,
+) -> None:
+    if features.ndim != 2 or labels.ndim != 2 or len(features) != len(labels):
+        raise UserError(
+            f"features have shape {features.shape}, labels {labels.shape}: expected (N, D) and "
+            "(N, C) with one row for each image of the training split."
+        )
+    if not np.isfinite(features).all():
+        rows = np.count_nonzero(~np.isfinite(features).all(axis=1))
+        raise UserError(
+            f"{rows} of {len(features)} features are not finite. "
+            "Check the backbone's weights and, in half precision, that nothing overflowed."
+        )
+    if not np.isin(labels, (-1, 0, 1)).all():
+        raise UserError(
+            f"labels hold {np.unique(labels)[:5]}: expected 1 (present), -1 (absent) and 0 (only "
+            "difficult objects), as in VOC's ImageSets/Main/<class>_trainval.txt."
+        )
+    if not costs or min(costs) <= 0 or folds < 2:
+        raise UserError(
+            f"costs {list(costs)} and {folds} folds: expected costs above 0 and at least 2 folds. "
+            f"Take one of the lists {', '.join(C_GRIDS)}."
+        )
+    _check_positives(labels, at_least=folds)
+    negatives = np.array(
+        [np.count_nonzero(column[_kept(column, difficult)] != 1) for column in labels.T]
+    )
+    for index in np.flatnonzero(negatives < folds)[:1]:
+        raise UserError(
+            f"class {index} has {negatives[index]} negative images, expected at least {folds}, one "
+            "for each fold. Give images without it, or fewer folds."
+        )
+
+
+def _check_positives(labels: np.ndarray, at_least: int) -> None:
+    positives = np.count_nonzero(labels == 1, axis=0)
+    for index in np.flatnonzero(positives < at_least)[:1]:
+        raise UserError(
+            f"class {index} has {positives[index]} positive images, expected at least {at_least}. "
+            "Give the whole split, or leave the class out."
+        )
