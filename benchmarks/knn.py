@@ -3,7 +3,7 @@
     python benchmarks/knn.py --bank 20000 --queries 500 --width 512
 
 Every route starts from the same arrays in memory and ends with the scores (Q, C); the work of
-normalising and of building an index counts. Each round runs all routes once, so that a machine
+normalizing and of building an index counts. Each round runs all routes once, so that a machine
 that slows down slows them all; the figure is the median over the rounds after a warm one.
 """
 
@@ -75,15 +75,15 @@ def main() -> None:
     sizes = parser.parse_args()
     torch.set_num_threads(1)
 
-    # Features after a ReLU and a mean, as a ResNet's are: non-negative, around class centres.
+    # Features after a ReLU and a mean, as a ResNet's are: non-negative, around class centers.
     draw = np.random.default_rng(0)
     labels = draw.permutation(np.arange(sizes.bank) % CLASSES)
     query_labels = draw.integers(0, CLASSES, sizes.queries)
-    centres = draw.standard_normal((CLASSES, sizes.width), dtype=np.float32)
+    centers = draw.standard_normal((CLASSES, sizes.width), dtype=np.float32)
 
     def features(of: np.ndarray) -> np.ndarray:
         noise = draw.standard_normal((len(of), sizes.width), dtype=np.float32)
-        return np.maximum(centres[of] + 4 * noise, 0)
+        return np.maximum(centers[of] + 4 * noise, 0)
 
     bank, queries = features(labels), features(query_labels)
     routes = {"ours": ours, "scikit-learn brute": sklearn_brute, "torch chunks": torch_chunks}

@@ -23,7 +23,7 @@ if not __package__:
 import torch
 from torch import Tensor
 
-from msbreg.data.transforms import normalize
+from msbreg.backbones.resnet import normalize
 from pretrain.loop import forward_backward, step_noise
 from pretrain.losses import msbreg_loss
 from pretrain.networks import build_networks

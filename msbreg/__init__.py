@@ -1,3 +1,27 @@
-"""The ground that pre-training and transfer both stand on; it knows nothing of protocols."""
+"""Pre-train vision backbones without labels, and measure how any backbone transfers.
+
+The names below are the public Python API. They are imported on first use, so that a script can
+check its options before PyTorch is loaded.
+
+>>> import msbreg
+>>> sorted(msbreg.__all__)
+['extract_features', 'load_backbone', 'random_backbone']
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ["extract_features", "load_backbone", "random_backbone"]
+
+_PLACES = {
+    "extract_features": "msbreg.backbones.features",
+    "load_backbone": "msbreg.checkpoints.load",
+    "random_backbone": "msbreg.checkpoints.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'msbreg' has no attribute {name!r}; it has {__all__}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine similarity, and the two votes that turn them into scores.
+"""Exact nearest neighbors by cosine similarity, and the two votes that turn them into scores.
 
 One search at the largest k serves every smaller one: the order is total, so the first k columns
 of a wider search are the search at k.
@@ -52,11 +52,11 @@ def nearest(
 
 def weighted_vote(
     similarities: np.ndarray,  # (Q, k)
-    labels_of_neighbours: np.ndarray,  # (Q, k), in 0..C-1
+    labels_of_neighbors: np.ndarray,  # (Q, k), in 0..C-1
     classes: int,
     temperature: float = 0.07,
 ) -> np.ndarray:  # (Q, C) float64
-    """Sum exp(similarity / temperature) over the neighbours of each class.
+    """Sum exp(similarity / temperature) over the neighbors of each class.
 
     Each row is scaled by a positive factor, exp(-largest similarity / temperature), which changes
     no ranking and keeps the exponential in (0, 1] at every temperature. Equal scores rank by class
@@ -65,29 +65,29 @@ def weighted_vote(
     Source: Wu et al. 2018 (NPID), equation 9; 0.07 is the temperature of NPID and of DINO's kNN.
     Raises UserError if a label is outside 0..C-1, shapes differ or the temperature is not positive.
     """
-    if similarities.shape != labels_of_neighbours.shape:
+    if similarities.shape != labels_of_neighbors.shape:
         raise UserError(
             f"similarities have shape {similarities.shape}, their labels "
-            f"{labels_of_neighbours.shape}. The two must be equal: "
+            f"{labels_of_neighbors.shape}. The two must be equal: "
             "index the bank's labels with the second result of nearest()."
         )
     if not temperature > 0:
         raise UserError(f"temperature is {temperature}, expected a number above 0 such as 0.07.")
     largest = similarities.max(axis=1, keepdims=True).astype(np.float64)
     weights = np.exp((similarities - largest) / temperature)
-    return _sum_by_class(weights, labels_of_neighbours, classes)
+    return _sum_by_class(weights, labels_of_neighbors, classes)
 
 
 def majority_vote(
-    labels_of_neighbours: np.ndarray,  # (Q, k), in 0..C-1
+    labels_of_neighbors: np.ndarray,  # (Q, k), in 0..C-1
     classes: int,
 ) -> np.ndarray:  # (Q, C) float64
-    """Count the neighbours of each class.
+    """Count the neighbors of each class.
 
     Equal counts go to the smallest class index by `argmax`, the rule of W-MSE's 5-NN
     (Ermolov et al. 2021, htdt/self-supervised). Raises UserError if a label is outside 0..C-1.
     """
-    return _sum_by_class(np.ones(labels_of_neighbours.shape), labels_of_neighbours, classes)
+    return _sum_by_class(np.ones(labels_of_neighbors.shape), labels_of_neighbors, classes)
 
 
 def _sum_by_class(
@@ -98,7 +98,7 @@ def _sum_by_class(
     """Add each row's weights up by label."""
     if labels.size and (labels.min() < 0 or labels.max() >= classes):
         raise UserError(
-            f"neighbours have labels {labels.min()}..{labels.max()}, expected 0..{classes - 1}. "
+            f"neighbors have labels {labels.min()}..{labels.max()}, expected 0..{classes - 1}. "
             "Take the number of classes from the bank's labels, not from those of the queries."
         )
     cells = np.arange(len(labels))[:, None] * classes + labels

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msbreg.data.transforms import normalize
+from msbreg.backbones.resnet import normalize
 from msbreg.run import distributed
 from msbreg.run.errors import RunFailed
 from msbreg.train.optimizers import LARS
@@ -86,7 +86,7 @@ def view_loss(
         attraction = pairwise_loss(predictions, other_views(targets, view))
         pairs = config.views * (config.views - 1)
         total = attraction * (pairs if options.byol_reduce == "sum" else 1)
-        with torch.no_grad():  # watched, not minimised
+        with torch.no_grad():  # watched, not minimized
             spread = singular_value_loss(_singular_input(predictions, options))
             drift = brownian_loss(predictions, noise, normalize_noise=options.normalize_noise)
         return MSBRegLoss(total, attraction, spread, drift)

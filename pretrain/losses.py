@@ -1,6 +1,6 @@
 """The losses of MSBReg (Moon et al., arXiv 2207.03552) and BYOL's, as pure functions.
 
-All take un-normalised ``(K, N, D)`` tensors: K views of N images in D dimensions. Each is a mean over
+All take un-normalized ``(K, N, D)`` tensors: K views of N images in D dimensions. Each is a mean over
 the views of ``predictions``, so the loss of K views is the mean of the losses of each view alone
 against all K targets; ``loop.py`` uses that to hold one view in memory at a time. Nothing here knows
 of processes: the N images are the whole batch.
@@ -26,9 +26,9 @@ def centroid_loss(
     predictions: Tensor,  # (K, N, D)
     targets: Tensor,  # (L, N, D), L = K unless predictions are given view by view
 ) -> Tensor:
-    """Squared distance of each normalised prediction to the centroid of the normalised targets.
+    """Squared distance of each normalized prediction to the centroid of the normalized targets.
 
-    Eq. 3; in [0, 4]. The centroid is not normalised again. Up to the spread of the targets, which has
+    Eq. 3; in [0, 4]. The centroid is not normalized again. Up to the spread of the targets, which has
     no gradient, this is the mean over all pairs of views, a view with itself included.
     """
     centroid = F.normalize(targets, dim=-1).mean(0)  # (N, D)
@@ -41,7 +41,7 @@ def singular_value_loss(
     """Squared Frobenius distance of each view's covariance over the images to the identity.
 
     Eq. 5-7, in the Frobenius form of Eq. 6, with divisor N - 1. The covariance ``S`` (D, D) and the
-    Gram matrix ``G`` (N, N) of the centred predictions share their non-zero eigenvalues, and the D - N
+    Gram matrix ``G`` (N, N) of the centered predictions share their non-zero eigenvalues, and the D - N
     others of ``S`` are 0, so ``|S - I|^2 = |G - I|^2 + D - N``: the smaller of the two is formed.
     """
     _, images, dimensions = predictions.shape
@@ -49,8 +49,8 @@ def singular_value_loss(
         raise ValueError(f"a covariance needs at least 2 images, {images} given")
 
     def one_view(prediction: Tensor) -> Tensor:
-        centred = prediction - prediction.mean(0)
-        rows = centred if dimensions > images else centred.T  # (min(N, D), max(N, D))
+        centered = prediction - prediction.mean(0)
+        rows = centered if dimensions > images else centered.T  # (min(N, D), max(N, D))
         moments = (rows @ rows.T).div_(images - 1)
         moments.diagonal().sub_(1)  # in place, as below: no second matrix
         entries = moments.flatten()
@@ -65,9 +65,9 @@ def brownian_loss(
     *,
     normalize_noise: bool = True,
 ) -> Tensor:
-    """Inner product of each normalised prediction with its image's random direction.
+    """Inner product of each normalized prediction with its image's random direction.
 
-    Eq. 4; in [-1, 1] with normalised noise, 0 on average. ``normalize_noise=False`` keeps the length
+    Eq. 4; in [-1, 1] with normalized noise, 0 on average. ``normalize_noise=False`` keeps the length
     of the noise (about sqrt(D)).
     """
     direction = F.normalize(noise, dim=-1) if normalize_noise else noise

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from msbreg.backbones.resnet import ResNet, embed
+from msbreg.backbones.resnet import ResNet, embed, normalize
 from msbreg.data.folder import ImageList, balanced_subset, held_out_tail
-from msbreg.data.transforms import EvaluationTransform, normalize
+from msbreg.data.transforms import EvaluationTransform
 from msbreg.neighbors import nearest, weighted_vote
 from msbreg.run.errors import UserError
 from msbreg.run.job import log
@@ -29,7 +29,7 @@ from pretrain.recipe import DiagnosticsSettings
 def dimension_std(
     embeddings: Tensor,  # (N, D)
 ) -> float:
-    """Mean over dimensions of the standard deviation of the normalised embeddings, times sqrt(D).
+    """Mean over dimensions of the standard deviation of the normalized embeddings, times sqrt(D).
 
     1 for embeddings spread evenly over the sphere, 0 for a point (SimSiam, arXiv 2011.10566, §4.1).
     """
@@ -39,7 +39,7 @@ def dimension_std(
 def singular_spectrum(
     embeddings: Tensor,  # (N, D)
 ) -> Tensor:  # (min(N, D),)
-    """Singular values of the centred normalised embeddings over sqrt(N), largest first."""
+    """Singular values of the centered normalized embeddings over sqrt(N), largest first."""
     unit = F.normalize(embeddings, dim=-1)
     return torch.linalg.svdvals(unit - unit.mean(0)) / len(unit) ** 0.5
 
@@ -63,7 +63,7 @@ def alignment(
     first: Tensor,  # (N, D)
     second: Tensor,  # (N, D)
 ) -> float:
-    """Mean squared distance of the normalised embeddings of two views of an image; in [0, 4].
+    """Mean squared distance of the normalized embeddings of two views of an image; in [0, 4].
 
     Wang and Isola, arXiv 2005.10242, with exponent 2.
     """
@@ -75,7 +75,7 @@ def uniformity(
     *,
     t: float = 2.0,
 ) -> float:
-    """Log of the mean Gaussian potential of all pairs of normalised embeddings; in [-4t, 0].
+    """Log of the mean Gaussian potential of all pairs of normalized embeddings; in [-4t, 0].
 
     Wang and Isola, arXiv 2005.10242. 0 for a point; about -2t for an even spread in many dimensions.
     """
@@ -141,7 +141,7 @@ class Monitor:
 
     Args:
         views: two fixed views of some images, (2, N, 3, S, S) uint8.
-        labelled: training images with labels, for the kNN monitor; None leaves it out. Queries are
+        labeled: training images with labels, for the kNN monitor; None leaves it out. Queries are
             held out of the bank, and nothing is taken from the test split: recipes are chosen by
             looking at this number.
         size: side in pixels at which they are seen.
@@ -153,7 +153,7 @@ class Monitor:
         settings: DiagnosticsSettings,
         *,
         views: Tensor,
-        labelled: ImageList | None,
+        labeled: ImageList | None,
         size: int,
         device: torch.device,
         first_step: int,
@@ -163,11 +163,11 @@ class Monitor:
         self.transform = EvaluationTransform(resize=size, crop=size)
         self.board = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
         self.bank = self.queries = None
-        if labelled is not None:
-            bank, queries = held_out_tail(labelled, settings.queries)
+        if labeled is not None:
+            bank, queries = held_out_tail(labeled, settings.queries)
             self.bank = self._pixels(bank, settings.bank)
             self.queries = self._pixels(queries, settings.queries)
-            self.classes = len(labelled.classes)
+            self.classes = len(labeled.classes)
 
     def look(self, online: Online) -> dict[str, Any]:
         """Collapse signs of the projections and, with labels, kNN top-1 of the backbone's features."""

@@ -62,7 +62,7 @@ def head(inputs: int, hidden: int, outputs: int, norm: str) -> nn.Sequential:
 def build_networks(
     arch: str, *, hidden: int, out: int, norm: str, seed: int
 ) -> tuple[Online, Target]:
-    """Freshly initialised online and target networks; the target starts as a copy (A12).
+    """Freshly initialized online and target networks; the target starts as a copy (A12).
 
     The backbone has the weights of ``build_backbone(arch, seed=seed)``: its untrained twin.
     """

@@ -1,7 +1,7 @@
 """The settings of a pre-training run. The defaults are the recipe for the embedded digits.
 
 A1 ... A33 number the places where the paper leaves a choice open; each has a field here, whose default
-is the reading that the evidence favours. docs/ambiguities.md has the list with the evidence.
+is the reading that the evidence favors. docs/ambiguities.md has the list with the evidence.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class LossSettings:
     byol_reduce: Literal["mean", "sum"] = "mean"
     """Of the ordered pairs of views, for method byol: mean is on the scale of Eq. 3, BYOL sums (A8)."""
     singular_input: Literal["raw", "l2", "l2_sqrt_d"] = "l2_sqrt_d"
-    """What the covariance is of: predictions as they are, normalised, or normalised x sqrt(D) (A1).
+    """What the covariance is of: predictions as they are, normalized, or normalized x sqrt(D) (A1).
     raw is the paper's Eq. 5 and every card's but the digits'; see configs/digits_msbreg.yaml."""
     singular_sync: bool = True
     """Covariance over the images of all processes, or of each process alone (A2)."""
@@ -95,13 +95,13 @@ class AugmentSettings:
     hue: float | None = 0.4
     """Largest turn of the hue, as a fraction of the circle (0.1)."""
     gray: float | None = 0.3
-    """Probability of dropping the colour (0.2)."""
+    """Probability of dropping the color (0.2)."""
     flip: float | None = 0.0
     """Probability of a horizontal flip (0.5)."""
     blur: float | None = None
     """Probability of a blur (1.0 in table9)."""
     solarize: float | None = 0.0
-    """Probability of solarisation (0.2 in table9)."""
+    """Probability of solarization (0.2 in table9)."""
 
 
 @dataclass(frozen=True)

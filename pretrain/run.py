@@ -225,7 +225,7 @@ def _monitor(
         running.output,
         config.diagnostics,
         views=fixed_views(images, augmentations, count=config.diagnostics.images, seed=config.seed),
-        labelled=images if enough else None,
+        labeled=images if enough else None,
         size=config.augment.size,
         device=running.device,
         first_step=first_step,

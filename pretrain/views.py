@@ -1,7 +1,7 @@
-"""The K augmented views of an image: crop, flip, colour jitter, gray, blur, solarize.
+"""The K augmented views of an image: crop, flip, color jitter, gray, blur, solarize.
 
 ``sample`` draws every random choice of a view, ``apply`` turns pixels; nothing random happens
-there. Pixels stay uint8 RGB to the end (normalisation is the device's affair). Against
+there. Pixels stay uint8 RGB to the end (normalization is the device's affair). Against
 torchvision's functions in floating point, photographs differ by at most 0.5 of 255 levels in
 brightness, contrast and hue, 0.6 in gray, 0.75 in saturation and blur (0.25 on average, which is
 one rounding); the crop is Pillow's antialiased resize within 2 levels (0.03 on average); a whole
@@ -42,15 +42,15 @@ class Augmentation:
     flip: float = 0.5
     """Probability of a left-right flip."""
     jitter: float = 0.8
-    """Probability of the colour jitter, all four of its parts at once and in random order."""
+    """Probability of the color jitter, all four of its parts at once and in random order."""
     brightness: float = 0.4
     """b: the factor is uniform in [max(0, 1 - b), 1 + b]; so for contrast and saturation."""
     contrast: float = 0.4
     saturation: float = 0.2
     hue: float = 0.1
-    """h: the shift is uniform in [-h, h], in turns of the colour circle."""
+    """h: the shift is uniform in [-h, h], in turns of the color circle."""
     gray: float = 0.2
-    """Probability of dropping the colour."""
+    """Probability of dropping the color."""
     blur: float = 1.0
     """Probability of the Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -214,7 +214,7 @@ def saturation(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def hue(image: np.ndarray, shift: float) -> np.ndarray:
-    """Around the colour circle by a fraction of a turn, saturation and value kept.
+    """Around the color circle by a fraction of a turn, saturation and value kept.
 
     In float32: as fast as OpenCV's uint8 HSV, whose levels of hue would cost up to 6 levels.
     """

@@ -27,7 +27,7 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
                 folder.mkdir(parents=True)
                 for index in range(count):
                     image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
-                    image[..., label % 3] //= 4  # classes differ by a colour cast
+                    image[..., label % 3] //= 4  # classes differ by a color cast
                     cv2.imwrite(str(folder / f"{index:03d}.png"), image)
         return root
 

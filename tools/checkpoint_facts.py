@@ -77,7 +77,7 @@ def families() -> list[dict[str, str]]:
             "family": row.name,
             "covers": row.covers,
             "encoder": row.encoders[0].name,
-            "input": seen(row.normalisation),
+            "input": seen(row.normalization),
             "source": row.source,
         }
         for row in FORMATS
@@ -104,7 +104,7 @@ def _layout(match: Match) -> Facts:
         "present": list(match.present),
         "arch": match.arch,
         "tensors": match.taken,
-        "normalisation": asdict(match.normalisation),
+        "normalization": asdict(match.normalization),
         "stride": match.stride,
         "notes": list(match.notes),
     }
@@ -133,8 +133,8 @@ def _features(match: Match, path: Path) -> tuple[Facts, tuple[str, ...]]:
     if match.stride == "1x1":
         stride_in_1x1(own), stride_in_1x1(twin)
     images = photographs(side_for(own))
-    found = feature_statistics(own, images, match.normalisation)
-    random = feature_statistics(twin, images, match.normalisation)
+    found = feature_statistics(own, images, match.normalization)
+    random = feature_statistics(twin, images, match.normalization)
     return {"own": asdict(found), "random_twin": asdict(random)}, signs_in_features(found, random)
 
 

@@ -1,11 +1,11 @@
-"""Write the backbone of any checkpoint for Detectron2, or for another tool box.
+"""Write the backbone of any checkpoint for Detectron2, or for another toolbox.
 
     python tools/convert_to_d2.py runs/pretrain/checkpoint.pth
     python tools/convert_to_d2.py moco_v2_800ep_pretrain.pth.tar -o moco.pkl
     python tools/convert_to_d2.py checkpoint.pth --to mmseg        # or torchvision, timm, huggingface
     python tools/convert_to_d2.py checkpoint.pth --to safetensors --runs runs
 
-The file is read back, by the tool box itself where it is installed, and kept only if its network
+The file is read back, by the toolbox itself where it is installed, and kept only if its network
 computes what the checkpoint's does. Exit code 0: written; 1: it does not compute the same, and nothing
 is written; 2: the checkpoint cannot be taken, or the question made no sense.
 """
@@ -87,7 +87,7 @@ def beside(checkpoint: Path, target: Target) -> Path:
 
 
 def readers_of(target: Target) -> tuple[Reader, ...]:
-    """Networks of tool boxes that msbreg itself may not import."""
+    """Networks of toolboxes that msbreg itself may not import."""
     if target.name == "detectron2" and with_detectron2.available():
         return (with_detectron2.read,)
     return ()
@@ -142,7 +142,7 @@ def training_of(checkpoint: Path, sha256: str) -> Training | None:
 def lines_of(conversion: Conversion, provenance: Provenance, target: Target) -> list[str]:
     """What was taken, how close it came, what to set, and what to do next."""
     certificate = conversion.certificate
-    seen = provenance.normalisation
+    seen = provenance.normalization
     lines = [
         f"Taken      {provenance.encoder} of {provenance.source} ({provenance.family})",
         f"           {provenance.arch}, {provenance.tensors} tensors, sha256 {provenance.sha256[:12]}",
@@ -184,7 +184,7 @@ def _errors(certificate: dict[str, Any]) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Write the backbone of any checkpoint for Detectron2, or for another tool box.",
+        description="Write the backbone of any checkpoint for Detectron2, or for another toolbox.",
         allow_abbrev=False,
     )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of any origin")
@@ -195,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
         help="file, or folder for huggingface; its suffix chooses the form where there are two "
         "(default: beside the checkpoint, such as CHECKPOINT_d2.pkl)",
     )
-    parser.add_argument("--to", choices=tuple(TARGETS), default="detectron2", help="the tool box")
+    parser.add_argument("--to", choices=tuple(TARGETS), default="detectron2", help="the toolbox")
     parser.add_argument("--encoder", help="the network to take, where the file holds several")
     parser.add_argument("--family", help="the layout, where the file fits several")
     parser.add_argument("--arch", choices=tuple(BACKBONES), help="the architecture you expect")

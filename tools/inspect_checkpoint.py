@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from msbreg.backbones.resnet import BACKBONES
+from msbreg.backbones.spec import Normalization
 from msbreg.checkpoints.layouts.differences import seen
-from msbreg.data.transforms import Normalisation
 from msbreg.run.config import EXIT_USER_ERROR
 from tools.checkpoint_facts import Facts, Question, facts_of, families
 
@@ -69,7 +69,7 @@ def _network(layout: Facts) -> Iterator[Row]:
     yield "taken", f"{layout['encoder']} ({layout['why']})"
     yield "also there", ", ".join(others) or "no other network"
     yield "architecture", f"{layout['arch']}, {layout['tensors']} tensors"
-    yield "input", seen(Normalisation(**layout["normalisation"]))
+    yield "input", seen(Normalization(**layout["normalization"]))
     yield "stride 2 in", f"the {layout['stride']} convolutions"
     for note in layout["notes"]:
         yield "note", note

@@ -25,7 +25,7 @@ from msbreg.run.job import AlreadyFinished, Job, job, log
 from msbreg.run.progress import Progress
 from msbreg.run.yaml_options import parse
 from transfer.detectors import continuing, results
-from transfer.detectors.batch_norm import has_local_norms, without_synchronisation
+from transfer.detectors.batch_norm import has_local_norms, without_synchronization
 from transfer.detectors.config.supported import check_run
 from transfer.detectors.config.yaml_file import read_config
 from transfer.detectors.curve import Curve
@@ -94,7 +94,7 @@ def _run(
     if config.channels_last:
         detector.to(memory_format=torch.channels_last)
     if world > 1 and device.type == "cpu":
-        without_synchronisation(detector)
+        without_synchronization(detector)
         if has_local_norms(detector):
             running.warn("BatchNorm statistics are each process's own: SyncBN needs CUDA")
     with memory_advice(MOVING):

@@ -1,6 +1,6 @@
-"""kNN classification with frozen features: exact neighbours, weighted vote.
+"""kNN classification with frozen features: exact neighbors, weighted vote.
 
-Cosine similarity of L2-normalised global average pools, weights exp(s / 0.07), k = 20 and 200
+Cosine similarity of L2-normalized global average pools, weights exp(s / 0.07), k = 20 and 200
 (Wu et al., arXiv 1805.01978; DINO, arXiv 2104.14294). Nothing is learned and nothing is selected.
 """
 
@@ -22,7 +22,7 @@ from msbreg.run.errors import UserError
 from msbreg.run.job import Job, log
 from msbreg.run.record import write_atomically
 from transfer.frozen.evaluation import FrozenConfig, evaluate
-from transfer.frozen.labelled import labelled_splits
+from transfer.frozen.labeled import labeled_splits
 from transfer.scoring.classification import standard_error, top_k_accuracy
 
 
@@ -31,13 +31,13 @@ class Config(FrozenConfig):
     """One kNN evaluation on DATA/train (the bank) and DATA/val (the queries)."""
 
     output: Path = Path("runs/knn")
-    """Folder for record.json, log.txt and neighbours.json."""
+    """Folder for record.json, log.txt and neighbors.json."""
     k: tuple[int, ...] = (20, 200)
-    """Numbers of neighbours; one larger than the bank is left out, and the record says so."""
+    """Numbers of neighbors; one larger than the bank is left out, and the record says so."""
     temperature: float = 0.07
     """tau of the weights exp(similarity / tau)."""
     vote: Literal["weighted", "majority"] = "weighted"
-    """majority: every neighbour counts the same, the smallest class wins ties."""
+    """majority: every neighbor counts the same, the smallest class wins ties."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,7 +54,7 @@ def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - 
 
 def _run(config: Config, running: Job) -> dict[str, Any]:
     # ---- Features of both splits.
-    bank, queries = labelled_splits(config, running)
+    bank, queries = labeled_splits(config, running)
     running.record.content["selection"] = "nothing is selected"
 
     # ---- One search at the largest k serves them all.
@@ -69,23 +69,23 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
     classes = len(bank.images.classes)
     results: dict[str, Any] = {}
     for k in numbers:
-        neighbours = bank.labels[indices[:, :k]]
+        neighbors = bank.labels[indices[:, :k]]
         if config.vote == "weighted":
-            scores = weighted_vote(similarities[:, :k], neighbours, classes, config.temperature)
+            scores = weighted_vote(similarities[:, :k], neighbors, classes, config.temperature)
         else:
-            scores = majority_vote(neighbours, classes)
+            scores = majority_vote(neighbors, classes)
         top1 = top_k_accuracy(scores, queries.labels, 1)
         results[f"top1_{k}nn"] = top1
         results[f"top1_{k}nn_stderr"] = standard_error(top1, len(queries.labels))
         if classes > 5:
             results[f"top5_{k}nn"] = top_k_accuracy(scores, queries.labels, 5)
         log.info("%d-NN top-1: %.2f %%", k, top1)
-    shown = _shown_neighbours(bank.images, queries.images, similarities, indices)
-    write_atomically(running.output / "neighbours.json", json.dumps(shown, indent=1).encode())
+    shown = _shown_neighbors(bank.images, queries.images, similarities, indices)
+    write_atomically(running.output / "neighbors.json", json.dumps(shown, indent=1).encode())
     return results
 
 
-def _shown_neighbours(
+def _shown_neighbors(
     bank: ImageList,
     queries: ImageList,
     similarities: np.ndarray,  # (Q, k)
@@ -107,7 +107,7 @@ def _shown_neighbours(
             for i, s in zip(indices[query, :8], similarities[query, :8], strict=True)
         ]
         path = str((queries.root / queries.paths[query]).resolve())
-        shown.append({"path": path, "class": queries.classes[label], "neighbours": near})
+        shown.append({"path": path, "class": queries.classes[label], "neighbors": near})
     return shown
 
 

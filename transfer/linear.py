@@ -22,7 +22,7 @@ from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
 from transfer.frozen.evaluation import FrozenConfig, evaluate
 from transfer.frozen.heads import LinearModel, best_on_held_out, fit_linear, held_out_split, logits
-from transfer.frozen.labelled import labelled_splits
+from transfer.frozen.labeled import labeled_splits
 from transfer.scoring.classification import standard_error, top_k_accuracy
 
 
@@ -67,7 +67,7 @@ def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - 
 
 def _run(config: Config, running: Job) -> dict[str, Any]:
     # ---- Features of both splits.
-    fitted, tested = labelled_splits(config, running)
+    fitted, tested = labeled_splits(config, running)
     classes = len(fitted.images.classes)
     train, test = (torch.from_numpy(split.x).to(running.device) for split in (fitted, tested))
     if config.standardize:

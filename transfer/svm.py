@@ -1,6 +1,6 @@
 """VOC07 linear SVM classification with frozen features.
 
-One-vs-rest LIBLINEAR classifiers on L2-normalised global average pools, the cost of each class chosen
+One-vs-rest LIBLINEAR classifiers on L2-normalized global average pools, the cost of each class chosen
 by 3-fold cross-validation on trainval, mean average precision on test (Goyal et al., arXiv 1905.01235;
 VISSL's list of costs).
 """

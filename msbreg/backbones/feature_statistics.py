@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from msbreg.backbones.resnet import ResNet, embed
-from msbreg.data.transforms import Normalisation, normalize, resize
+from msbreg.backbones.resnet import ResNet, embed, normalize
+from msbreg.backbones.spec import Normalization
+from msbreg.data.transforms import resize
 
 # Features are like a random network's if they are beyond both. Of 32 photographs(), random networks (six
-# of BACKBONES, ten seeds, residuals zero-initialised or not) have cosines from 0.88 and effective ranks up
+# of BACKBONES, ten seeds, residuals zero-initialized or not) have cosines from 0.88 and effective ranks up
 # to 6.7. Trained ones have ranks from 8.5, and from 9.9 where the cosine is beyond its bound (this suite's
 # small networks after 140 steps or more, ResNet-18 and -50 after 100 steps on CIFAR-10); the same ones
 # with their statistics refilled, their convolutions random or pixels in 0..255 have ranks up to 6.3.
@@ -37,7 +38,7 @@ class FeatureStatistics:
         mean: of all values; at least 0, as they come out of a ReLU.
         std: of all values.
         cosine: mean over the pairs of different images; in [0, 1].
-        effective_rank: of the N unit vectors, which are not centred; in [1, N].
+        effective_rank: of the N unit vectors, which are not centered; in [1, N].
     """
 
     images: int
@@ -76,13 +77,13 @@ def side_for(backbone: ResNet) -> int:
 def feature_statistics(
     backbone: ResNet,
     images: Tensor,  # (N, 3, H, W) uint8 RGB, N >= 2
-    normalisation: Normalisation,
+    normalization: Normalization,
 ) -> FeatureStatistics:
     """Statistics of the pooled features, in eval mode, on the CPU; the backbone's mode is left as it was."""
     was_training = backbone.training
     backbone.eval()
     try:
-        features = embed(backbone, normalize(images, torch.device("cpu"), normalisation)).double()
+        features = embed(backbone, normalize(images, torch.device("cpu"), normalization)).double()
     finally:
         backbone.train(was_training)
     count, finite = len(features), int(torch.isfinite(features).all(1).sum())

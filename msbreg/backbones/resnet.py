@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
+from msbreg.backbones.spec import IMAGENET, Normalization
 from msbreg.run.errors import UserError
 
 
@@ -75,7 +76,7 @@ BACKBONES: dict[str, Callable[[], ResNet]] = {
 
 
 def build_backbone(name: str, *, seed: int | None = None) -> ResNet:
-    """A freshly initialised backbone; with a seed, the same weights each time.
+    """A freshly initialized backbone; with a seed, the same weights each time.
 
     Raises:
         UserError: no backbone has that name.
@@ -84,7 +85,7 @@ def build_backbone(name: str, *, seed: int | None = None) -> ResNet:
         raise UserError(f"backbone {name!r} is unknown; expected one of: {', '.join(BACKBONES)}")
     if seed is None:
         return BACKBONES[name]()
-    # Initialisers draw from the global generator; it is put back as it was.
+    # Initializers draw from the global generator; it is put back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return BACKBONES[name]()
@@ -108,3 +109,18 @@ def embed(
 ) -> Tensor:  # (B, C)
     """Global average pool of the last stage: the representation that every protocol evaluates."""
     return backbone(images)["c5"].mean((2, 3))
+
+
+def normalize(
+    images: Tensor,  # (..., 3, H, W) uint8 RGB
+    device: torch.device,
+    normalization: Normalization = IMAGENET,
+) -> Tensor:  # (..., 3, H, W) float32, channels_last where there are 4 dimensions
+    """Pixels as the network was trained to see them, on the device."""
+    mean = torch.tensor(normalization.mean, device=device).view(3, 1, 1) * 255
+    std = torch.tensor(normalization.std, device=device).view(3, 1, 1) * 255
+    out = images.to(device, non_blocking=True).float()
+    if normalization.channels == "BGR":
+        out = out.flip(-3)
+    out = out.sub_(mean).div_(std)
+    return out.contiguous(memory_format=torch.channels_last) if out.ndim == 4 else out

@@ -1,7 +1,7 @@
 """Is a backbone trained? What its BatchNorm layers say.
 
 A wrong prefix, a twin that never ran or statistics lost in a conversion all load without a complaint
-and then give a number that looks like a weak method's. PyTorch initialises BatchNorm to exact values
+and then give a number that looks like a weak method's. PyTorch initializes BatchNorm to exact values
 that no training leaves in place, so most of these can be told from the weights; for the others see
 ``msbreg/feature_statistics.py``.
 """
@@ -18,11 +18,11 @@ from msbreg.run.errors import UserError
 
 @dataclass(frozen=True)
 class NormLayer:
-    """What of a BatchNorm layer is still exactly as PyTorch initialises it.
+    """What of a BatchNorm layer is still exactly as PyTorch initializes it.
 
     Attributes:
         name: of the layer, such as ``layer1.0.bn3``.
-        affine: weight is 1 throughout (or 0 throughout: zero-initialised residuals), and bias is 0.
+        affine: weight is 1 throughout (or 0 throughout: zero-initialized residuals), and bias is 0.
         mean: running_mean is 0 throughout.
         variance: running_var is 1 throughout.
         batches: num_batches_tracked; None where the state has none.
@@ -92,12 +92,12 @@ def signs_of_no_training(
     signs = []
     if untouched and len(untouched) == len(layers):
         signs.append(
-            f"untouched initialisation: all {len(layers)} BatchNorm layers have weight 1 or 0, bias 0, "
+            f"untouched initialization: all {len(layers)} BatchNorm layers have weight 1 or 0, bias 0, "
             "running_mean 0 and running_var 1, so the network is random."
         )
     elif untouched:
         signs.append(
-            f"part of the network is untouched initialisation: {_where(untouched, layers)} weight 1 or "
+            f"part of the network is untouched initialization: {_where(untouched, layers)} weight 1 or "
             "0, bias 0, running_mean 0 and running_var 1, so these layers were never loaded or trained."
         )
     if refilled:
@@ -109,7 +109,7 @@ def signs_of_no_training(
     if forwarded:
         signs.append(
             f"forward passes without training: {_where(forwarded, layers)} running statistics that moved "
-            "but weight 1 or 0 and bias 0 as initialised, so no gradient reached them."
+            "but weight 1 or 0 and bias 0 as initialized, so no gradient reached them."
         )
     return tuple(signs)
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from msbreg.backbones.resnet import ResNet, build_backbone, stride_in_1x1
+from msbreg.backbones.spec import IMAGENET, Normalization
 from msbreg.backbones.trained import signs_of_no_training
 from msbreg.checkpoints.layouts.content import overview
 from msbreg.checkpoints.layouts.match import identify
 from msbreg.checkpoints.layouts.rows_libraries import KIND
 from msbreg.checkpoints.layouts.stated import SCHEMA
 from msbreg.checkpoints.read import read_file
-from msbreg.data.transforms import IMAGENET, Normalisation
 from msbreg.run.errors import UserError
 from msbreg.run.record import write_atomically
 
@@ -37,7 +37,7 @@ class Provenance:
         sha256: of the file; of the initial weights for a random network.
         tensors: number of tensors taken.
         image_size: side in pixels of the views it was pre-trained on; 0 if unknown.
-        normalisation: of the input; every protocol and conversion applies it.
+        normalization: of the input; every protocol and conversion applies it.
         stride: where a bottleneck has stride 2: in its 3x3 (v1.5) or its first 1x1 (v1) convolution.
         details: method, epoch and step, where the file says them.
         notes: what a reader of a score should know of these weights.
@@ -51,7 +51,7 @@ class Provenance:
     sha256: str
     tensors: int
     image_size: int
-    normalisation: Normalisation
+    normalization: Normalization
     stride: Literal["3x3", "1x1"]
     details: dict[str, Any]
     notes: tuple[str, ...] = ()
@@ -141,7 +141,7 @@ def load_backbone(
         sha256=file.sha256,
         tensors=found.taken,
         image_size=found.image_size,
-        normalisation=found.normalisation,
+        normalization=found.normalization,
         stride=found.stride,
         details=dict(found.details),
         notes=found.notes,
@@ -151,7 +151,7 @@ def load_backbone(
 
 
 def random_backbone(arch: str, *, seed: int, image_size: int = 0) -> tuple[ResNet, Provenance]:
-    """The untrained twin: the same architecture as initialised by ``seed``, in eval mode."""
+    """The untrained twin: the same architecture as initialized by ``seed``, in eval mode."""
     backbone = build_backbone(arch, seed=seed)
     digest = hashlib.sha256()
     for value in backbone.state_dict().values():
@@ -159,12 +159,12 @@ def random_backbone(arch: str, *, seed: int, image_size: int = 0) -> tuple[ResNe
     provenance = Provenance(
         source="random",
         family="random",
-        encoder="initialisation",
+        encoder="initialization",
         arch=arch,
         sha256=digest.hexdigest(),
         tensors=len(backbone.state_dict()),
         image_size=image_size,
-        normalisation=IMAGENET,
+        normalization=IMAGENET,
         stride="3x3",
         details={"seed": seed},
         warnings=("an untrained network, as asked for",),

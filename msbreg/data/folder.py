@@ -90,7 +90,7 @@ def read_image(path: Path) -> np.ndarray:  # (H, W, 3) uint8 RGB
         raise UnreadableImage(f"{path} cannot be decoded: {str(error).strip()}") from error
     if image is None:
         raise UnreadableImage(f"{path} is not an image that OpenCV can decode ({len(data)} bytes)")
-    # OpenCV fills the missing part of a truncated JPEG or PNG with grey and says nothing. The end
+    # OpenCV fills the missing part of a truncated JPEG or PNG with gray and says nothing. The end
     # markers are cheap to look for; where they are not at the end, a stricter decoder decides.
     end = data[-64:]
     cut_jpeg = data[:2] == b"\xff\xd8" and b"\xff\xd9" not in end
@@ -182,7 +182,7 @@ def balanced_subset(images: ImageList, count: int, *, seed: int) -> ImageList:
 def held_out_tail(images: ImageList, count: int) -> tuple[ImageList, ImageList]:
     """(rest, tail): the last images of each class, about ``count`` in all, and the others.
 
-    The tail is taken in the order of names, not at random: copies and neighbours of an image, which
+    The tail is taken in the order of names, not at random: copies and neighbors of an image, which
     names usually put side by side, do not end up on both sides. A class keeps half its images at least.
     """
     assert images.labels is not None

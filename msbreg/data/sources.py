@@ -20,14 +20,14 @@ class DatasetInfo:
         classes: number of classes of its single-label face.
         splits: folders of the single-label face; the last one is the test split.
         metric: what is reported on it.
-        source, licence: where the pixels come from and under which terms.
+        source, license: where the pixels come from and under which terms.
     """
 
     classes: int
     splits: tuple[str, str]
     metric: str
     source: str
-    licence: str
+    license: str
 
 
 DATASETS: dict[str, DatasetInfo] = {
@@ -37,7 +37,7 @@ DATASETS: dict[str, DatasetInfo] = {
         metric="top-1 accuracy (folder), mAP (voc)",
         source="scikit-learn's load_digits (UCI Optical Recognition of Handwritten Digits, test part) "
         "on crops of its load_sample_images (china.jpg, flower.jpg), composed by msbreg",
-        licence="CC BY 4.0 (digits); CC BY 2.0 (photographs, see scikit-learn's README there)",
+        license="CC BY 4.0 (digits); CC BY 2.0 (photographs, see scikit-learn's README there)",
     ),
 }
 

@@ -4,45 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from msbreg.run.errors import UserError
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """What a network was trained to see: (pixels / 255 - mean) / std, channel by channel.
-
-    Attributes:
-        mean: of pixels in [0, 1], in the order of ``channels``.
-        std: likewise.
-        channels: the order in which the network takes them. Images are RGB everywhere in this suite.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    channels: Literal["RGB", "BGR"] = "RGB"
-
-    def __post_init__(self) -> None:
-        numbers = [v for v in (*self.mean, *self.std) if type(v) in (int, float)]
-        right = len(self.mean) == len(self.std) == 3 and len(numbers) == 6
-        if (
-            not right
-            or not all(-1 <= mean <= 2 for mean in self.mean)
-            or not all(0 < std <= 2 for std in self.std)
-            or self.channels not in ("RGB", "BGR")
-        ):
-            raise UserError(
-                f"normalisation of {self.channels} by mean {self.mean} and std {self.std}; expected RGB "
-                "or BGR, and three numbers each for pixels in [0, 1]: means in [-1, 2], stds in (0, 2]"
-            )
-
-
-# The statistics of ImageNet's training images (torchvision, MoCo, BYOL, ...), stated here and nowhere
-# else; our own pre-training uses them for every data set.
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def resize(
@@ -58,6 +21,9 @@ def resize(
     """
     if image.shape[:2] == (height, width):
         return image
+    import torch  # here: EvaluationTransform is a setting, and settings are checked before PyTorch loads
+    from torch.nn import functional
+
     # The kernel is fast on channels_last only, which torch tells from the stride of the batch.
     batch = torch.from_numpy(image.copy()).unsqueeze(0).permute(0, 3, 1, 2)
     resized = functional.interpolate(batch, (height, width), mode=interpolation, antialias=True)
@@ -66,12 +32,12 @@ def resize(
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """Short side to ``resize`` pixels, then the centre ``crop`` x ``crop``; no augmentation."""
+    """Short side to ``resize`` pixels, then the center ``crop`` x ``crop``; no augmentation."""
 
     resize: int = 256
     """Short side after resizing, in pixels; 0 keeps the image's own size."""
     crop: int = 224
-    """Side of the centre crop, in pixels."""
+    """Side of the center crop, in pixels."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Antialiased, as Pillow's."""
     squash: bool = False
@@ -107,18 +73,3 @@ class EvaluationTransform:
 def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
     """The long side is cut to whole pixels, the short side exact (torchvision's Resize)."""
     return max(1, int(height * scale + 1e-6)), max(1, int(width * scale + 1e-6))
-
-
-def normalize(
-    images: Tensor,  # (..., 3, H, W) uint8 RGB
-    device: torch.device,
-    normalisation: Normalisation = IMAGENET,
-) -> Tensor:  # (..., 3, H, W) float32, channels_last where there are 4 dimensions
-    """Pixels as the network was trained to see them, on the device."""
-    mean = torch.tensor(normalisation.mean, device=device).view(3, 1, 1) * 255
-    std = torch.tensor(normalisation.std, device=device).view(3, 1, 1) * 255
-    out = images.to(device, non_blocking=True).float()
-    if normalisation.channels == "BGR":
-        out = out.flip(-3)
-    out = out.sub_(mean).div_(std)
-    return out.contiguous(memory_format=torch.channels_last) if out.ndim == 4 else out

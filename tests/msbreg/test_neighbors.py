@@ -26,7 +26,7 @@ def features():
     return random_features(150, seed=1), random_features(600, seed=2), labels
 
 
-def test_neighbours_and_similarities_equal_those_of_brute_force_in_scikit_learn(features):
+def test_neighbors_and_similarities_equal_those_of_brute_force_in_scikit_learn(features):
     queries, bank, _ = features
     similarities, indices = nearest(queries, bank, 20)
     search = NearestNeighbors(n_neighbors=20, algorithm="brute", metric="cosine")
@@ -86,7 +86,7 @@ def test_of_equal_similarities_the_smaller_index_comes_first(rows_at_once, queri
     assert np.array_equal(similarities, expected_similarities)
 
 
-def test_a_collapsed_backbone_has_the_first_rows_of_the_bank_as_neighbours():
+def test_a_collapsed_backbone_has_the_first_rows_of_the_bank_as_neighbors():
     _, indices = nearest(np.ones((30, 16)), np.ones((500, 16)), 7)
     assert np.array_equal(indices, np.tile(np.arange(7), (30, 1)))
 
@@ -162,7 +162,7 @@ def test_a_label_beyond_the_number_of_classes_is_refused():
 def test_the_search_runs_beside_torch_whichever_is_imported_first(first):
     program = f"""
 import {first}, numpy, torch
-from msbreg.neighbours import nearest
+from msbreg.neighbors import nearest
 square = torch.ones(300, 300)
 assert (square @ square)[0, 0] == 300
 features = numpy.random.default_rng(0).standard_normal((300, 8))

@@ -75,7 +75,7 @@ def test_a_gpu_that_is_not_there_is_refused():
     torch.cuda.device_count() < 2,
     reason="SyncBatchNorm exists on CUDA only; comparing two processes with it takes two GPUs",
 )
-def test_two_processes_with_synchronised_batch_norm_equal_one(tmp_path):
+def test_two_processes_with_synchronized_batch_norm_equal_one(tmp_path):
     one = gradient_of_one_step(
         "msbreg", "bn", {"singular_sync": True}, distributed.pick_device("cuda:0")
     )

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msbreg.data.transforms import normalize
+from msbreg.backbones.resnet import normalize
 from msbreg.run.errors import RunFailed
 from msbreg.train.optimizers import LARS, lars_groups
 from pretrain import losses
@@ -213,7 +213,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_term_and_the_step():
         run(state, config, [pixels()], [])
 
 
-def test_spoilt_weights_are_not_saved():
+def test_spoiled_weights_are_not_saved():
     state = new_state(settings())
     check_finite(state)
     with torch.no_grad():

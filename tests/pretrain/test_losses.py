@@ -48,8 +48,8 @@ def test_singular_value_loss_is_equation_7(shape):
 
 
 def test_singular_value_loss_is_zero_for_white_predictions():
-    centred = draw(0, 50, 6) - draw(0, 50, 6).mean(0)
-    basis, _ = torch.linalg.qr(centred)  # orthonormal columns, still centred
+    centered = draw(0, 50, 6) - draw(0, 50, 6).mean(0)
+    basis, _ = torch.linalg.qr(centered)  # orthonormal columns, still centered
     white = basis * 49**0.5
     assert losses.singular_value_loss(white[None]) < 1e-20
 

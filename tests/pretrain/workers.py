@@ -17,7 +17,7 @@ def gradient_of_one_step(method: str, norm: str, options: dict, device: torch.de
     """This process's part of a batch of 8 images through one step."""
     torch.set_num_threads(1)
     online, target = build_networks("resnet18-tiny", hidden=16, out=8, norm=norm, seed=0)
-    if norm == "bn":  # on CUDA: every BatchNorm is synchronised
+    if norm == "bn":  # on CUDA: every BatchNorm is synchronized
         online = distributed.synchronize_batch_norm(online, device)
         target = distributed.synchronize_batch_norm(target, device)
     else:  # on the CPU there is no such thing: the backbone's own is put in eval mode

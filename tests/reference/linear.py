@@ -1,4 +1,4 @@
-"""A linear layer trained at one learning rate by autograd and PyTorch's own optimiser."""
+"""A linear layer trained at one learning rate by autograd and PyTorch's own optimizer."""
 
 import math
 
@@ -30,7 +30,7 @@ def fit_linear(
     with torch.no_grad():
         layer.weight.copy_(0.01 * torch.randn(features.shape[1], classes, generator=generator).T)
         layer.bias.zero_()
-    optimiser = torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         layer.parameters(),
         lr=learning_rate,
         momentum=momentum,
@@ -45,10 +45,10 @@ def fit_linear(
         for start in range(0, len(features), batch_size):
             chosen = order[start : start + batch_size]
             loss = nn.functional.cross_entropy(layer(features[chosen]), labels[chosen])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.param_groups[0]["lr"] = learning_rate * factor(step / steps)
-            optimiser.step()
+            optimizer.param_groups[0]["lr"] = learning_rate * factor(step / steps)
+            optimizer.step()
             total += loss.item() * len(chosen)
             step += 1
     return layer, total / len(features)

@@ -52,8 +52,8 @@ def singular_value_loss(predictions: Tensor) -> Tensor:
         mean = predictions[j].mean(0)
         covariance = torch.zeros(dimensions, dimensions, dtype=predictions.dtype)
         for i in range(images):
-            centred = predictions[j, i] - mean
-            covariance = covariance + torch.outer(centred, centred) / (images - 1)
+            centered = predictions[j, i] - mean
+            covariance = covariance + torch.outer(centered, centered) / (images - 1)
         total = total + (torch.linalg.svdvals(covariance) - 1).pow(2).sum() / views
     return total
 

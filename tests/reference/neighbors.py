@@ -1,4 +1,4 @@
-"""Nearest neighbours and votes, one query and one neighbour at a time."""
+"""Nearest neighbors and votes, one query and one neighbor at a time."""
 
 import math
 
@@ -19,19 +19,19 @@ def nearest(queries, bank, k):
     return np.array(similarities), np.array(indices)
 
 
-def weighted_vote(similarities, labels_of_neighbours, classes, temperature):
-    """Add exp(s / temperature) to the class of each neighbour, unscaled."""
+def weighted_vote(similarities, labels_of_neighbors, classes, temperature):
+    """Add exp(s / temperature) to the class of each neighbor, unscaled."""
     scores = np.zeros((len(similarities), classes))
-    for query, (row, labels) in enumerate(zip(similarities, labels_of_neighbours, strict=True)):
+    for query, (row, labels) in enumerate(zip(similarities, labels_of_neighbors, strict=True)):
         for similarity, label in zip(row, labels, strict=True):
             scores[query, label] += math.exp(float(similarity) / temperature)
     return scores
 
 
-def majority_vote(labels_of_neighbours, classes):
-    """Count, one neighbour at a time."""
-    scores = np.zeros((len(labels_of_neighbours), classes))
-    for query, labels in enumerate(labels_of_neighbours):
+def majority_vote(labels_of_neighbors, classes):
+    """Count, one neighbor at a time."""
+    scores = np.zeros((len(labels_of_neighbors), classes))
+    for query, labels in enumerate(labels_of_neighbors):
         for label in labels:
             scores[query, label] += 1
     return scores

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from msbreg.backbones.feature_statistics import photographs
-from msbreg.backbones.resnet import build_backbone, embed
+from msbreg.backbones.resnet import build_backbone, embed, normalize
 from msbreg.checkpoints.layouts import FORMATS
 from msbreg.checkpoints.load import save_checkpoint
-from msbreg.data.transforms import normalize
 from tools.inspect_checkpoint import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +91,7 @@ def test_a_random_network_exits_1_with_both_kinds_of_signs(tmp_path, capsys):
     assert facts["norms"]["affine_initial"] == facts["norms"]["layers"] == 20
     assert facts["verdict"] == "not trained"
     untouched, features = facts["signs"]
-    assert untouched.startswith("untouched initialisation")
+    assert untouched.startswith("untouched initialization")
     assert features.startswith("features look like a random network's")
     assert facts["next"] == []
 

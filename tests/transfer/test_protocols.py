@@ -97,17 +97,16 @@ def test_knn_scores_and_leaves_a_record(tmp_path, data, checkpoint):
         "interpolation": "bilinear",
         "squash": False,
     }
-    shown = json.loads((tmp_path / "run" / "neighbours.json").read_text())
+    shown = json.loads((tmp_path / "run" / "neighbors.json").read_text())
     assert [query["class"] for query in shown] == ["class0", "class1", "class2"]
-    assert all(Path(near["path"]).is_file() for query in shown for near in query["neighbours"])
+    assert all(Path(near["path"]).is_file() for query in shown for near in query["neighbors"])
 
 
 def test_knn_is_the_brute_force_vote_of_the_features(tmp_path, data, checkpoint):
     results = knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(5,)))
     backbone = build_backbone("resnet18-tiny", seed=7).eval()
-    from msbreg.backbones.resnet import embed
+    from msbreg.backbones.resnet import embed, normalize
     from msbreg.data.sources import image_split
-    from msbreg.data.transforms import normalize
 
     transform = EvaluationTransform(16, 16)
 
@@ -152,7 +151,7 @@ def test_equal_names_and_sizes_in_two_splits_do_not_share_features(tmp_path, dat
                 image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
                 cv2.imwrite(str(folder / f"{index}.bmp"), image)
     results = knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(1,)))
-    assert results["top1_1nn"] < 90  # noise: each image's nearest neighbour would be itself
+    assert results["top1_1nn"] < 90  # noise: each image's nearest neighbor would be itself
 
 
 def test_one_learning_rate_needs_no_choice(tmp_path, data, checkpoint):
@@ -172,7 +171,7 @@ def test_linear_chooses_on_held_out_training_images(tmp_path, data, checkpoint):
     )
     assert results["learning_rate"] in config.learning_rates
     assert len(results["held_out_top1"]) == 5
-    assert results["top1"] > 50  # three colour casts, chance 33
+    assert results["top1"] > 50  # three color casts, chance 33
     assert linear.run(linear.Config(**vars(config) | {"output": tmp_path / "b"})) == results
 
 
@@ -181,7 +180,7 @@ def test_svm_learns_what_an_image_shows(tmp_path, voc, checkpoint):
     results = svm.run(config)
     record = read_record(tmp_path / "run")
     assert record["selection"] == "cost of each class by 3-fold cross-validation on trainval"
-    assert results["map"] > 70  # colours; chance is about 50
+    assert results["map"] > 70  # colors; chance is about 50
     rows = json.loads((tmp_path / "run" / "per_class.json").read_text())
     assert list(rows) == ["green", "red"]
     assert results["map"] == pytest.approx(np.mean([row["ap"] for row in rows.values()]))

@@ -18,7 +18,7 @@ from transfer.detectors.mapper import Sample
 # ---- BatchNorm over one process in place of SyncBatchNorm, which PyTorch has on CUDA only
 
 
-def without_synchronisation(module: nn.Module) -> nn.Module:
+def without_synchronization(module: nn.Module) -> nn.Module:
     """The module with every SyncBatchNorm replaced, in place, by a BatchNorm of the same state."""
     for name, child in module.named_children():
         if isinstance(child, nn.SyncBatchNorm):
@@ -26,7 +26,7 @@ def without_synchronisation(module: nn.Module) -> nn.Module:
             plain.load_state_dict(child.state_dict())
             setattr(module, name, plain)
         else:
-            without_synchronisation(child)
+            without_synchronization(child)
     return module
 
 

@@ -154,7 +154,7 @@ def resume(state: State, path: Path, running: Job, about: dict[str, Any]) -> Non
         running.warn(
             f"continued on {about['device']}, begun on {before['device']}: proposals are sampled by "
             "other random numbers, sums are rounded differently, and the BatchNorm of several "
-            "processes is synchronised on cuda only"
+            "processes is synchronized on cuda only"
         )
     if warning := restore(state, content, path):
         running.warn(warning)

@@ -25,7 +25,7 @@ class Engine:
     Attributes:
         name: goes into records.
         version: of the library.
-        build: settings -> a freshly initialised detector on the CPU, of the contract: samples -> losses
+        build: settings -> a freshly initialized detector on the CPU, of the contract: samples -> losses
             in training mode, -> Detections in eval mode, with Detectron2's names of parameters.
         solver: settings, detector -> optimizer and its learning rates.
     """

@@ -28,7 +28,7 @@ class Sample:
 
     Attributes:
         scene: id of the scene.
-        image: (3, H, W) uint8, channels in the order of the config's INPUT.FORMAT, not normalised.
+        image: (3, H, W) uint8, channels in the order of the config's INPUT.FORMAT, not normalized.
         height, width: of the image as stored on disk (after its EXIF rotation), to scale results back.
         boxes: (N, 4) float32 XYXY in pixels of ``image``; None when testing.
         labels: (N,) int64; None when testing.

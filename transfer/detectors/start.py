@@ -1,6 +1,6 @@
 """Backbones to start a detector from, and whether they are the ones that its yaml describes.
 
-A yaml states what no file of weights shows: the order and normalisation of the input, the place of
+A yaml states what no file of weights shows: the order and normalization of the input, the place of
 the stride. Here the two are compared, so that a detector is not trained on what its backbone never saw.
 
 A whole detector as a start: read, and compared with what it is asked to be.
@@ -20,12 +20,12 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from msbreg.backbones.resnet import BACKBONES, ResNet, build_backbone
+from msbreg.backbones.spec import IMAGENET
 from msbreg.checkpoints.convert.consumer_settings import Settings, settings_of
 from msbreg.checkpoints.convert.target import no_small_stem
 from msbreg.checkpoints.layouts.names import detectron2, to_dialect
 from msbreg.checkpoints.load import Provenance, file_sha256, load_backbone, random_backbone
 from msbreg.checkpoints.read import read_file
-from msbreg.data.transforms import IMAGENET
 from msbreg.run.config import flat, plain
 from msbreg.run.errors import UserError
 from msbreg.run.job import Job, log
@@ -63,7 +63,7 @@ def backbone_of_file(
     settings = settings_of(
         backbone,
         provenance.arch,
-        provenance.normalisation,
+        provenance.normalization,
         provenance.stride,
         provenance.image_size,
     )
@@ -72,7 +72,7 @@ def backbone_of_file(
 
 
 def untrained(config: CfgNode, *, seed: int) -> Start:
-    """The backbone of the yaml as initialised by the seed: what every score has to beat.
+    """The backbone of the yaml as initialized by the seed: what every score has to beat.
 
     Raises:
         UserError: no backbone of BACKBONES is the yaml's.
@@ -140,7 +140,7 @@ def _same(config: CfgNode, key: str, value: Any) -> bool:
     given = _value(config, key)
     if not isinstance(value, list):
         return given == value
-    # In grey levels: the third decimal is where the yamls of the field round.
+    # In gray levels: the third decimal is where the yamls of the field round.
     return len(given) == len(value) and all(
         math.isclose(a, b, abs_tol=0.01) for a, b in zip(given, value, strict=True)
     )

@@ -15,7 +15,7 @@ def version() -> str:
 
 
 def build_detector(config: CfgNode) -> nn.Module:
-    """A freshly initialised detector on the CPU; see ``rcnn.build_model``."""
+    """A freshly initialized detector on the CPU; see ``rcnn.build_model``."""
     return build_model(config)
 
 

@@ -1,7 +1,7 @@
 """What a run leaves to look at: precision-recall curves (SVG) and detections beside the truth (PNG).
 
 Both read on white and on black pages: lines and boxes are in tones that do, the SVG's text follows the
-reader's colour scheme, and the PNG is transparent around its images.
+reader's color scheme, and the PNG is transparent around its images.
 """
 
 import io
@@ -18,7 +18,7 @@ from msbreg.data.annotated_images import read_upright
 from msbreg.data.run_lengths import decode, to_rle
 from msbreg.data.scenes import Prediction, RunLengths, Scene, Scenes
 from msbreg.run.record import write_atomically
-from transfer.drawing.svg import BLUE, GREEN, GREY, INK, ORANGE, STYLE, svg_of
+from transfer.drawing.svg import BLUE, GRAY, GREEN, INK, ORANGE, STYLE, svg_of
 from transfer.scoring.detection_scores import RECALLS, DetectionScores
 from transfer.scoring.verdicts import Pick, best_and_worst
 
@@ -27,7 +27,7 @@ SHOWN_SCORE = 0.5  # detections below are drawn only where the sheet is about th
 NAMED = 8  # in a picture with more boxes, words would cover it
 _THICK = 3
 _SIDE, _GAP, _LINE = 224, 8, 14  # pixels of a picture, between pictures, of a line of text
-# A colour for readers without the media query, then one for each scheme.
+# A color for readers without the media query, then one for each scheme.
 _SCHEMES = (
     "<style>:root{color:#24292f}@media (prefers-color-scheme:dark){:root{color:#d0d7de}}</style>"
 )
@@ -60,8 +60,8 @@ def write_drawings(
 def precision_recall_curves(scores: DetectionScores) -> str:
     """One small plot a class, at IoU .50 and .75 as far as they were scored, as an SVG file."""
     lines = {
-        f"IoU {t:.2f}": (i, colour)
-        for t, colour in ((0.5, BLUE), (0.75, ORANGE))
+        f"IoU {t:.2f}": (i, color)
+        for t, color in ((0.5, BLUE), (0.75, ORANGE))
         for i, threshold in enumerate(scores.thresholds)
         if threshold == t
     }
@@ -77,13 +77,13 @@ def precision_recall_curves(scores: DetectionScores) -> str:
         ):
             shown = "no objects" if row["AP"] is None else f"AP {row['AP']:.1f}"
             ax.set_title(f"{row['class']}  {shown}", fontsize=7.5, loc="left")
-            for label, (i, colour) in lines.items():
-                ax.plot(RECALLS, scores.precision[i, :, k], color=colour, label=label, lw=1.3)
+            for label, (i, color) in lines.items():
+                ax.plot(RECALLS, scores.precision[i, :, k], color=color, label=label, lw=1.3)
             ax.set(xlim=(0, 1.01), ylim=(0, 1.03), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
             ax.tick_params(
                 labelleft=k % columns == 0, labelbottom=k + columns >= len(scores.classes)
             )
-            ax.grid(color=GREY, alpha=0.22, linewidth=0.5)
+            ax.grid(color=GRAY, alpha=0.22, linewidth=0.5)
         for ax in axes.flat[len(scores.classes) :]:
             ax.set_visible(False)
         handles = axes[0, 0].get_legend_handles_labels()
@@ -107,7 +107,7 @@ class _Shape:
 
     box: tuple[float, ...]
     mask: RunLengths | None
-    colour: str
+    color: str
     words: str
     width: int
 
@@ -121,7 +121,7 @@ def detection_sheet(
 
     Best and worst are by ``best_and_worst``: the surest of either kind, one of a scene. The detection
     in question is drawn thick, others from a score of 0.5 on thin; objects that are difficult or crowds
-    are grey. Where there are many boxes, only the one in question has words.
+    are gray. Where there are many boxes, only the one in question has words.
     """
     best, worst = best_and_worst(scenes, predictions, count)
     by_id = {prediction.scene: prediction for prediction in predictions}
@@ -130,20 +130,20 @@ def detection_sheet(
     sheet = Image.new("RGBA", (2 * cell[0] + 3 * _GAP, rows * cell[1] + _LINE + _GAP))
     pen = ImageDraw.Draw(sheet)
     columns = [("surest hits", best, BLUE), ("surest misses", worst, ORANGE)]
-    for column, (title, picks, colour) in enumerate(columns):
+    for column, (title, picks, color) in enumerate(columns):
         left = column * (cell[0] + 3 * _GAP)
         words = title if picks else f"no {title.removeprefix('surest ')}"
-        pen.text((left, 0), f"{words}: truth, detections", fill=GREY, font=_font())
+        pen.text((left, 0), f"{words}: truth, detections", fill=GRAY, font=_font())
         for row, pick in enumerate(picks):
             top = _LINE + _GAP + row * cell[1]
             scene, shown = scenes.scenes[pick.scene], by_id[scenes.scenes[pick.scene].id]
             pixels = np.asarray(read_upright(scene))
             truth = _drawn(pixels, _objects(scene, scenes.classes))
-            found = _drawn(pixels, _detections(shown, pick, scenes.classes, colour))
+            found = _drawn(pixels, _detections(shown, pick, scenes.classes, color))
             for place, picture in enumerate((truth, found)):
                 sheet.paste(picture, (left + place * (_SIDE + _GAP), top))
             caption = _caption(scene, shown, pick, scenes.classes)
-            pen.text((left, top + truth.height + 1), caption, fill=GREY, font=_font())
+            pen.text((left, top + truth.height + 1), caption, fill=GRAY, font=_font())
     return sheet
 
 
@@ -152,7 +152,7 @@ def _objects(scene: Scene, classes: Sequence[str]) -> list[_Shape]:
         _Shape(
             o.box,
             None if o.mask is None else to_rle(o.mask, scene.height, scene.width),
-            GREY if o.crowd or o.difficult else GREEN,
+            GRAY if o.crowd or o.difficult else GREEN,
             classes[o.label],
             2,
         )
@@ -161,7 +161,7 @@ def _objects(scene: Scene, classes: Sequence[str]) -> list[_Shape]:
 
 
 def _detections(
-    prediction: Prediction, pick: Pick, classes: Sequence[str], colour: str
+    prediction: Prediction, pick: Pick, classes: Sequence[str], color: str
 ) -> list[_Shape]:
     """Weakest first, the picked one last: it lies on top."""
     order = [i for i in np.argsort(prediction.scores, kind="stable").tolist() if i != pick.index]
@@ -170,7 +170,7 @@ def _detections(
         _Shape(
             tuple(prediction.boxes[i].tolist()),
             None if prediction.masks is None else prediction.masks[i],
-            colour if i == pick.index else GREY,
+            color if i == pick.index else GRAY,
             f"{classes[prediction.labels[i]]} {prediction.scores[i]:.2f}",
             _THICK if i == pick.index else 1,
         )
@@ -189,14 +189,14 @@ def _drawn(
     for shape in shapes:
         if shape.mask is not None:
             inside = decode(shape.mask)
-            tone = np.array(Image.new("RGB", (1, 1), shape.colour))[0, 0]
+            tone = np.array(Image.new("RGB", (1, 1), shape.color))[0, 0]
             blended[inside] = (0.55 * blended[inside] + 0.45 * tone).astype(np.uint8)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = Image.fromarray(blended).resize(size, Image.Resampling.LANCZOS)
     pen = ImageDraw.Draw(image)
     for shape in shapes:
         x0, y0, x1, y1 = (edge * scale for edge in shape.box)
-        pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), None, shape.colour, shape.width)
+        pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), None, shape.color, shape.width)
     named = shapes if len(shapes) <= NAMED else [s for s in shapes if s.width == _THICK]
     for shape in named:  # words after all boxes, so that none strikes them through
         fitting = image.width - pen.textlength(shape.words, font=_font()) - 1
@@ -204,7 +204,7 @@ def _drawn(
             max(0, min(shape.box[0] * scale + 1, fitting)),
             max(0, shape.box[1] * scale - _LINE + 2),
         )
-        pen.rectangle(pen.textbbox(at, shape.words, font=_font()), fill=shape.colour)
+        pen.rectangle(pen.textbbox(at, shape.words, font=_font()), fill=shape.color)
         pen.text(at, shape.words, fill="white", font=_font())
     return image
 

@@ -1,4 +1,4 @@
-"""Figures as SVG: tones that read on white and on black, text and axes in the page's own colour."""
+"""Figures as SVG: tones that read on white and on black, text and axes in the page's own color."""
 
 import io
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-INK = "#010203"  # stands for the page's text colour until the SVG is written
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#3a86c8", "#d9822b", "#3f9f6b", "#a06cc0", "#8a8f98"
+INK = "#010203"  # stands for the page's text color until the SVG is written
+BLUE, ORANGE, GREEN, PURPLE, GRAY = "#3a86c8", "#d9822b", "#3f9f6b", "#a06cc0", "#8a8f98"
 STYLE: Any = {
     "font.family": "sans-serif",
     "svg.fonttype": "none",  # text stays text: small, selectable, in the reader's font

@@ -58,7 +58,7 @@ class FrozenConfig:
     finished: Literal["error", "skip"] = "error"
     """What to do when the output folder holds this very run, finished."""
     transform: EvaluationTransform | None = None
-    """null: 256 / 224 for networks trained above 64 pixels, else the training size, centre square."""
+    """null: 256 / 224 for networks trained above 64 pixels, else the training size, center square."""
 
     def __post_init__(self) -> None:
         if self.arch is not None and self.arch not in BACKBONES:

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from msbreg.backbones.resnet import ResNet, embed
+from msbreg.backbones.resnet import ResNet, embed, normalize
+from msbreg.backbones.spec import Normalization
 from msbreg.checkpoints.load import Provenance
 from msbreg.data.folder import UnreadableImage, read_image
-from msbreg.data.transforms import EvaluationTransform, Normalisation, normalize
+from msbreg.data.transforms import EvaluationTransform
 from msbreg.run.config import plain
 from msbreg.run.errors import UserError
 from msbreg.run.job import Job, log
@@ -53,7 +54,7 @@ def extract(
 ) -> Features:
     """Global average pools of the frozen backbone for the images, from the cache where it has them.
 
-    The cache's key is (weights, files, transform, normalisation, device type), where a file is its
+    The cache's key is (weights, files, transform, normalization, device type), where a file is its
     place, size and time of change: names and sizes alone are equal in many a train and val folder.
 
     Args:
@@ -63,7 +64,7 @@ def extract(
         UserError: an image cannot be read (the message names it).
     """
     key = [FORMAT, provenance.sha256, provenance.encoder, _identity(paths), plain(transform)]
-    key += [job.device.type, asdict(provenance.normalisation), provenance.stride]
+    key += [job.device.type, asdict(provenance.normalization), provenance.stride]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     stored = cache / f"{name}.npy"
     if stored.is_file():
@@ -73,7 +74,7 @@ def extract(
             return Features(x, tuple(paths), 0.0)
     with Progress(f"features of {label}", len(paths), unit="images") as progress:
         x = _forward(
-            backbone, paths, transform, provenance.normalisation, job, progress, batch_size, threads
+            backbone, paths, transform, provenance.normalization, job, progress, batch_size, threads
         )
         log.info("features of %s: %d images at %.0f images/s", label, len(paths), progress.rate)
         seconds = len(paths) / progress.rate
@@ -85,7 +86,7 @@ def _forward(
     backbone: ResNet,
     paths: Sequence[Path],
     transform: EvaluationTransform,
-    normalisation: Normalisation,
+    normalization: Normalization,
     job: Job,
     progress: Progress,
     batch_size: int,
@@ -113,7 +114,7 @@ def _forward(
                     f"{error}.\nA score over part of a split is no score: mend the file, or leave it "
                     "out of the data set for every method that you compare."
                 ) from error
-            features = embed(backbone, normalize(batch, job.device, normalisation))
+            features = embed(backbone, normalize(batch, job.device, normalization))
             x[first : first + len(batch)] = features.float().cpu().numpy()
             progress.update(min(first + batch_size, len(paths)))
     return x

@@ -44,7 +44,7 @@ def fit_linear(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> LinearModel:
-    """Minimise cross-entropy by SGD for each learning rate, on the device of the features.
+    """Minimize cross-entropy by SGD for each learning rate, on the device of the features.
 
     Learning rates are used as given: scaling them by batch size / 256 is the caller's affair. All
     layers start from the same weights, N(0, 0.01) with bias 0 (Goyal et al. 2019, MoCo, SwAV), and

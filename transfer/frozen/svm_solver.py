@@ -65,7 +65,7 @@ def fit_svm(
     negative images than there are folds.
     """
     _check_training(features, labels, costs, folds, difficult_train)
-    rows = _normalised(features)
+    rows = _normalized(features)
     tasks = (
         delayed(_fit_class)(rows, column, tuple(costs), folds, difficult_train, seed)
         for column in labels.T
@@ -89,13 +89,13 @@ def decision(
     model: SvmModel,
     features: np.ndarray,  # (N, D)
 ) -> np.ndarray:  # (N, C)
-    """Give the signed scores of each class; features are normalised as those of training were."""
+    """Give the signed scores of each class; features are normalized as those of training were."""
     if features.ndim != 2 or features.shape[1] != model.weights.shape[1]:
         raise UserError(
             f"features have shape {features.shape}, the SVM was fitted on width "
             f"{model.weights.shape[1]}. Take both from the same backbone and layer."
         )
-    return _normalised(features) @ model.weights.T + model.bias
+    return _normalized(features) @ model.weights.T + model.bias
 
 
 def class_average_precisions(
@@ -133,7 +133,7 @@ def mean_average_precision(
 
 
 def _fit_class(
-    rows: np.ndarray,  # (N, D), normalised
+    rows: np.ndarray,  # (N, D), normalized
     labels: np.ndarray,  # (N,), in {1, -1, 0}
     costs: tuple[float, ...],
     folds: int,
@@ -182,7 +182,7 @@ def _fit(
     return machine, bool(machine.n_iter_ >= machine.max_iter)
 
 
-def _normalised(
+def _normalized(
     features: np.ndarray,  # (N, D)
 ) -> np.ndarray:  # (N, D) float64
     """Divide each row by its L2 length plus 1e-5, the constant of FSSB and VISSL."""

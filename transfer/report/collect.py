@@ -72,7 +72,7 @@ def columns(networks: Iterable[Network]) -> list[Column]:
 
 
 def _place(column: Column) -> tuple[Any, ...]:
-    """Neighbours by their number; boxes before masks, for VOC with AP50 first, for COCO with AP."""
+    """Neighbors by their number; boxes before masks, for VOC with AP50 first, for COCO with AP."""
     if column.kind != "detection":
         return (len(column.metric), column.metric)
     what, _, name = column.metric.partition("_")

@@ -1,4 +1,4 @@
-"""Training curves as inline SVG, and neighbours as inline PNG."""
+"""Training curves as inline SVG, and neighbors as inline PNG."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, UnidentifiedImageError
 
-from transfer.drawing.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, STYLE, svg_of
+from transfer.drawing.svg import BLUE, GRAY, GREEN, ORANGE, PURPLE, STYLE, svg_of
 from transfer.report.runs import is_number
 
 Curve = list[dict[str, Any]]
@@ -29,7 +29,7 @@ _STYLE: Any = STYLE | {
 }
 # One tone for what is about classes, one for boxes; dashed are the proposals.
 _DETECTOR_LOSSES = {
-    "total_loss": ("total", GREY),
+    "total_loss": ("total", GRAY),
     "loss_mask": ("masks", GREEN),
     "loss_cls": ("classes", BLUE),
     "loss_box_reg": ("boxes", ORANGE),
@@ -77,7 +77,7 @@ def training_curves(
         _lines(axes[1, 2], curve, "learning rate", {"learning_rate": ("", PURPLE)})
         _lines(axes[1, 3], curve, "decay of the target", {"target_decay": ("", PURPLE)})
         for ax in axes.flat:
-            ax.grid(color=GREY, alpha=0.22, linewidth=0.5)
+            ax.grid(color=GRAY, alpha=0.22, linewidth=0.5)
             if ax is not axes[1, 1]:
                 ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         for ax in (axes[1, 0], axes[1, 2], axes[1, 3]):
@@ -101,7 +101,7 @@ def detector_curves(
         if len(scores) > 1:
             _lines(axes[2], scores, "AP, AP50 [%]", _DETECTOR_SCORES, "iteration")
         for ax in axes:
-            ax.grid(color=GREY, alpha=0.22, linewidth=0.5)
+            ax.grid(color=GRAY, alpha=0.22, linewidth=0.5)
             ax.set_xlabel("iteration")
             ax.set_xlim(left=0)
             ax.set_ylim(bottom=0)
@@ -110,7 +110,7 @@ def detector_curves(
 
 def _losses(ax: Axes, curve: Curve, config: dict[str, Any]) -> None:
     """The terms times their weights, so that they add up to the total."""
-    terms = {"total": ("total", GREY, 1.0)}
+    terms = {"total": ("total", GRAY, 1.0)}
     if config.get("method") == "msbreg":
         terms |= {
             "centroid": ("centroid", BLUE, 1.0),
@@ -129,7 +129,7 @@ def _lines(
     ax: Axes,
     curve: Curve,
     title: str,
-    lines: dict[str, tuple[str, str]],  # what a row has -> label, colour (with "--": dashed)
+    lines: dict[str, tuple[str, str]],  # what a row has -> label, color (with "--": dashed)
     over: str = "epoch",
 ) -> None:
     ax.set_title(title)
@@ -152,7 +152,7 @@ def _lines(
 
 def _level(ax: Axes, value: float | None, words: str) -> None:
     if value is not None and is_number(value) and ax.lines:
-        ax.axhline(value, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
+        ax.axhline(value, color=GRAY, linestyle=(0, (4, 3)), linewidth=1)
         ax.annotate(
             words,
             (1, value),
@@ -172,7 +172,7 @@ def _spectrum(ax: Axes, curve: Curve) -> None:
     if not rows:
         _say(ax, "not recorded")
         return
-    for row, color in ((rows[0], GREY), (rows[-1], BLUE)) if len(rows) > 1 else ((rows[0], BLUE),):
+    for row, color in ((rows[0], GRAY), (rows[-1], BLUE)) if len(rows) > 1 else ((rows[0], BLUE),):
         values = row["spectrum"]
         ax.plot(range(1, len(values) + 1), values, color=color, label=f"epoch {row['epoch']}")
     if any(value > 0 for row in rows for value in row["spectrum"]):
@@ -199,7 +199,7 @@ def _svg(figure: Figure) -> str:
 def thumbnail(path: Path) -> str | None:
     """The image as a PNG data URI about ``THUMBNAIL`` pixels high; None if it cannot be read.
 
-    A small one is enlarged by whole factors with nearest neighbour: its pixels stay what they are.
+    A small one is enlarged by whole factors with nearest neighbor: its pixels stay what they are.
     """
     try:
         with Image.open(path) as file:

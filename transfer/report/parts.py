@@ -15,7 +15,7 @@ class Part:
 
     Attributes:
         title: empty where each column has its own data.
-        groups: what stands above neighbouring columns, and above how many; may be empty.
+        groups: what stands above neighboring columns, and above how many; may be empty.
         headings: name of each column, and a smaller line below it.
         rows: label of a network and its cells; each cell has one entry for each variant.
         differences: rows of points, to the random network.

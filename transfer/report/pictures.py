@@ -1,6 +1,6 @@
 """What runs drew, made small and put into the page itself.
 
-SVG becomes part of the page, in its font and colours; anything in the file that is no line, area or
+SVG becomes part of the page, in its font and colors; anything in the file that is no line, area or
 text stays out, so that no file brings a script, a rule or an address along. Photographs become WebP.
 """
 

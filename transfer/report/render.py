@@ -17,7 +17,7 @@ from transfer.report.detector_results import detectors
 from transfer.report.figures import THUMBNAIL, thumbnail, training_curves
 from transfer.report.headline import headline
 from transfer.report.parts import evaluated, parts_of
-from transfer.report.run_files import read_curve, read_neighbours
+from transfer.report.run_files import read_curve, read_neighbors
 from transfer.report.runs import Run
 from transfer.report.tables import score_table
 
@@ -57,7 +57,7 @@ def describe(collection: Collection) -> dict[str, Any]:
         "pretrainings": [
             _pretraining(run, number) for number, run in enumerate(collection.pretrainings)
         ],
-        "neighbours": [shown for network in collection.networks for shown in _neighbours(network)],
+        "neighbors": [shown for network in collection.networks for shown in _neighbors(network)],
         "per_class": [p for p in per_class_tables(collection.networks) if p.kind == "svm"],
         "detectors": detectors(collection),
         "weights": _weights(collection.networks),
@@ -129,14 +129,14 @@ def _pretraining(run: Run, number: int) -> dict[str, Any]:
     }
 
 
-def _neighbours(network: Network) -> list[dict[str, Any]]:
+def _neighbors(network: Network) -> list[dict[str, Any]]:
     """The picture of a network, from its first kNN run on each set of images."""
     chosen: dict[str, Run] = {}
     for run in network.runs:
         if run.kind == "knn":
             chosen.setdefault(run.fingerprints, run)
     return [
-        {"network": network.label, "run": run, **_picture(read_neighbours(run.folder))}
+        {"network": network.label, "run": run, **_picture(read_neighbors(run.folder))}
         for run in chosen.values()
     ]
 
@@ -149,18 +149,18 @@ def _picture(queries: list[dict[str, Any]] | str) -> dict[str, Any]:
             "class": query["class"],
             "image": thumbnail(Path(query["path"])),
             "path": query["path"],
-            "neighbours": [
+            "neighbors": [
                 {
-                    **neighbour,
-                    "image": thumbnail(Path(neighbour["path"])),
-                    "same": neighbour["class"] == query["class"],
+                    **neighbor,
+                    "image": thumbnail(Path(neighbor["path"])),
+                    "same": neighbor["class"] == query["class"],
                 }
-                for neighbour in query["neighbours"][:8]
+                for neighbor in query["neighbors"][:8]
             ],
         }
         for query in queries
     ]
-    shown = [item for row in rows for item in (row, *row["neighbours"])]
+    shown = [item for row in rows for item in (row, *row["neighbors"])]
     gone = list(dict.fromkeys(item["path"] for item in shown if item["image"] is None))
     files = "1 image file is" if len(gone) == 1 else f"{len(gone)} image files are"
     missing = f"{files} gone or cannot be read: {', '.join(gone[:3])}" if gone else ""

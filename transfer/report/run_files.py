@@ -27,9 +27,14 @@ def read_curve(folder: Path, over: str = "epoch") -> list[dict[str, Any]] | str:
     return rows
 
 
-def read_neighbours(folder: Path) -> list[dict[str, Any]] | str:
-    """Queries with their neighbours, or why there are none."""
-    return _rows(folder / "neighbours.json", list, {"path", "class", "neighbours"})
+def read_neighbors(folder: Path) -> list[dict[str, Any]] | str:
+    """Queries with their neighbors, or why there are none."""
+    if not (folder / "neighbors.json").exists() and (folder / "neighbours.json").exists():
+        rows = _rows(folder / "neighbours.json", list, {"path", "class", "neighbours"})  # of 0.1.0
+        if isinstance(rows, str):
+            return rows
+        return [row | {"neighbors": row["neighbours"]} for row in rows]
+    return _rows(folder / "neighbors.json", list, {"path", "class", "neighbors"})
 
 
 @dataclass(frozen=True)

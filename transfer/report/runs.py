@@ -84,7 +84,7 @@ class Run:
         """What the data are called in a table: their name, or the last part of their path.
 
         Detectors are told apart by what they were trained on and by their engines too: no table mixes
-        them unlabelled.
+        them unlabeled.
         """
         if self.kind == "detection":
             test, train = (self.record["data"].get(split) for split in ("test", "train"))

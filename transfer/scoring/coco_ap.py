@@ -31,7 +31,7 @@ from transfer.scoring.prediction_checks import in_order
 
 
 Kind = Literal["bbox", "segm"]
-Labelled = tuple[int, dict[str, Any]]
+Labeled = tuple[int, dict[str, Any]]
 """A label and an entry: bbox or segmentation, area, and score or iscrowd and ignore."""
 
 
@@ -53,7 +53,7 @@ class Evaluation(COCOeval):
         self._near: dict[tuple[int, int], np.ndarray] = {}
         self._added = [0, 0]
 
-    def add(self, image: int, objects: list[Labelled], detections: list[Labelled]) -> None:
+    def add(self, image: int, objects: list[Labeled], detections: list[Labeled]) -> None:
         """Take what is in one image and what was found there; the entries become the evaluation's."""
         for which, (entries, into) in enumerate(
             [(objects, self.objects), (detections, self.detections)]
@@ -175,7 +175,7 @@ def coco_ap(scenes: Scenes, predictions: Sequence[Prediction], kind: Kind = "bbo
     return _scores(scenes, evaluation, kind)
 
 
-def _objects(scene: Scene, kind: Kind) -> list[Labelled]:
+def _objects(scene: Scene, kind: Kind) -> list[Labeled]:
     """Each object's label and its entry."""
     boxes = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (o.box for o in scene.instances)]
     sizes = [o.area for o in scene.instances]
@@ -208,7 +208,7 @@ def _masks(scene: Scene) -> list[RunLengths]:
         raise UserError(f"scene {scene.id!r} has {error}") from error
 
 
-def _detections(scene: Scene, prediction: Prediction, kind: Kind) -> list[Labelled]:
+def _detections(scene: Scene, prediction: Prediction, kind: Kind) -> list[Labeled]:
     """Each detection's label and its entry."""
     labels, scores = prediction.labels.tolist(), prediction.scores.astype(np.float32).tolist()
     if kind == "segm":

@@ -16,7 +16,7 @@ from transfer.scoring.voc_ap import (
 )
 
 THRESHOLD = 0.5
-# VOC's judgement of boxes as they are; the metric plays no part in it.
+# VOC's judgment of boxes as they are; the metric plays no part in it.
 _RULES = VocRules("area", rounding=False, ties="stable")
 
 

@@ -1,7 +1,7 @@
 """The certificate: what was written computes what was given, from the pixels of an image on.
 
 The written file is read back, and stem and stages of its network are compared with the source's on
-uint8 RGB images: the source by its own normalisation, the reader by the settings in the file.
+uint8 RGB images: the source by its own normalization, the reader by the settings in the file.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msbreg.backbones.resnet import ResNet
+from msbreg.backbones.resnet import ResNet, normalize
+from msbreg.backbones.spec import Normalization
 from msbreg.checkpoints.convert.blame import likely_cause
 from msbreg.checkpoints.convert.consumer_settings import Settings
 from msbreg.checkpoints.convert.executor import STAGES, Executor
 from msbreg.checkpoints.convert.target import Reader, Reading, Target, Words
 from msbreg.checkpoints.convert.to_safetensors import features_of
 from msbreg.checkpoints.layouts.names import place
-from msbreg.data.transforms import Normalisation, normalize
 
 SIZES = ((96, 128), (97, 129))
 """Heights and widths that are compared: padding and stride differ between even and odd ones."""
@@ -45,7 +45,7 @@ def certify(
     target: Target,
     words: Words,  # for formats that have no place for them
     backbone: ResNet,
-    normalisation: Normalisation,
+    normalization: Normalization,
     readers: Sequence[Reader] = (),
 ) -> dict[str, Any]:
     """Read the file back by formulas and by every reader, and compare tensors and features.
@@ -59,7 +59,7 @@ def certify(
     source = {target.names(place(k)): v for k, v in backbone.state_dict().items()}
     _same_tensors(source, written, f"the {target.name} file", passed_over="")
     batches = [_images(*size) for size in SIZES]
-    pixels = [normalize(images, torch.device("cpu"), normalisation) for images in batches]
+    pixels = [normalize(images, torch.device("cpu"), normalization) for images in batches]
     wanted = [features_of(backbone, batch) for batch in pixels]
     found = _by_formulas(target, written, target.understand(words), batches)
     readings = [found]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from msbreg.backbones.resnet import ResNet, build_backbone
-from msbreg.data.transforms import Normalisation
+from msbreg.backbones.spec import Normalization
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 """Depth -> blocks of each stage (arXiv 1512.03385, Table 1); 50 and deeper are bottlenecks."""
@@ -60,7 +60,7 @@ class Settings:
 
 
 def settings_of(
-    backbone: ResNet, arch: str, normalisation: Normalisation, stride: str, image_size: int
+    backbone: ResNet, arch: str, normalization: Normalization, stride: str, image_size: int
 ) -> Settings:
     """Of a backbone; the stride is the one declared for its weights, which the module should have."""
     layers = (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4)
@@ -73,21 +73,21 @@ def settings_of(
         width=stem.out_channels,
         stem=STEMS[stem.kernel_size[0], stem.stride[0]],
         stride_in_1x1=bottleneck and stride == "1x1",
-        channels=normalisation.channels,
-        pixel_mean=tuple(round(255 * value, 6) for value in normalisation.mean),
-        pixel_std=tuple(round(255 * value, 6) for value in normalisation.std),
+        channels=normalization.channels,
+        pixel_mean=tuple(round(255 * value, 6) for value in normalization.mean),
+        pixel_std=tuple(round(255 * value, 6) for value in normalization.std),
         image_size=image_size,
     )
 
 
 def settings_of_arch(
-    arch: str, normalisation: dict[str, Any], stride: str, image_size: int
+    arch: str, normalization: dict[str, Any], stride: str, image_size: int
 ) -> Settings:
     """The same from what a published file says of itself."""
     with torch.device("meta"):
         backbone = build_backbone(arch)
-    mean, std = tuple(normalisation["mean"]), tuple(normalisation["std"])
-    given = Normalisation(mean, std, normalisation["channels"])
+    mean, std = tuple(normalization["mean"]), tuple(normalization["std"])
+    given = Normalization(mean, std, normalization["channels"])
     return settings_of(backbone, arch, given, stride, image_size)
 
 

@@ -1,4 +1,4 @@
-"""A backbone to another tool box's file: written aside, read back, compared, and only then put in place."""
+"""A backbone to another toolbox's file: written aside, read back, compared, and only then put in place."""
 
 import contextlib
 import os
@@ -63,7 +63,7 @@ def convert(
     settings = settings_of(
         backbone,
         provenance.arch,
-        provenance.normalisation,
+        provenance.normalization,
         provenance.stride,
         provenance.image_size,
     )
@@ -80,7 +80,7 @@ def convert(
         staged = staging / output.name
         _write(content, staged, target)
         certificate = certify(
-            staged, target, content.words, backbone, provenance.normalisation, readers
+            staged, target, content.words, backbone, provenance.normalization, readers
         )
         certificate |= {"source": named}
         _write(replace(content, certificate=certificate), staged, target)

@@ -1,7 +1,7 @@
 """A ResNet without modules: functions over a state dict, in the names of whoever will read it.
 
 It shares nothing with the network that was converted, nor with the dialects that named the tensors:
-a wrong name, stride, colour order, epsilon or tensor shows as a wrong number.
+a wrong name, stride, color order, epsilon or tensor shows as a wrong number.
 """
 
 from collections.abc import Mapping

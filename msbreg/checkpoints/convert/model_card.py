@@ -75,7 +75,7 @@ def model_card(
     """Markdown; what is not known is said to be so."""
     details = provenance["details"]
     method = str(details.get("method", provenance["family"]))
-    given = provenance["normalisation"]
+    given = provenance["normalization"]
     place = {"3x3": "3x3 (v1.5)", "1x1": "first 1x1 (v1)"}[provenance["stride"]]
     side = provenance["image_size"]
     lines = [

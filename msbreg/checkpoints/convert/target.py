@@ -1,4 +1,4 @@
-"""What one tool box wants: names, settings in its own words, files, and how to read them back."""
+"""What one toolbox wants: names, settings in its own words, files, and how to read them back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ Reader = Callable[[Path, Words, list[Tensor]], list[Reading]]
 
 @dataclass(frozen=True)
 class Target:
-    """One tool box.
+    """One toolbox.
 
     Attributes:
         name: what ``--to`` takes.
@@ -107,7 +107,7 @@ class Target:
 
 
 def no_small_stem(settings: Settings) -> str:
-    """The refusal that all tool boxes share."""
+    """The refusal that all toolboxes share."""
     if settings.stem == "imagenet":
         return ""
     return (

@@ -1,6 +1,6 @@
-"""The tool boxes that a backbone can be written for.
+"""The toolboxes that a backbone can be written for.
 
-To add a tool box: a module with one ``Target``, and a line in ``TARGETS``.
+To add a toolbox: a module with one ``Target``, and a line in ``TARGETS``.
 """
 
 from msbreg.checkpoints.convert.target import Target

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from msbreg.backbones.resnet import ResNet
+from msbreg.backbones.resnet import ResNet, normalize
 from msbreg.checkpoints.convert.consumer_settings import Settings, settings_of_arch
 from msbreg.checkpoints.convert.encoding import as_safetensors
 from msbreg.checkpoints.convert.target import Content, Reading, Target, Words
@@ -17,14 +17,13 @@ from msbreg.checkpoints.convert.to_torchvision import LAYOUT
 from msbreg.checkpoints.layouts.names import torchvision
 from msbreg.checkpoints.load import load_backbone
 from msbreg.checkpoints.read import read_file
-from msbreg.data.transforms import normalize
 
 
 def _express(settings: Settings) -> Words:
     """What ``load_backbone`` takes from the metadata."""
     return {
         "arch": settings.arch,
-        "normalisation": {
+        "normalization": {
             "mean": settings.mean,
             "std": settings.std,
             "channels": settings.channels,
@@ -46,14 +45,14 @@ def _encode(content: Content, suffix: str) -> dict[str, bytes]:
 def _decode(path: Path) -> tuple[dict[str, Tensor], Words | None]:
     file = read_file(path)
     described = json.loads(file.metadata["msbreg"])
-    words = ("arch", "normalisation", "stride", "image_size")
+    words = ("arch", "normalization", "stride", "image_size")
     return file.content, {name: described[name] for name in words}
 
 
 def _fragment(words: Words, path: Path) -> str:
     return (
-        "from msbreg.checkpoint import load_backbone\n"
-        f"backbone, provenance = load_backbone(Path({str(path.resolve())!r}))\n"
+        "from msbreg import load_backbone\n"
+        f"backbone, provenance = load_backbone({str(path.resolve())!r})\n"
     )
 
 
@@ -62,7 +61,7 @@ def read_with_msbreg(path: Path, words: Words, batches: list[Tensor]) -> list[Re
     backbone, provenance = load_backbone(path)
     features = []
     for images in batches:
-        pixels = normalize(images, torch.device("cpu"), provenance.normalisation)
+        pixels = normalize(images, torch.device("cpu"), provenance.normalization)
         features.append(features_of(backbone, pixels))
     return [Reading("msbreg", dict(backbone.state_dict()), features)]
 
@@ -70,7 +69,7 @@ def read_with_msbreg(path: Path, words: Words, batches: list[Tensor]) -> list[Re
 @torch.no_grad()
 def features_of(
     backbone: ResNet,
-    pixels: Tensor,  # (B, 3, H, W) float32, normalised
+    pixels: Tensor,  # (B, 3, H, W) float32, normalized
 ) -> dict[str, Tensor]:
     """stem and res2 to res5 of one of our networks."""
     pixels = pixels.contiguous()  # channels_last sums in another order

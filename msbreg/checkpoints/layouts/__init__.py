@@ -1,7 +1,7 @@
 """FORMATS: one row per checkpoint layout found in the wild.
 
-To add a layout, add a row to one of the tables: how it is recognised, which encoder is taken and why,
-prefix, dialect of the names, keys dropped on purpose, input normalisation, place of the stride.
+To add a layout, add a row to one of the tables: how it is recognized, which encoder is taken and why,
+prefix, dialect of the names, keys dropped on purpose, input normalization, place of the stride.
 """
 
 from msbreg.checkpoints.layouts.row import Encoder, Format

@@ -22,7 +22,7 @@ class Candidate:
     """A row held against a file.
 
     Attributes:
-        misses: what the row wants and the file has not; empty if the layout is recognised.
+        misses: what the row wants and the file has not; empty if the layout is recognized.
         found: tensors of the row's own names, of all its encoders.
         present: encoders that are in the file.
         encoder: the one that is taken.
@@ -45,7 +45,7 @@ class Candidate:
 
 
 def hold_against(row: Format, content: Mapping[str, Any], encoder: str | None) -> Candidate:
-    """Recognise a row's layout in a file and, if it is there, account for every key.
+    """Recognize a row's layout in a file and, if it is there, account for every key.
 
     Args:
         encoder: name of the one to take; None takes the family's.

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from msbreg.backbones.spec import Normalization
 from msbreg.checkpoints.layouts.account import Candidate
 from msbreg.checkpoints.layouts.content import groups, matches, overview, unwrapped
 from msbreg.checkpoints.layouts.tensors import fit
 from msbreg.checkpoints.read.inert import printable
-from msbreg.data.transforms import Normalisation
 
 LOOK = "Look at it with:  python tools/inspect_checkpoint.py {path}"
 
@@ -71,7 +71,7 @@ def _stages(state: Mapping[str, Any]) -> list[str]:
 
 
 def no_layout(held: list[Candidate], path: Path, content: Mapping[str, Any]) -> str:
-    """The error of a file that no row recognises: the nearest rows, and what each of them wants."""
+    """The error of a file that no row recognizes: the nearest rows, and what each of them wants."""
     near = sorted(held, key=lambda c: (-c.found, len(c.misses)))[:6]
     width = max(len(c.row.name) for c in near)
     lines = []
@@ -82,7 +82,7 @@ def no_layout(held: list[Candidate], path: Path, content: Mapping[str, Any]) -> 
         lines.append(f"  ... and {len(held) - len(near)} more (tools/inspect_checkpoint.py --list)")
     hint = _hint(content) or (
         "If it holds a ResNet with torchvision's names, say where:  --family other --encoder "
-        "ENTRY:PREFIX  (input normalised as ImageNet's; other-zero-one: pixels / 255)"
+        "ENTRY:PREFIX  (input normalized as ImageNet's; other-zero-one: pixels / 255)"
     )
     return "\n".join(
         [
@@ -107,8 +107,8 @@ def _hint(content: Mapping[str, Any]) -> str:
     return ""
 
 
-def seen(normalisation: Normalisation) -> str:
-    """An input normalisation in words."""
-    n = normalisation
+def seen(normalization: Normalization) -> str:
+    """An input normalization in words."""
+    n = normalization
     mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (n.mean, n.std))
     return f"{n.channels} / 255, mean {mean}, std {std}"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from msbreg.backbones.resnet import BACKBONES
+from msbreg.backbones.spec import Normalization
 from msbreg.checkpoints.layouts import FORMATS
 from msbreg.checkpoints.layouts.account import Candidate, elsewhere, hold_against
 from msbreg.checkpoints.layouts.content import overview
@@ -19,7 +20,6 @@ from msbreg.checkpoints.layouts.stated import stated_by
 from msbreg.checkpoints.layouts.tensors import completed, fit, nearest
 from msbreg.checkpoints.read import FileContent
 from msbreg.checkpoints.read.inert import plain
-from msbreg.data.transforms import Normalisation
 from msbreg.run.errors import UserError
 
 
@@ -35,7 +35,7 @@ class Match:
         state: torchvision name -> tensor, complete, finite, float32.
         taken: number of tensors that the file had of it.
         dropped: reason -> keys without wrapper tokens.
-        normalisation: of the input: the file's own statement, else the family's.
+        normalization: of the input: the file's own statement, else the family's.
         stride: where a bottleneck has stride 2.
         image_size: side in pixels of the views it was pre-trained on; 0 if the file does not say.
         details: how it was trained, as far as the file says.
@@ -49,7 +49,7 @@ class Match:
     state: dict[str, Tensor]
     taken: int
     dropped: dict[str, tuple[str, ...]]
-    normalisation: Normalisation
+    normalization: Normalization
     stride: Literal["3x3", "1x1"]
     image_size: int
     details: Mapping[str, Any]
@@ -96,7 +96,7 @@ def identify(
     if lines or candidate.unexplained:
         raise UserError(difference_of(candidate, arch or found, lines, file.path, content))
     state, notes = completed(candidate.state, found)
-    said = [row.note] if row.note and stated.normalisation is None else []
+    said = [row.note] if row.note and stated.normalization is None else []
     return Match(
         row=row,
         encoder=candidate.encoder,
@@ -105,7 +105,7 @@ def identify(
         state=state,
         taken=len(candidate.state),
         dropped={reason: tuple(keys) for reason, keys in candidate.dropped.items()},
-        normalisation=stated.normalisation or row.normalisation,
+        normalization=stated.normalization or row.normalization,
         stride=stated.stride or row.stride,
         image_size=stated.image_size,
         details=stated.details,
@@ -168,7 +168,7 @@ def _the_one(
         return best[0]
     width = max(len(c.row.name) for c in best)
     lines = [
-        f"  --family {c.row.name:<{width}}  {c.row.covers}; input {seen(c.row.normalisation)}"
+        f"  --family {c.row.name:<{width}}  {c.row.covers}; input {seen(c.row.normalization)}"
         for c in best
     ]
     raise UserError(

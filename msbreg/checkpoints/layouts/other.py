@@ -1,8 +1,8 @@
 """A layout that no row knows: the user says where the network is and what it was trained on."""
 
+from msbreg.backbones.spec import IMAGENET
 from msbreg.checkpoints.layouts.account import EVERYTHING
 from msbreg.checkpoints.layouts.row import ZERO_TO_ONE, Encoder, Format
-from msbreg.data.transforms import IMAGENET
 from msbreg.run.errors import UserError
 
 OTHERS = {"other": IMAGENET, "other-zero-one": ZERO_TO_ONE}
@@ -12,7 +12,7 @@ def other(family: str, encoder: str | None) -> Format:
     """A row for torchvision's names at a place that the user gives; never taken on its own.
 
     Args:
-        family: ``other`` for ImageNet's normalisation, ``other-zero-one`` for pixels / 255.
+        family: ``other`` for ImageNet's normalization, ``other-zero-one`` for pixels / 255.
         encoder: ``ENTRY:PREFIX``, such as ``model.student:backbone.`` or ``:`` for the file itself.
 
     Raises:
@@ -33,6 +33,6 @@ def other(family: str, encoder: str | None) -> Format:
         why="the user said so",
         entry=tuple(entry.split(".")) if entry else (),
         dropped=EVERYTHING,
-        normalisation=OTHERS[family],
-        note="layout and normalisation are the user's statement",
+        normalization=OTHERS[family],
+        note="layout and normalization are the user's statement",
     )

@@ -3,19 +3,19 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from msbreg.backbones.spec import IMAGENET, Normalization
 from msbreg.checkpoints.layouts.names import Dialect, torchvision
-from msbreg.data.transforms import IMAGENET, Normalisation
 
-ZERO_TO_ONE = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+ZERO_TO_ONE = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Pixels / 255 and nothing else (SimCLR in TensorFlow, sthalles, Spijkervet)."""
 
-SWAV = Normalisation((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))
+SWAV = Normalization((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))
 """SwAV's standard deviations (facebookresearch/swav, multicropdataset.py)."""
 
-CAFFE2 = Normalisation((0.406, 0.456, 0.485), (0.225, 0.224, 0.229), "BGR")
+CAFFE2 = Normalization((0.406, 0.456, 0.485), (0.225, 0.224, 0.229), "BGR")
 """ImageNet's statistics in the order of OpenCV (fair_self_supervision_benchmark, image_dataset.py)."""
 
-MSRA = Normalisation((103.53 / 255, 116.28 / 255, 123.675 / 255), (1 / 255,) * 3, "BGR")
+MSRA = Normalization((103.53 / 255, 116.28 / 255, 123.675 / 255), (1 / 255,) * 3, "BGR")
 """Caffe's: BGR in [0, 255], mean only (Detectron2's default PIXEL_MEAN and PIXEL_STD)."""
 
 Entry = tuple[str | int, ...]
@@ -56,12 +56,12 @@ class Format:
         top_without: entries that it must not have.
         values: entries and the values that they must have.
         absent: places and patterns that must match no key there.
-        marks: patterns, each of which must match a key: what tells the layout from its neighbours.
+        marks: patterns, each of which must match a key: what tells the layout from its neighbors.
         without: patterns that must match no key.
         heads: patterns behind an encoder's prefix that are dropped on purpose.
         dropped: patterns of whole keys that are dropped on purpose.
         aliases: prefixes under which the same tensors are saved again; they must be equal.
-        normalisation: of the input.
+        normalization: of the input.
         stride: where a bottleneck has stride 2: in the 3x3 (v1.5, torchvision) or the 1x1 (v1, Caffe).
         states_arch: the file names its architecture, in our terms.
         note: what else a user should know.
@@ -85,7 +85,7 @@ class Format:
     heads: tuple[str, ...] = ("fc.*",)
     dropped: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
-    normalisation: Normalisation = IMAGENET
+    normalization: Normalization = IMAGENET
     stride: Literal["3x3", "1x1"] = "3x3"
     states_arch: bool = False
     note: str = ""

@@ -4,7 +4,7 @@ from msbreg.checkpoints.layouts import names
 from msbreg.checkpoints.layouts.row import CAFFE2, MSRA, Encoder, Format
 
 NO_INPUT = (
-    "the file does not say what input it was trained with: ImageNet's normalisation is assumed"
+    "the file does not say what input it was trained with: ImageNet's normalization is assumed"
 )
 
 LIBRARIES = (
@@ -84,7 +84,7 @@ LIBRARIES = (
         names=names.caffe2,
         marks=("res_conv1_bn_gamma",),
         heads=("fc1000_*", "pred_*", "conv1_b", "lr", "model_iter", "*_momentum"),
-        normalisation=MSRA,
+        normalization=MSRA,
         stride="1x1",
         note="the standard deviation of its input is absorbed in conv1",
     ),
@@ -96,7 +96,7 @@ LIBRARIES = (
         names=names.caffe2_short,
         marks=("res_conv1_bn_s", "res_conv1_bn_rm"),
         heads=("fc1000_*", "pred_*", "conv1_b", "lr", "model_iter", "*_momentum"),
-        normalisation=CAFFE2,
+        normalization=CAFFE2,
         note="stride and BGR input are those of FAIR's benchmark; compare a known score",
     ),
 )

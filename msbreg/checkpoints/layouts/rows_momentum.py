@@ -146,7 +146,7 @@ MOMENTUM = (
         ),
         why=QUERY,
         names=names.children,
-        normalisation=ZERO_TO_ONE,
+        normalization=ZERO_TO_ONE,
         top=("online_network_state_dict",),
         dropped=("projetion.*", "projection.*"),
     ),
@@ -157,7 +157,7 @@ MOMENTUM = (
         entry=("encoder_state_dict",),
         encoders=(Encoder("online", ""),),
         names=names.children,
-        normalisation=ZERO_TO_ONE,
+        normalization=ZERO_TO_ONE,
         top_without=("online_network_state_dict",),
     ),
     Format(

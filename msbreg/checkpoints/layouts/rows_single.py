@@ -21,7 +21,7 @@ SINGLE = (
         source="facebookresearch/swav hubconf.py, src/resnet50.py, src/multicropdataset.py",
         encoders=(Encoder("encoder", ""),),
         marks=("projection_head.*",),
-        normalisation=SWAV,
+        normalization=SWAV,
         dropped=("projection_head.*", "prototypes.*"),
     ),
     Format(
@@ -31,7 +31,7 @@ SINGLE = (
         entry=("state_dict",),
         encoders=(Encoder("encoder", ""),),
         marks=("projection_head.*",),
-        normalisation=SWAV,
+        normalization=SWAV,
         dropped=("projection_head.*", "prototypes.*"),
     ),
     Format(
@@ -100,7 +100,7 @@ SINGLE = (
         encoders=(Encoder("encoder", ""),),
         marks=("fc.weight",),
         top_without=("arch", "epoch", "meta", "optimizer", "lemniscate"),
-        normalisation=ZERO_TO_ONE,
+        normalization=ZERO_TO_ONE,
         note="trained with TensorFlow's SAME max-pool; evaluated with torchvision's symmetric one",
     ),
     Format(
@@ -110,7 +110,7 @@ SINGLE = (
         entry=("resnet",),
         encoders=(Encoder("encoder", ""),),
         names=names.simclr_v2,
-        normalisation=ZERO_TO_ONE,
+        normalization=ZERO_TO_ONE,
         note="trained with TensorFlow's SAME max-pool; evaluated with torchvision's symmetric one",
     ),
     Format(
@@ -123,7 +123,7 @@ SINGLE = (
         without=("backbone.fc.1.*", "backbone.fc.3.*"),
         top=("arch",),
         top_without=("meta", "pytorch-lightning_version"),
-        normalisation=ZERO_TO_ONE,
+        normalization=ZERO_TO_ONE,
     ),
     Format(
         "simclr-spijkervet",
@@ -132,7 +132,7 @@ SINGLE = (
         encoders=(Encoder("encoder", "encoder."),),
         marks=("projector.0.weight", "projector.2.weight"),
         without=("projector.*bias", "projector.1.*", "projector.3.*"),
-        normalisation=ZERO_TO_ONE,
+        normalization=ZERO_TO_ONE,
         dropped=("projector.*",),
     ),
     Format(
@@ -145,7 +145,7 @@ SINGLE = (
         marks=("encoder.conv1.weight", "model.projector.0.weight", "model.projector.2.weight"),
         without=("model.projector.*bias", "model.projector.1.*", "model.projector.3.*"),
         aliases=("encoder.",),
-        normalisation=ZERO_TO_ONE,
+        normalization=ZERO_TO_ONE,
         dropped=("model.projector.*", "projector.*"),
     ),
 )

@@ -54,7 +54,7 @@ OPENMMLAB = (
         top_without=("arch", "epoch", "optimizer", "lemniscate", "pytorch-lightning_version"),
         without=("fc.*", "projection_head.*"),
         heads=(),
-        note="the file does not say what input it was trained with: ImageNet's normalisation is assumed",
+        note="the file does not say what input it was trained with: ImageNet's normalization is assumed",
     ),
 )
 

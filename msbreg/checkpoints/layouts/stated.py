@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from msbreg.backbones.spec import Normalization
 from msbreg.checkpoints.layouts.row import Format
 from msbreg.checkpoints.read import FileContent
-from msbreg.data.transforms import Normalisation
 from msbreg.run.errors import UserError
 
 SCHEMA = 1
@@ -21,14 +21,14 @@ class Stated:
 
     Attributes:
         arch: name in BACKBONES.
-        normalisation, stride: of the network.
+        normalization, stride: of the network.
         image_size: side in pixels of the views it was pre-trained on.
         details: how it was trained.
         notes: where this was read, if not in the file's own layout.
     """
 
     arch: str | None = None
-    normalisation: Normalisation | None = None
+    normalization: Normalization | None = None
     stride: Literal["3x3", "1x1"] | None = None
     image_size: int = 0
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -90,7 +90,8 @@ def _description(path: Path, said: Any) -> Stated:
     family = {"published from": said["family"]} if "family" in said else {}
     return Stated(
         arch=_text(path, said, "arch"),
-        normalisation=_normalisation(path, said.get("normalisation")),
+        # Files written by version 0.1.0 spell the key the British way.
+        normalization=_normalization(path, said.get("normalization", said.get("normalisation"))),
         stride=stride,
         image_size=_size(path, said),
         details={**details, **family},
@@ -111,7 +112,7 @@ def _certificate(file: FileContent) -> Stated | None:
     said = _description(beside, content.get("source"))
     return Stated(
         said.arch,
-        said.normalisation,
+        said.normalization,
         said.stride,
         said.image_size,
         said.details,
@@ -147,14 +148,14 @@ def _sidecar(file: FileContent) -> Stated:
         )
     if first:
         notes.append("stride in the 1x1 convolutions: downsample_in_bottleneck in config.json")
-    normalisation = _sidecar_input(config, where)
-    if normalisation:
-        notes.append("the normalisation is that of the configuration beside the file")
+    normalization = _sidecar_input(config, where)
+    if normalization:
+        notes.append("the normalization is that of the configuration beside the file")
     stride: Literal["3x3", "1x1"] | None = "1x1" if first else None
-    return Stated(normalisation=normalisation, stride=stride, notes=tuple(notes))
+    return Stated(normalization=normalization, stride=stride, notes=tuple(notes))
 
 
-def _sidecar_input(config: Mapping[str, Any], where: str) -> Normalisation | None:
+def _sidecar_input(config: Mapping[str, Any], where: str) -> Normalization | None:
     processor, pretrained = config.get("preprocessor", {}), config.get("pretrained_cfg", {})
     for part in (processor, pretrained):
         if not isinstance(part, Mapping):
@@ -169,20 +170,20 @@ def _sidecar_input(config: Mapping[str, Any], where: str) -> Normalisation | Non
         return None
     if processor.get("do_normalize", True) is not True:
         said = {"mean": [0.0] * 3, "std": [1.0] * 3}
-    return _normalisation(where, said)
+    return _normalization(where, said)
 
 
-def _normalisation(where: Path | str, said: Any) -> Normalisation | None:
+def _normalization(where: Path | str, said: Any) -> Normalization | None:
     if said is None:
         return None
     if not isinstance(said, Mapping) or not all(
         isinstance(said.get(key), (list, tuple)) for key in ("mean", "std")
     ):
         raise UserError(
-            f"{where} has the normalisation {said!r}; expected mean and std, 3 numbers each"
+            f"{where} has the normalization {said!r}; expected mean and std, 3 numbers each"
         )
     try:
-        return Normalisation(tuple(said["mean"]), tuple(said["std"]), said.get("channels", "RGB"))
+        return Normalization(tuple(said["mean"]), tuple(said["std"]), said.get("channels", "RGB"))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Tensors of a state against those of an architecture, and networks recognised by their names."""
+"""Tensors of a state against those of an architecture, and networks recognized by their names."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache

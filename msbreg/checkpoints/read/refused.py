@@ -37,7 +37,7 @@ _KINDS = tuple(
         (r"(pytorch_lightning|lightning|lightning_fabric)\.", "settings that Lightning saves"),
         (r"(mmengine|mmcv)\.|builtins\.getattr$", "log buffers of MMEngine"),
         (r"torch\.(nn\.(modules|parallel)|distributed)\.", "a whole network, not its state_dict"),
-        (r"torch\.optim\.", "a whole optimiser, not its state_dict"),
+        (r"torch\.optim\.", "a whole optimizer, not its state_dict"),
         (r"collections\.", "a container"),
         (r"(pathlib|posixpath)\.", "paths of files"),
         (r"(enum|functools|types|copyreg|datetime|easydict|dotmap|yacs)\.", "settings"),

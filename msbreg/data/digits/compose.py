@@ -1,6 +1,6 @@
 """Compose images from digit scans and photographs: pure functions on arrays and a generator.
 
-Images are float32 (H, W, 3) RGB in grey levels 0..255 until `to_uint8`; masks are bool (H, W).
+Images are float32 (H, W, 3) RGB in gray levels 0..255 until `to_uint8`; masks are bool (H, W).
 A box is (left, top, right, bottom) in pixels, 0-based, right and bottom exclusive.
 """
 
@@ -21,16 +21,16 @@ INK = 0.5  # a pixel belongs to a digit where at least half of it is ink
 
 @dataclass(frozen=True)
 class Composition:
-    """How a digit meets its background. Pairs are uniform ranges; contrasts are grey levels."""
+    """How a digit meets its background. Pairs are uniform ranges; contrasts are gray levels."""
 
     background_contrast: float  # factor on the photograph around its mean; 0 is a flat ground
-    ground: tuple[float, float] | None  # grey level of the background; None keeps the photograph's
+    ground: tuple[float, float] | None  # gray level of the background; None keeps the photograph's
     contrast: tuple[float, float]  # luminance step from the ground to the ink, of either sign
-    chroma: float  # largest colour cast of ground and ink
+    chroma: float  # largest color cast of ground and ink
     height: tuple[float, float]  # pixels from the first to the last row of the scan
     rotation: float  # degrees to either side
     noise: float  # standard deviation of the pixel noise
-    shift: float = 0.0  # pixels off the centre (single digits only)
+    shift: float = 0.0  # pixels off the center (single digits only)
     dark: float = 0.5  # probability of ink that is darker than its ground
     faint: tuple[float, float] = (9.0, 14.0)  # contrast of a difficult digit
     difficult: float = 0.0  # probability
@@ -39,8 +39,8 @@ class Composition:
 
 # Two augmented views of a single-digit image must share the digit and little else: with a strong
 # photograph behind it, views are matched by their background and the digit is never learned.
-# Brightness, contrast and colour vary widely, which keeps random networks from solving the task,
-# and are what colour jitter takes away. The ink is always lighter: polarity, which no augmentation
+# Brightness, contrast and color vary widely, which keeps random networks from solving the task,
+# and are what color jitter takes away. The ink is always lighter: polarity, which no augmentation
 # changes, would be the easiest thing to match views by.
 SINGLE = Composition(
     background_contrast=0.1,
@@ -138,7 +138,7 @@ def crop_photograph(
 
 
 def cast(rng: np.random.Generator, chroma: float) -> Array:
-    """A random colour offset (3,) that leaves the luminance alone."""
+    """A random color offset (3,) that leaves the luminance alone."""
     offset = rng.uniform(-chroma, chroma, 3)
     return (offset - offset @ LUMA).astype(np.float32)
 
@@ -177,14 +177,14 @@ def paint(
     *,
     dark: float = 0.5,
 ) -> Array:
-    """Lay one colour over the image, `contrast` grey levels away from what it covers."""
+    """Lay one color over the image, `contrast` gray levels away from what it covers."""
     ground = image[opacity >= INK].mean(0)
     level = float(ground @ LUMA)
     sign = -1.0 if rng.random() < dark else 1.0
     if not 10 <= level + sign * contrast <= 245:
         sign = -sign
-    colour = ground + sign * contrast + cast(rng, chroma)
-    return image + opacity[..., None] * (colour - image)
+    color = ground + sign * contrast + cast(rng, chroma)
+    return image + opacity[..., None] * (color - image)
 
 
 def add_noise(rng: np.random.Generator, image: Array, style: Composition) -> Array:
@@ -198,7 +198,7 @@ def single_digit(
     side: int = 32,
     style: Composition = SINGLE,
 ) -> NDArray[np.uint8]:
-    """One digit near the centre of a weak background."""
+    """One digit near the center of a weak background."""
     image = background(rng, photographs, (side, side), style)
     glyph = render_glyph(
         scan, rng.uniform(*style.height), rng.uniform(-style.rotation, style.rotation)

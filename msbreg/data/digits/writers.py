@@ -124,7 +124,7 @@ def label_map(scene: Scene) -> NDArray[np.uint8]:
 
 
 def voc_palette() -> list[int]:
-    """The devkit's colours: bits 0, 3, 6 of an index are red's highest, 1, 4, 7 green's, ..."""
+    """The devkit's colors: bits 0, 3, 6 of an index are red's highest, 1, 4, 7 green's, ..."""
     return [
         sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
         for index in range(256)
@@ -227,7 +227,7 @@ def run_lengths(mask: Mask) -> list[int]:
 def mask_polygons(mask: Mask, zoom: int = 4, tolerance: float = 0.3) -> list[list[float]]:
     """Outlines of the mask's parts in pixel-edge coordinates, simplified by `tolerance` pixels.
 
-    OpenCV's contours run through pixel centres; on the enlarged mask that loses 1/8 of a pixel
+    OpenCV's contours run through pixel centers; on the enlarged mask that loses 1/8 of a pixel
     only. Holes are not expressed.
     """
     import cv2

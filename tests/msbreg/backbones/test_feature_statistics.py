@@ -13,8 +13,8 @@ from msbreg.backbones.feature_statistics import (
     side_for,
     signs_in_features,
 )
-from msbreg.backbones.resnet import build_backbone, embed
-from msbreg.data.transforms import IMAGENET, normalize
+from msbreg.backbones.resnet import build_backbone, embed, normalize
+from msbreg.backbones.spec import IMAGENET
 from tests.reference import feature_statistics as slow
 
 

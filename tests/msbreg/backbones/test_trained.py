@@ -26,18 +26,18 @@ AFFINE, STATISTICS = (".weight", ".bias"), (".running_mean", ".running_var")
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet18-narrow"])
-def test_a_fresh_network_is_an_untouched_initialisation(arch):
+def test_a_fresh_network_is_an_untouched_initialization(arch):
     (sign,) = signs_of_no_training(initial_state(arch))
-    assert sign.startswith("untouched initialisation: all ")
+    assert sign.startswith("untouched initialization: all ")
 
 
-def test_zero_initialised_residuals_are_initial_too():
+def test_zero_initialized_residuals_are_initial_too():
     state = initial_state()
     for stage in range(1, 5):
         for block in range(2):
             state[f"layer{stage}.{block}.bn2.weight"].zero_()
     (sign,) = signs_of_no_training(state)
-    assert sign.startswith("untouched initialisation: all 20")
+    assert sign.startswith("untouched initialization: all 20")
 
 
 def test_a_trained_network_shows_no_sign_whether_batches_were_counted_or_not():
@@ -61,10 +61,10 @@ def test_forward_passes_alone_are_no_training():
 
 def test_one_step_of_training_leaves_no_sign():
     backbone = build_backbone(ARCH, seed=0).train()
-    optimiser = torch.optim.SGD(backbone.parameters(), lr=1e-3)
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=1e-3)
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     backbone(images)["c5"].square().mean().backward()
-    optimiser.step()
+    optimizer.step()
     assert signs_of_no_training(backbone.state_dict()) == ()
 
 
@@ -73,7 +73,7 @@ def test_a_stage_that_was_not_loaded_is_named():
     for part in ("bn1", "layer1", "layer2", "layer3"):
         move(state, *AFFINE, *STATISTICS, only=part)
     (sign,) = signs_of_no_training(state)
-    assert sign.startswith("part of the network is untouched initialisation: 5 of 20")
+    assert sign.startswith("part of the network is untouched initialization: 5 of 20")
     assert "(5 in layer4)" in sign
 
 

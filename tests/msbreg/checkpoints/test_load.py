@@ -11,6 +11,7 @@ import torch
 import torchvision
 
 from msbreg.backbones.resnet import build_backbone, embed
+from msbreg.backbones.spec import IMAGENET
 from msbreg.checkpoints.layouts import names
 from msbreg.checkpoints.load import (
     load_backbone,
@@ -19,7 +20,6 @@ from msbreg.checkpoints.load import (
     random_backbone,
     save_checkpoint,
 )
-from msbreg.data.transforms import IMAGENET
 from msbreg.run.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -162,7 +162,7 @@ def test_a_foreign_checkpoint_gives_torchvisions_features(tmp_path):
         torch.testing.assert_close(embed(backbone, images), theirs(images))
     assert (provenance.family, provenance.encoder) == ("moco", "query")
     assert (provenance.tensors, provenance.image_size) == (len(state), 0)
-    assert provenance.normalisation == IMAGENET
+    assert provenance.normalization == IMAGENET
     assert provenance.warnings == ()
 
 
@@ -170,7 +170,7 @@ def test_an_untrained_backbone_is_loaded_with_a_warning_that_records_keep(tmp_pa
     state = build_backbone("resnet18", seed=0).state_dict()
     _, provenance = load_backbone(moco_file(tmp_path / "moco.pth.tar", state))
     assert len(provenance.warnings) == 1
-    assert "untouched initialisation" in provenance.warnings[0]
+    assert "untouched initialization" in provenance.warnings[0]
     assert provenance.warnings[0] in caplog.text
     assert provenance.as_dict()["warnings"] == provenance.warnings
 

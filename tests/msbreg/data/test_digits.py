@@ -188,7 +188,7 @@ def test_label_maps_use_the_palette_and_the_allowed_values(root: Path) -> None:
     assert values == {*range(11), 255}
 
 
-def test_the_palette_begins_with_the_devkits_colours() -> None:
+def test_the_palette_begins_with_the_devkits_colors() -> None:
     assert voc_palette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
     assert voc_palette()[-3:] == [224, 224, 192]
 

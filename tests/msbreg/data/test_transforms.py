@@ -5,7 +5,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from msbreg.data.transforms import IMAGENET, EvaluationTransform, Normalisation, normalize
+from msbreg.backbones.resnet import normalize
+from msbreg.backbones.spec import IMAGENET, Normalization
+from msbreg.data.transforms import EvaluationTransform
 from msbreg.run.errors import UserError
 
 
@@ -16,7 +18,7 @@ def photograph():
 
 @pytest.mark.parametrize(("resize", "crop"), [(256, 224), (64, 64), (500, 450)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_it_is_torchvisions_resize_and_centre_crop_on_pillow(
+def test_it_is_torchvisions_resize_and_center_crop_on_pillow(
     photograph, resize, crop, interpolation
 ):
     ours = EvaluationTransform(resize, crop, interpolation)(photograph)
@@ -70,6 +72,6 @@ def test_normalize_is_mean_and_std_in_units_of_255():
 
 def test_a_bgr_network_sees_the_channels_reversed_before_its_statistics():
     images = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)
-    bgr = Normalisation((0.3, 0.2, 0.1), (1 / 255,) * 3, "BGR")
+    bgr = Normalization((0.3, 0.2, 0.1), (1 / 255,) * 3, "BGR")
     out = normalize(images, torch.device("cpu"), bgr)
     torch.testing.assert_close(out.flatten(), torch.tensor([30 - 76.5, 20 - 51, 10 - 25.5]))

@@ -136,10 +136,10 @@ def _octagon(box):
 def _bitmaps(boxes, height, width):
     """Discs in the boxes."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]) / 2
-    dx = (x - centre[:, 0, None, None]) / half[:, 0, None, None]
-    dy = (y - centre[:, 1, None, None]) / half[:, 1, None, None]
+    dx = (x - center[:, 0, None, None]) / half[:, 0, None, None]
+    dy = (y - center[:, 1, None, None]) / half[:, 1, None, None]
     return dx**2 + dy**2 <= 1
 
 

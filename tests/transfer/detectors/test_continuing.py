@@ -13,7 +13,7 @@ from msbreg.run.job import Job, StopSignal
 from msbreg.run.record import Record
 from tests.transfer.detectors.toys import config, new_state
 from transfer.detectors import continuing
-from transfer.detectors.batch_norm import without_synchronisation
+from transfer.detectors.batch_norm import without_synchronization
 from transfer.detectors.curve import Curve
 from transfer.detectors.detection_config import Config
 
@@ -144,6 +144,6 @@ def test_local_norms_keep_their_state():
     module = torch.nn.Sequential(torch.nn.Sequential(torch.nn.SyncBatchNorm(3)), torch.nn.ReLU())
     module[0][0].running_mean += 2
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    without_synchronisation(module)
+    without_synchronization(module)
     assert type(module[0][0]) is torch.nn.BatchNorm2d
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from msbreg.backbones.spec import IMAGENET
 from msbreg.checkpoints.convert.certificate import SIZES, ConversionFailed
 from msbreg.checkpoints.convert.consumer_settings import prepared, settings_of
 from msbreg.checkpoints.convert.convert import convert
@@ -11,7 +12,6 @@ from msbreg.checkpoints.convert.targets import TARGETS
 from msbreg.checkpoints.convert.to_safetensors import features_of
 from msbreg.checkpoints.layouts.names import to_dialect
 from msbreg.checkpoints.layouts.row import MSRA
-from msbreg.data.transforms import IMAGENET
 from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
 from transfer.detectors import detectron2_engine as with_detectron2
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def written(folder, arch, *, suffix=".pkl", v1=False, normalisation=IMAGENET):
-    said = provenance(arch, normalisation=normalisation, stride="1x1" if v1 else "3x3")
+def written(folder, arch, *, suffix=".pkl", v1=False, normalization=IMAGENET):
+    said = provenance(arch, normalization=normalization, stride="1x1" if v1 else "3x3")
     output = folder / ("out" + suffix)
     return convert(moved(arch, v1=v1), said, output, DETECTRON2, readers=(with_detectron2.read,))
 
@@ -70,7 +70,7 @@ def test_a_narrow_network_is_built_of_detectron2s_parts(tmp_path):
 
 
 def test_a_v1_network_with_caffes_input_is_read_with_its_own_settings(tmp_path):
-    conversion = written(tmp_path, "resnet50", v1=True, normalisation=MSRA)
+    conversion = written(tmp_path, "resnet50", v1=True, normalization=MSRA)
     assert len(conversion.certificate["readings"]) == 3
 
 

@@ -263,7 +263,7 @@ def test_a_testing_sample_has_no_targets(tmp_path):
     assert (sample.height, sample.width) == (30, 40)
 
 
-def test_grey_and_palette_images_become_rgb(tmp_path):
+def test_gray_and_palette_images_become_rgb(tmp_path):
     for mode in ("L", "P", "RGBA", "1"):
         noise(30, 40).convert(mode).save(tmp_path / "a.png")
         assert testing_sample(Scene("a", tmp_path / "a.png", 30, 40, ()), SMALL).image.shape[0] == 3

@@ -22,7 +22,7 @@ from transfer.scoring.voc_ap import voc_ap
 
 @pytest.fixture
 def drawn(tmp_path):
-    """Twelve grey images with objects, and predictions with masks."""
+    """Twelve gray images with objects, and predictions with masks."""
     scenes = coco_scenes(np.random.default_rng(0), 12)
     files = tuple(replace(s, file=tmp_path / f"{s.id}.png") for s in scenes.scenes)
     for scene in files:
@@ -32,7 +32,7 @@ def drawn(tmp_path):
 
 
 def one(tmp_path, objects, boxes, size=(100, 60)):
-    """A grey image with cats, and what was found in it."""
+    """A gray image with cats, and what was found in it."""
     file = tmp_path / "cat.png"
     Image.new("RGB", size, (90, 90, 90)).save(file)
     scenes = Scenes("cats", ("cat",), (Scene("a", file, size[1], size[0], tuple(objects)),))
@@ -41,14 +41,14 @@ def one(tmp_path, objects, boxes, size=(100, 60)):
     return scenes, [Prediction("a", found, scores, np.zeros(len(found), np.int64))]
 
 
-def colours(image):
-    return {colour[:3] for _, colour in image.getcolors(1 << 20) if colour[3] == 255}
+def colors(image):
+    return {color[:3] for _, color in image.getcolors(1 << 20) if color[3] == 255}
 
 
 GREEN, BLUE, ORANGE = (63, 159, 107), (58, 134, 200), (217, 130, 43)
 
 
-def test_curves_are_an_svg_that_follows_the_colour_scheme(drawn):
+def test_curves_are_an_svg_that_follows_the_color_scheme(drawn):
     scores = coco_ap(*drawn)
     text = precision_recall_curves(scores)
     ET.fromstring(text)
@@ -77,14 +77,14 @@ def test_many_classes_have_as_many_plots(drawn):
 
 def test_a_hit_is_blue_beside_the_green_truth(tmp_path):
     cats = one(tmp_path, [Instance((20, 10, 60, 50), 0)], [(20, 10, 60, 48)])
-    shown = colours(detection_sheet(*cats))
+    shown = colors(detection_sheet(*cats))
     assert {GREEN, BLUE} <= shown
     assert ORANGE not in shown
 
 
 def test_a_miss_is_orange(tmp_path):
     cats = one(tmp_path, [Instance((20, 10, 60, 50), 0)], [(70, 10, 90, 48)])
-    shown = colours(detection_sheet(*cats))
+    shown = colors(detection_sheet(*cats))
     assert {GREEN, ORANGE} <= shown
     assert BLUE not in shown
 

@@ -13,7 +13,7 @@ def svg():
         return svg_of(figure)
 
 
-def test_text_stays_text_in_the_colour_of_the_page(svg):
+def test_text_stays_text_in_the_color_of_the_page(svg):
     assert "a title</text>" in svg
     assert "currentColor" in svg
     assert INK not in svg

@@ -23,11 +23,11 @@ SETTINGS: dict[str, int] = {"classes": 5, "epochs": 6, "batch_size": 32, "seed":
 
 @pytest.fixture(scope="module")
 def data():
-    """150 features of width 16 around the centres of 5 classes."""
+    """150 features of width 16 around the centers of 5 classes."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 5, (150,), generator=generator)
-    centres = torch.randn(5, 16, generator=generator)
-    return centres[labels] + torch.randn(150, 16, generator=generator), labels
+    centers = torch.randn(5, 16, generator=generator)
+    return centers[labels] + torch.randn(150, 16, generator=generator), labels
 
 
 def relative_error(ours, expected):

@@ -162,8 +162,8 @@ def write_pretraining(folder: Path, *, epochs: int = 3, **content: Any) -> Path:
     return folder
 
 
-def write_neighbours(folder: Path, images: Path) -> list[Path]:
-    """One query with two neighbours, the second of another class; returns the three images."""
+def write_neighbors(folder: Path, images: Path) -> list[Path]:
+    """One query with two neighbors, the second of another class; returns the three images."""
     images.mkdir(parents=True, exist_ok=True)
     paths = [images / f"{i}.png" for i in range(3)]
     draw = np.random.default_rng(0)
@@ -173,6 +173,6 @@ def write_neighbours(folder: Path, images: Path) -> list[Path]:
         {"path": str(paths[1]), "class": "seven", "similarity": 0.91},
         {"path": str(paths[2]), "class": "nine", "similarity": 0.72},
     ]
-    rows = [{"path": str(paths[0]), "class": "seven", "neighbours": near}]
-    (folder / "neighbours.json").write_text(json.dumps(rows))
+    rows = [{"path": str(paths[0]), "class": "seven", "neighbors": near}]
+    (folder / "neighbors.json").write_text(json.dumps(rows))
     return paths

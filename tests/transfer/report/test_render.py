@@ -13,7 +13,7 @@ from tests.transfer.report.records import (
     network,
     write_detector,
     write_knn,
-    write_neighbours,
+    write_neighbors,
     write_pretraining,
     write_record,
     write_svm,
@@ -56,7 +56,7 @@ def write_runs(tmp_path):
     write_pretraining(folder / "pretrain", warnings=["epoch 2: the embeddings are collapsing"])
     for seed in range(2):
         run = write_knn(folder / f"knn-{seed}", 60.0 + seed, network(seed))
-        write_neighbours(run, tmp_path / "images")
+        write_neighbors(run, tmp_path / "images")
         write_svm(folder / f"svm-{seed}", network(seed), {"cat": 50.0, "dog": 70.0})
     write_detector(folder / "detector", network(0))
     write_knn(folder / "knn-random", 30.0, network(random=True), config={"temperature": 1.0})
@@ -124,7 +124,7 @@ def test_text_from_records_is_escaped(tmp_path):
 def test_tables_of_the_markdown_have_rows_of_one_length(written):
     _, text = written
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
-    assert len(tables) == 7  # scores twice, unfinished, curve, neighbours, classes twice
+    assert len(tables) == 7  # scores twice, unfinished, curve, neighbors, classes twice
     for table in tables:
         rows = [re.findall(r"(?<!\\)\|", line) for line in table.splitlines()]
         assert len({len(bars) for bars in rows}) == 1
@@ -153,10 +153,10 @@ def test_missing_images_are_said_in_words(runs, tmp_path):
     assert "1 image file is gone or cannot be read" in text
 
 
-def test_a_missing_neighbours_file_is_said_in_words(written):
+def test_a_missing_neighbors_file_is_said_in_words(written):
     page, text = written
-    assert "knn-random/neighbours.json is not there." in page
-    assert "knn-random/neighbours.json is not there." in text
+    assert "knn-random/neighbors.json is not there." in page
+    assert "knn-random/neighbors.json is not there." in text
 
 
 @pytest.mark.parametrize(

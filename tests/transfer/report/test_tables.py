@@ -200,7 +200,7 @@ def test_the_title_has_the_size_of_the_test_split_whatever_the_order_of_names(tm
 
 
 def test_a_network_whose_weights_look_untrained_is_called_so(tmp_path):
-    doubted = network(family="moco", name="moco resnet50", warnings=["untouched initialisation"])
+    doubted = network(family="moco", name="moco resnet50", warnings=["untouched initialization"])
     write_knn(tmp_path / "a", 12.0, doubted)
     write_knn(tmp_path / "b", 11.0, network(0, random=True, warnings=["an untrained network"]))
     labels = [n.label for n in table_of(tmp_path).networks]

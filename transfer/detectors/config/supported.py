@@ -1,6 +1,6 @@
 """What of Detectron2's settings is implemented, as a table: nothing is passed over in silence.
 
-Every key of DEFAULTS is either HONOURED with any value (of its type), LIMITED to some values, or
+Every key of DEFAULTS is either HONORED with any value (of its type), LIMITED to some values, or
 UNREAD, because it only matters where a limited one has another value.
 """
 
@@ -87,7 +87,7 @@ LIMITED_NETWORK: dict[Key, Values] = {
 }
 """Of the network."""
 
-HONOURED: dict[str, str] = {
+HONORED: dict[str, str] = {
     "DATASETS": "TRAIN TEST",
     "DATALOADER": "NUM_WORKERS ASPECT_RATIO_GROUPING FILTER_EMPTY_ANNOTATIONS",
     "INPUT": "MIN_SIZE_TRAIN MAX_SIZE_TRAIN MIN_SIZE_TEST MAX_SIZE_TEST",
@@ -174,9 +174,9 @@ def _beyond(config: CfgNode, limits: dict[Key, Values]) -> list[str]:
     return problems
 
 
-def honoured_keys() -> list[Key]:
-    """Dotted keys of HONOURED."""
-    return [f"{s}.{n}".lstrip(".") for s, names in HONOURED.items() for n in names.split()]
+def honored_keys() -> list[Key]:
+    """Dotted keys of HONORED."""
+    return [f"{s}.{n}".lstrip(".") for s, names in HONORED.items() for n in names.split()]
 
 
 def unread_keys() -> list[Key]:

@@ -1,7 +1,7 @@
 """ResNet-18 to -101 up to the stage that is asked for, with Detectron2's names of the parameters.
 
 The networks are torchvision's and ``msbreg.backbones``'; only the names differ, and that stride 2 of a
-bottleneck may sit in its first 1x1 convolution. Modules are built and initialised in Detectron2's
+bottleneck may sit in its first 1x1 convolution. Modules are built and initialized in Detectron2's
 order (modeling/backbone/resnet.py), so that one seed gives both the same weights.
 
 The feature pyramid (Lin et al., arXiv 1612.03144): res2 to res5 become p2 to p6.

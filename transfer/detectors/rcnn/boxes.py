@@ -38,7 +38,7 @@ def grid_anchors(
 
     Args:
         stride: of the feature map, in pixels; fixed, not what the sizes of the maps suggest.
-        offset: of the first centre from the corner, in strides.
+        offset: of the first center from the corner, in strides.
     """
     along = {
         n: torch.arange(offset * stride, n * stride, step=stride, dtype=torch.float32).to(
@@ -51,8 +51,8 @@ def grid_anchors(
     return (shifts.view(-1, 1, 4) + cell.view(1, -1, 4)).reshape(-1, 4)
 
 
-def _centre_form(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Centre x, centre y, width, height, each (N,)."""
+def _center_form(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Center x, center y, width, height, each (N,)."""
     widths = boxes[:, 2] - boxes[:, 0]
     heights = boxes[:, 3] - boxes[:, 1]
     return boxes[:, 0] + 0.5 * widths, boxes[:, 1] + 0.5 * heights, widths, heights
@@ -64,8 +64,8 @@ def encode(
     weights: Weights,
 ) -> Tensor:  # (N, 4)
     """Offsets (dx, dy, dw, dh) that lead from each source to its target (R-CNN, arXiv 1311.2524, C)."""
-    x, y, width, height = _centre_form(sources)
-    target_x, target_y, target_width, target_height = _centre_form(targets)
+    x, y, width, height = _center_form(sources)
+    target_x, target_y, target_width, target_height = _center_form(targets)
     wx, wy, ww, wh = weights
     return torch.stack(
         (
@@ -85,17 +85,17 @@ def decode(
 ) -> Tensor:  # (N, K * 4)
     """Boxes that offsets lead to, K from each source; in float32 under autocast, too."""
     offsets = offsets.float()
-    x, y, width, height = (part[:, None] for part in _centre_form(sources.to(offsets.dtype)))
+    x, y, width, height = (part[:, None] for part in _center_form(sources.to(offsets.dtype)))
     wx, wy, ww, wh = weights
-    centre_x = offsets[:, 0::4] / wx * width + x
-    centre_y = offsets[:, 1::4] / wy * height + y
+    center_x = offsets[:, 0::4] / wx * width + x
+    center_y = offsets[:, 1::4] / wy * height + y
     new_width = torch.exp(torch.clamp(offsets[:, 2::4] / ww, max=LARGEST_LOG_RATIO)) * width
     new_height = torch.exp(torch.clamp(offsets[:, 3::4] / wh, max=LARGEST_LOG_RATIO)) * height
     corners = (
-        centre_x - 0.5 * new_width,
-        centre_y - 0.5 * new_height,
-        centre_x + 0.5 * new_width,
-        centre_y + 0.5 * new_height,
+        center_x - 0.5 * new_width,
+        center_y - 0.5 * new_height,
+        center_x + 0.5 * new_width,
+        center_y + 0.5 * new_height,
     )
     return torch.stack(corners, dim=-1).reshape(offsets.shape)
 

@@ -1,4 +1,4 @@
-"""Convolutions with their norm, the norms that Detectron2 names, and its two initialisations."""
+"""Convolutions with their norm, the norms that Detectron2 names, and its two initializations."""
 
 import torch
 from torch import Tensor, nn

@@ -126,7 +126,7 @@ def paste(
     boxes: Tensor,  # (N, 4), in pixels of the image
     size: Size,
 ) -> Tensor:  # (N, H, W) bool
-    """Masks in their boxes, sampled at the centres of pixels, at a threshold of 0.5."""
+    """Masks in their boxes, sampled at the centers of pixels, at a threshold of 0.5."""
     height, width = size
     pasted = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
     if masks.device.type == "cpu":

@@ -20,7 +20,7 @@ class RCNN(nn.Module):
     """Faster or Mask R-CNN, with Detectron2's names of parameters and buffers.
 
     ``model(samples)`` is in training mode a dict of scalar losses: loss_cls, loss_box_reg, loss_mask
-    (with masks), loss_rpn_cls and loss_rpn_loc, whose sum is to be minimised; in eval mode a list of
+    (with masks), loss_rpn_cls and loss_rpn_loc, whose sum is to be minimized; in eval mode a list of
     Detections, one per sample. Samples lie anywhere; they are moved to the model's device.
     """
 
@@ -66,7 +66,7 @@ class RCNN(nn.Module):
         ]
 
     def prepare(self, samples: list[Sample]) -> tuple[Tensor, list[Size]]:
-        """Normalised images in one batch, padded by zeros on the right and below.
+        """Normalized images in one batch, padded by zeros on the right and below.
 
         Returns:
             (B, 3, H, W), sides a multiple of what the backbone asks for; and each image's own size.
@@ -120,7 +120,7 @@ def restore(
 
 
 def build_model(config: CfgNode) -> RCNN:
-    """A freshly initialised model on the CPU; ``weights.py`` puts trained weights in.
+    """A freshly initialized model on the CPU; ``weights.py`` puts trained weights in.
 
     With the global generator in the same state it has the weights that Detectron2's ``build_model``
     gives.

@@ -45,7 +45,7 @@ class Truth:
 
 @torch.no_grad()
 def choose(regions: Regions, truth: Truth, config: CfgNode) -> Regions:
-    """Regions to train on, objects first: labelled by overlap and sampled, true boxes among them."""
+    """Regions to train on, objects first: labeled by overlap and sampled, true boxes among them."""
     settings = config.MODEL.ROI_HEADS
     boxes = regions.boxes
     if settings.PROPOSAL_APPEND_GT:

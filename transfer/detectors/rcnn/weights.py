@@ -43,7 +43,7 @@ class Loaded:
 
     Attributes:
         taken: number of the detector's tensors that come from the source.
-        fresh: reason -> the detector's tensors that stay as initialised.
+        fresh: reason -> the detector's tensors that stay as initialized.
         left_out: reason -> the source's tensors that have no place.
     """
 

@@ -7,8 +7,8 @@ import torch
 from torchvision.models.resnet import Bottleneck
 
 from msbreg.backbones.resnet import ResNet, build_backbone, stride_in_1x1
+from msbreg.backbones.spec import IMAGENET, Normalization
 from msbreg.checkpoints.load import Provenance, save_checkpoint
-from msbreg.data.transforms import IMAGENET, Normalisation
 
 THIN = "a ResNet-50 of 8 channels"
 
@@ -35,7 +35,7 @@ def moved(arch: str = "resnet18-narrow", *, v1: bool = False) -> ResNet:
 def provenance(
     arch: str = "resnet18-narrow",
     *,
-    normalisation: Normalisation = IMAGENET,
+    normalization: Normalization = IMAGENET,
     stride: str = "3x3",
     **changes,
 ) -> Provenance:
@@ -48,7 +48,7 @@ def provenance(
             "sha256": "ab" * 32,
             "tensors": len(moved(arch).state_dict()),
             "image_size": 224,
-            "normalisation": normalisation,
+            "normalization": normalization,
             "stride": stride,
             "details": {"epoch": 200},
         }

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from msbreg.backbones.spec import IMAGENET, Normalization
 from msbreg.checkpoints.convert.certificate import ConversionFailed, certify, difference, passed
 from msbreg.checkpoints.convert.convert import convert
 from msbreg.checkpoints.convert.targets import TARGETS
 from msbreg.checkpoints.layouts.names import Place
-from msbreg.data.transforms import IMAGENET, Normalisation
 from tests.msbreg.checkpoints.convert.realistic_networks import THIN, moved, provenance
 
 DETECTRON2 = TARGETS["detectron2"]
@@ -151,7 +151,7 @@ def test_a_small_change_of_the_input_is_ten_times_what_is_allowed(tmp_path):
     """The tolerance lies between float32's rounding and the smallest mistake in the wild."""
     output = tmp_path / "out.pkl"
     convert(moved(), provenance(), output, DETECTRON2)
-    close = Normalisation(IMAGENET.mean, (0.2291, 0.224, 0.225))
+    close = Normalization(IMAGENET.mean, (0.2291, 0.224, 0.225))
     with pytest.raises(ConversionFailed):
         certify(output, DETECTRON2, {}, moved(), close)
 

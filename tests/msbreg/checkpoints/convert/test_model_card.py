@@ -55,6 +55,6 @@ def test_our_own_methods_are_cited_and_strangers_named():
 
 
 def test_signs_of_no_training_are_on_the_card():
-    assert "- Warning: untouched initialisation" in card(
-        said={"warnings": ("untouched initialisation",)}
+    assert "- Warning: untouched initialization" in card(
+        said={"warnings": ("untouched initialization",)}
     )

@@ -1,16 +1,16 @@
-"""What each tool box is told, and that its files come back as the backbone that went in."""
+"""What each toolbox is told, and that its files come back as the backbone that went in."""
 
 from importlib.util import find_spec
 
 import pytest
 import torch
 
+from msbreg.backbones.spec import IMAGENET
 from msbreg.checkpoints.convert.consumer_settings import settings_of
 from msbreg.checkpoints.convert.convert import convert
 from msbreg.checkpoints.convert.targets import TARGETS
 from msbreg.checkpoints.layouts.row import MSRA, SWAV
 from msbreg.checkpoints.load import load_backbone
-from msbreg.data.transforms import IMAGENET
 from msbreg.run.errors import UserError
 from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
 
@@ -24,9 +24,9 @@ def converted(tmp_path, target, arch, **said):
     return backbone, convert(backbone, provenance(arch, **said), output, target)
 
 
-def words(target, arch, normalisation=IMAGENET, stride="3x3"):
+def words(target, arch, normalization=IMAGENET, stride="3x3"):
     backbone = moved(arch, v1=stride == "1x1")
-    return TARGETS[target].express(settings_of(backbone, arch, normalisation, stride, 224))
+    return TARGETS[target].express(settings_of(backbone, arch, normalization, stride, 224))
 
 
 @pytest.mark.parametrize(
@@ -36,18 +36,18 @@ def words(target, arch, normalisation=IMAGENET, stride="3x3"):
 def test_a_written_file_loads_again_as_the_same_backbone(tmp_path, target, arch):
     if target == "huggingface" and find_spec("transformers"):
         pytest.skip("transformers is there: test_the_library_reads covers it")
-    backbone, conversion = converted(tmp_path, target, arch, normalisation=SWAV)
+    backbone, conversion = converted(tmp_path, target, arch, normalization=SWAV)
     file = conversion.output
     again, found = load_backbone(file / "model.safetensors" if file.is_dir() else file)
     wanted, state = backbone.state_dict(), again.state_dict()
     assert all(torch.equal(state[name], wanted[name]) for name in wanted)
     assert found.arch == arch
     told = target != "torchvision"  # a flat state dict has no place for settings
-    assert found.normalisation == (SWAV if told else IMAGENET)
+    assert found.normalization == (SWAV if told else IMAGENET)
 
 
 def test_a_resnet50_v1_with_caffes_input_keeps_its_own_settings(tmp_path):
-    _, conversion = converted(tmp_path, "detectron2", "resnet50", normalisation=MSRA, stride="1x1")
+    _, conversion = converted(tmp_path, "detectron2", "resnet50", normalization=MSRA, stride="1x1")
     assert conversion.certificate["settings"] == {
         "INPUT.FORMAT": "BGR",
         "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
@@ -57,7 +57,7 @@ def test_a_resnet50_v1_with_caffes_input_keeps_its_own_settings(tmp_path):
     }
     assert [reading["tensors"] for reading in conversion.certificate["readings"]] == [318]
     _, found = load_backbone(conversion.output)
-    assert (found.normalisation, found.stride) == (MSRA, "1x1")
+    assert (found.normalization, found.stride) == (MSRA, "1x1")
 
 
 def test_the_torch_form_for_detectron2_loads_under_weights_only(tmp_path):
@@ -98,7 +98,7 @@ def test_a_v1_network_is_refused_where_no_stride_can_be_given(tmp_path, target):
 @pytest.mark.parametrize("target", ["timm", "huggingface"])
 def test_bgr_input_is_refused_where_there_is_no_word_for_it(tmp_path, target):
     with pytest.raises(UserError, match="takes BGR images"):
-        converted(tmp_path, target, "resnet18", normalisation=MSRA)
+        converted(tmp_path, target, "resnet18", normalization=MSRA)
 
 
 def test_detectron2_is_told_the_channels_of_basic_blocks():
@@ -142,7 +142,7 @@ def test_the_stride_of_basic_blocks_is_nobodys_affair():
     ("arch", "stride"), [("resnet18-narrow", "3x3"), ("resnet50", "3x3"), ("resnet50", "1x1")]
 )
 def test_transformers_reads_its_folder_by_its_own_network_and_processor(tmp_path, arch, stride):
-    _, conversion = converted(tmp_path, "huggingface", arch, normalisation=SWAV, stride=stride)
+    _, conversion = converted(tmp_path, "huggingface", arch, normalization=SWAV, stride=stride)
     formulas, library = conversion.certificate["readings"]
     assert library["reader"].startswith("transformers ")
     assert library["tensors"] == formulas["tensors"]

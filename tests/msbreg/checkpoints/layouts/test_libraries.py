@@ -100,7 +100,7 @@ def test_timms_resnet(form, tmp_path):
         timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
     backbone, provenance = load_backbone(path)
     assert_is(backbone, network)
-    assert provenance.normalisation.mean == network.pretrained_cfg["mean"]
+    assert provenance.normalization.mean == network.pretrained_cfg["mean"]
 
 
 def test_timms_training_file(tmp_path):

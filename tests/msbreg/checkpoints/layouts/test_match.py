@@ -219,8 +219,8 @@ def test_a_bare_state_dict_with_classifier_needs_the_family():
         identify(held(content))
     assert "--family simclr-tf" in str(error.value)
     assert "--family torchvision-wrapped" in str(error.value)
-    assert identify(held(content), family="simclr-tf").normalisation.std == (1.0, 1.0, 1.0)
-    assert identify(held(content), family="torchvision-wrapped").normalisation.std[0] == 0.229
+    assert identify(held(content), family="simclr-tf").normalization.std == (1.0, 1.0, 1.0)
+    assert identify(held(content), family="torchvision-wrapped").normalization.std[0] == 0.229
 
 
 def test_an_unknown_family_lists_the_known():
@@ -248,13 +248,13 @@ def test_lightlys_dino_and_others_are_told_apart_by_the_student():
 
 def test_swav_keeps_its_own_standard_deviation():
     match = identify(held(FAMILIES["SwAV"][1](*source("x"))))
-    assert match.normalisation.std == (0.228, 0.224, 0.225)
+    assert match.normalization.std == (0.228, 0.224, 0.225)
 
 
 def test_msra_is_bgr_with_its_stride_in_the_1x1():
     match = identify(held(msra_file(*source("Detectron2 MSRA"))))
-    assert (match.stride, match.normalisation.channels) == ("1x1", "BGR")
-    assert match.normalisation.std == (1 / 255,) * 3
+    assert (match.stride, match.normalization.channels) == ("1x1", "BGR")
+    assert match.normalization.std == (1 / 255,) * 3
 
 
 def test_tensorflow_kernels_are_turned_round():
@@ -282,7 +282,7 @@ def test_some_counters_missing_is_not_all_of_them():
         identify(held(state))
 
 
-def test_configurations_beside_the_file_give_normalisation_and_stride():
+def test_configurations_beside_the_file_give_normalization_and_stride():
     state = named(made_state("resnet50"), names.huggingface)
     beside = {
         "downsample_in_bottleneck": True,
@@ -290,7 +290,7 @@ def test_configurations_beside_the_file_give_normalisation_and_stride():
     }
     match = identify(held(state, sidecar=beside))
     assert match.stride == "1x1"
-    assert match.normalisation.mean == (0.5, 0.5, 0.5)
+    assert match.normalization.mean == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -348,13 +348,13 @@ def test_weights_of_another_kind_of_number_are_not_taken(dtype):
         identify(held(state))
 
 
-def test_sparse_quantised_and_absent_data_are_not_taken():
+def test_sparse_quantized_and_absent_data_are_not_taken():
     state, _ = source("torchvision")
     dense = torch.ones(64, 3, 7, 7)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # quantised tensors are deprecated, but are in old files
-        quantised = torch.quantize_per_tensor(dense, 0.1, 0, torch.qint8)
-    for value in (dense.to_sparse(), quantised, dense.to("meta")):
+        warnings.simplefilter("ignore")  # quantized tensors are deprecated, but are in old files
+        quantized = torch.quantize_per_tensor(dense, 0.1, 0, torch.qint8)
+    for value in (dense.to_sparse(), quantized, dense.to("meta")):
         with pytest.raises(UserError, match=r"wrong type   conv1\.weight"):
             identify(held(state | {"conv1.weight": value}))
 
@@ -400,7 +400,7 @@ def test_a_network_in_another_entry_is_noted():
     ],
     ids=["three-layer projector", "no projector", "one-layer head"],
 )
-def test_common_names_alone_do_not_choose_an_input_without_normalisation(content):
+def test_common_names_alone_do_not_choose_an_input_without_normalization(content):
     with pytest.raises(UserError, match="matches no known checkpoint layout"):
         identify(held(content))
 
@@ -410,8 +410,8 @@ def test_another_layout_is_read_where_the_user_says_the_network_is():
     content = {"nets": {"student": under("trunk.", state) | under("slow.", twin)}, "epoch": 3}
     match = identify(held(content), family="other-zero-one", encoder="nets.student:trunk.")
     assert_same(match, state)
-    assert match.normalisation.std == (1.0, 1.0, 1.0)
-    assert "layout and normalisation are the user's statement" in match.notes
+    assert match.normalization.std == (1.0, 1.0, 1.0)
+    assert "layout and normalization are the user's statement" in match.notes
     with pytest.raises(UserError, match="expected ENTRY:PREFIX"):
         identify(held(content), family="other", encoder="trunk")
     with pytest.raises(UserError, match="missing      conv1"):

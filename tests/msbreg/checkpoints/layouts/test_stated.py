@@ -20,7 +20,7 @@ def held(content: object, path: Path = Path("ckpt.pth"), **more) -> FileContent:
 def published(**changes) -> dict[str, str]:
     said = {
         "arch": "resnet18",
-        "normalisation": {"mean": [0.5] * 3, "std": [0.2] * 3, "channels": "BGR"},
+        "normalization": {"mean": [0.5] * 3, "std": [0.2] * 3, "channels": "BGR"},
         "stride": "3x3",
         "image_size": 96,
         "family": "moco",
@@ -32,7 +32,7 @@ def published(**changes) -> dict[str, str]:
 def test_a_published_file_says_all_that_an_evaluation_needs():
     match = identify(held(made_state("resnet18"), metadata=published()))
     assert match.row.name == "msbreg-safetensors"
-    assert (match.normalisation.channels, match.normalisation.mean[0]) == ("BGR", 0.5)
+    assert (match.normalization.channels, match.normalization.mean[0]) == ("BGR", 0.5)
     assert (match.image_size, match.details["method"]) == (96, "moco")
 
 
@@ -45,12 +45,12 @@ def test_a_published_file_says_all_that_an_evaluation_needs():
         (published(arch=["x"]), "expected a name"),
         (published(arch="resnet19"), "unknown architecture"),
         (published(stride="5x5"), "expected 3x3 or 1x1"),
-        (published(normalisation=5), "expected mean and std"),
-        (published(normalisation={"mean": 0.5, "std": [1, 1, 1]}), "expected mean and std"),
-        (published(normalisation={"mean": [0, 0, 0], "std": [0, 0, 0]}), r"stds in \(0, 2\]"),
-        (published(normalisation={"mean": ["a"] * 3, "std": [1, 1, 1]}), "three numbers"),
+        (published(normalization=5), "expected mean and std"),
+        (published(normalization={"mean": 0.5, "std": [1, 1, 1]}), "expected mean and std"),
+        (published(normalization={"mean": [0, 0, 0], "std": [0, 0, 0]}), r"stds in \(0, 2\]"),
+        (published(normalization={"mean": ["a"] * 3, "std": [1, 1, 1]}), "three numbers"),
         (
-            published(normalisation={"mean": [0.1] * 3, "std": [1] * 3, "channels": "XYZ"}),
+            published(normalization={"mean": [0.1] * 3, "std": [1] * 3, "channels": "XYZ"}),
             "expected RGB or BGR",
         ),
         (published(image_size="big"), "expected pixels"),
@@ -100,9 +100,9 @@ def test_a_configuration_of_another_network_or_input_is_refused(sidecar, said):
         identify(huggingface(**sidecar))
 
 
-def test_a_processor_that_does_not_normalise_is_followed():
+def test_a_processor_that_does_not_normalize_is_followed():
     said = {"do_normalize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    assert identify(huggingface(preprocessor=said)).normalisation.std == (1.0, 1.0, 1.0)
+    assert identify(huggingface(preprocessor=said)).normalization.std == (1.0, 1.0, 1.0)
 
 
 def test_a_certificate_beside_the_file_gives_what_the_layout_cannot_say(tmp_path):
@@ -111,7 +111,7 @@ def test_a_certificate_beside_the_file_gives_what_the_layout_cannot_say(tmp_path
     beside = tmp_path / "swav_torchvision.pth.certificate.json"
     beside.write_text(json.dumps({"sha256": "0" * 64, "source": source}))
     match = identify(held(made_state("resnet18"), path))
-    assert match.normalisation.channels == "BGR"
+    assert match.normalization.channels == "BGR"
     assert any("swav_torchvision.pth.certificate.json" in note for note in match.notes)
 
 
@@ -119,10 +119,10 @@ def test_a_certificate_of_another_file_is_not_followed(tmp_path):
     path = tmp_path / "a.pth"
     (tmp_path / "a.pth.certificate.json").write_text(json.dumps({"sha256": "1" * 64}))
     match = identify(held(made_state("resnet18"), path))
-    assert match.normalisation.channels == "RGB"
+    assert match.normalization.channels == "RGB"
     assert any("belongs to another file" in note for note in match.notes)
 
 
 def test_a_layout_that_does_not_state_its_input_is_noted():
     notes = identify(held(made_state("resnet18"))).notes
-    assert any("ImageNet's normalisation is assumed" in note for note in notes)
+    assert any("ImageNet's normalization is assumed" in note for note in notes)

@@ -16,7 +16,7 @@ from transfer.detectors.config.supported import (
     UNREAD,
     check_run,
     check_supported,
-    honoured_keys,
+    honored_keys,
     unread_keys,
 )
 from transfer.detectors.config.yaml_file import default_config, read_config
@@ -31,8 +31,8 @@ CARDS = sorted(
 )
 
 
-def test_every_setting_is_honoured_or_limited_or_unread_and_only_one_of_them():
-    groups = [honoured_keys(), list(LIMITED_DATA), list(LIMITED_NETWORK), unread_keys()]
+def test_every_setting_is_honored_or_limited_or_unread_and_only_one_of_them():
+    groups = [honored_keys(), list(LIMITED_DATA), list(LIMITED_NETWORK), unread_keys()]
     together = [key for group in groups for key in group]
     assert sorted(together) == sorted(DEFAULTS)
     assert len(set(together)) == len(together)

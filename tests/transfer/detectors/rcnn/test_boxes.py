@@ -39,8 +39,8 @@ def test_anchors_go_by_size_and_then_by_ratio_and_are_not_rounded():
 
 def test_a_grid_is_filled_row_by_row_at_the_stride():
     anchors = grid_anchors(torch.tensor([[-1.0, -1, 1, 1]]), 2, 3, stride=16, offset=0.5)
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-    assert centres.tolist() == [[8, 8], [24, 8], [40, 8], [8, 24], [24, 24], [40, 24]]
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+    assert centers.tolist() == [[8, 8], [24, 8], [40, 8], [8, 24], [24, 24], [40, 24]]
 
 
 def test_offsets_of_a_known_pair():
@@ -135,7 +135,7 @@ def test_sampling_fills_up_with_background_but_not_with_objects(objects, backgro
     assert len(set(positive.tolist())) == wanted[0]
 
 
-def test_regions_to_train_on_are_labelled_by_their_best_object():
+def test_regions_to_train_on_are_labeled_by_their_best_object():
     config = config_of("c4-extra-norm")
     truth = Truth(torch.tensor([[0.0, 0, 10, 10], [50, 50, 90, 90]]), torch.tensor([4, 2]))
     boxes = torch.tensor([[51.0, 50, 90, 90], [0, 0, 10, 6], [0, 0, 10, 4], [200, 0, 210, 10]])

@@ -59,8 +59,8 @@ def test_freezing_stops_at_the_stage_that_the_config_says():
 # ---- Pooling.
 
 
-def test_pooling_a_linear_ramp_gives_the_centres_of_the_bins():
-    x = torch.arange(32.0).expand(1, 1, 32, 32) * 4 + 2  # stride 4: value = x at a pixel's centre
+def test_pooling_a_linear_ramp_gives_the_centers_of_the_bins():
+    x = torch.arange(32.0).expand(1, 1, 32, 32) * 4 + 2  # stride 4: value = x at a pixel's center
     pooler = RegionPooler(4, [4], 0, aligned=True)
     pooled = pooler([x], [torch.tensor([[20.0, 20, 52, 84]])])
     assert torch.allclose(pooled[0, 0, 0], torch.tensor([24.0, 32, 40, 48]))
@@ -152,7 +152,7 @@ def test_detections_are_scaled_clipped_and_dropped_when_empty():
     assert restored.masks.shape == (2, 192, 224)
 
 
-def test_images_are_normalised_and_padded_by_zeros_to_the_divisor():
+def test_images_are_normalized_and_padded_by_zeros_to_the_divisor():
     config = config_of("fpn-r18-mask")
     images, sizes = build_model(config).prepare(batch_of(config))
     assert images.shape == (2, 3, 128, 160)

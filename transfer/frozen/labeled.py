@@ -27,7 +27,7 @@ class Split:
     labels: np.ndarray
 
 
-def labelled_splits(config: FrozenConfig, running: Job) -> tuple[Split, Split]:
+def labeled_splits(config: FrozenConfig, running: Job) -> tuple[Split, Split]:
     """Features of DATA/train and DATA/val; network, transform and data go into the record.
 
     Raises:

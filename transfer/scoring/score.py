@@ -1,0 +1,110 @@
+"""Score: what a protocol returns, and all that a report may know of it.
+
+A published number is a ``Score``, too, with a source in place of a run. Two scores belong in one
+column only if their name, data and rules are equal; nothing is ever decoded from a name.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from msbreg.run.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataId:
+    """Which images a score was measured on.
+
+    Attributes:
+        name: what tables call the data, such as ``digits`` or ``VOC 2007``.
+        split: such as ``test``.
+        fingerprint: content identity of the split; empty for a published number.
+    """
+
+    name: str
+    split: str
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number with everything needed to compare it.
+
+    Attributes:
+        name: of the quantity, in the words of a table's head: ``top-1``, ``box AP50``.
+        value: in ``unit``; NaN where the quantity is undefined.
+        unit: ``%`` for percent, else the unit's symbol.
+        higher_is_better: the direction of improvement.
+        data: the images that were scored.
+        rules: the definition of the quantity: ``VOC 11-point``, ``20 neighbors, weighted vote``.
+        n: number of images that were scored.
+        stderr: standard error of ``value`` by sampling of the test images; None where unknown.
+        per_class: the quantity of each class; None where it has none.
+    """
+
+    name: str
+    value: float
+    data: DataId
+    rules: str
+    n: int
+    unit: str = "%"
+    higher_is_better: bool = True
+    stderr: float | None = None
+    per_class: Mapping[str, float] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """In JSON's types, for a record; a value that is not finite becomes null."""
+
+        def number(value: float | None) -> float | None:
+            return value if value is not None and math.isfinite(value) else None
+
+        fields = dataclasses.asdict(self)
+        fields["value"], fields["stderr"] = number(self.value), number(self.stderr)
+        if self.per_class is not None:
+            fields["per_class"] = {name: number(value) for name, value in self.per_class.items()}
+        return fields
+
+
+def score_from_dict(fields: Any) -> Score:
+    """The inverse of ``Score.as_dict``.
+
+    Raises:
+        UserError: the fields are not those of a score; the message says which.
+    """
+    expected = {field.name for field in dataclasses.fields(Score)}
+    if not isinstance(fields, dict) or set(fields) != expected:
+        found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
+        raise UserError(f"a score has the fields {sorted(expected)}, found {found}")
+
+    def number(value: Any, what: str) -> float:
+        if value is None:
+            return math.nan
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{what} of a score is {value!r}; expected a number or null")
+        return float(value)
+
+    data, per_class = fields["data"], fields["per_class"]
+    if not isinstance(data, dict) or not all(isinstance(v, str) for v in data.values()):
+        raise UserError(f"data of a score is {data!r}; expected name, split and fingerprint")
+    texts = [fields[name] for name in ("name", "rules", "unit")]
+    if not all(isinstance(text, str) for text in texts) or type(fields["n"]) is not int:
+        raise UserError(
+            f"a score is named {texts!r} with n = {fields['n']!r}; expected text, an integer"
+        )
+    if per_class is not None and not isinstance(per_class, dict):
+        raise UserError(f"per_class of a score is {type(per_class).__name__}; expected a mapping")
+    return Score(
+        name=fields["name"],
+        value=number(fields["value"], "value"),
+        data=DataId(**{name: data.get(name, "") for name in ("name", "split", "fingerprint")}),
+        rules=fields["rules"],
+        n=fields["n"],
+        unit=fields["unit"],
+        higher_is_better=fields["higher_is_better"] is True,
+        stderr=None if fields["stderr"] is None else number(fields["stderr"], "stderr"),
+        per_class=None
+        if per_class is None
+        else {str(name): number(value, "per_class") for name, value in per_class.items()},
+    )
