@@ -226,9 +226,9 @@ def test_a_write_that_fails_keeps_the_previous_checkpoint(tmp_path):
     before = path.read_bytes()
     script = (
         "import sys, resource; from pathlib import Path\n"
-        "from msbreg.checkpoint import save_checkpoint\n"
-        "from msbreg.errors import UserError\n"
-        "from tests.msbreg.test_checkpoint import content\n"
+        "from msbreg.checkpoints.load import save_checkpoint\n"
+        "from msbreg.run.errors import UserError\n"
+        "from tests.msbreg.checkpoints.test_load import content\n"
         "big = content(seed=2)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: save_checkpoint(Path(sys.argv[1]), big)\n"

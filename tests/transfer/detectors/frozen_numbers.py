@@ -1,6 +1,6 @@
 """Detectron2's own numbers for the cases, kept so that our detector is held to them without it.
 
-Written where Detectron2 is installed:  python -m tests.transfer.engines.frozen_numbers
+Written where Detectron2 is installed:  python -m tests.transfer.detectors.frozen_numbers
 """
 
 import json
