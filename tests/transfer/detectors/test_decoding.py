@@ -113,9 +113,9 @@ FAILS = """
 import sys
 from pathlib import Path
 import torch
-from transfer.scenes.batches import testing_batches
-from transfer.scenes.mapper import MapperSettings
-from transfer.scenes.named import load_scenes
+from transfer.detectors.samples import testing_batches
+from transfer.detectors.mapper import MapperSettings
+from msbreg.data.catalog import load_scenes
 
 def fail(stream):
     next(stream)

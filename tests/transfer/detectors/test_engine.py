@@ -115,7 +115,7 @@ OLD = {
 ASK_FOR_BOTH = """
 import logging
 from msbreg.errors import UserError
-from transfer.engines.choose import choose
+from transfer.detectors.engine import choose
 
 logging.basicConfig(format="warned: %(message)s")
 print("auto:", choose("auto").name)

@@ -12,7 +12,7 @@ from transfer.detectors.failures import _exchanges, as_told, raise_first
 
 def said(folder: Path, how: str, accumulate: int) -> list[str]:
     """Of both processes of tests/transfer/detectors/failing.py."""
-    assert run_pair("tests.transfer.engines.failing", folder, how, accumulate) == [0, 0]
+    assert run_pair("tests.transfer.detectors.failing", folder, how, accumulate) == [0, 0]
     return [(folder / rank / "said.txt").read_text() for rank in ("0", "1")]
 
 

@@ -171,7 +171,7 @@ def test_testing_goes_through_the_scenes_in_order(scenes, workers):
 def test_all_processes_stop_at_an_image_that_one_cannot_read(tmp_path):
     write_coco(tmp_path, coco_content(images=[(n, 14, 20) for n in range(6)]))
     (tmp_path / "images" / "5.png").write_bytes(b"not an image")
-    assert run_pair("tests.transfer.scenes.reader", tmp_path) == [0, 0]
+    assert run_pair("tests.transfer.detectors.reading_worker", tmp_path) == [0, 0]
     first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1))
     assert first == second
     assert "5.png cannot be decoded" in first

@@ -120,9 +120,9 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from msbreg.checkpoint import load_backbone
-from msbreg.export.convert import convert
-from msbreg.export.targets import TARGETS
-from tests.msbreg.export.backbones import moved, provenance
+from msbreg.checkpoints.convert.convert import convert
+from msbreg.checkpoints.convert.targets import TARGETS
+from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
 
 def killed(path, words, batches):
     os.kill(os.getpid(), signal.SIGKILL)
