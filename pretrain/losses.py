@@ -2,7 +2,7 @@
 
 All take un-normalized ``(K, N, D)`` tensors: K views of N images in D dimensions. Each is a mean over
 the views of ``predictions``, so the loss of K views is the mean of the losses of each view alone
-against all K targets; ``loop.py`` uses that to hold one view in memory at a time. Nothing here knows
+against all K targets; training uses that to hold one view in memory at a time. Nothing here knows
 of processes: the N images are the whole batch.
 """
 
@@ -83,22 +83,6 @@ def pairwise_loss(
     return (2 - 2 * mean_cosine).mean()
 
 
-def byol_loss(
-    predictions: Tensor,  # (K, N, D), K >= 2
-    targets: Tensor,  # (K, N, D)
-) -> Tensor:
-    """Mean over the K(K-1) ordered pairs of different views of Eq. 1; in [0, 4]."""
-    views = len(predictions)
-    if views < 2 or len(targets) != views:
-        raise ValueError(
-            f"cross-view pairs need K >= 2 views of both, {views} and {len(targets)} given"
-        )
-    per_view = [
-        pairwise_loss(predictions[j : j + 1], other_views(targets, j)) for j in range(views)
-    ]
-    return torch.stack(per_view).mean()
-
-
 def other_views(
     targets: Tensor,  # (K, N, D)
     view: int,
@@ -114,10 +98,24 @@ def msbreg_loss(
     *,
     lambda_s: float,
     lambda_b: float,
+    singular_input: str = "raw",
+    singular_of: Tensor | None = None,  # (K, M, D)
+    normalize_noise: bool = True,
 ) -> MSBRegLoss:
-    """``centroid + lambda_s * singular value + lambda_b * Brownian`` (Eq. 2), and the three terms."""
+    """``centroid + lambda_s * singular value + lambda_b * Brownian`` (Eq. 2), and the three terms.
+
+    Args:
+        singular_input: what the covariance is of: ``raw`` predictions (Eq. 5), ``l2``-normalized ones, or
+            ``l2_sqrt_d``: normalized ones times sqrt(D), whose covariance can be the identity.
+        singular_of: other predictions to take the covariance of, such as those of one process alone.
+    """
     centroid = centroid_loss(predictions, targets)
-    singular_value = singular_value_loss(predictions)
-    brownian = brownian_loss(predictions, noise)
+    chosen = predictions if singular_of is None else singular_of
+    if singular_input != "raw":
+        chosen = F.normalize(chosen, dim=-1)
+    if singular_input == "l2_sqrt_d":
+        chosen = chosen * chosen.shape[-1] ** 0.5
+    singular_value = singular_value_loss(chosen)
+    brownian = brownian_loss(predictions, noise, normalize_noise=normalize_noise)
     total = centroid + lambda_s * singular_value + lambda_b * brownian
     return MSBRegLoss(total, centroid, singular_value, brownian)

@@ -3,7 +3,8 @@
 What is written down while training: curve.jsonl, TensorBoard, and collapse in words.
 """
 
-import json
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from msbreg.backbones.resnet import ResNet, embed, normalize
+from msbreg.backbones.resnet import embed, normalize
 from msbreg.data.folder import ImageList, balanced_subset, held_out_tail
 from msbreg.data.transforms import EvaluationTransform
 from msbreg.neighbors import nearest, weighted_vote
 from msbreg.run.errors import UserError
 from msbreg.run.job import log
-from msbreg.run.record import write_atomically
-from pretrain.networks import Online
+from pretrain.methods.method import Method
 from pretrain.recipe import DiagnosticsSettings
 
 # ---- Signs of collapse, as pure functions of embeddings, and the kNN monitor
@@ -158,7 +158,6 @@ class Monitor:
         device: torch.device,
         first_step: int,
     ) -> None:
-        self.path = output / "curve.jsonl"
         self.settings, self.views, self.device = settings, views, device
         self.transform = EvaluationTransform(resize=size, crop=size)
         self.board = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
@@ -169,39 +168,37 @@ class Monitor:
             self.queries = self._pixels(queries, settings.queries)
             self.classes = len(labeled.classes)
 
-    def look(self, online: Online) -> dict[str, Any]:
-        """Collapse signs of the projections and, with labels, kNN top-1 of the backbone's features."""
-        was_training = online.training
-        online.eval()
+    def look(self, method: Method) -> dict[str, Any]:
+        """Signs of collapse in the embeddings and, with labels, kNN top-1 of the backbone's features."""
+        was_training = method.trained.training
+        method.trained.eval()
         with torch.inference_mode():
-            first, second = (self._projections(online, view) for view in self.views)
+            first, second = (self._batched(method.project, view) for view in self.views)
             report: dict[str, Any] = embedding_report(first, second, t=self.settings.uniformity_t)
             if self.bank is not None and self.queries is not None:
-                assert isinstance(online.backbone, ResNet)
+                features = functools.partial(embed, method.backbone())
                 bank, bank_labels = self.bank
                 queries, query_labels = self.queries
                 try:
                     report["knn_top1"] = knn_top1(
-                        self._features(online.backbone, bank),
+                        self._batched(features, bank).numpy(),
                         bank_labels,
-                        self._features(online.backbone, queries),
+                        self._batched(features, queries).numpy(),
                         query_labels,
                         classes=self.classes,
                     )
                 except UserError as error:  # features of a collapsed network have no direction
                     log.warning("no kNN accuracy: %s", error)
-        online.train(was_training)
+        method.trained.train(was_training)
         return report
 
-    def write(self, curve: list[dict[str, Any]]) -> None:
-        """The whole curve to its file; the last row to TensorBoard."""
-        content = "".join(json.dumps(row) + "\n" for row in curve)
-        write_atomically(self.path, content.encode())
-        for name, value in curve[-1].items():
+    def write(self, row: dict[str, Any]) -> None:
+        """One row of the curve to TensorBoard."""
+        for name, value in row.items():
             if name == "spectrum":
-                self.board.add_histogram("spectrum", np.array(value), curve[-1]["step"])
+                self.board.add_histogram("spectrum", np.array(value), row["step"])
             elif name not in ("epoch", "step"):
-                self.board.add_scalar(name, value, curve[-1]["step"])
+                self.board.add_scalar(name, value, row["step"])
         self.board.flush()
 
     def collapse(self, report: dict[str, Any]) -> str:
@@ -220,19 +217,13 @@ class Monitor:
         pixels = np.stack([self.transform(chosen.read(i)) for i in range(len(chosen))])
         return torch.from_numpy(pixels), chosen.labels
 
-    def _projections(self, online: Online, view: Tensor) -> Tensor:
-        return torch.cat(
-            [
-                online.projector(embed(online.backbone, normalize(part, self.device))).cpu()
-                for part in view.split(BATCH)
-            ]
-        )
-
-    def _features(self, backbone: ResNet, pixels: Tensor) -> np.ndarray:
-        parts = [
-            embed(backbone, normalize(part, self.device)).cpu() for part in pixels.split(BATCH)
-        ]
-        return torch.cat(parts).numpy()
+    def _batched(
+        self,
+        network: Callable[[Tensor], Tensor],
+        pixels: Tensor,  # (N, 3, S, S) uint8
+    ) -> Tensor:  # (N, D), on the CPU
+        parts = [network(normalize(part, self.device)).cpu() for part in pixels.split(BATCH)]
+        return torch.cat(parts)
 
 
 def describe(row: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from msbreg.backbones.resnet import build_backbone, embed
+from msbreg.backbones.resnet import ResNet, build_backbone, embed
 
 NORMS = ("bn", "ln", "none")
 
@@ -14,7 +14,7 @@ NORMS = ("bn", "ln", "none")
 class Target(nn.Module):
     """Backbone and projector: images -> projections z'. Follows the online network, has no gradient."""
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
+    def __init__(self, backbone: ResNet, projector: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = projector
@@ -29,7 +29,7 @@ class Target(nn.Module):
 class Online(Target):
     """Backbone, projector and predictor: images -> predictions p = h(g(f(v)))."""
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module, predictor: nn.Module) -> None:
+    def __init__(self, backbone: ResNet, projector: nn.Module, predictor: nn.Module) -> None:
         super().__init__(backbone, projector)
         self.predictor = predictor
 

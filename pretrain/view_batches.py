@@ -1,18 +1,15 @@
 """From a list of images to batches of views, the same ones whatever the number of workers."""
 
 from collections.abc import Generator, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from msbreg.data.folder import ImageList, UnreadableImage
-from msbreg.data.worker_processes import from_workers, start_worker
-from msbreg.run import distributed
+from msbreg.data.loading import stream
 from msbreg.run.errors import UserError
 from pretrain.views import Augmentation, make_views, view_generator
 
@@ -65,46 +62,35 @@ class Order:
             yield [(epoch, int(i)) for i in permutation[first : first + share]]
 
 
-class _Views(Dataset[Tensor | str]):
-    """(epoch, image) -> (K, 3, S, S) uint8 views, or the message of an image that cannot be read."""
+class _Views:
+    """(epoch, image) -> (K, 3, S, S) uint8 views; sent to worker processes by pickle."""
 
     def __init__(
         self, images: ImageList, policy: tuple[Augmentation, ...], views: int, seed: int
     ) -> None:
         self.images, self.policy, self.views, self.seed = images, policy, views, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> Tensor | str:
+    def __call__(self, key: tuple[int, int]) -> Tensor:
         epoch, index = key
         try:
             image = self.images.read(index)
         except UnreadableImage as error:
-            return str(error)
+            raise UserError(
+                f"{error}.\n"
+                "Fix or remove the file and give the same command again to continue, or add "
+                "--skip-unreadable (with a new --output) to leave such files out."
+            ) from error
         generator = view_generator(self.seed, epoch, index)
         return torch.from_numpy(make_views(image, self.policy, self.views, generator))
 
 
-class _Batches(Sampler[list[tuple[int, int]]]):
-    def __init__(self, order: Order, first_step: int) -> None:
-        self.order, self.first_step = order, first_step
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return self.order.batches(self.first_step)
-
-    def __len__(self) -> int:
-        return self.order.steps - self.first_step
+def _stack(
+    views: list[Tensor],  # B of (K, 3, S, S)
+) -> Tensor:  # (K, B, 3, S, S)
+    return torch.stack(views, dim=1)
 
 
-def _stack(views: list[Tensor | str]) -> Tensor | str:
-    """(K, B, 3, S, S), or the first message. Errors travel as values: a worker's exception would
-    reach the user as a traceback."""
-    for view in views:
-        if isinstance(view, str):
-            return view
-    return torch.stack([v for v in views if isinstance(v, Tensor)], dim=1)
-
-
-def _start_worker(_: int) -> None:
-    start_worker()
+def _one_thread() -> None:
     cv2.setNumThreads(0)
 
 
@@ -122,27 +108,17 @@ def batches_of_views(
 
     Raises:
         UserError: an image cannot be read; the message names it.
+        RunFailed: worker processes cannot be started, or one was lost.
     """
-    loader = DataLoader(
+    return stream(
         _Views(images, policy, views, order.seed),
-        batch_sampler=_Batches(order, first_step),
-        num_workers=workers,
-        collate_fn=_stack,
+        lambda: order.batches(first_step),
+        _stack,
+        workers=workers,
+        on_start=_one_thread,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_start_worker,
-        prefetch_factor=4 if workers else None,
+        ahead=4,
     )
-    with closing(from_workers(loader)) as batches:
-        for batch in batches:
-            # All processes must learn of it, or the others would wait for this one for ever.
-            if distributed.any_process(isinstance(batch, str), device):
-                messages = distributed.gather_objects(batch if isinstance(batch, str) else "")
-                raise UserError(
-                    f"{next(filter(None, messages))}.\n"
-                    "Mend or remove the file and give the same command again to continue, or add "
-                    "--skip-unreadable (to a new --output) to leave such files out."
-                )
-            yield batch
 
 
 def fixed_views(

@@ -20,7 +20,8 @@ import torch
 from fvcore.common.config import CfgNode
 
 from msbreg.run import distributed
-from msbreg.run.config import Card, Interrupted, main, plain
+from msbreg.run.config import Card, main, plain
+from msbreg.run.errors import Interrupted
 from msbreg.run.job import AlreadyFinished, Job, job, log
 from msbreg.run.progress import Progress
 from msbreg.run.yaml_options import parse

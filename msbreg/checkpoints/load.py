@@ -172,7 +172,7 @@ def random_backbone(arch: str, *, seed: int, image_size: int = 0) -> tuple[ResNe
     return backbone.eval(), provenance
 
 
-def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
     """Load a state whose keys and shapes are the module's own, or fail with the difference.
 
     Raises:
@@ -193,7 +193,7 @@ def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor], path: Pat
             lines.append(f"  not finite   {key}: {int((~torch.isfinite(value)).sum())} values")
     if lines:
         shown = lines[:12] + ([f"  ... and {len(lines) - 12} more"] if len(lines) > 12 else [])
-        raise UserError(f"{path} does not fit {type(module).__name__}:\n" + "\n".join(shown))
+        raise UserError(f"{source} does not fit {type(module).__name__}:\n" + "\n".join(shown))
     module.load_state_dict(state)
 
 

@@ -13,17 +13,13 @@ from typing import Any, TypeVar
 
 import jsonargparse
 
-from msbreg.run.errors import RunFailed, UserError
+from msbreg.run.errors import Interrupted, RunFailed, UserError
 
 C = TypeVar("C")
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again"; the same command continues the run
-
-
-class Interrupted(Exception):
-    """The run was asked to stop (Ctrl-C, SIGTERM) and has saved all that it needs to go on."""
 
 
 @dataclass(frozen=True)

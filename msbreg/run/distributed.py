@@ -6,7 +6,7 @@ then the identity, a constant or a no-op, so that callers never ask.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,20 +15,28 @@ from torch import Tensor, nn
 
 from msbreg.run.errors import UserError
 
+# Control messages (stop, save, a failure) travel over the CPU, so that no GPU waits for them. None is the
+# default group, which is a CPU group already where the device is the CPU.
+_cpu_group: Any = None
+
 
 def start(device: torch.device) -> None:
     """Join the process group that torchrun describes in the environment, if it does."""
+    global _cpu_group
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if device.type == "cuda":
             dist.init_process_group("nccl", device_id=device)
+            _cpu_group = dist.new_group(backend="gloo")
         else:
             dist.init_process_group("gloo")
 
 
 def stop() -> None:
     """Leave the process group."""
+    global _cpu_group
     if dist.is_initialized():
         dist.destroy_process_group()
+        _cpu_group = None
 
 
 def world_size() -> int:
@@ -79,27 +87,27 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether ``flag`` holds in any process; all learn it at the same step."""
+def any_of(flags: Sequence[bool]) -> list[bool]:
+    """Whether each flag holds in any process; all learn it at the same moment, over the CPU."""
     if not dist.is_initialized():
-        return flag
-    total = torch.tensor(float(flag), device=device)
-    dist.all_reduce(total)
-    return bool(total.item() > 0)
+        return list(flags)
+    total = torch.tensor(list(flags), dtype=torch.uint8)
+    dist.all_reduce(total, op=dist.ReduceOp.MAX, group=_cpu_group)
+    return [bool(flag) for flag in total.tolist()]
 
 
 def barrier() -> None:
     """Wait until every process is here."""
     if dist.is_initialized():
-        dist.barrier()
+        dist.barrier(group=_cpu_group)
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Each process's value, in the order of ranks, on every process."""
+    """Each process's value, in the order of ranks, on every process, over the CPU."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=_cpu_group)
     return values
 
 

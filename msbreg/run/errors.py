@@ -15,3 +15,7 @@ class RunFailed(Exception):
     The message says where, what is kept and what to change. Entry points print it alone, without a
     traceback (which the record keeps), and exit with code 1.
     """
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (Ctrl-C, SIGTERM) and has saved all that it needs to go on."""

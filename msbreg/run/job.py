@@ -20,8 +20,8 @@ from typing import Any, TextIO
 import torch
 
 from msbreg.run import distributed
-from msbreg.run.config import Card, Interrupted, differences, plain
-from msbreg.run.errors import UserError
+from msbreg.run.config import Card, differences, plain
+from msbreg.run.errors import Interrupted, UserError
 from msbreg.run.record import Record, read_record
 
 log = logging.getLogger("msbreg")

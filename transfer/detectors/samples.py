@@ -29,7 +29,6 @@ def training_batches(
     rank: int,
     world: int,
     workers: int,
-    device: torch.device,
     group: bool = True,
 ) -> Generator[list[Sample]]:
     """This process's batches of iterations ``first``, first + 1, ..., until it is closed.
@@ -43,13 +42,12 @@ def training_batches(
         seed: 0 or more; the same in all processes.
         rank, world: number of this process, and of all.
         workers: processes that decode; 0 decodes here.
-        device: on which processes agree that one of them met an image that cannot be read.
         group: whether wide and high images come in batches of their own
             (DATALOADER.ASPECT_RATIO_GROUPING).
 
     Raises:
         UserError: at once, if the batch cannot be shared or masks are not as the settings want them;
-            later, naming the file, if an image cannot be read. In all processes.
+            later, naming the file, if an image cannot be read.
     """
     _check_masks(scenes, settings)
     share = share_of_batch(batch, world)
@@ -60,7 +58,7 @@ def training_batches(
         return training_keys(shapes, share, seed, rank=rank, world=world, first=first)
 
     make = _Training(settings, seed, sized=bool(scenes.category_ids))
-    return decoded(Samples(scenes.scenes, make), keys, workers, device)
+    return decoded(Samples(scenes.scenes, make), keys, workers)
 
 
 def testing_batches(
@@ -82,7 +80,7 @@ def testing_batches(
         share = testing_share(len(scenes.scenes), rank=rank, world=world)
         return ([(index, index)] for index in share)
 
-    return decoded(Samples(scenes.scenes, _Testing(settings)), keys, workers, None)
+    return decoded(Samples(scenes.scenes, _Testing(settings)), keys, workers)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import Literal
 
 import pytest
 
-from msbreg.run.config import Card, Interrupted, differences, flat, main, parse, plain
+from msbreg.run.config import Card, differences, flat, main, parse, plain
+from msbreg.run.errors import Interrupted
 from msbreg.run.errors import RunFailed, UserError
 
 

@@ -1,0 +1,11 @@
+"""METHODS: name -> how to build it from the settings of a run. One file each."""
+
+from collections.abc import Callable
+
+from pretrain.methods.byol import BYOL
+from pretrain.methods.method import Method
+from pretrain.methods.msbreg import MSBReg
+from pretrain.recipe import Config
+
+METHODS: dict[str, Callable[[Config], Method]] = {"msbreg": MSBReg, "byol": BYOL}
+"""``pretrain.recipe.METHOD_NAMES`` names the same ones, for options."""
