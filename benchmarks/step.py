@@ -21,10 +21,10 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
+from pretrain.loop import forward_backward, step_noise
 from torch import Tensor
 
 from msbreg.backbones.resnet import normalize
-from pretrain.loop import forward_backward, step_noise
 from pretrain.losses import msbreg_loss
 from pretrain.networks import build_networks
 from pretrain.recipe import Config, HeadSettings

@@ -6,7 +6,6 @@ parts. Stopped by Ctrl-C, SIGTERM or worse, the same command continues where the
 """
 
 import dataclasses
-import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 
@@ -25,21 +23,33 @@ from msbreg.run.errors import Interrupted
 from msbreg.run.job import AlreadyFinished, Job, job, log
 from msbreg.run.progress import Progress
 from msbreg.run.yaml_options import parse
-from transfer.detectors import continuing, results
+from msbreg.train.health import memory_advice, memory_used
+from msbreg.train.loop import train
+from msbreg.train.state import State, seed_everything
+from transfer.detectors import results
 from transfer.detectors.batch_norm import has_local_norms, without_synchronization
 from transfer.detectors.config.supported import check_run
 from transfer.detectors.config.yaml_file import read_config
-from transfer.detectors.curve import Curve
 from transfer.detectors.detection_config import Config
 from transfer.detectors.engine import Engine, choose
 from transfer.detectors.mapper import Sample, mapper_settings
-from transfer.detectors.memory import MOVING, TESTING, memory_advice, memory_used, training_advice
 from transfer.detectors.sample_order import share_of_batch
 from transfer.detectors.samples import training_batches
-from transfer.detectors.solver import Plan, plan_of, unreached_steps
+from transfer.detectors.solver import check_schedule, unreached_steps
 from transfer.detectors.splits import data_of
 from transfer.detectors.start import start_detector, weights_digest
-from transfer.detectors.train_loop import State, losses_in_words, part_of
+from transfer.detectors.trainable import (
+    MOVING,
+    TESTING,
+    DetectorTraining,
+    MemoryNeeds,
+    checkpoint_of,
+    losses_in_words,
+    part_of,
+    plan_of,
+    resume,
+    training_advice,
+)
 from transfer.detectors.trials import run_trials
 from transfer.scoring.detection_scores import DetectionScores
 
@@ -56,7 +66,7 @@ def run(config: Config, card: Card | None = None) -> dict[str, Any]:
         return run_trials(dataclasses.replace(config, output=output), card, run)
     engine = choose(config.engine)
     resolved = config.resolved(settings, engine.name)
-    plan = plan_of(settings, accumulate=config.accumulate, amp=config.amp, seed=resolved.seed)
+    check_schedule(settings)
     card = card or Card(Path(config.config).stem)
     inputs = weights_digest(resolved.checkpoint)
     try:
@@ -65,23 +75,21 @@ def run(config: Config, card: Card | None = None) -> dict[str, Any]:
         ) as running:
             running.record.content["engine"] = engine.described() | {"asked": config.engine}
             log.info("engine %s %s (asked: %s)", engine.name, engine.version, config.engine)
-            running.results = _run(resolved, settings, engine, plan, running)
+            running.results = _run(resolved, settings, engine, running)
             return running.results
     except AlreadyFinished as finished:
         log.info("%s holds this run, finished: left as it is.", finished)
         return {}
 
 
-def _run(
-    config: Config, settings: CfgNode, engine: Engine, plan: Plan, running: Job
-) -> dict[str, Any]:
+def _run(config: Config, settings: CfgNode, engine: Engine, running: Job) -> dict[str, Any]:
     device, world, rank = running.device, distributed.world_size(), distributed.rank()
 
     # ---- The scenes to train and to test on.
     mapper = mapper_settings(settings)
     size = settings.SOLVER.IMS_PER_BATCH
     if not config.eval_only:  # before the data are read, which may take long
-        part_of(share_of_batch(size, world), plan.accumulate)
+        part_of(share_of_batch(size, world), config.accumulate)
     data = data_of(settings, config.data, train=not config.eval_only)
     running.record.content["data"] = data.described()
     for doubt in data.doubts():
@@ -89,7 +97,7 @@ def _run(
     running.record.content["selection"] = "fixed schedule (no selection)"
 
     # ---- The detector, its weights, and how they change.
-    _seed(config.seed)
+    seed_everything(config.seed)
     detector = engine.build(settings)
     start_detector(detector, settings, config, data.test.classes, running)
     if config.channels_last:
@@ -100,9 +108,8 @@ def _run(
             running.warn("BatchNorm statistics are each process's own: SyncBN needs CUDA")
     with memory_advice(MOVING):
         detector.to(device)
-    state = State(detector, engine.solver(settings, detector))
-    _seed(config.seed + rank)  # each process draws its own proposals
-    checkpoint = running.output / CHECKPOINT
+    solver = engine.solver(settings, detector)
+    seed_everything(config.seed + rank)  # each process draws its own proposals
     about = {
         "yaml": plain(config.yaml),
         "data": data.described(),
@@ -110,102 +117,96 @@ def _run(
         "device": device.type,
         "network": running.record.content["network"],
     }
-    if checkpoint.exists() and not config.eval_only:
-        continuing.resume(state, checkpoint, running, about)
 
     # ---- What is watched.
-    curve = Curve(running.output, state)
     scores: dict[str, DetectionScores] = {}
 
     def stop_if_asked() -> None:
         if running.stop:
             raise Interrupted(
-                f"{running.stop.name} in the evaluation after iteration {state.iteration}. "
-                "The same command continues."
+                f"{running.stop.name} during the evaluation; the same command continues."
             )
 
-    def look(state: State) -> None:
+    def evaluate(iteration: int) -> dict[str, Any] | None:
         with memory_advice(TESTING):
             found = engine.predict(
-                state.model, data.test, mapper, workers=config.workers, each_scene=stop_if_asked
+                detector, data.test, mapper, workers=config.workers, each_scene=stop_if_asked
             )
-        if distributed.is_main():
-            trained = running.record.content["network"].get("iteration", 0)  # of a whole detector
-            scores.update(results.write(running, data.test, found, state.iteration or trained))
-            if state.evaluated_at < state.iteration:
-                curve.add({"iteration": state.iteration, "scores": results.numbers(scores)})
+        if not distributed.is_main():
+            return None
+        trained = running.record.content["network"].get("iteration", 0)  # of a whole detector
+        scores.update(results.write(running, data.test, found, iteration or trained))
+        return {"iteration": iteration, "scores": results.numbers(scores)}
 
     if config.eval_only:
         running.stop.watched = True
-        look(state)
+        evaluate(0)
         return results.numbers(scores)
-
-    def save(state: State) -> None:
-        continuing.save(state, checkpoint, about)
-
-    def each_iteration(state: State, losses: dict[str, float], row: dict[str, Any] | None) -> None:
-        if row is not None:
-            curve.add(row)
-        progress.update(state.iteration, f"{losses_in_words(losses)}  {memory_used(device)}")
-        if distributed.any_process(bool(running.stop), device):
-            save(state)
-            raise Interrupted(
-                f"{running.stop.name or 'a signal to another process'} after iteration "
-                f"{state.iteration} of {plan.iterations}; saved. The same command continues."
-            )
 
     def batches(first: int, seed: int, workers: int) -> Iterator[list[Sample]]:
         return training_batches(
             data.train,
             mapper,
-            batch=settings.SOLVER.IMS_PER_BATCH,
+            batch=size,
             seed=seed,
             first=first,
             rank=rank,
             world=world,
             workers=workers,
-            device=device,
             group=settings.DATALOADER.ASPECT_RATIO_GROUPING,
         )
 
-    # ---- The loop.
+    # ---- The loop; a checkpoint in the folder continues.
+    precise = settings.TEST.PRECISE_BN
+    trainable = DetectorTraining(
+        detector,
+        solver,
+        device,
+        accumulate=config.accumulate,
+        bf16=config.amp == "bf16",
+        precise_bn=precise.NUM_ITER if precise.ENABLED else 0,
+        statistics_batches=lambda first: batches(first, config.seed + STATISTICS, 0),
+    )
+    plan = plan_of(settings, device=device, seed=config.seed)
+    state = State()
+    checkpoint = checkpoint_of(running.output / CHECKPOINT, about)
+    if checkpoint.path.exists():
+        resume(trainable, state, checkpoint, running, about)
     share = share_of_batch(size, world)
-    running.record.content["batch"] = {"images": size, "processes": world, "parts": plan.accumulate}
+    running.record.content["batch"] = {
+        "images": size,
+        "processes": world,
+        "parts": config.accumulate,
+    }
     if left := unreached_steps(settings.SOLVER):
         running.warn(f"SOLVER.STEPS {left} come after MAX_ITER and are not reached")
     log.info(
         "%d iterations of %d images (%d at a time on each of %s) on %d images, %d to test on",
-        plan.iterations, size, part_of(share, plan.accumulate), f"{world} x {device}",
+        plan.steps, size, part_of(share, config.accumulate), f"{world} x {device}",
         len(data.train.scenes), len(data.test.scenes),
     )  # fmt: skip
+    needs = MemoryNeeds(share, config.accumulate, trainable.bf16)
     running.stop.watched = True  # from here on: save first, then stop
     with (
         Progress(
-            "training", plan.iterations, first=state.iteration, per_step=size, unit="images"
+            "training", plan.steps, first=state.step, per_step=size, unit="images"
         ) as progress,
-        continuing.naming_what_is_left(state, checkpoint),
-        memory_advice(training_advice(settings, images=share, plan=plan)),
+        memory_advice(training_advice(settings, needs)),
     ):
-        engine.fit(
-            state,
-            batches(state.iteration, config.seed, config.workers),
+        train(
+            trainable,
+            batches(state.step, config.seed, config.workers),
             plan,
-            device=device,
-            statistics_batches=lambda first: batches(first, config.seed + STATISTICS, 0),
-            each_iteration=each_iteration,
-            save=save,
-            look=look,
+            state,
+            checkpoint,
+            job=running,
+            progress=progress,
+            evaluate=evaluate,
+            describe=lambda losses: f"{losses_in_words(losses)}  {memory_used(device)}",
         )
-    if distributed.any_process(distributed.is_main() and not scores, device):
-        look(state)  # a run that was killed between its evaluation and its record
-    return results.numbers(scores) | {"iterations": state.iteration, "checkpoint": CHECKPOINT}
-
-
-def _seed(seed: int) -> None:
-    """Torch's generators are ours; the two others are for what users may add."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    random.seed(seed)
+    if distributed.any_of([distributed.is_main() and not scores])[0]:
+        evaluate(state.step)  # a run that was killed between its evaluation and its record
+    return results.numbers(scores) | {"iterations": state.step, "checkpoint": CHECKPOINT}
 
 
 if __name__ == "__main__":

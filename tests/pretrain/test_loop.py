@@ -3,12 +3,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from msbreg.backbones.resnet import normalize
-from msbreg.run.errors import RunFailed
-from msbreg.train.optimizers import LARS, lars_groups
-from pretrain import losses
 from pretrain.loop import (
     State,
     base_decay,
@@ -18,6 +12,12 @@ from pretrain.loop import (
     step_noise,
     train,
 )
+from torch import Tensor, nn
+
+from msbreg.backbones.resnet import normalize
+from msbreg.run.errors import RunFailed
+from msbreg.train.optimizers import LARS, lars_groups
+from pretrain import losses
 from pretrain.networks import build_networks
 from pretrain.recipe import Config, HeadSettings, LossSettings, OptimizerSettings, TargetSettings
 

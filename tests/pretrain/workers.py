@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 import torch
+from pretrain.loop import forward_backward, step_noise
 
 from msbreg.run import distributed
-from pretrain.loop import forward_backward, step_noise
 from pretrain.networks import build_networks
 from pretrain.recipe import Config, HeadSettings, LossSettings
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transfer.detectors.train_loop import Batch, Solver, State, train
 
 from msbreg.run import distributed
 from tests.transfer.detectors.toys import Toy, batches, config
@@ -16,7 +17,6 @@ from transfer.detection import run
 from transfer.detectors import continuing
 from transfer.detectors.detection_config import Config
 from transfer.detectors.solver import Plan, build_optimizer
-from transfer.detectors.train_loop import Batch, Solver, State, train
 
 CPU = torch.device("cpu")
 KILLED_AFTER = 6  # of eight iterations; a row of the curve is of all eight

@@ -3,12 +3,10 @@
 Precise BatchNorm statistics (arXiv 2105.07576), by the function that Detectron2's hook calls.
 """
 
-import contextlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -65,12 +63,3 @@ def share_statistics(model: nn.Module) -> None:
     first = distributed.gather_objects(mine if distributed.is_main() else {})[0]
     for name, value in model.named_buffers():
         value.copy_(first[name])
-
-
-@contextlib.contextmanager
-def undrawn(seed: int, iteration: int, device: torch.device) -> Iterator[None]:
-    """Torch's generators start from (seed, iteration) in here and are put back afterwards."""
-    with torch.random.fork_rng([device.index] if device.type == "cuda" else []):
-        entropy = np.random.SeedSequence([seed, iteration, distributed.rank()])
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
-        yield

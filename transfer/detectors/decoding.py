@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msbreg.data.scenes import Scene
 from msbreg.data.loading import stream
+from msbreg.data.scenes import Scene
 from msbreg.run.errors import UserError
 from transfer.detectors.mapper import Sample
 from transfer.detectors.sample_order import Key

@@ -26,7 +26,7 @@ from transfer.detectors.config.defaults import DEFAULTS
 from transfer.detectors.config.supported import LIMITED_NETWORK
 from transfer.detectors.mapper import Sample
 from transfer.detectors.rcnn.regions import Detections
-from transfer.detectors.train_loop import Solver
+from transfer.detectors.solver import Solver
 
 # ---- Detectron2's import, which is optional (no wheel of it is on PyPI), its ResNets, and f
 

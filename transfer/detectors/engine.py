@@ -12,7 +12,7 @@ from msbreg.run.errors import UserError
 from transfer.detectors import detectron2_engine as with_detectron2
 from transfer.detectors import torchvision_engine as with_torchvision
 from transfer.detectors.predict import predict
-from transfer.detectors.train_loop import Solver, train
+from transfer.detectors.solver import Solver
 
 EngineName = Literal["auto", "detectron2", "torchvision"]
 log = logging.getLogger("msbreg")
@@ -39,7 +39,6 @@ class Engine:
         """For the record."""
         return {"name": self.name, "version": self.version}
 
-    fit = staticmethod(train)
     predict = staticmethod(predict)
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from msbreg.data.run_lengths import encode
 from msbreg.data.scenes import Prediction, Scenes
 from msbreg.run import distributed
-from msbreg.run.errors import RunFailed
+from msbreg.run.failures import as_told, raise_first
 from msbreg.run.progress import Progress
-from transfer.detectors.failures import as_told, raise_first
+from msbreg.train.health import NotFinite
 from transfer.detectors.mapper import MapperSettings, Sample
 from transfer.detectors.sample_order import testing_share
 from transfer.detectors.samples import testing_batches
@@ -71,10 +71,6 @@ def predict(
     shares = distributed.gather_objects((found, as_told(failure)))
     raise_first(failure, [other for _, other in shares])
     return [prediction for share, _ in shares for prediction in share]
-
-
-class NotFinite(RunFailed):
-    """Scores or boxes are not; the first line says where, the second what to do with a checkpoint."""
 
 
 def _not_finite(where: str) -> NotFinite:

@@ -3,8 +3,6 @@
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from msbreg.data.scenes import Instance, Scene, Scenes
 from msbreg.run.errors import UserError
 from transfer.detectors.decoding import Samples, decoded

@@ -29,9 +29,9 @@ from msbreg.checkpoints.read import read_file
 from msbreg.run.config import flat, plain
 from msbreg.run.errors import UserError
 from msbreg.run.job import Job, log
-from transfer.detectors import continuing
 from transfer.detectors.detection_config import Config
 from transfer.detectors.rcnn.weights import Loaded, is_detector, place_backbone, place_detector
+from transfer.detectors.trainable import KIND
 
 # ---- Backbones to start a detector from, and whether they are the ones that its yaml descri
 
@@ -239,7 +239,7 @@ def whole_detector(
         return None
     loaded = place_detector(model, config, state, path)
     of_file = {"source": str(path), "sha256": file.sha256, "loaded": counts(loaded)}
-    if content.get("kind") != continuing.KIND:
+    if content.get("kind") != KIND:
         provenance = {
             "name": path.stem,
             "encoder": "whole detector",

@@ -5,8 +5,12 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from transfer.detectors.rcnn import build_model
-from transfer.detectors.solver import build_optimizer, clip_gradients, learning_rate_multiplier
-from transfer.detectors.train_loop import Solver
+from transfer.detectors.solver import (
+    Solver,
+    build_optimizer,
+    clip_gradients,
+    learning_rate_multiplier,
+)
 
 
 def version() -> str:

@@ -7,8 +7,7 @@ from typing import Literal
 import pytest
 
 from msbreg.run.config import Card, differences, flat, main, parse, plain
-from msbreg.run.errors import Interrupted
-from msbreg.run.errors import RunFailed, UserError
+from msbreg.run.errors import Interrupted, RunFailed, UserError
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 
 import torch
+from transfer.detectors.memory import memory_advice
+from transfer.detectors.train_loop import train
 
 from msbreg.run import distributed
 from msbreg.run.errors import RunFailed, UserError
 from tests.transfer.detectors.toys import Toy, batches, config, new_state
-from transfer.detectors.memory import memory_advice
 from transfer.detectors.solver import Plan
-from transfer.detectors.train_loop import train
 
 
 class Failing(Toy):

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from transfer.detectors.curve import Curve
 
 from msbreg.checkpoints.load import save_checkpoint
 from msbreg.run.config import Card
@@ -14,7 +15,6 @@ from msbreg.run.record import Record
 from tests.transfer.detectors.toys import config, new_state
 from transfer.detectors import continuing
 from transfer.detectors.batch_norm import without_synchronization
-from transfer.detectors.curve import Curve
 from transfer.detectors.detection_config import Config
 
 

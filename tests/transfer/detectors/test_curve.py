@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from transfer.detectors.curve import Curve
 
 from msbreg.run.errors import UserError
 from tests.transfer.detectors.toys import config, new_state
-from transfer.detectors.curve import Curve
 
 FULL = Path("/dev/full")  # Linux: every write says that no space is left
 

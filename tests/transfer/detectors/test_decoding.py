@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transfer.detectors.memory import memory_advice
 
 from msbreg.data.catalog import load_scenes
 from msbreg.run.errors import RunFailed
 from tests.msbreg.data.annotated_folders import coco_content, write_coco
 from transfer.detectors.decoding import PackedScenes, Samples, lost_worker
 from transfer.detectors.mapper import MapperSettings
-from transfer.detectors.memory import memory_advice
 from transfer.detectors.samples import _Testing, _Training, testing_batches
 
 testing_batches.__test__ = False

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transfer.detectors.train_loop import State
 
 from msbreg.run.errors import UserError
 from transfer.detectors import detectron2_engine as with_detectron2
@@ -14,7 +15,6 @@ from transfer.detectors.config.yaml_file import read_config
 from transfer.detectors.engine import choose
 from transfer.detectors.mapper import Sample
 from transfer.detectors.solver import Plan
-from transfer.detectors.train_loop import State
 
 CARDS = Path(__file__).resolve().parents[3] / "configs"
 needs_detectron2 = pytest.mark.skipif(

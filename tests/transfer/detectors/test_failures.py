@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from torch import nn
+from transfer.detectors.failures import _exchanges, as_told, raise_first
 
 from msbreg.run.errors import RunFailed, UserError
 from tests.pair import run_pair
-from transfer.detectors.failures import _exchanges, as_told, raise_first
 
 
 def said(folder: Path, how: str, accumulate: int) -> list[str]:

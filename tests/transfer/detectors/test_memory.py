@@ -4,10 +4,10 @@ import errno
 
 import pytest
 import torch
+from transfer.detectors.memory import TESTING, memory_advice, training_advice
 
 from msbreg.run.errors import RunFailed
 from tests.transfer.detectors.toys import config
-from transfer.detectors.memory import TESTING, memory_advice, training_advice
 from transfer.detectors.solver import Plan
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from transfer.detectors.train_loop import State, divide, train
 
 from msbreg.run.errors import RunFailed, UserError
 from tests.transfer.detectors.toys import Toy, batches, config, new_state, sample
@@ -11,7 +12,6 @@ from transfer.detectors import continuing
 from transfer.detectors.batch_norm import update_bn_stats
 from transfer.detectors.predict import NotFinite
 from transfer.detectors.solver import Plan, plan_of
-from transfer.detectors.train_loop import State, divide, train
 
 CPU = torch.device("cpu")
 PLAN = Plan(iterations=12, checkpoint_period=4, evaluation_period=5, precise_bn=3, row_period=4)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transfer.detectors.train_loop import Solver, State
 
 from transfer.detectors.config.yaml_file import read_config
 from transfer.detectors.mapper import Sample
 from transfer.detectors.solver import build_optimizer
-from transfer.detectors.train_loop import Solver, State
 
 
 @dataclass(frozen=True)
