@@ -21,13 +21,14 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
-from pretrain.loop import forward_backward, step_noise
 from torch import Tensor
 
 from msbreg.backbones.resnet import normalize
 from pretrain.losses import msbreg_loss
-from pretrain.networks import build_networks
+from pretrain.methods.method import step_noise
+from pretrain.methods.msbreg import MSBReg
 from pretrain.recipe import Config, HeadSettings
+from pretrain.trainable import PreTraining
 
 CPU = torch.device("cpu")
 
@@ -35,9 +36,10 @@ CPU = torch.device("cpu")
 def variants(views: int, images: int, size: int) -> dict[str, Callable[[], None]]:
     """Each leaves one step's gradient in a network of its own."""
     config = Config(arch="resnet18", views=views, batch_size=images, head=HeadSettings(512, 128))
-    online, target = build_networks("resnet18", hidden=512, out=128, norm="bn", seed=0)
-    for network in (online, target):
-        network.to(memory_format=torch.channels_last)
+    method = MSBReg(config)
+    method.to(CPU, synchronize=False)
+    online, target = method.online, method.target
+    training = PreTraining(method, config, CPU, steps=1, epoch=1)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (views, images, 3, size, size), generator=generator).byte()
     noise = step_noise(0, 0, images, 128, share="image")
@@ -54,7 +56,8 @@ def variants(views: int, images: int, size: int) -> dict[str, Callable[[], None]
         return run
 
     def streamed() -> None:
-        forward_backward(online, target, pixels, noise, config=config, device=CPU)
+        for loss in training.losses(online, pixels, 0):
+            loss.total.backward()
 
     def whole_loss(p: Tensor, z: Tensor) -> Tensor:
         return msbreg_loss(p, z, noise, lambda_s=4e-3, lambda_b=0.5).total

@@ -6,6 +6,7 @@ no worker outlives the program.
 """
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import multiprocessing
@@ -163,22 +164,33 @@ def _from_workers(loader: DataLoader[Any]) -> Generator[Any]:
         last_resort = functools.partial(_kill, workers)
         atexit.register(last_resort)
     try:
-        yield from batches
-    except (EOFError, ConnectionError, RuntimeError) as error:
-        if (reason := lost_worker(error)) is None:
-            raise
-        raise RunFailed(reason) from error
+        with naming_lost_workers():
+            yield from batches
     finally:
         del batches  # ends the workers, unless an error of the loader's holds it
         if not any(worker.is_alive() for worker in workers):
             atexit.unregister(last_resort)
 
 
+@contextlib.contextmanager
+def naming_lost_workers() -> Iterator[None]:
+    """Turn the errors by which a lost worker shows into RunFailed, with what to do.
+
+    PyTorch raises one of them in the handler of a signal, so that it can appear in the middle of a step:
+    a loop over batches is inside one of these as a whole.
+    """
+    try:
+        yield
+    except (EOFError, ConnectionError, RuntimeError) as error:
+        if (reason := lost_worker(error)) is None:
+            raise
+        raise RunFailed(reason) from error
+
+
 def lost_worker(error: BaseException) -> str | None:
     """What to do if an error says that a worker was killed or is stuck; else None.
 
-    Which error it is depends on what the worker was doing. PyTorch raises its RuntimeError in the
-    handler of a signal, wherever the program is.
+    Which error it is depends on what the worker was doing.
     """
     text = str(error)
     if isinstance(error, RuntimeError):

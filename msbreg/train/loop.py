@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from msbreg.data.loading import naming_lost_workers
 from msbreg.run import distributed
 from msbreg.run.errors import Interrupted
 from msbreg.run.failures import Agreement
@@ -153,7 +154,11 @@ def train(
         checkpoint.save(trainable, state)
         clock.restart()
 
-    with checkpoint.naming_what_is_left(state), contextlib.closing(_each(batches)) as stream:
+    with (
+        checkpoint.naming_what_is_left(state),
+        naming_lost_workers(),
+        contextlib.closing(_each(batches)) as stream,
+    ):
         while True:
             if evaluate and plan.due(state.step, plan.evaluate_every) and not state.evaluated:
                 _evaluate(trainable, plan, state, evaluate, save, job)

@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 import torch
-from pretrain.loop import forward_backward, step_noise
 
 from msbreg.run import distributed
-from pretrain.networks import build_networks
+from pretrain.methods import METHODS
 from pretrain.recipe import Config, HeadSettings, LossSettings
+from pretrain.trainable import PreTraining
 
 CPU = torch.device("cpu")
 
@@ -16,17 +16,9 @@ CPU = torch.device("cpu")
 def gradient_of_one_step(method: str, norm: str, options: dict, device: torch.device = CPU) -> dict:
     """This process's part of a batch of 8 images through one step."""
     torch.set_num_threads(1)
-    online, target = build_networks("resnet18-tiny", hidden=16, out=8, norm=norm, seed=0)
-    if norm == "bn":  # on CUDA: every BatchNorm is synchronized
-        online = distributed.synchronize_batch_norm(online, device)
-        target = distributed.synchronize_batch_norm(target, device)
-    else:  # on the CPU there is no such thing: the backbone's own is put in eval mode
-        online.backbone.eval()
-        target.backbone.eval()
-    online.to(device)
-    target.to(device)
     config = Config(
         method=method,
+        arch="resnet18-tiny",
         batch_size=8,
         views=3,
         lambda_s=0.1,
@@ -35,18 +27,28 @@ def gradient_of_one_step(method: str, norm: str, options: dict, device: torch.de
         head=HeadSettings(hidden=16, out=8),
         loss=LossSettings(**options),
     )
+    made = METHODS[method](config)
+    made.to(device, synchronize=norm == "bn")  # on CUDA: every BatchNorm is synchronized
+    made.train_mode()
+    if norm != "bn":  # on the CPU there is no such thing: the backbone's own is put in eval mode
+        made.online.backbone.eval()
+        made.target.backbone.eval()
+    training = PreTraining(made, config, device, steps=1, epoch=1)
     generator = torch.Generator().manual_seed(1)
     views = torch.randint(0, 256, (3, 8, 3, 16, 16), generator=generator).to(torch.uint8)
     share = 8 // distributed.world_size()
     first = distributed.rank() * share
-    wrapped = distributed.data_parallel(online)
-    noise = step_noise(0, 0, 8, 8, share="image").to(device)
-    terms = forward_backward(
-        wrapped, target, views[:, first : first + share], noise, config=config, device=device
-    )
+    wrapped = distributed.data_parallel(training.model)
+    parts = training.losses(wrapped, views[:, first : first + share], 0)
+    terms: dict = {}
+    for number in range(training.parts):
+        with distributed.averaging(wrapped, now=number == training.parts - 1):
+            loss = next(parts)
+            loss.total.backward()
+        terms = {name: terms.get(name, 0) + float(value) for name, value in loss.terms.items()}
     return {
-        "terms": {name: float(value) for name, value in terms.items()},
-        "gradients": {name: p.grad.cpu() for name, p in online.named_parameters()},
+        "terms": terms,
+        "gradients": {name: p.grad.cpu() for name, p in training.model.named_parameters()},
     }
 
 
@@ -65,7 +67,7 @@ if __name__ == "__main__":
     distributed.start(device)
     if task == "gather":
         result = gather_with_gradient()
-        result["any"] = distributed.any_process(distributed.rank() == 1, CPU)
+        result["any"] = distributed.any_of([distributed.rank() == 1, False])
         result["objects"] = distributed.gather_objects(f"from {distributed.rank()}")
     else:
         method, norm, sync = task.split("-")

@@ -15,10 +15,10 @@ from msbreg.run.record import read_record
 from msbreg.run.yaml_options import parse
 from tests.transfer.boxes_data import CARDS, make_voc, tiny_card
 from transfer import detection
-from transfer.detectors import continuing
 from transfer.detectors.detection_config import Config
 from transfer.detectors.engine import choose
 from transfer.detectors.rcnn.model import RCNN
+from transfer.detectors.trainable import read_checkpoint
 
 MEND = "Mend it or take it out of the data set, then give the same command again."
 NOTHING_WRONG = 0
@@ -190,7 +190,7 @@ def test_an_image_that_ends_early_is_named_and_can_be_mended(voc, capsys, name, 
 
 
 def finite(checkpoint: Path) -> bool:
-    saved = continuing.read(checkpoint)["model"].values()
+    saved = read_checkpoint(checkpoint)["model"].values()
     return all(value.isfinite().all() for value in saved if value.is_floating_point())
 
 
@@ -203,7 +203,7 @@ def test_a_run_that_diverges_keeps_its_last_finite_checkpoint(voc, capsys, more)
     said = re.search(r"diverged at iteration (\d+): (?s:.*) after iteration (\d+)\.$", message)
     at, kept = said.groups()
     assert int(kept) <= int(at)
-    assert continuing.read(checkpoint)["iteration"] == int(kept) > 0
+    assert read_checkpoint(checkpoint)["iteration"] == int(kept) > 0
     assert finite(checkpoint)
     before = checkpoint.read_bytes()
     assert start(card, *more, *words, "0.01") == 2
@@ -228,7 +228,7 @@ def test_a_checkpoint_to_continue_from_that_is_cut_short_is_named(voc, capsys):
 def test_a_diverged_detector_is_not_given_a_score(voc, capsys):
     card = voc.parents[1] / "tiny.yaml"
     assert start(card) == NOTHING_WRONG
-    content = continuing.read(card.parent / "out" / "checkpoint.pth")
+    content = read_checkpoint(card.parent / "out" / "checkpoint.pth")
     del content["schema"]
     content["model"]["roi_heads.box_predictor.cls_score.weight"] *= 1e38
     save_checkpoint(card.parent / "large.pth", content)

@@ -21,12 +21,12 @@ from msbreg.run.record import protocol_digest, read_record
 from msbreg.run.yaml_options import parse
 from tests.transfer.boxes_data import CARDS, make_voc, tiny_card
 from transfer.detection import run
-from transfer.detectors import continuing
 from transfer.detectors import detectron2_engine as with_detectron2
 from transfer.detectors import engine as choosing
 from transfer.detectors.config.yaml_file import read_config
 from transfer.detectors.detection_config import Config
 from transfer.detectors.rcnn.model import RCNN
+from transfer.detectors.trainable import read_checkpoint
 from transfer.scoring.predictions import load_predictions
 
 SCRIPT = Path(__file__).resolve().parents[2] / "transfer" / "detection.py"
@@ -76,7 +76,7 @@ def start(arguments: str, cwd: Path, *, processes: int = 1) -> subprocess.Popen:
 
 def differing(first: Path, second: Path) -> list[str]:
     """Names of the tensors of two checkpoints that are not equal bit for bit."""
-    one, other = (continuing.read(p / "checkpoint.pth")["model"] for p in (first, second))
+    one, other = (read_checkpoint(p / "checkpoint.pth")["model"] for p in (first, second))
     assert one.keys() == other.keys()
     return [name for name in one if not torch.equal(one[name], other[name])]
 
@@ -221,7 +221,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(data, 
         time.sleep(0.02)
     stopped.send_signal(how)
     _, message = stopped.communicate(timeout=120)
-    saved = continuing.read(checkpoint)
+    saved = read_checkpoint(checkpoint)
     assert saved["evaluated_at"] < 16, "the run was over before it was stopped"
     if how == signal.SIGKILL:
         assert stopped.returncode == -signal.SIGKILL
@@ -309,7 +309,7 @@ def test_a_trained_detector_is_evaluated_without_training(card, done, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
 def test_a_detector_as_detectron2_saves_it_is_evaluated(card, done, tmp_path, suffix):
-    model = continuing.read(done / "checkpoint.pth")["model"]
+    model = read_checkpoint(done / "checkpoint.pth")["model"]
     path = tmp_path / f"model_final{suffix}"
     if suffix == ".pth":
         torch.save({"model": model, "iteration": 7}, path)
@@ -337,7 +337,7 @@ def test_a_backbone_goes_into_the_detector(card, tmp_path):
     checkpoint = pretrained(tmp_path / "plain.pth", "resnet18-narrow")
     still = ("SOLVER.BASE_LR", "1e-12", "MODEL.WEIGHTS", checkpoint)
     run(asked(card, tmp_path / "run", *still, checkpoint=None))
-    model = continuing.read(tmp_path / "run" / "checkpoint.pth")["model"]
+    model = read_checkpoint(tmp_path / "run" / "checkpoint.pth")["model"]
     wanted = build_backbone("resnet18-narrow", seed=5).layer3[0].conv1.weight
     assert torch.allclose(model["backbone.res4.0.conv1.weight"], wanted, atol=1e-6)
     network = read_record(tmp_path / "run")["network"]

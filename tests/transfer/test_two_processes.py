@@ -12,7 +12,7 @@ from msbreg.run.record import read_record
 from tests.pair import run_pair
 from tests.transfer.boxes_data import make_voc, tiny_card
 from tests.transfer.two_processes import KILLED_AFTER, still
-from transfer.detectors import continuing
+from transfer.detectors.trainable import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,7 +40,7 @@ def toys(folder) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def saved(folder) -> dict[str, Any]:
     """The checkpoint that the killed run left."""
-    return continuing.read(folder / "broken" / "checkpoint.pth")
+    return read_checkpoint(folder / "broken" / "checkpoint.pth")
 
 
 @pytest.fixture(scope="module")
@@ -71,23 +71,23 @@ def test_both_look_at_the_detector_with_the_statistics_of_the_first(toys):
 
 def test_each_process_has_numbers_and_losses_of_its_own(saved):
     seeds = []
-    for states in saved["generators"]:
+    for states in saved["loop"]["generators"]:
         generator = torch.Generator()
         generator.set_state(states["torch"])
         seeds.append(generator.initial_seed())
     assert seeds == [0, 1]
-    assert saved["generators"][0]["python"] != saved["generators"][1]["python"]
-    assert saved["sums"][0].keys() == saved["sums"][1].keys()
-    assert saved["sums"][0] != saved["sums"][1]
+    assert saved["loop"]["generators"][0]["python"] != saved["loop"]["generators"][1]["python"]
+    assert saved["loop"]["sums"][0].keys() == saved["loop"]["sums"][1].keys()
+    assert saved["loop"]["sums"][0] != saved["loop"]["sums"][1]
     assert saved["about"]["device"] == "cpu"
 
 
 def test_killed_and_continued_they_end_with_the_weights_and_the_curve_of_a_whole_run(
     folder, saved, continued
 ):
-    assert (saved["iteration"], saved["counted"]) == (KILLED_AFTER, KILLED_AFTER)
+    assert (saved["iteration"], saved["loop"]["counted"]) == (KILLED_AFTER, KILLED_AFTER)
     whole, again = (
-        continuing.read(path / "checkpoint.pth") for path in (folder / "whole", continued)
+        read_checkpoint(path / "checkpoint.pth") for path in (folder / "whole", continued)
     )
     assert not [
         name

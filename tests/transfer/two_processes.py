@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transfer.detectors.train_loop import Batch, Solver, State, train
 
 from msbreg.run import distributed
-from tests.transfer.detectors.toys import Toy, batches, config
+from msbreg.train.loop import Plan, Trainable
+from msbreg.train.state import Checkpoint, State
+from tests.transfer.detectors.toys import Toy, batches, config, fit
 from transfer.detection import run
-from transfer.detectors import continuing
 from transfer.detectors.detection_config import Config
-from transfer.detectors.solver import Plan, build_optimizer
+from transfer.detectors.solver import Solver, build_optimizer
+from transfer.detectors.trainable import Batch, DetectorTraining
 
 CPU = torch.device("cpu")
 KILLED_AFTER = 6  # of eight iterations; a row of the curve is of all eight
@@ -37,44 +38,41 @@ class Still(nn.Module):
         return {"loss_cls": (out - images.mean(1, keepdim=True)).square().mean()}
 
 
-def trained(model: nn.Module, plan: Plan, folder: Path) -> dict[str, Any]:
-    """This process's part of batches of four images; what it then holds, and had when it looked."""
+def trained(model: nn.Module, plan: Plan, folder: Path, **options: Any) -> dict[str, Any]:
+    """This process's part of batches of four images; what it then holds, and had when it evaluated."""
     looked: list[dict[str, Tensor]] = []
-    rows: list[dict[str, Any]] = []
     optimizer = build_optimizer(config(folder, "SOLVER.BASE_LR", "0.05"), model)
-    state = State(model, Solver(optimizer, lambda iteration: [0.05] * len(optimizer.param_groups)))
+    solver = Solver(optimizer, lambda iteration: [0.05] * len(optimizer.param_groups))
 
     def shares(first: int) -> Iterator[Batch]:
         share = 4 // distributed.world_size()
         begin = distributed.rank() * share
         return (batch[begin : begin + share] for batch in batches(first))
 
-    def look(state: State) -> None:
-        looked.append({name: value.clone() for name, value in state.model.named_buffers()})
+    def evaluate(iteration: int) -> None:
+        looked.append({name: value.clone() for name, value in model.named_buffers()})
 
-    train(
-        state,
-        shares(0),
-        plan,
-        device=CPU,
+    training = DetectorTraining(
+        model,
+        solver,
+        CPU,
         statistics_batches=lambda iteration: shares(1000 + iteration),
-        each_iteration=lambda state, losses, row: rows.append(row) if row else None,
-        save=lambda state: None,
-        look=look,
+        **options,
     )
-    return {"weights": model.state_dict(), "rows": rows, "looked": looked}
+    state = fit(training, shares(0), plan, folder, evaluate=evaluate)
+    return {"weights": model.state_dict(), "rows": state.curve, "looked": looked}
 
 
 def still(folder: Path, accumulate: int) -> dict[str, Any]:
     """Six steps without a draw."""
     torch.manual_seed(0)
-    return trained(Still(), Plan(iterations=6, accumulate=accumulate), folder)
+    return trained(Still(), Plan(steps=6, row_every=20), folder, accumulate=accumulate)
 
 
 def with_batch_norm(folder: Path) -> dict[str, Any]:
     """Two steps, and statistics of each process's own images."""
     torch.manual_seed(0)
-    return trained(Toy(), Plan(iterations=2, precise_bn=3), folder)
+    return trained(Toy(), Plan(steps=2, row_every=20), folder, precise_bn=3)
 
 
 def asked(card: Path, output: Path) -> Config:
@@ -91,16 +89,16 @@ def asked(card: Path, output: Path) -> Config:
 
 def killed_after_a_checkpoint(card: Path, output: Path) -> None:
     """Both processes are killed, as by the kernel, between two rows of the curve."""
-    save = continuing.save
+    save = Checkpoint.save
 
-    def save_and_die(state: State, path: Path, about: dict[str, Any]) -> None:
-        save(state, path, about)
-        if state.iteration == KILLED_AFTER:
+    def save_and_die(checkpoint: Checkpoint, trainable: Trainable, state: State) -> None:
+        save(checkpoint, trainable, state)
+        if state.step == KILLED_AFTER:
             for process in reversed(distributed.gather_objects(os.getpid())):
                 if distributed.is_main():
                     os.kill(process, signal.SIGKILL)
 
-    continuing.save = save_and_die
+    Checkpoint.save = save_and_die
     run(asked(card, output))
 
 

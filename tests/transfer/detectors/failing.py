@@ -1,16 +1,18 @@
-"""One of two processes that train until the second fails; started by test_together.py."""
+"""One of two processes that train until the second fails; started by tests/msbreg/run/test_failures.py."""
 
 import sys
 from pathlib import Path
 
 import torch
-from transfer.detectors.memory import memory_advice
-from transfer.detectors.train_loop import train
 
 from msbreg.run import distributed
 from msbreg.run.errors import RunFailed, UserError
-from tests.transfer.detectors.toys import Toy, batches, config, new_state
-from transfer.detectors.solver import Plan
+from msbreg.run.progress import Progress
+from msbreg.train.health import memory_advice
+from msbreg.train.loop import Plan, train
+from msbreg.train.state import State
+from tests.transfer.detectors.toys import Toy, batches, config, new_training, running
+from transfer.detectors.trainable import checkpoint_of
 
 
 class Failing(Toy):
@@ -32,25 +34,32 @@ class Failing(Toy):
         return losses
 
 
+def unreadable(first: int):
+    """The second process's third batch cannot be read."""
+    for number, batch in enumerate(batches(first)):
+        if distributed.rank() == 1 and number == 2:
+            raise UserError("image.jpg is truncated")
+        yield batch
+
+
 def main(folder: Path, how: str, accumulate: int) -> None:
     torch.set_num_threads(1)
-    cpu = torch.device("cpu")
-    distributed.start(cpu)
+    distributed.start(torch.device("cpu"))
     mine = folder / str(distributed.rank())
     mine.mkdir()
-    state = new_state(config(mine))
-    state.model.__class__, state.model.how = Failing, how
+    training = new_training(config(mine), accumulate=accumulate)
+    training.model.__class__, training.model.how = Failing, how
+    plan = Plan(steps=12, row_every=20)
     try:
-        with memory_advice("lower something"):
+        with memory_advice("lower something"), Progress("training", plan.steps) as progress:
             train(
-                state,
-                batches(0),
-                Plan(iterations=12, accumulate=accumulate),
-                device=cpu,
-                statistics_batches=lambda iteration: batches(iteration),
-                each_iteration=lambda state, losses, row: None,
-                save=lambda state: None,
-                look=lambda state: None,
+                training,
+                unreadable(0) if how == "batch" else batches(0),
+                plan,
+                State(),
+                checkpoint_of(mine / "checkpoint.pth", {}),
+                job=running(mine),
+                progress=progress,
             )
     except (UserError, RunFailed, ZeroDivisionError) as error:
         (mine / "said.txt").write_text(f"{type(error).__name__}: {error}")

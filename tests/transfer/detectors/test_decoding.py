@@ -1,23 +1,17 @@
-"""What goes to worker processes, and what is said when one is lost."""
+"""What goes to worker processes that decode scenes."""
 
-import errno
-import multiprocessing
 import os
 import pickle
-import signal
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
-from transfer.detectors.memory import memory_advice
 
 from msbreg.data.catalog import load_scenes
-from msbreg.run.errors import RunFailed
 from tests.msbreg.data.annotated_folders import coco_content, write_coco
-from transfer.detectors.decoding import PackedScenes, Samples, lost_worker
+from transfer.detectors.decoding import PackedScenes, Samples
 from transfer.detectors.mapper import MapperSettings
 from transfer.detectors.samples import _Testing, _Training, testing_batches
 
@@ -48,65 +42,8 @@ def test_packed_scenes_are_the_scenes(scenes):
 def test_samples_reach_workers_that_are_spawned(scenes, make):
     samples = Samples(scenes, make)
     sent = pickle.loads(pickle.dumps(samples))
-    assert torch.equal(sent[5, 2].image, samples[5, 2].image)
-    assert sent[5, 2].scene == 2
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        EOFError(),
-        ConnectionResetError(104, "Connection reset by peer"),
-        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
-        RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
-    ],
-)
-def test_a_lost_worker_is_told_with_what_to_do(error):
-    assert "Give the same command again, with\nfewer --workers" in lost_worker(error)
-
-
-def test_other_errors_are_not_taken_for_a_lost_worker():
-    assert lost_worker(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
-    assert lost_worker(RuntimeError("Caught RuntimeError in DataLoader worker process 0.")) is None
-
-
-def test_a_loss_that_a_signal_tells_in_the_midst_of_a_step_is_told_likewise():
-    with pytest.raises(RunFailed, match="ended from outside"), memory_advice("lower something"):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-
-
-def stream_of(scenes):
-    return testing_batches(scenes, MapperSettings(test_size=12), rank=0, world=1, workers=1)
-
-
-def children_since(before):
-    """Other tests of this process may have left some of theirs (joblib keeps its own)."""
-    return [child for child in multiprocessing.active_children() if child not in before]
-
-
-def test_workers_end_with_the_batches_whatever_a_traceback_holds(scenes_object):
-    before = multiprocessing.active_children()
-
-    def use():
-        with closing(stream_of(scenes_object)) as stream:
-            next(stream)
-            assert len(children_since(before)) == 1
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError) as held:
-        use()
-    assert held.value.__traceback__ is not None
-    assert not children_since(before)
-
-
-def test_a_group_signal_does_not_end_workers(scenes_object):
-    before = multiprocessing.active_children()
-    with closing(stream_of(scenes_object)) as stream:
-        first = next(stream)
-        (worker,) = children_since(before)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            os.kill(worker.pid, number)
-        assert [sample.scene for (sample,) in [first, *stream]] == [0, 1, 2, 3]
+    assert torch.equal(sent((5, 2)).image, samples((5, 2)).image)
+    assert sent((5, 2)).scene == 2
 
 
 FAILS = """
@@ -141,15 +78,3 @@ def test_a_process_that_fails_with_its_batches_open_ends(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.rstrip().endswith("ZeroDivisionError: an error of the program")
-
-
-def test_workers_that_cannot_be_started_are_told_with_what_to_do(scenes_object, monkeypatch):
-    def fork():
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-
-    monkeypatch.setattr(os, "fork", fork)
-    with (
-        closing(stream_of(scenes_object)) as stream,
-        pytest.raises(RunFailed, match=r"cannot be started: Resource .*\.\n.* fewer --workers"),
-    ):
-        next(stream)

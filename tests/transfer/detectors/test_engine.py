@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transfer.detectors.train_loop import State
 
 from msbreg.run.errors import UserError
+from msbreg.train.loop import Plan
+from tests.transfer.detectors.toys import fit
 from transfer.detectors import detectron2_engine as with_detectron2
 from transfer.detectors.config.yaml_file import read_config
 from transfer.detectors.engine import choose
 from transfer.detectors.mapper import Sample
-from transfer.detectors.solver import Plan
+from transfer.detectors.trainable import DetectorTraining
 
 CARDS = Path(__file__).resolve().parents[3] / "configs"
 needs_detectron2 = pytest.mark.skipif(
@@ -46,23 +47,16 @@ def samples(first: int) -> list[Sample]:
     return made
 
 
-def trained(name: str, card: str, iterations: int, *overrides: str) -> State:
+def trained(folder: Path, name: str, card: str, iterations: int, *overrides: str):
     config = read_config(CARDS / f"{card}.yaml", [*SMALL.split(), *overrides])
     engine = choose(name)
     torch.manual_seed(0)
     model = engine.build(config)
-    state = State(model, engine.solver(config, model))
-    engine.fit(
-        state,
-        (samples(i) for i in range(iterations)),
-        Plan(iterations),
-        device=torch.device("cpu"),
-        statistics_batches=lambda iteration: [],
-        each_iteration=lambda state, losses, row: None,
-        save=lambda state: None,
-        look=lambda state: None,
-    )
-    return state
+    training = DetectorTraining(model, engine.solver(config, model), torch.device("cpu"))
+    (folder / name).mkdir()
+    batches = (samples(i) for i in range(iterations))
+    fit(training, batches, Plan(steps=iterations, row_every=20), folder / name)
+    return training
 
 
 @needs_detectron2
@@ -76,9 +70,9 @@ def trained(name: str, card: str, iterations: int, *overrides: str) -> State:
     ],
     ids=["fpn", "c4 clipped", "c4 frozen", "fpn cosine"],
 )
-def test_steps_and_detections_of_both_engines_are_equal_bit_for_bit(card, overrides):
-    ours = trained("torchvision", card, 3, *overrides)
-    theirs = trained("detectron2", card, 3, *overrides)
+def test_steps_and_detections_of_both_engines_are_equal_bit_for_bit(tmp_path, card, overrides):
+    ours = trained(tmp_path, "torchvision", card, 3, *overrides)
+    theirs = trained(tmp_path, "detectron2", card, 3, *overrides)
     one, other = ours.model.state_dict(), theirs.model.state_dict()
     assert one.keys() == other.keys()
     assert not [name for name in one if not torch.equal(one[name], other[name])]

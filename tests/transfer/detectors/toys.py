@@ -1,14 +1,23 @@
 """A detector of one convolution that keeps the contract: samples -> losses, or detections."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transfer.detectors.train_loop import Solver, State
 
+from msbreg.run.config import Card
+from msbreg.run.job import Job, StopSignal
+from msbreg.run.progress import Progress
+from msbreg.run.record import Record
+from msbreg.train.loop import Plan, Trainable, train
+from msbreg.train.state import State
 from transfer.detectors.config.yaml_file import read_config
+from transfer.detectors.detection_config import Config
 from transfer.detectors.mapper import Sample
-from transfer.detectors.solver import build_optimizer
+from transfer.detectors.solver import Solver, build_optimizer
+from transfer.detectors.trainable import DetectorTraining, checkpoint_of
 
 
 @dataclass(frozen=True)
@@ -61,9 +70,37 @@ def config(tmp_path, *overrides: str):
     return read_config(file, overrides)
 
 
-def new_state(cfg, seed: int = 0) -> State:
+def new_training(cfg, seed: int = 0, **options) -> DetectorTraining:
+    """A toy detector with SGD whose learning rate falls as 1 / (1 + iteration)."""
     torch.manual_seed(seed)
     model = Toy()
     optimizer = build_optimizer(cfg, model)
     rates = [group["lr"] for group in optimizer.param_groups]
-    return State(model, Solver(optimizer, lambda iteration: [r / (1 + iteration) for r in rates]))
+    solver = Solver(optimizer, lambda iteration: [r / (1 + iteration) for r in rates])
+    defaults = {"statistics_batches": lambda iteration: batches(1000 + iteration)}
+    return DetectorTraining(model, solver, torch.device("cpu"), **defaults | options)
+
+
+def running(folder: Path, resumed: bool = False) -> Job:
+    """A job without its context: nothing is locked, logged or recorded."""
+    asked = Config(config=folder / "card.yaml", output=folder)
+    record = Record(folder, kind="detection", config=asked, card=Card("tiny"))
+    return Job(folder, torch.device("cpu"), record, resumed=resumed, stop=StopSignal())
+
+
+def fit(training: Trainable, batches: Iterable, plan: Plan, folder: Path, **hooks) -> State:
+    """Train from the start, with a checkpoint in the folder."""
+    state = State()
+    checkpoint = checkpoint_of(folder / "checkpoint.pth", {})
+    with Progress("training", plan.steps) as progress:
+        train(
+            training,
+            batches,
+            plan,
+            state,
+            checkpoint,
+            job=running(folder),
+            progress=progress,
+            **hooks,
+        )
+    return state

@@ -1,14 +1,13 @@
-"""Memory that does not suffice: which errors say so, and what is then said to lower."""
+"""Losses, weights and memory that end a training, and what the user is told."""
 
 import errno
 
 import pytest
 import torch
-from transfer.detectors.memory import TESTING, memory_advice, training_advice
 
 from msbreg.run.errors import RunFailed
-from tests.transfer.detectors.toys import config
-from transfer.detectors.solver import Plan
+from msbreg.train.health import Readings, check_finite, memory_advice
+from msbreg.train.state import State
 
 
 @pytest.mark.parametrize(
@@ -23,7 +22,7 @@ from transfer.detectors.solver import Plan
     ],
     ids=str,
 )
-def test_memory_that_does_not_suffice_is_told_with_advice(error):
+def test_running_out_of_memory_is_reported_with_advice(error):
     with (
         pytest.raises(RunFailed, match=r"lower something\n\(.+\)"),
         memory_advice("lower something"),
@@ -37,28 +36,6 @@ def test_other_errors_pass(error):
         raise error
 
 
-def test_memory_that_no_machine_has_is_told_with_advice():
-    with pytest.raises(RunFailed, match="evaluate an image"), memory_advice(TESTING):
-        torch.empty(2**60, dtype=torch.uint8)
-
-
-def test_the_advice_is_what_can_still_be_lowered(tmp_path):
-    cfg = config(tmp_path, "SOLVER.IMS_PER_BATCH", "16", "SOLVER.BASE_LR", "0.02")
-    whole = training_advice(cfg, images=16, plan=Plan(iterations=9))
-    assert "train on 16 images at a time" in whole
-    assert "--accumulate 2 passes a batch in 2 parts" in whole
-    assert "--amp bf16" in whole
-    assert "SOLVER.IMS_PER_BATCH 8 SOLVER.BASE_LR 0.01 " in whole
-    assert "INPUT.MIN_SIZE_TRAIN" in whole
-    parts = training_advice(cfg, images=6, plan=Plan(iterations=9, accumulate=3, bf16=True))
-    assert "train on 2 images at a time" in parts
-    assert "--accumulate 6 passes" in parts
-    assert "--amp" not in parts
-    one = training_advice(cfg, images=1, plan=Plan(iterations=9))
-    assert "--accumulate" not in one
-    assert "IMS_PER_BATCH" not in one
-
-
 @pytest.mark.parametrize(
     ("kind", "last"),
     [
@@ -67,7 +44,7 @@ def test_the_advice_is_what_can_still_be_lowered(tmp_path):
         (OSError, "OSError: [Errno 12] Cannot allocate memory"),
     ],
 )
-def test_memory_of_a_process_that_decodes_is_told_to_need_fewer_of_them(kind, last):
+def test_a_worker_out_of_memory_is_reported_with_fewer_workers(kind, last):
     text = (
         f"Caught {kind.__name__} in DataLoader worker process 0.\nOriginal Traceback ...\n{last}\n"
     )
@@ -78,7 +55,30 @@ def test_memory_of_a_process_that_decodes_is_told_to_need_fewer_of_them(kind, la
         raise kind(text)
 
 
-def test_another_error_of_a_process_that_decodes_passes():
+def test_another_error_of_a_worker_passes():
     text = "Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: shapes differ\n"
     with pytest.raises(RuntimeError, match="shapes differ"), memory_advice("lower something"):
         raise RuntimeError(text)
+
+
+def test_terms_are_summed_over_parts_and_read_when_asked():
+    readings, state = Readings("Try less."), State()
+    for step in range(3):
+        for part in range(2):
+            readings.add({"a": torch.tensor(float(step)), "b": torch.tensor(float(part))})
+        readings.close_step(step)
+    assert readings.latest == {}
+    readings.check(state)
+    assert (state.sums, state.counted) == ({"a": 6.0, "b": 3.0}, 3)
+    assert readings.latest == {"a": 4.0, "b": 1.0}
+    readings.check(state)
+    assert state.counted == 3, "nothing is counted twice"
+
+
+def test_weights_that_are_not_finite_are_named_with_the_advice():
+    check_finite({"good": torch.ones(2), "step": 3, "count": torch.tensor(4)}, 5, "Try less.")
+    bad = {"good": torch.ones(2), "one": torch.tensor([1.0, torch.inf])}
+    with pytest.raises(
+        RunFailed, match=r"step 5: 1 tensor is not finite, the first one\.\nTry less"
+    ):
+        check_finite(bad, 5, "Try less.")

@@ -1,25 +1,23 @@
+"""Pre-training as the loop sees it: streamed views, the methods, the target network."""
+
 import copy
 import math
 
 import pytest
 import torch
-from pretrain.loop import (
-    State,
-    base_decay,
-    check_finite,
-    forward_backward,
-    peak_learning_rate,
-    step_noise,
-    train,
-)
 from torch import Tensor, nn
 
 from msbreg.backbones.resnet import normalize
 from msbreg.run.errors import RunFailed
-from msbreg.train.optimizers import LARS, lars_groups
+from msbreg.train.loop import Plan
+from msbreg.train.state import Checkpoint, State
 from pretrain import losses
-from pretrain.networks import build_networks
+from pretrain.methods import METHODS
+from pretrain.methods.method import base_decay, step_noise
 from pretrain.recipe import Config, HeadSettings, LossSettings, OptimizerSettings, TargetSettings
+from pretrain.trainable import PreTraining, peak_learning_rate
+from tests.reference.losses import byol_loss
+from tests.transfer.detectors.toys import fit
 
 CPU = torch.device("cpu")
 HEAD = HeadSettings(hidden=16, out=8)
@@ -27,11 +25,13 @@ HEAD = HeadSettings(hidden=16, out=8)
 
 def settings(**changes) -> Config:
     defaults = {"batch_size": 4, "views": 3, "head": HEAD, "epochs": 2, "lambda_s": 4e-3}
+    defaults |= {"arch": "resnet18-tiny", "head_norm": "ln"}
     return Config(**defaults | {"loss": LossSettings(singular_input="raw")} | changes)
 
 
-def networks(norm: str = "ln"):
-    return build_networks("resnet18-tiny", hidden=16, out=8, norm=norm, seed=0)
+def training(config: Config) -> PreTraining:
+    """Four steps, two an epoch."""
+    return PreTraining(METHODS[config.method](config), config, CPU, steps=4, epoch=2)
 
 
 def pixels(views: int = 3, images: int = 4, seed: int = 0) -> Tensor:
@@ -47,96 +47,86 @@ def assert_same_gradients(first: nn.Module, second: nn.Module) -> None:
     assert other.norm() > 0
 
 
-def joined(online, target, views, noise, loss):
+def joined(online, target, views, loss):
     """All views in memory at once, each through the networks on its own, and one backward pass."""
     predictions = torch.stack([online(normalize(v, CPU)) for v in views])
     with torch.no_grad():
         targets = torch.stack([target(normalize(v, CPU)) for v in views])
-    total = loss(predictions, targets, noise)
+    total = loss(predictions, targets, step_noise(0, 0, 4, 8, share="image"))
     total.backward()
     return total
 
 
+def streamed(config: Config, views: Tensor) -> tuple[PreTraining, nn.Module, dict[str, Tensor]]:
+    """One step without its update; the training, its online network as it was, and the terms."""
+    trained = training(config)
+    trained.train_mode()
+    again = copy.deepcopy(trained.method.online)
+    terms: dict[str, Tensor] = {}
+    for loss in trained.losses(trained.model, views, 0):
+        loss.total.backward()
+        terms = {name: terms.get(name, 0) + value for name, value in loss.terms.items()}
+    return trained, again, terms
+
+
 @pytest.mark.parametrize("norm", ["bn", "ln", "none"])
 def test_streaming_the_views_gives_the_gradient_of_the_whole_msbreg_loss(norm):
-    online, target = networks(norm)
-    again = copy.deepcopy(online)
-    noise = step_noise(0, 0, 4, 8, share="image")
-    config = settings(lambda_s=0.1, lambda_b=0.7)
-    terms = forward_backward(online, target, pixels(), noise, config=config, device=CPU)
+    config = settings(lambda_s=0.1, lambda_b=0.7, head_norm=norm)
+    trained, again, terms = streamed(config, pixels())
     total = joined(
         again,
-        target,
+        training(config).method.target,
         pixels(),
-        noise,
         lambda p, z, n: losses.msbreg_loss(p, z, n, lambda_s=0.1, lambda_b=0.7).total,
     )
     torch.testing.assert_close(terms["total"], total.detach())
-    assert_same_gradients(online, again)
+    assert_same_gradients(trained.model, again)
 
 
 @pytest.mark.parametrize(("reduce", "factor"), [("mean", 1), ("sum", 6)])
 def test_streaming_the_views_gives_the_gradient_of_the_whole_byol_loss(reduce, factor):
-    online, target = networks()
-    again = copy.deepcopy(online)
-    noise = step_noise(0, 0, 4, 8, share="image")
     config = settings(method="byol", loss=LossSettings(byol_reduce=reduce))
-    forward_backward(online, target, pixels(), noise, config=config, device=CPU)
-    joined(again, target, pixels(), noise, lambda p, z, _: factor * losses.byol_loss(p, z))
-    assert_same_gradients(online, again)
+    trained, again, _ = streamed(config, pixels())
+    target = training(config).method.target
+    joined(again, target, pixels(), lambda p, z, _: factor * byol_loss(p, z))
+    assert_same_gradients(trained.model, again)
 
 
-def test_without_itself_a_view_has_the_gradient_of_byol_plus_the_other_terms():
-    online, target = networks()
-    again = copy.deepcopy(online)
-    noise = step_noise(0, 0, 4, 8, share="image")
+def test_without_itself_a_view_has_the_gradient_of_byol():
     config = settings(lambda_s=0.0, lambda_b=0.0, loss=LossSettings(include_self=False))
-    forward_backward(online, target, pixels(), noise, config=config, device=CPU)
-    joined(again, target, pixels(), noise, lambda p, z, _: losses.byol_loss(p, z))
-    assert_same_gradients(online, again)
+    trained, again, _ = streamed(config, pixels())
+    joined(again, training(config).method.target, pixels(), lambda p, z, _: byol_loss(p, z))
+    assert_same_gradients(trained.model, again)
 
 
 @pytest.mark.parametrize("kind", ["l2", "l2_sqrt_d"])
 def test_the_singular_input_is_what_the_covariance_is_of(kind):
-    online, target = networks()
     scale = 1.0 if kind == "l2" else math.sqrt(8)
-    again = copy.deepcopy(online)
-    noise = step_noise(0, 0, 4, 8, share="image")
     config = settings(lambda_s=1.0, lambda_b=0.0, loss=LossSettings(singular_input=kind))
 
     def loss(p: Tensor, z: Tensor, _: Tensor) -> Tensor:
         unit = nn.functional.normalize(p, dim=-1) * scale
         return losses.centroid_loss(p, z) + losses.singular_value_loss(unit)
 
-    forward_backward(online, target, pixels(), noise, config=config, device=CPU)
-    joined(again, target, pixels(), noise, loss)
-    assert_same_gradients(online, again)
+    trained, again, _ = streamed(config, pixels())
+    joined(again, training(config).method.target, pixels(), loss)
+    assert_same_gradients(trained.model, again)
 
 
 def test_independent_target_views_are_the_last_k():
-    online, target = networks()
-    again = copy.deepcopy(online)
-    noise = step_noise(0, 0, 4, 8, share="image")
     views = pixels(views=6)
     config = settings(target=TargetSettings(views="independent"), lambda_s=0.0, lambda_b=0.0)
-    forward_backward(online, target, views, noise, config=config, device=CPU)
+    trained, again, _ = streamed(config, views)
+    target = training(config).method.target
     predictions = torch.stack([again(normalize(v, CPU)) for v in views[:3]])
     targets = torch.stack([target(normalize(v, CPU)) for v in views[3:]])
     losses.centroid_loss(predictions, targets.detach()).backward()
-    assert_same_gradients(online, again)
+    assert_same_gradients(trained.model, again)
 
 
 def test_the_target_network_gets_no_gradient():
-    online, target = networks()
-    forward_backward(
-        online,
-        target,
-        pixels(),
-        step_noise(0, 0, 4, 8, share="image"),
-        config=settings(),
-        device=CPU,
-    )
-    assert all(p.grad is None for p in target.parameters())
+    trained, _, _ = streamed(settings(), pixels())
+    assert all(p.grad is None for p in trained.method.target.parameters())
 
 
 def test_noise_is_a_function_of_seed_and_step_alone():
@@ -163,62 +153,46 @@ def test_learning_rate_and_decay_follow_the_batch():
     assert base_decay(scaled) == pytest.approx(0.9995)  # BYOL, appendix G, for batch 512
 
 
-def run(state: State, config: Config, batches: list[Tensor], rows: list) -> None:
-    train(
-        state,
-        batches,
-        config=config,
-        device=CPU,
-        steps=4,
-        steps_per_epoch=2,
-        each_step=lambda _: None,
-        each_epoch=lambda _, row: rows.append(row),
-    )
+def run(folder, trained: PreTraining, batches: list[Tensor]) -> State:
+    """All the batches as steps, two of them an epoch."""
+    return fit(trained, batches, Plan(steps=len(batches), row_every=2), folder)
 
 
-def new_state(config: Config) -> State:
-    online, target = networks()
-    groups = lars_groups(online, weight_decay=config.optimizer.weight_decay)
-    return State(online, target, LARS(groups, lr=0.0))
-
-
-def test_an_epoch_reports_the_mean_of_its_steps_and_the_target_follows():
-    config, rows = settings(), []
-    state = new_state(config)
-    before = copy.deepcopy(state.target.state_dict())
-    run(state, config, [pixels(seed=s) for s in range(4)], rows)
+def test_an_epoch_reports_the_mean_of_its_steps_and_the_target_follows(tmp_path):
+    trained = training(settings())
+    before = copy.deepcopy(trained.method.target.state_dict())
+    state = run(tmp_path, trained, [pixels(seed=s) for s in range(4)])
+    rows = state.curve
     assert [row["epoch"] for row in rows] == [1, 2]
     assert state.step == 4
     expected = rows[0]["centroid"] + 4e-3 * rows[0]["singular_value"] + 0.5 * rows[0]["brownian"]
     assert rows[0]["total"] == pytest.approx(expected, abs=1e-5)
-    moved = [k for k, v in state.target.state_dict().items() if not torch.equal(v, before[k])]
-    assert "projector.0.weight" in moved
+    after = trained.method.target.state_dict()
+    assert "projector.0.weight" in [k for k, v in after.items() if not torch.equal(v, before[k])]
 
 
-def test_adams_bias_correction_makes_the_first_target_the_online_network():
-    config = settings(target=TargetSettings(bias_correction="adam"))
-    state = new_state(config)
-    run(state, config, [pixels()], [])
-    online = dict(state.online.named_parameters())
-    for name, value in state.target.named_parameters():
+def test_adams_bias_correction_makes_the_first_target_the_online_network(tmp_path):
+    trained = training(settings(target=TargetSettings(bias_correction="adam")))
+    run(tmp_path, trained, [pixels()])
+    online = dict(trained.method.online.named_parameters())
+    for name, value in trained.method.target.named_parameters():
         torch.testing.assert_close(value, online[name])
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_term_and_the_step():
-    config = settings()
-    state = new_state(config)
+def test_a_loss_that_is_not_finite_stops_and_names_the_terms_and_the_step(tmp_path):
+    trained = training(settings())
     with torch.no_grad():
-        state.online.predictor[3].weight[0, 0] = float("nan")
-    with pytest.raises(RunFailed, match=r"not finite at step 0: total = nan, centroid = nan"):
-        run(state, config, [pixels()], [])
+        trained.method.online.predictor[3].weight[0, 0] = float("nan")
+    words = r"diverged at step 0: total = nan, centroid = nan(.|\n)*--optimizer\.base_lr"
+    with pytest.raises(RunFailed, match=words):
+        run(tmp_path, trained, [pixels()])
 
 
-def test_spoiled_weights_are_not_saved():
-    state = new_state(settings())
-    check_finite(state)
+def test_ruined_weights_of_the_target_network_are_not_saved(tmp_path):
+    trained = training(settings())
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pth", lambda step: {"step": step})
+    checkpoint.save(trained, State())
     with torch.no_grad():
-        next(state.target.parameters()).view(-1)[0] = float("inf")
-    with pytest.raises(
-        RunFailed, match=r"1 tensors are not finite after step 0, the first target\."
-    ):
-        check_finite(state)
+        next(trained.method.target.parameters()).view(-1)[0] = float("inf")
+    with pytest.raises(RunFailed, match=r"1 tensor is not finite, the first target\."):
+        checkpoint.save(trained, State())
