@@ -30,10 +30,9 @@ if not __package__:
 
 import numpy as np
 
+from benchmarks import peers
 from msbreg.data.run_lengths import encode
 from msbreg.data.scenes import Instance, Prediction, Scene, Scenes
-from tests.reference import coco_ap as by_pycocotools
-from tests.transfer.scoring import by_detectron2
 from transfer.scoring.coco_ap import coco_ap
 from transfer.scoring.voc_ap import voc_ap
 
@@ -105,11 +104,11 @@ def _found(
 def coco_routes(images: int, kind: str, folder: Path) -> dict[str, Callable[[], list[float]]]:
     scenes, predictions = synthetic(images, 80, None)
     truth, results = folder / "truth.json", folder / f"{kind}.json"
-    truth.write_text(json.dumps(by_pycocotools.truth_as_json(scenes)))
-    results.write_text(json.dumps(by_pycocotools.results_as_json(scenes, predictions, kind)))
+    truth.write_text(json.dumps(peers.truth_as_json(scenes)))
+    results.write_text(json.dumps(peers.results_as_json(scenes, predictions, kind)))
     return {
         "ours": lambda: list(coco_ap(scenes, predictions, kind).numbers.values()),
-        "pycocotools": lambda: by_pycocotools.evaluate(truth, results, kind)[0].tolist(),
+        "pycocotools": lambda: peers.evaluate(truth, results, kind)[0].tolist(),
     }
 
 
@@ -117,13 +116,13 @@ def voc_routes(images: int, folder: Path) -> dict[str, Callable[[], list[float]]
     scenes, predictions = synthetic(images, 20, 2007)
     routes = {"ours": lambda: list(voc_ap(scenes, predictions).numbers.values())}
     if importlib.util.find_spec("detectron2") is not None:
-        by_detectron2.write_voc(folder / "voc", scenes)
+        peers.write_voc(folder / "voc", scenes)
         names = itertools.count()
 
         def theirs() -> list[float]:
             root = folder / str(next(names))
             root.symlink_to(folder / "voc")  # it caches annotations by path
-            return list(by_detectron2.numbers_of(root, scenes, predictions).values())
+            return list(peers.numbers_of(root, scenes, predictions).values())
 
         routes["Detectron2"] = theirs
     return routes

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.peers import truth_as_json, write_voc
 from msbreg.data.catalog import load_scenes
 from msbreg.run.record import SCHEMA
-from tests.reference.coco_ap import truth_as_json
-from tests.transfer.scoring.by_detectron2 import write_voc
 from tests.transfer.scoring.drawn import box_masks, coco_scenes, predict, voc_scenes
 from tools.score import main
 from transfer.detectors.results import numbers, score

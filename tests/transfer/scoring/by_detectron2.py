@@ -3,48 +3,23 @@
 python -m tests.transfer.scoring.by_detectron2        # writes the file anew
 """
 
-import itertools
 import json
 import tempfile
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from benchmarks.peers import numbers_of, voc_evaluation, write_voc
 from msbreg.data.scenes import Instance, Prediction, Scene, Scenes
 from tests.transfer.scoring.drawn import predict, voc_scenes
 
 FROZEN = Path(__file__).with_name("frozen") / "voc.json"
-_NAMES = itertools.count()
-
-
-def write_voc(root, scenes):
-    """Write Annotations and ImageSets; the images are never read."""
-    (root / "Annotations").mkdir(parents=True)
-    (root / "ImageSets" / "Main").mkdir(parents=True)
-    ids = [scene.id for scene in scenes.scenes]
-    (root / "ImageSets" / "Main" / "test.txt").write_text("\n".join(ids))
-    for scene in scenes.scenes:
-        objects = ""
-        for o in scene.instances:
-            x0, y0, x1, y1 = (int(edge) for edge in o.box)
-            objects += (
-                f"<object><name>{scenes.classes[o.label]}</name><pose>Left</pose>"
-                f"<truncated>0</truncated><difficult>{int(o.difficult)}</difficult>"
-                f"<bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin>"
-                f"<xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
-            )
-        size = f"<size><width>{scene.width}</width><height>{scene.height}</height></size>"
-        (root / "Annotations" / f"{scene.id}.xml").write_text(
-            f"<annotation>{size}{objects}</annotation>"
-        )
 
 
 def evaluate(root, scenes, predictions):
     """Give its AP, AP50, AP75 and the (T, K) values that they are means of, in percent."""
-    theirs = _their_module()
+    theirs = voc_evaluation()
     write_voc(root, scenes)
     original, seen = theirs.voc_eval, []
 
@@ -59,40 +34,6 @@ def evaluate(root, scenes, predictions):
     finally:
         theirs.voc_eval = original
     return numbers, np.array(seen, dtype=float).reshape(len(scenes.classes), -1).T
-
-
-def numbers_of(root, scenes, predictions):
-    """Give its AP, AP50, AP75 in percent; the annotations are in root."""
-    theirs = _their_module()
-    from detectron2.data import MetadataCatalog
-    from detectron2.structures import Boxes, Instances
-
-    name = f"msbreg_{next(_NAMES)}"
-    MetadataCatalog.get(name).set(
-        thing_classes=list(scenes.classes), dirname=str(root), year=scenes.year, split="test"
-    )
-    evaluator = theirs.PascalVOCDetectionEvaluator(name)
-    evaluator.reset()
-    for prediction in predictions:
-        found = Instances((1, 1))
-        found.pred_boxes = Boxes(torch.from_numpy(prediction.boxes.copy()))
-        found.scores = torch.from_numpy(prediction.scores.copy())
-        found.pred_classes = torch.from_numpy(prediction.labels.copy())
-        evaluator.process([{"image_id": prediction.scene}], [{"instances": found}])
-    with warnings.catch_warnings():
-        # A class without objects divides by zero there.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        numbers = evaluator.evaluate()["bbox"]
-    return {key: float(value) for key, value in numbers.items()}
-
-
-def _their_module():
-    with warnings.catch_warnings():
-        # Importing it compiles a box coder with torch.jit.script, which is deprecated.
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        from detectron2.evaluation import pascal_voc_evaluation
-    return pascal_voc_evaluation
 
 
 def distinct(rng, predictions):
