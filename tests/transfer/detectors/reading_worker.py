@@ -9,6 +9,7 @@ from torch import nn
 from msbreg.data.catalog import load_scenes
 from msbreg.run import distributed
 from msbreg.run.errors import UserError
+from msbreg.run.failures import Agreement
 from transfer.detectors.mapper import MapperSettings
 from transfer.detectors.predict import predict
 from transfer.detectors.rcnn.regions import Detections
@@ -38,12 +39,13 @@ def main(folder: Path) -> None:
         rank=rank,
         world=2,
         workers=0,
-        device=cpu,
     )
     number = 0
     try:
-        for number, _ in enumerate(stream, 1):  # noqa: B007 - how many were read
-            pass
+        while True:
+            with Agreement():
+                next(stream)
+            number += 1
     except UserError as error:
         (folder / f"{rank}.txt").write_text(f"{number} {error}")
     try:

@@ -108,7 +108,7 @@ OLD = {
 }
 ASK_FOR_BOTH = """
 import logging
-from msbreg.errors import UserError
+from msbreg.run.errors import UserError
 from transfer.detectors.engine import choose
 
 logging.basicConfig(format="warned: %(message)s")

@@ -44,7 +44,6 @@ def batches(scenes, count, *, first=0, workers=0, rank=0, world=1, settings=SETT
         rank=rank,
         world=world,
         workers=workers,
-        device=CPU,
         **options,
     )
     return list(islice(stream, count))

@@ -1,0 +1,71 @@
+"""CUDA code without a GPU: on fake CUDA tensors, a tensor that was left on the CPU fails."""
+
+import pytest
+import torch
+
+from msbreg.backbones.resnet import build_backbone, embed, normalize
+from pretrain.methods import METHODS
+from pretrain.recipe import Config, HeadSettings
+from pretrain.trainable import PreTraining
+from tests.fake_cuda import CUDA, devices, fake_cuda, on_fake_cuda
+from tests.transfer.detectors.cases import CASES, SMALL
+from transfer.detectors.config.yaml_file import default_config
+from transfer.detectors.rcnn import build_model
+
+
+def test_the_guard_notices_a_tensor_on_the_wrong_device():
+    with fake_cuda():
+        module = on_fake_cuda(torch.nn.Linear(4, 2))
+        with pytest.raises(RuntimeError, match="device"):
+            module(torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize("arch", ["resnet18-narrow", "resnet50"])
+def test_the_features_of_images_from_the_cpu_are_on_the_gpu(arch):
+    backbone = build_backbone(arch).eval()
+    with fake_cuda(), torch.no_grad():
+        on_fake_cuda(backbone)
+        images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+        features = embed(backbone, normalize(images, CUDA))
+    assert devices(features) == {"cuda"}
+    assert features.shape == (2, backbone.channels["c5"])
+
+
+# Without a GPU, PyTorch warns that it disables autocast; types are not what is looked at.
+@pytest.mark.filterwarnings("ignore:CUDA is not available.*autocast:UserWarning")
+@pytest.mark.filterwarnings("ignore:User provided device_type of .cuda.:UserWarning")
+@pytest.mark.parametrize("method", ["msbreg", "byol"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_losses_of_a_step_of_pre_training_are_on_the_gpu(method, precision):
+    config = Config(
+        method=method,
+        arch="resnet18-tiny",
+        batch_size=4,
+        views=3,
+        precision=precision,
+        head=HeadSettings(hidden=16, out=8),
+    )
+    made = METHODS[method](config)
+    training = PreTraining(made, config, CUDA, steps=2, epoch=1)
+    with fake_cuda(), torch.no_grad():
+        on_fake_cuda(made.online)
+        on_fake_cuda(made.target)
+        views = torch.zeros(3, 4, 3, 32, 32, dtype=torch.uint8)
+        parts = list(training.losses(made.online, views, 0))
+    assert len(parts) == 3
+    for part in parts:
+        assert devices(part.total, *part.terms.values()) == {"cuda"}
+
+
+@pytest.mark.parametrize("case", ["c4-extra-norm", "fpn-r18-mask"])
+def test_the_backbone_and_the_proposals_of_a_detector_are_on_the_gpu(case):
+    config = default_config()
+    config.merge_from_list([str(word) for word in (*SMALL, *CASES[case])])
+    model = build_model(config).eval()
+    with fake_cuda(), torch.no_grad():
+        on_fake_cuda(model)
+        pixels = torch.zeros(1, 3, 64, 96, device=CUDA)
+        features = model.backbone(pixels)
+        names = config.MODEL.RPN.IN_FEATURES
+        found = [model.proposal_generator.rpn_head(features[name]) for name in names]
+    assert devices(*features.values(), *(tensor for pair in found for tensor in pair)) == {"cuda"}
