@@ -222,7 +222,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(data, 
     stopped.send_signal(how)
     _, message = stopped.communicate(timeout=120)
     saved = read_checkpoint(checkpoint)
-    assert saved["evaluated_at"] < 16, "the run was over before it was stopped"
+    assert saved["loop"]["evaluated_at"] < 16, "the run was over before it was stopped"
     if how == signal.SIGKILL:
         assert stopped.returncode == -signal.SIGKILL
         assert read_record(broken)["status"] == "running"
