@@ -10,9 +10,8 @@ import torch
 
 from msbreg.checkpoints.load import save_checkpoint
 from msbreg.data.catalog import load_scenes
-from msbreg.run.config import main
+from msbreg.run.options import exit_codes, parse
 from msbreg.run.record import read_record
-from msbreg.run.yaml_options import parse
 from tests.transfer.boxes_data import CARDS, make_voc, tiny_card
 from transfer import detection
 from transfer.detectors.detection_config import Config
@@ -29,7 +28,8 @@ def start(card: Path, *words: str, checkpoint: str | Path = "random") -> int:
     options = f"--config {card} --checkpoint {checkpoint} --engine torchvision --device cpu"
     options = [*options.split(), "--output", str(card.parent / "out"), *words]
     try:
-        main(Config, detection.run, options, parse=parse)
+        with exit_codes():
+            detection.run(*parse(Config, options, pairs="overrides"))
     except SystemExit as end:
         return int(end.code or 0)
     return NOTHING_WRONG
