@@ -325,11 +325,11 @@ def _assignments(
 
 
 def script_of_card(file: Path) -> str | None:
-    """The script in a card's line ``# Command: python SCRIPT ...``; None where there is none."""
+    """The script in a card's line ``# Command: ...``; None where there is none."""
     if not file.is_file():
         return None
     found = re.search(
-        r"^# Command: python (\S+\.py)", file.read_text(errors="replace"), re.MULTILINE
+        r"^# Command: .*?(\w+/\w+\.py)", file.read_text(errors="replace"), re.MULTILINE
     )
     return found[1] if found else None
 

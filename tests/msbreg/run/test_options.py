@@ -242,6 +242,7 @@ def test_a_card_that_does_not_exist_is_named():
             "# Command: python transfer/svm.py --config my_card.yaml\ncosts: [1]\n",
             "transfer/svm.py",
         ),
+        ("# Command: torchrun --nproc_per_node 8 a/b.py --config c/d.yaml\nx: 1\n", "a/b.py"),
         ("MODEL: {MASK_ON: true}\n", "transfer/detection.py"),
     ],
 )
