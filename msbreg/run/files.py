@@ -44,7 +44,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     temporary = temporary_name(path)
     kept = "the previous file is untouched" if path.exists() else "nothing was written"
-    with writing(path, f"{len(content) / 2**20:.1f} MiB", kept=kept):
+    with writing(path, in_bytes(len(content)), kept=kept):
         try:
             with open(temporary, "wb") as file:
                 file.write(content)
@@ -64,12 +64,15 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path, what: str = "", *, kept: str = "") -> Iterator[None]:
+def writing(
+    path: Path, what: str = "", *, kept: str = "", instead: str = "give another --output"
+) -> Iterator[None]:
     """Turn an error of the file system into a failure of the run that names the file.
 
     Args:
         what: size or contents, in brackets behind the path.
         kept: what is safe nevertheless.
+        instead: what to do where no space can be freed.
 
     Raises:
         RunFailed: a write in here failed.
@@ -82,15 +85,26 @@ def writing(path: Path, what: str = "", *, kept: str = "") -> Iterator[None]:
             + (f" ({what})" if what else "")
             + f": {error.strerror or error}"
             + (f"; {kept}.\n" if kept else ".\n")
-            + remedy(error)
+            + remedy(error, instead)
         ) from error
 
 
-def remedy(error: OSError) -> str:
+def remedy(error: OSError, instead: str = "give another --output") -> str:
     """What to do about a failed write."""
     if error.errno in _NO_SPACE:
-        return "Free some space, or give another --output; the same command continues."
-    return "Make the folder writable, or give another --output."
+        return f"Free some space, or {instead}; the same command continues."
+    return f"Make the folder writable, or {instead}."
+
+
+def in_bytes(count: int) -> str:
+    """A size in the largest unit that it fills.
+
+    >>> in_bytes(578), in_bytes(2048), in_bytes(3 * 2**19)
+    ('578 bytes', '2.0 KiB', '1.5 MiB')
+    """
+    if count < 2**10:
+        return f"{count} bytes"
+    return f"{count / 2**10:.1f} KiB" if count < 2**20 else f"{count / 2**20:.1f} MiB"
 
 
 def is_full(error: BaseException) -> bool:
@@ -191,7 +205,7 @@ def reserved_space(folder: Path) -> Iterator[Path]:
     """
     path = temporary_name(folder / "reserve")
     try:
-        with writing(path, f"{RESERVED // 1024} KiB", kept="nothing was started"):
+        with writing(folder, in_bytes(RESERVED), kept="nothing was started"):
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
                 os.posix_fallocate(file, 0, RESERVED)

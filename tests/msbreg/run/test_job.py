@@ -258,7 +258,7 @@ main(run, Settings(Path(sys.argv[1])), Card())
     [
         (
             'write_atomically(running.output / "out.json", bytes(size))',
-            "out.json (0.2 MiB): File too",
+            "out.json (161.7 KiB): File too",
         ),
         ('(running.output / "out.bin").write_bytes(bytes(size))', "a file in "),
     ],
