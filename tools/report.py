@@ -12,6 +12,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from msbreg.run.errors import UserError
+from msbreg.run.inputs import check_output
 from msbreg.run.options import ToolParser, exit_codes
 
 
@@ -42,6 +43,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             raise UserError(
                 f"{path} does not exist; expected the folder of a run, or one that contains runs"
             )
+    check_output(options.output)
     return options
 
 

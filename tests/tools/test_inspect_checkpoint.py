@@ -218,5 +218,5 @@ def test_it_runs_from_any_folder(tmp_path):
     command = [sys.executable, str(ROOT / "tools" / "inspect_checkpoint.py"), "none.pth"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("checkpoint none.pth does not exist")
+    assert done.stderr.startswith("error: checkpoint none.pth does not exist")
     assert done.stdout == ""

@@ -8,6 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from msbreg.run.files import write_atomically, writing
+from msbreg.run.inputs import check_output
 from transfer.report import words
 from transfer.report.by_class import per_class_tables
 from transfer.report.collect import Collection, Network, collect
@@ -30,9 +31,10 @@ def write_report(paths: list[Path], output: Path) -> Path:
         The HTML file.
 
     Raises:
-        UserError: there is no record, or one cannot be read.
+        UserError: there is no record, one cannot be read, or the output is a file.
         RunFailed: the output cannot be written.
     """
+    check_output(output)
     content = describe(collect(paths)) | {"conversions": find_conversions(paths)}
     page, text = output / "report.html", output / "report.md"
     with writing(output):
