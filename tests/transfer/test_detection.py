@@ -444,8 +444,8 @@ def test_the_script_says_so_too_and_has_help(tmp_path):
     asked_for_help = start("--help", tmp_path)
     said, _ = asked_for_help.communicate(timeout=60)
     assert asked_for_help.returncode == 0
-    assert "After the options: KEY VALUE" in said
-    assert "--eval_only" in said
+    assert "Settings of the yaml to replace, after all options" in said
+    assert "--eval-only" in said
     assert "--overrides" not in said
 
 
