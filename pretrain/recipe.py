@@ -1,4 +1,4 @@
-"""The settings of a pre-training run. The defaults are the recipe for the embedded digits.
+"""The settings of a pre-training run; the defaults are the recipe for the embedded digits.
 
 A1 ... A33 number the places where the paper leaves a choice open; each has a field here, whose default
 is the reading that the evidence favors. docs/ambiguities.md has the list with the evidence.
@@ -6,10 +6,11 @@ is the reading that the evidence favors. docs/ambiguities.md has the list with t
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from msbreg.backbones.resnet import BACKBONES
+from msbreg.backbones.spec import ARCHITECTURES
 from msbreg.run.errors import UserError
+from msbreg.run.inputs import check_data, check_output
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,10 @@ class DiagnosticsSettings:
 class Config:
     """One pre-training run."""
 
+    script: ClassVar[str] = "pretrain/run.py"
+    harmless: ClassVar[frozenset[str]] = frozenset({"diagnostics"})
+    """What is watched does not change the weights."""
+
     method: Literal["msbreg", "byol"] = "msbreg"
     """msbreg: Eq. 2; byol: cross-view pairs only, no other term."""
     data: str = "digits"
@@ -135,7 +140,7 @@ class Config:
     output: Path = Path("runs/pretrain")
     """Folder for checkpoint.pth, record.json, curve.jsonl, log.txt and TensorBoard's files."""
     arch: str = "resnet18-narrow"
-    """Name in BACKBONES."""
+    """Name of the backbone."""
     epochs: int = 8
     """Passes over the images (A14: 320 on ImageNet-100 in §7.1, 300 in §10 and on the poster)."""
     batch_size: int = 64
@@ -149,7 +154,7 @@ class Config:
     head_norm: Literal["bn", "ln", "none"] = "bn"
     """Norm in projector and predictor, hidden layer only (A19)."""
     seed: int = 0
-    """Of everything random: weights, order, views, noise."""
+    """Random seed of weights, order, views and noise."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     workers: int = 0
@@ -177,7 +182,7 @@ class Config:
 
     def __post_init__(self) -> None:
         expect = {
-            "arch": (self.arch in BACKBONES, f"one of {', '.join(BACKBONES)}"),
+            "arch": (self.arch in ARCHITECTURES, f"one of {', '.join(ARCHITECTURES)}"),
             "epochs": (self.epochs >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 2, "at least 2: a covariance needs two images"),
             "views": (self.views >= 2, "at least 2: views are compared with each other"),
@@ -207,3 +212,18 @@ class Config:
                 group, _, last = name.rpartition(".")
                 value = getattr(getattr(self, group) if group else self, last)
                 raise UserError(f"{name} is {value!r}; expected {expected}. Set it with --{name}")
+
+    def check_inputs(self) -> None:
+        """That the paths can be used.
+
+        Raises:
+            UserError: the data or the file of classes do not exist, or the output cannot be a folder.
+        """
+        from msbreg.data.sources import DATASETS  # OpenCV, which only this check needs
+
+        check_data(self.data, DATASETS)
+        check_output(self.output)
+        if self.classes_file is not None and not self.classes_file.is_file():
+            raise UserError(
+                f"classes_file {self.classes_file} does not exist; expected one folder name a line"
+            )

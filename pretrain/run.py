@@ -4,6 +4,7 @@ Without arguments: the embedded digits. With torchrun: any number of processes. 
 SIGTERM or worse, the same command continues where the last checkpoint was.
 """
 
+import hashlib
 import sys
 import time
 from collections.abc import Callable
@@ -13,14 +14,20 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from msbreg.run.config import Card, plain
+from msbreg.run.errors import UserError
+from msbreg.run.options import main, read_options
+from pretrain.recipe import Config
+
+if __name__ == "__main__":  # options, cards and paths are checked before PyTorch is imported
+    OPTIONS = read_options(Config)
+
 import numpy as np
 
 from msbreg.checkpoints.load import file_sha256, load_checkpoint
 from msbreg.data.folder import ImageList, balanced_subset, without_unreadable
 from msbreg.data.sources import DATASETS, training_images
 from msbreg.run import distributed
-from msbreg.run.config import Card, main, plain
-from msbreg.run.errors import UserError
 from msbreg.run.job import AlreadyFinished, Job, job, log
 from msbreg.run.progress import Progress
 from msbreg.train.health import memory_advice
@@ -28,7 +35,6 @@ from msbreg.train.loop import Plan, train
 from msbreg.train.state import Checkpoint, State, require_record
 from pretrain.methods import METHODS
 from pretrain.monitor import Monitor, describe
-from pretrain.recipe import Config
 from pretrain.trainable import PreTraining, peak_learning_rate
 from pretrain.view_batches import Order, batches_of_views, fixed_views
 from pretrain.views import Augmentation, policy
@@ -47,7 +53,7 @@ def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - 
         with job(config, card, kind="pretrain", resume_file=CHECKPOINT) as running:
             return _run(config, card, running)
     except AlreadyFinished as finished:
-        log.info("%s holds this run, finished: left as it is.", finished)
+        log.info("%s already contains this completed run; skipping", finished)
         return {}
 
 
@@ -163,6 +169,9 @@ def _run(config: Config, card: Card, running: Job) -> dict[str, Any]:
 
 def _images(config: Config, running: Job) -> ImageList:
     images = training_images(config.data, classes_file=config.classes_file)
+    if config.classes_file is not None:  # which classes, wherever the file is
+        names = "\n".join(images.classes).encode()
+        running.record.resolve(classes_file=hashlib.sha256(names).hexdigest())
     if config.skip_unreadable:
         with Progress("looking at every file", len(images), unit="files") as progress:
             images = without_unreadable(images, progress=lambda done, _: progress.update(done))
@@ -250,4 +259,4 @@ def _resume(
 
 
 if __name__ == "__main__":
-    main(Config, run)
+    main(run, *OPTIONS)

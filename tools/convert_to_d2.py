@@ -24,7 +24,60 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from msbreg.backbones.resnet import BACKBONES
+from msbreg.backbones.spec import ARCHITECTURES
+from msbreg.run.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USER_ERROR,
+    RunFailed,
+    UserError,
+)
+from msbreg.run.inputs import check_checkpoint
+from msbreg.run.options import ToolParser, exit_codes
+
+TARGET_NAMES = ("detectron2", "torchvision", "timm", "mmseg", "huggingface", "safetensors")
+ENDINGS = (".pth", ".tar", ".pt", ".ckpt", ".pkl", ".bin", ".torch", ".pyth", ".safetensors")
+
+
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        UserError: a path does not exist, or the options do not go together.
+    """
+    parser = ToolParser(__doc__)
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of any origin")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="file, or folder for huggingface; its suffix chooses the form where there are two "
+        "(default: beside the checkpoint, such as CHECKPOINT_d2.pkl)",
+    )
+    parser.add_argument("--to", choices=TARGET_NAMES, default="detectron2", help="the toolbox")
+    parser.add_argument("--encoder", help="the network to take, where the file holds several")
+    parser.add_argument("--family", help="the layout, where the file fits several")
+    parser.add_argument("--arch", choices=tuple(ARCHITECTURES), help="the architecture you expect")
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="also read files that hold objects; they become inert records, their code is not run",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    parser.add_argument(
+        "--runs", type=Path, help="folder of runs whose scores go into the card of --to safetensors"
+    )
+    options = parser.parse_args(arguments)
+    check_checkpoint(str(options.checkpoint))
+    if options.runs and options.to != "safetensors":
+        raise UserError("--runs goes into a model card, which --to safetensors alone writes")
+    return options
+
+
+if __name__ == "__main__":  # options and paths are checked before PyTorch is imported
+    with exit_codes():
+        read_options()
+
 from msbreg.checkpoints.convert.certificate import ConversionFailed
 from msbreg.checkpoints.convert.convert import Conversion, convert
 from msbreg.checkpoints.convert.executor import STAGES
@@ -32,23 +85,17 @@ from msbreg.checkpoints.convert.model_card import Card, Score, Training, model_c
 from msbreg.checkpoints.convert.target import Reader, Target
 from msbreg.checkpoints.convert.targets import TARGETS
 from msbreg.checkpoints.load import Provenance, load_backbone
-from msbreg.run.config import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR
-from msbreg.run.errors import UserError
 from msbreg.run.record import read_record
 from transfer.detectors import detectron2_engine as with_detectron2
 from transfer.report.collect import Collection, collect, column_title, data_title
 
-ENDINGS = (".pth", ".tar", ".pt", ".ckpt", ".pkl", ".bin", ".torch", ".pyth", ".safetensors")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    target = TARGETS[options.to]
-    checkpoint = options.checkpoint.expanduser()
-    output = options.output or beside(checkpoint, target)
     try:
-        if options.runs and target.name != "safetensors":
-            raise UserError("--runs goes into a model card, which --to safetensors alone writes")
+        options = read_options(arguments)
+        target = TARGETS[options.to]
+        checkpoint = options.checkpoint.expanduser()
+        output = options.output or beside(checkpoint, target)
         backbone, provenance = load_backbone(
             checkpoint,
             arch=options.arch,
@@ -68,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except ConversionFailed as error:
         print(f"failed: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -180,35 +230,6 @@ def _errors(certificate: dict[str, Any]) -> list[str]:
             numbers = "".join(f"{stages[stage]['relative']:9.1e}" for stage in STAGES)
             lines.append(f"{reading['reader']:<{width}}  {count:<7}  {size:<7}{numbers}")
     return lines
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Write the backbone of any checkpoint for Detectron2, or for another toolbox.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint of any origin")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        help="file, or folder for huggingface; its suffix chooses the form where there are two "
-        "(default: beside the checkpoint, such as CHECKPOINT_d2.pkl)",
-    )
-    parser.add_argument("--to", choices=tuple(TARGETS), default="detectron2", help="the toolbox")
-    parser.add_argument("--encoder", help="the network to take, where the file holds several")
-    parser.add_argument("--family", help="the layout, where the file fits several")
-    parser.add_argument("--arch", choices=tuple(BACKBONES), help="the architecture you expect")
-    parser.add_argument(
-        "--trust-pickle",
-        action="store_true",
-        help="also read files that hold objects; they become inert records, their code is not run",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
-    parser.add_argument(
-        "--runs", type=Path, help="folder of runs whose scores go into the card of --to safetensors"
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -23,13 +23,53 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from msbreg.backbones.spec import ARCHITECTURES
+from msbreg.run.errors import EXIT_USER_ERROR, UserError
+from msbreg.run.inputs import check_checkpoint
+from msbreg.run.options import ToolParser, exit_codes
+
+
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        UserError: a path does not exist, or the options do not go together.
+    """
+    parser = ToolParser(__doc__)
+    parser.add_argument("file", nargs="?", type=Path, help="a checkpoint of any origin")
+    parser.add_argument("--encoder", help="the network to take, where the file holds several")
+    parser.add_argument("--family", help="the layout, where the file fits several (see --list)")
+    parser.add_argument("--arch", choices=tuple(ARCHITECTURES), help="the architecture you expect")
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="also read files that hold objects; they become inert records, their code is not run",
+    )
+    parser.add_argument("--no-features", action="store_true", help="do not run the network")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--list", action="store_true", help="show the known layouts, and no file")
+    options = parser.parse_args(arguments)
+    if options.list == bool(options.file):
+        parser.error("give one checkpoint file, or --list for the known layouts")
+    if options.file:
+        try:
+            check_checkpoint(str(options.file))
+        except UserError as error:
+            if options.json:
+                print(json.dumps({"error": str(error), "verdict": "not loadable"}))
+            raise
+    return options
+
+
+if __name__ == "__main__":  # options and paths are checked before PyTorch is imported
+    with exit_codes():
+        read_options()
+
 from rich.console import Console
 from rich.table import Table
 
-from msbreg.backbones.resnet import BACKBONES
 from msbreg.backbones.spec import Normalization
 from msbreg.checkpoints.layouts.differences import seen
-from msbreg.run.config import EXIT_USER_ERROR
 from tools.checkpoint_facts import Facts, Question, facts_of, families
 
 Row = tuple[str, ...]
@@ -148,25 +188,12 @@ def without_nan(value: Any) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description="Show what is in a checkpoint, and whether it is trained.", allow_abbrev=False
-    )
-    parser.add_argument("file", nargs="?", type=Path, help="a checkpoint of any origin")
-    parser.add_argument("--encoder", help="the network to take, where the file holds several")
-    parser.add_argument("--family", help="the layout, where the file fits several (see --list)")
-    parser.add_argument("--arch", choices=tuple(BACKBONES), help="the architecture you expect")
-    parser.add_argument(
-        "--trust-pickle",
-        action="store_true",
-        help="also read files that hold objects; they become inert records, their code is not run",
-    )
-    parser.add_argument("--no-features", action="store_true", help="do not run the network")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--list", action="store_true", help="show the known layouts, and no file")
-    options = parser.parse_args(arguments)
+    try:
+        options = read_options(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
     console = Console(highlight=False)
-    if options.list == bool(options.file):
-        parser.error("give one checkpoint file, or --list for the layouts that are known")
     if options.list:
         rows = families()
         if options.json:
@@ -191,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not facts["error"]:
             print(*verdict(facts), sep="\n")
     if facts["error"]:
-        print(facts["error"], file=sys.stderr)
+        print(f"error: {facts['error']}", file=sys.stderr)
         return EXIT_USER_ERROR
     return int(bool(facts["signs"]))
 

@@ -11,38 +11,54 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from msbreg.run.config import EXIT_USER_ERROR
 from msbreg.run.errors import UserError
-from transfer.report.render import write_report
+from msbreg.run.inputs import check_output
+from msbreg.run.options import ToolParser, exit_codes
 
-__all__ = ["main", "write_report"]
 
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line.
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line, write the report, say where it is."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n\n")[0], allow_abbrev=False
-    )
+    Raises:
+        UserError: a path does not exist, or the options do not go together.
+    """
+    parser = ToolParser(__doc__)
     parser.add_argument(
         "runs",
         nargs="+",
         type=Path,
         metavar="RUNS",
-        help="The folder of a run, or one that holds the folders of runs.",
+        help="folder of a run, or one that contains the folders of runs",
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("runs/report"),
         metavar="DIR",
-        help="Folder for report.md and report.html; what it held of them is replaced (default: %(default)s).",
+        help="folder for report.md and report.html, which are replaced (default: %(default)s)",
     )
-    given = parser.parse_args(arguments)
-    try:
-        page = write_report(given.runs, given.output)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+    options = parser.parse_args(arguments)
+    for path in options.runs:
+        if not path.exists():
+            raise UserError(
+                f"{path} does not exist; expected the folder of a run, or one that contains runs"
+            )
+    check_output(options.output)
+    return options
+
+
+if __name__ == "__main__":  # options and paths are checked before PyTorch is imported
+    with exit_codes():
+        read_options()
+
+from transfer.report.render import write_report
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line, write the report, print where it is."""
+    with exit_codes():
+        options = read_options(arguments)
+        page = write_report(options.runs, options.output)
     print(f"{page}\n{page.with_name('report.md')}")
 
 

@@ -22,11 +22,55 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+from msbreg.run.errors import EXIT_FAILED, EXIT_USER_ERROR, RunFailed, UserError
+from msbreg.run.inputs import check_data
+from msbreg.run.options import ToolParser, exit_codes
+
+METRICS = ("auto", "voc-11-point", "voc-area", "coco")
+
+
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        UserError: a path does not exist, or the options do not go together.
+    """
+    parser = ToolParser(__doc__)
+    parser.add_argument(
+        "predictions", type=Path, help="a run's folder, its predictions.npz, or COCO's results JSON"
+    )
+    parser.add_argument("--scenes", help="name of the split (default: the predictions' own)")
+    parser.add_argument("--data", type=Path, help="folder that holds the data, as for the run")
+    parser.add_argument("--metric", choices=METRICS, default="auto", help="default: the run's")
+    parser.add_argument(
+        "--ties",
+        choices=("numpy", "stable"),
+        default="numpy",
+        help="order of equal scores in VOC's metric: Detectron2's, or one that no machine changes",
+    )
+    parser.add_argument("--classes", action="store_true", help="one line a class")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--output", type=Path, help="folder for tables and drawings")
+    parser.add_argument("--to-coco", type=Path, help="write COCO's results JSON to this file")
+    options = parser.parse_args(arguments)
+    if not options.predictions.exists():
+        raise UserError(
+            f"{options.predictions} does not exist; expected the folder of a run, its "
+            "predictions.npz, or COCO's results JSON"
+        )
+    if options.data is not None:
+        check_data(str(options.data))
+    return options
+
+
+if __name__ == "__main__":  # options and paths are checked before PyTorch is imported
+    with exit_codes():
+        read_options()
+
 from msbreg.data.catalog import join_scenes, load_scenes
 from msbreg.data.scenes import Prediction, Scenes
-from msbreg.run.config import EXIT_FAILED, EXIT_USER_ERROR
-from msbreg.run.errors import UserError
-from msbreg.run.record import read_record, write_atomically
+from msbreg.run.files import write_atomically
+from msbreg.run.record import read_record
 from transfer.detectors.results import PER_CLASS, PREDICTIONS, numbers, score
 from transfer.drawing.detection_sheets import write_drawings
 from transfer.scoring.coco_ap import coco_ap
@@ -35,13 +79,12 @@ from transfer.scoring.detection_scores import DetectionScores
 from transfer.scoring.predictions import load_predictions
 from transfer.scoring.voc_ap import Ties, VocRules, voc_ap
 
-METRICS = ("auto", "voc-11-point", "voc-area", "coco")
 Scores = dict[str, DetectionScores]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
     try:
+        options = read_options(arguments)
         scenes, predictions = read(options)
         scores = scored(scenes, predictions, options.metric, options.ties)
         if options.to_coco is not None:
@@ -52,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
     found = numbers(scores)
     other = {name: value for name, value in record.items() if found.get(name) != value}
     if options.json:
@@ -159,27 +205,6 @@ def _recorded(options: argparse.Namespace) -> dict[str, object]:
 
 def _one_decimal(value: object) -> str:
     return f"{value:.1f}" if isinstance(value, float) else "-"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "predictions", type=Path, help="a run's folder, its predictions.npz, or COCO's results JSON"
-    )
-    parser.add_argument("--scenes", help="name of the split (default: the predictions' own)")
-    parser.add_argument("--data", type=Path, help="folder that holds the data, as for the run")
-    parser.add_argument("--metric", choices=METRICS, default="auto", help="default: the run's")
-    parser.add_argument(
-        "--ties",
-        choices=("numpy", "stable"),
-        default="numpy",
-        help="order of equal scores in VOC's metric: Detectron2's, or one that no machine changes",
-    )
-    parser.add_argument("--classes", action="store_true", help="one line a class")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--output", type=Path, help="folder for tables and drawings")
-    parser.add_argument("--to-coco", type=Path, help="write COCO's results JSON to this file")
-    return parser
 
 
 if __name__ == "__main__":

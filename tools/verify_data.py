@@ -13,7 +13,6 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse
 import contextlib
 import hashlib
 import io
@@ -27,6 +26,8 @@ from typing import Any
 import numpy as np
 
 from msbreg.run.errors import UserError
+from msbreg.run.inputs import check_data
+from msbreg.run.options import ToolParser, exit_codes
 
 FACES = ("folder", "voc", "segmentation", "coco")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
@@ -296,15 +297,13 @@ def verify(data: str, face: str) -> list[Split]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Check a data set on disk.")
+    parser = ToolParser(__doc__)
     parser.add_argument("--data", default="digits", help="digits, or a folder")
     parser.add_argument("--face", default="all", choices=("all", *FACES))
     options = parser.parse_args()
-    try:
+    with exit_codes():
+        check_data(options.data, ("digits",))
         splits = verify(options.data, options.face)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
     print(table(splits))
     return int(any(split.problems for split in splits))
 

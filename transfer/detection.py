@@ -14,15 +14,20 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from msbreg.run.config import Card, plain
+from msbreg.run.errors import Interrupted
+from msbreg.run.options import main, read_options
+from transfer.detectors.detection_config import Config
+
+if __name__ == "__main__":  # options, cards and paths are checked before PyTorch is imported
+    OPTIONS = read_options(Config, pairs="overrides")
+
 import torch
 from fvcore.common.config import CfgNode
 
 from msbreg.run import distributed
-from msbreg.run.config import Card, main, plain
-from msbreg.run.errors import Interrupted
 from msbreg.run.job import AlreadyFinished, Job, job, log
 from msbreg.run.progress import Progress
-from msbreg.run.yaml_options import parse
 from msbreg.train.health import memory_advice, memory_used
 from msbreg.train.loop import train
 from msbreg.train.state import State, seed_everything
@@ -30,7 +35,6 @@ from transfer.detectors import results
 from transfer.detectors.batch_norm import has_local_norms, without_synchronization
 from transfer.detectors.config.supported import check_run
 from transfer.detectors.config.yaml_file import read_config
-from transfer.detectors.detection_config import Config
 from transfer.detectors.engine import Engine, choose
 from transfer.detectors.mapper import Sample, mapper_settings
 from transfer.detectors.sample_order import share_of_batch
@@ -78,7 +82,7 @@ def run(config: Config, card: Card | None = None) -> dict[str, Any]:
             running.results = _run(resolved, settings, engine, running)
             return running.results
     except AlreadyFinished as finished:
-        log.info("%s holds this run, finished: left as it is.", finished)
+        log.info("%s already contains this completed run; skipping", finished)
         return {}
 
 
@@ -210,4 +214,4 @@ def _run(config: Config, settings: CfgNode, engine: Engine, running: Job) -> dic
 
 
 if __name__ == "__main__":
-    main(Config, run, parse=parse)
+    main(run, *OPTIONS)

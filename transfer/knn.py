@@ -8,27 +8,22 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
-
-from msbreg.data.folder import ImageList
-from msbreg.neighbors import majority_vote, nearest, weighted_vote
-from msbreg.run.config import Card, main
+from msbreg.run.config import Card
 from msbreg.run.errors import UserError
-from msbreg.run.job import Job, log
-from msbreg.run.record import write_atomically
-from transfer.frozen.evaluation import FrozenConfig, evaluate
-from transfer.frozen.labeled import labeled_splits
-from transfer.scoring.classification import standard_error, top_k_accuracy
+from msbreg.run.options import main, read_options
+from transfer.frozen.frozen_config import FrozenConfig
 
 
 @dataclass(frozen=True)
 class Config(FrozenConfig):
     """One kNN evaluation on DATA/train (the bank) and DATA/val (the queries)."""
+
+    script: ClassVar[str] = "transfer/knn.py"
 
     output: Path = Path("runs/knn")
     """Folder for record.json, log.txt and neighbors.json."""
@@ -45,6 +40,20 @@ class Config(FrozenConfig):
             raise UserError(f"k is {list(self.k)}; expected numbers of at least 1. Set it with --k")
         if self.temperature <= 0:
             raise UserError(f"temperature is {self.temperature}; expected more than 0")
+
+
+if __name__ == "__main__":  # options, cards and paths are checked before PyTorch is imported
+    OPTIONS = read_options(Config)
+
+import numpy as np
+
+from msbreg.data.folder import ImageList
+from msbreg.neighbors import majority_vote, nearest, weighted_vote
+from msbreg.run.files import write_atomically
+from msbreg.run.job import Job, log
+from transfer.frozen.evaluation import evaluate
+from transfer.frozen.labeled import labeled_splits
+from transfer.scoring.classification import standard_error, top_k_accuracy
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
@@ -112,4 +121,4 @@ def _shown_neighbors(
 
 
 if __name__ == "__main__":
-    main(Config, run)
+    main(run, *OPTIONS)

@@ -8,27 +8,22 @@ appendix C.1, without augmentation: the features of each image are extracted onc
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
-from torch import Tensor
-
-from msbreg.run.config import Card, main
+from msbreg.run.config import Card
 from msbreg.run.errors import UserError
-from msbreg.run.job import Job, log
-from msbreg.run.progress import Progress
-from transfer.frozen.evaluation import FrozenConfig, evaluate
-from transfer.frozen.heads import LinearModel, best_on_held_out, fit_linear, held_out_split, logits
-from transfer.frozen.labeled import labeled_splits
-from transfer.scoring.classification import standard_error, top_k_accuracy
+from msbreg.run.options import main, read_options
+from transfer.frozen.frozen_config import FrozenConfig
 
 
 @dataclass(frozen=True)
 class Config(FrozenConfig):
     """One linear evaluation: fitted on DATA/train, scored on DATA/val."""
+
+    script: ClassVar[str] = "transfer/linear.py"
 
     output: Path = Path("runs/linear")
     """Folder for record.json and log.txt."""
@@ -58,6 +53,20 @@ class Config(FrozenConfig):
                 f"epochs {self.epochs}, batch_size {self.batch_size}, held_out {self.held_out}; "
                 "expected at least 1, at least 1, and a part between 0 and 1"
             )
+
+
+if __name__ == "__main__":  # options, cards and paths are checked before PyTorch is imported
+    OPTIONS = read_options(Config)
+
+import torch
+from torch import Tensor
+
+from msbreg.run.job import Job, log
+from msbreg.run.progress import Progress
+from transfer.frozen.evaluation import evaluate
+from transfer.frozen.heads import LinearModel, best_on_held_out, fit_linear, held_out_split, logits
+from transfer.frozen.labeled import labeled_splits
+from transfer.scoring.classification import standard_error, top_k_accuracy
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
@@ -155,4 +164,4 @@ def _fit(
 
 
 if __name__ == "__main__":
-    main(Config, run)
+    main(run, *OPTIONS)

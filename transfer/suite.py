@@ -6,27 +6,27 @@ Runs that are finished in the output folder are left as they are, so the same co
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from msbreg.checkpoints.load import load_backbone
-from msbreg.run import yaml_options as command_line
-from msbreg.run.config import Card, main, parse
+from msbreg.run.config import Card
 from msbreg.run.errors import UserError
-from msbreg.run.job import log, log_to_terminal
-from transfer import detection, knn, linear, svm
+from msbreg.run.inputs import check_checkpoint, check_data, check_output
+from msbreg.run.options import main, parse, read_options
 from transfer.detectors.config.supported import check_run
 from transfer.detectors.config.yaml_file import read_config
-from transfer.report.render import write_report
 
 CARDS = Path(__file__).resolve().parents[1] / "configs"
-PROTOCOLS = {"knn": knn, "linear": linear, "svm": svm}
+PROTOCOLS = ("knn", "linear", "svm")
 
 
 @dataclass(frozen=True)
 class Config:
     """What to evaluate and where to put it."""
+
+    script: ClassVar[str] = "transfer/suite.py"
 
     checkpoint: Path = Path("runs/pretrain/checkpoint.pth")
     """The checkpoint; its untrained twins have the same architecture."""
@@ -70,63 +70,19 @@ class Config:
         for name in self.detectors:
             _check_detector(name)
 
+    def check_inputs(self) -> None:
+        """That the cards are there and the paths can be used.
 
-def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
-    """Run all; returns the report's HTML file."""
-    log_to_terminal()
-    _, provenance = load_backbone(
-        config.checkpoint.expanduser(),
-        encoder=config.encoder,
-        family=config.family,
-        trust_pickle=config.trust_pickle,
-    )
-    twins = max(config.random_seeds, config.random_detectors if config.detectors else 0)
-    networks: list[tuple[str, int]] = [(str(config.checkpoint), provenance.details.get("seed", 0))]
-    networks += [("random", seed) for seed in range(twins)]
-    for checkpoint, seed in networks:
-        random = checkpoint == "random"
-        folder = config.output / (f"random-{seed}" if random else "pretrained")
-        same = arguments_of_all(config, checkpoint, seed)
-        if not random or seed < config.random_seeds:
-            for name in config.protocols:
-                log.info("---- %s of %s", name, folder.name)
-                protocol = PROTOCOLS[name]
-                arguments = [
-                    *_card(config.cards, name),
-                    *same,
-                    f"--data={config.data}",
-                    f"--output={folder / name}",
-                    f"--arch={provenance.arch}",
-                    f"--image_size={provenance.image_size}",
-                ]
-                protocol.run(*parse(protocol.Config, arguments))
-        if not random or seed < config.random_detectors:
-            for name in config.detectors:
-                log.info("---- %s of %s", name, folder.name)
-                arguments = [f"--config={_yaml(name)}", *same, f"--output={folder / name}"]
-                if config.data != "digits":
-                    arguments.append(f"--data={config.data}")
-                detection.run(*command_line.parse(detection.Config, arguments))
-    found = [config.output]
-    if (config.checkpoint.parent / "record.json").is_file():
-        found.append(config.checkpoint.parent)  # the curves of its pre-training
-    return write_report(found, config.output / "report")
+        Raises:
+            UserError: they are not.
+        """
+        from msbreg.data.sources import DATASETS  # OpenCV, which only this check needs
 
-
-def arguments_of_all(config: Config, checkpoint: str, seed: int) -> list[str]:
-    """The words that every script understands: which network, and where it is evaluated."""
-    words = [f"--checkpoint={checkpoint}", f"--seed={seed}", f"--device={config.device}"]
-    words.append("--finished=skip")
-    if config.workers is not None:
-        words.append(f"--workers={config.workers}")
-    return words + ([] if checkpoint == "random" else _which(config))
-
-
-def _which(config: Config) -> list[str]:
-    """The arguments that say which network of a checkpoint is meant."""
-    said = {"encoder": config.encoder, "family": config.family}
-    words = [f"--{name}={value}" for name, value in said.items() if value is not None]
-    return words + (["--trust_pickle=true"] if config.trust_pickle else [])
+        check_checkpoint(str(self.checkpoint))
+        check_data(self.data, DATASETS)
+        check_output(self.output)
+        for name in self.protocols:
+            _card(self.cards, name)
 
 
 def _check_detector(name: str) -> None:
@@ -170,5 +126,74 @@ def _card(cards: str, protocol: str) -> list[str]:
     return [f"--config={file}"]
 
 
+if __name__ == "__main__":  # options, cards and paths are checked before PyTorch is imported
+    OPTIONS = read_options(Config)
+
+from msbreg.checkpoints.load import load_backbone
+from msbreg.run.job import log, log_to_terminal
+from transfer import detection, knn, linear, svm
+from transfer.report.render import write_report
+
+SCRIPTS = {"knn": knn, "linear": linear, "svm": svm}
+
+
+def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
+    """Run all; returns the report's HTML file."""
+    log_to_terminal()
+    _, provenance = load_backbone(
+        config.checkpoint.expanduser(),
+        encoder=config.encoder,
+        family=config.family,
+        trust_pickle=config.trust_pickle,
+    )
+    twins = max(config.random_seeds, config.random_detectors if config.detectors else 0)
+    networks: list[tuple[str, int]] = [(str(config.checkpoint), provenance.details.get("seed", 0))]
+    networks += [("random", seed) for seed in range(twins)]
+    for checkpoint, seed in networks:
+        random = checkpoint == "random"
+        folder = config.output / (f"random-{seed}" if random else "pretrained")
+        same = arguments_of_all(config, checkpoint, seed)
+        if not random or seed < config.random_seeds:
+            for name in config.protocols:
+                log.info("---- %s of %s", name, folder.name)
+                protocol = SCRIPTS[name]
+                arguments = [
+                    *_card(config.cards, name),
+                    *same,
+                    f"--data={config.data}",
+                    f"--output={folder / name}",
+                    f"--arch={provenance.arch}",
+                    f"--image_size={provenance.image_size}",
+                ]
+                protocol.run(*parse(protocol.Config, arguments))
+        if not random or seed < config.random_detectors:
+            for name in config.detectors:
+                log.info("---- %s of %s", name, folder.name)
+                arguments = [f"--config={_yaml(name)}", *same, f"--output={folder / name}"]
+                if config.data != "digits":
+                    arguments.append(f"--data={config.data}")
+                detection.run(*parse(detection.Config, arguments, pairs="overrides"))
+    found = [config.output]
+    if (config.checkpoint.parent / "record.json").is_file():
+        found.append(config.checkpoint.parent)  # the curves of its pre-training
+    return write_report(found, config.output / "report")
+
+
+def arguments_of_all(config: Config, checkpoint: str, seed: int) -> list[str]:
+    """The words that every script understands: which network, and where it is evaluated."""
+    words = [f"--checkpoint={checkpoint}", f"--seed={seed}", f"--device={config.device}"]
+    words.append("--finished=skip")
+    if config.workers is not None:
+        words.append(f"--workers={config.workers}")
+    return words + ([] if checkpoint == "random" else _which(config))
+
+
+def _which(config: Config) -> list[str]:
+    """The arguments that say which network of a checkpoint is meant."""
+    said = {"encoder": config.encoder, "family": config.family}
+    words = [f"--{name}={value}" for name, value in said.items() if value is not None]
+    return words + (["--trust_pickle=true"] if config.trust_pickle else [])
+
+
 if __name__ == "__main__":
-    main(Config, run)
+    main(run, *OPTIONS)

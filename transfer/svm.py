@@ -9,29 +9,22 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
-
-from msbreg.data.folder import list_fingerprint
-from msbreg.data.sources import face
-from msbreg.data.voc import ImageLabels, image_labels
-from msbreg.run.config import Card, main
+from msbreg.run.config import Card
 from msbreg.run.errors import UserError
-from msbreg.run.job import Job, log
-from msbreg.run.progress import Progress
-from msbreg.run.record import write_atomically
-from transfer.frozen.evaluation import FrozenConfig, evaluate, load_network, resolve_transform
-from transfer.frozen.features import extract
-from transfer.frozen.svm_solver import C_GRIDS, class_average_precisions, decision, fit_svm
+from msbreg.run.options import main, read_options
+from transfer.frozen.frozen_config import FrozenConfig
 
 
 @dataclass(frozen=True)
 class Config(FrozenConfig):
     """One SVM evaluation on a VOC-layout folder: fitted on trainval, scored on test."""
+
+    script: ClassVar[str] = "transfer/svm.py"
 
     output: Path = Path("runs/svm")
     """Folder for record.json, log.txt and per_class.json."""
@@ -60,6 +53,22 @@ class Config(FrozenConfig):
             raise UserError(
                 f"train_split and test_split are both {self.train_split!r}; expected two splits"
             )
+
+
+if __name__ == "__main__":  # options, cards and paths are checked before PyTorch is imported
+    OPTIONS = read_options(Config)
+
+import numpy as np
+
+from msbreg.data.folder import list_fingerprint
+from msbreg.data.sources import face
+from msbreg.data.voc import ImageLabels, image_labels
+from msbreg.run.files import write_atomically
+from msbreg.run.job import Job, log
+from msbreg.run.progress import Progress
+from transfer.frozen.evaluation import evaluate, load_network, resolve_transform
+from transfer.frozen.features import extract
+from transfer.frozen.svm_solver import C_GRIDS, class_average_precisions, decision, fit_svm
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
@@ -154,4 +163,4 @@ def _check(train: ImageLabels, test: ImageLabels) -> None:
 
 
 if __name__ == "__main__":
-    main(Config, run)
+    main(run, *OPTIONS)

@@ -10,6 +10,17 @@ from typing import Literal
 
 from msbreg.run.errors import UserError
 
+# The names in BACKBONES, for checks of options.
+ARCHITECTURES = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet18-cifar",
+    "resnet18-small",
+    "resnet18-narrow",
+    "resnet18-tiny",
+)
+
 
 @dataclass(frozen=True)
 class Normalization:

@@ -20,7 +20,7 @@ from msbreg.checkpoints.layouts.rows_libraries import KIND
 from msbreg.checkpoints.layouts.stated import SCHEMA
 from msbreg.checkpoints.read import read_file
 from msbreg.run.errors import UserError
-from msbreg.run.record import write_atomically
+from msbreg.run.files import write_atomically
 
 log = logging.getLogger("msbreg")
 
@@ -66,19 +66,11 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint; until it is whole on the disk, the previous one stays.
 
     Raises:
-        UserError: it cannot be written (disk full, no permission).
+        RunFailed: it cannot be written (disk full, no permission).
     """
     buffer = io.BytesIO()
     torch.save({"schema": SCHEMA, "kind": KIND, **content}, buffer)
-    try:
-        write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        kept = "the previous checkpoint is untouched" if path.exists() else "there was none before"
-        size = buffer.getbuffer().nbytes / 2**20
-        raise UserError(
-            f"cannot write {path} ({size:.1f} MiB): {error.strerror or error}; {kept}.\n"
-            "Free some space or give another --output; the same command then continues."
-        ) from error
+    write_atomically(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""The exceptions whose message is all that a user has to see."""
+"""The exceptions whose message is all that a user has to see, and the exit codes that go with them."""
+
+EXIT_FAILED = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again"; the same command continues the run
 
 
 class UserError(ValueError):
@@ -10,7 +14,7 @@ class UserError(ValueError):
 
 
 class RunFailed(Exception):
-    """A run cannot go on although nothing given is malformed: it diverged, or memory ran out.
+    """A run cannot go on although its input is fine: it diverged, or memory or disk space ran out.
 
     The message says where, what is kept and what to change. Entry points print it alone, without a
     traceback (which the record keeps), and exit with code 1.

@@ -5,44 +5,28 @@ end on every path out.
 """
 
 import contextlib
-import fcntl
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
-from types import FrameType
 from typing import Any, TextIO
 
 import torch
 
 from msbreg.run import distributed
 from msbreg.run.config import Card, differences, plain
-from msbreg.run.errors import Interrupted, UserError
-from msbreg.run.record import Record, read_record
+from msbreg.run.errors import Interrupted, RunFailed, UserError
+from msbreg.run.files import is_full, open_beside, output_folder, remedy, reserved_space
+from msbreg.run.record import FILE_NAME, HARMLESS, Record, matches, read_record
+from msbreg.run.signals import StopSignal, stop_signal
 
 log = logging.getLogger("msbreg")
 
-# May change between an interrupted run and its continuation without changing what it computes.
-_MAY_CHANGE_ON_RESUME = frozenset({"device", "workers", "finished", "output", "cache"})
-
-
-@dataclass
-class StopSignal:
-    """Set by the first Ctrl-C or SIGTERM while somebody looks at it; else they interrupt at once.
-
-    Attributes:
-        watched: a loop sets it that looks at each step, saves, and raises ``Interrupted``.
-    """
-
-    name: str = ""
-    watched: bool = False
-
-    def __bool__(self) -> bool:
-        return bool(self.name)
+LOG_NAME = "log.txt"
 
 
 @dataclass
@@ -50,8 +34,8 @@ class Job:
     """A run in progress.
 
     Attributes:
-        resumed: whether the folder held an unfinished run of the same settings.
-        results: what ``record.json`` will say came out.
+        resumed: whether the folder contains an unfinished run of the same settings.
+        results: what came out; ``record.json`` stores it.
         stop: true once the run was asked to end; a long loop saves and raises ``Interrupted``.
     """
 
@@ -63,14 +47,14 @@ class Job:
     results: dict[str, Any] = field(default_factory=dict)
 
     def warn(self, message: str) -> None:
-        """Say it, and keep it in the record."""
+        """Print a warning, and store it in the record."""
         if message not in self.record.content["warnings"]:
             self.record.content["warnings"].append(message)
             log.warning(message)
 
 
 class AlreadyFinished(Exception):
-    """The folder holds this very run, finished, and the caller asked to leave it at that."""
+    """The folder already contains this completed run, and the caller asked to skip it."""
 
 
 @contextlib.contextmanager
@@ -90,10 +74,13 @@ def job(
         inputs: digests of files that the settings name by path; a finished run of other contents is
             not this run.
 
+    A run that ends with a UserError before it wrote any file leaves no new folder behind.
+
     Raises:
-        UserError: the device is not there, or the output folder cannot be used: it holds a finished
-            run, a run of other settings, a run in progress, or it is not writable.
-        AlreadyFinished: it holds this run, finished, and ``config.finished`` is ``skip``.
+        UserError: the device is not available, or the output folder cannot be used: it contains a
+            finished run, a run of other settings, a run in progress, or it is not writable.
+        RunFailed: a disk is full.
+        AlreadyFinished: the folder contains this run, finished, and ``config.finished`` is ``skip``.
     """
     log_to_terminal()
     if resume_file is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -103,9 +90,10 @@ def job(
     try:
         output = Path(config.output).expanduser()
         with contextlib.ExitStack() as stack:
+            new, reserve = False, None
             if distributed.is_main():
-                _make_folder(output)
-                stack.enter_context(_locked(output))
+                new = stack.enter_context(output_folder(output))
+                reserve = stack.enter_context(reserved_space(output))
             previous = _check_previous(
                 output, config, kind=kind, resume_file=resume_file, inputs=inputs
             )
@@ -118,39 +106,83 @@ def job(
                 record.content["inputs"] = inputs
             if previous is not None:
                 record.continue_from(previous)
-            stack.enter_context(_log_to_file(output / "log.txt"))
-            stop = stack.enter_context(_stop_signal())
-            running = Job(output, device, record, previous is not None, stop)
-            with _recorded(running):
+            ending = _Ending(record, reserve=reserve, new=new)
+            stack.enter_context(_log_to_file(output / LOG_NAME))
+            stop = stack.enter_context(stop_signal(lambda: ending.write("interrupted")))
+            ending.running = Job(output, device, record, previous is not None, stop)
+            with ending.recorded() as running:
                 yield running
     finally:
         distributed.stop()
 
 
-@contextlib.contextmanager
-def _recorded(running: Job) -> Iterator[None]:
-    """Keep ``record.json`` truthful about how the run ended."""
+class _Ending:
+    """Keeps ``record.json`` truthful about how the run ended.
 
-    def write(status: str) -> None:
-        if distributed.is_main():
-            record.content["results"] = running.results
-            record.write(status)
+    Args:
+        reserve: file to remove before the last record is written, in the main process.
+        new: whether the run made its folder.
+    """
 
-    record = running.record
-    write("running")
-    try:
-        yield
-    except (Interrupted, KeyboardInterrupt):
-        write("interrupted")
-        raise
-    except BaseException as error:
-        record.content["error"] = str(error) or type(error).__name__
+    running: Job
+
+    def __init__(self, record: Record, *, reserve: Path | None, new: bool) -> None:
+        self.record, self.reserve, self.new = record, reserve, new
+
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[Job]:
+        self.write("running")
+        try:
+            yield self.running
+            self.write("done")
+        except (Interrupted, KeyboardInterrupt):
+            self.write("interrupted")
+            raise
+        except UserError as error:
+            if not self._remove_if_nothing_was_done():
+                self._write_failure(error)
+            raise
+        except BaseException as error:
+            if isinstance(error, OSError) and is_full(error):
+                what = error.filename or f"a file in {self.record.path.parent}"
+                failure = RunFailed(f"cannot write {what}: {error.strerror}.\n{remedy(error)}")
+                self._write_failure(failure)
+                raise failure from error
+            self._write_failure(error)
+            raise
+
+    def write(self, status: str) -> None:
+        """Write the record, in the main process."""
+        if not distributed.is_main():
+            return
+        if status != "running" and self.reserve is not None:
+            self.reserve.unlink(missing_ok=True)
+        self.record.content["results"] = self.running.results
+        self.record.write(status)
+
+    def _write_failure(self, error: BaseException) -> None:
+        self.record.content["error"] = str(error) or type(error).__name__
         if not isinstance(error, UserError):
-            record.content["traceback"] = traceback.format_exc()
-        with contextlib.suppress(OSError):  # a full disk is often why we are here
-            write("failed")
-        raise
-    write("done")
+            self.record.content["traceback"] = traceback.format_exc()
+        try:
+            self.write("failed")
+        except RunFailed as second:  # the first error is the one to report
+            log.warning("the record does not say that the run failed: %s", second)
+
+    def _remove_if_nothing_was_done(self) -> bool:
+        """Leave no folder of a run that wrote nothing but its record and its log."""
+        if not self.new or not distributed.is_main():
+            return False
+        folder = self.record.path.parent
+        if any(not _is_ours(path.name) for path in folder.iterdir()):
+            return False
+        for name in (FILE_NAME, LOG_NAME):
+            (folder / name).unlink(missing_ok=True)
+        return True
+
+
+def _is_ours(name: str) -> bool:
+    return name in (FILE_NAME, LOG_NAME) or name.startswith(".")
 
 
 def _check_previous(
@@ -167,7 +199,7 @@ def _check_previous(
         return None
     if previous["kind"] != kind:
         raise UserError(
-            f"output folder {output} holds a run of {previous['kind']}, this is {kind}; "
+            f"output folder {output} contains a run of {previous['kind']}, this is {kind}; "
             "give another --output"
         )
     changed = _changed(config, previous)
@@ -177,78 +209,28 @@ def _check_previous(
         if config.finished == "skip" and not changed:
             raise AlreadyFinished(str(output))
         raise UserError(
-            f"output folder {output} holds a finished run"
+            f"output folder {output} contains a finished run"
             + (f" of other settings ({changed})" if changed else "")
             + ".\nGive another --output, or move that folder away"
-            + ("." if changed else "; --finished skip leaves it as it is.")
+            + ("." if changed else "; --finished skip skips it.")
         )
     if resume_file is None or not (output / resume_file).exists():
         return None
     if changed:
         raise UserError(
-            f"output folder {output} holds an unfinished run of other settings: {changed}.\n"
+            f"output folder {output} contains an unfinished run of other settings: {changed}.\n"
             "Give the same settings to continue it, or another --output."
         )
     return previous
 
 
 def _changed(config: Any, previous: dict[str, Any]) -> str:
-    now = {k: v for k, v in plain(config).items() if k not in _MAY_CHANGE_ON_RESUME}
+    """The settings that may not change between an interrupted run and its continuation, but did."""
+    harmless = HARMLESS | getattr(config, "harmless", frozenset())
+    changed = differences(plain(config), previous["config"])
     return ", ".join(
-        f"{name} = {value!r} here" for name, value in differences(now, previous["config"]).items()
+        f"{name} = {value!r} here" for name, value in changed.items() if not matches(name, harmless)
     )
-
-
-def _make_folder(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"output folder {output} cannot be written: {error.strerror}; give another --output"
-        ) from error
-
-
-@contextlib.contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Hold the folder; the system lets go of it when the process and its workers have ended."""
-    with open(output / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another run is writing to {output}; wait for it, or give another --output"
-            ) from error
-        except OSError as error:  # a file system without locks
-            log.warning("%s cannot be locked (%s)", output, error.strerror)
-        for left in output.glob(".*.tmp"):  # of a run that was killed while writing
-            left.unlink()
-        yield
-
-
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[StopSignal]:
-    """Turn SIGTERM and the first SIGINT into a wish that a watching loop sees at its next step."""
-    stop = StopSignal()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if not stop.watched or (stop and number == signal.SIGINT):
-            raise KeyboardInterrupt
-        stop.name = signal.Signals(number).name
-        log.info("%s: stopping after this step", stop.name)
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread (a notebook's worker, say): signals are not ours
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def log_to_terminal() -> None:
@@ -275,7 +257,7 @@ def _log_to_file(path: Path) -> Iterator[None]:
     if not distributed.is_main():
         yield
         return
-    handler = logging.FileHandler(path)
+    handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
@@ -283,3 +265,26 @@ def _log_to_file(path: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """Appends to a file that is not a link; says once if it cannot be written, and goes on without."""
+
+    failed = False
+
+    def _open(self) -> TextIOWrapper:
+        file = open_beside(Path(self.baseFilename), os.O_WRONLY | os.O_APPEND)
+        return open(file, "a", encoding="utf-8", errors="replace")
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called by logging where a line cannot be written."""
+        if not self.failed:
+            self.failed = True
+            print(f"{self.baseFilename} cannot be written: {sys.exception()}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Close the file; what could not be written before cannot now either."""
+        try:
+            super().close()
+        except OSError:
+            self.failed = True

@@ -26,7 +26,7 @@ class Progress:
     """
 
     def __init__(
-        self, label: str, total: int, *, first: int = 0, per_step: int = 1, unit: str = "it"
+        self, label: str, total: int, *, first: int = 0, per_step: int = 1, unit: str = "steps"
     ) -> None:
         self.label, self.total, self.per_step, self.unit = label, total, per_step, unit
         self.first = self.done = first
@@ -59,13 +59,13 @@ class Progress:
             self._bar.stop()
 
     def update(self, done: int, text: str = "") -> None:
-        """``done`` steps are behind us; ``text`` is shown beside them."""
+        """Show that ``done`` steps are done; ``text`` is shown beside them."""
         self.done = done
         now = time.monotonic()
         elapsed = now - self._start
         self.rate = (done - self.first) / elapsed if elapsed > 0 else 0.0
         left = (self.total - done) / self.rate if self.rate > 0 else float("inf")
-        shown = f"{self.rate * self.per_step:.0f} {self.unit}/s, {duration(left)} left"
+        shown = f"{speed(self.rate * self.per_step, self.unit)}, {duration(left)} left"
         if text:
             shown += f"  {text}"
         if self._bar is not None:
@@ -73,6 +73,23 @@ class Progress:
         elif now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
             log.info("%s %d/%d  %s", self.label, done, self.total, shown)
+
+
+def speed(per_second: float, unit: str) -> str:
+    """A rate, or its inverse where that reads better; ``unit`` is a plural.
+
+    >>> speed(1234.5, "views"), speed(2.5, "images"), speed(1 / 12, "classes")
+    ('1234 views/s', '2.5 images/s', '12 s per class')
+    """
+    if per_second >= 10:
+        return f"{per_second:.0f} {unit}/s"
+    if per_second >= 1:
+        return f"{per_second:.1f} {unit}/s"
+    if per_second == 0:
+        return f"no {unit} yet"
+    one = unit.removesuffix("es") if unit.endswith(("sses", "ches")) else unit.removesuffix("s")
+    seconds = 1 / per_second
+    return f"{f'{seconds:.1f} s' if seconds < 10 else duration(seconds)} per {one}"
 
 
 def duration(seconds: float) -> str:

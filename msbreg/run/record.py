@@ -7,76 +7,75 @@ A record is written with status ``running`` at the start and replaced at the end
 import contextlib
 import hashlib
 import json
-import os
 import platform
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from msbreg.run.config import Card, flat, plain
 from msbreg.run.errors import UserError
+from msbreg.run.files import write_atomically
 
 SCHEMA = 1
 FILE_NAME = "record.json"
-# Settings that say where and on what a protocol runs, not which protocol it is.
-NOT_PROTOCOL = frozenset(
-    {"output", "device", "workers", "checkpoint", "data", "seed", "cache", "finished", "name"}
+# Settings that cannot change the numbers of a run.
+HARMLESS = frozenset(
+    {"output", "device", "workers", "cache", "finished", "name", "save_seconds", "trust_pickle"}
 )
+# Settings that say on what a protocol runs, not which protocol it is.
+NOT_PROTOCOL = HARMLESS | {"checkpoint", "data", "seed"}
 _PACKAGES = (
     *("torch", "torchvision", "numpy", "scikit-learn", "faiss-cpu", "opencv-python-headless"),
     "pycocotools",
 )
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is either the old one or the new one, whole, whatever happens meanwhile.
-
-    Raises:
-        OSError: the write failed (disk full, say); the old file is untouched and nothing is left over.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    # The rename itself is durable once the folder is on the disk; some file systems cannot say.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def protocol_digest(config: Any) -> str:
+def protocol_digest(config: Any, resolved: Mapping[str, Any] | None = None) -> str:
     """Twelve hexadecimal digits that two runs share exactly if they follow the same protocol.
 
-    A config class may name more of its fields that are no part of it, in ``not_protocol``.
+    A config class may name more of its fields that are no part of it: in ``not_protocol``, and in
+    ``harmless`` those that may also change between an interrupted run and its continuation.
+
+    Args:
+        resolved: by dotted name, what was really used in place of a setting (a transform for null, the
+            contents of a file for its path).
     """
     ignored = left_out(config)
-    settings = {k: v for k, v in flat(plain(config)).items() if k not in ignored}
+    settings = {k: v for k, v in flat(plain(config)).items() if not matches(k, ignored)}
+    for name, value in (resolved or {}).items():
+        settings = {k: v for k, v in settings.items() if not matches(k, {name})}
+        settings |= flat({name: plain(value)})
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def left_out(config: Any) -> frozenset[str]:
-    """Names of the settings that are no part of the protocol."""
-    return NOT_PROTOCOL | getattr(config, "not_protocol", frozenset())
+    """Names of the settings that are no part of the protocol; a group's name covers all in it."""
+    return (
+        NOT_PROTOCOL
+        | getattr(config, "not_protocol", frozenset())
+        | getattr(config, "harmless", frozenset())
+    )
+
+
+def matches(name: str, names: Set[str]) -> bool:
+    """Whether a dotted name, or a group that it is in, is among the names.
+
+    >>> matches("diagnostics.every", {"diagnostics"})
+    True
+    """
+    parts = name.split(".")
+    return any(".".join(parts[:end]) in names for end in range(1, len(parts) + 1))
 
 
 def environment() -> dict[str, Any]:
     """What the numbers may depend on besides the settings."""
+    import torch  # here: reading a record needs none
+
     packages = {}
     for name in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -133,7 +132,18 @@ class Record:
             "environment": environment(),
             "warnings": [],
         }
+        self._config = config
         self._clock = time.monotonic()
+
+    def resolve(self, **settings: Any) -> None:
+        """State what is really used in place of settings; the digest is of these values.
+
+        Args:
+            settings: such as ``transform``, which may be null in the config.
+        """
+        resolved = self.content.setdefault("resolved", {})
+        resolved |= {name: plain(value) for name, value in settings.items()}
+        self.content["digest"] = protocol_digest(self._config, resolved)
 
     def continue_from(self, previous: dict[str, Any]) -> None:
         """Keep the beginning, the warnings and the time of the unfinished run before this one."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from msbreg.checkpoints.load import save_checkpoint
 from msbreg.run import distributed
 from msbreg.run.errors import RunFailed, UserError
-from msbreg.run.record import write_atomically
+from msbreg.run.files import write_atomically
 from msbreg.train.health import check_finite
 
 if TYPE_CHECKING:
@@ -128,13 +128,7 @@ class Checkpoint:
             return
         path = self.path.with_name(CURVE)
         content = "".join(json.dumps(row) + "\n" for row in state.curve)
-        try:
-            write_atomically(path, content.encode())
-        except OSError as error:
-            raise RunFailed(
-                f"cannot write {path}: {error.strerror or error}.\n"
-                "Free some space; the same command then continues."
-            ) from error
+        write_atomically(path, content.encode())
 
     @contextlib.contextmanager
     def naming_what_is_left(self, state: State) -> Iterator[None]:

@@ -169,7 +169,7 @@ def test_a_finished_run_is_not_overwritten(data, tmp_path):
     config = small(data, tmp_path / "run", epochs=1)
     run(config)
     before = (tmp_path / "run" / "checkpoint.pth").read_bytes()
-    with pytest.raises(UserError, match="holds a finished run.\nGive another --output"):
+    with pytest.raises(UserError, match="contains a finished run.\nGive another --output"):
         run(config)
     assert run(small(data, tmp_path / "run", epochs=1, finished="skip")) == {}
     with pytest.raises(UserError, match=r"of other settings \(epochs = 2 here\)"):

@@ -10,9 +10,8 @@ import torch
 
 from msbreg.checkpoints.load import save_checkpoint
 from msbreg.data.catalog import load_scenes
-from msbreg.run.config import main
+from msbreg.run.options import exit_codes, parse
 from msbreg.run.record import read_record
-from msbreg.run.yaml_options import parse
 from tests.transfer.boxes_data import CARDS, make_voc, tiny_card
 from transfer import detection
 from transfer.detectors.detection_config import Config
@@ -29,7 +28,8 @@ def start(card: Path, *words: str, checkpoint: str | Path = "random") -> int:
     options = f"--config {card} --checkpoint {checkpoint} --engine torchvision --device cpu"
     options = [*options.split(), "--output", str(card.parent / "out"), *words]
     try:
-        main(Config, detection.run, options, parse=parse)
+        with exit_codes():
+            detection.run(*parse(Config, options, pairs="overrides"))
     except SystemExit as end:
         return int(end.code or 0)
     return NOTHING_WRONG
@@ -74,7 +74,7 @@ def coco(tmp_path) -> Path:
 
 
 def failed(card: Path, capsys, code: int, *words: str, **options) -> str:
-    """That a run ends with the code and one message, which the record has, too; the message."""
+    """That a run ends with the code and one message, also in the record if there is one; the message."""
     capsys.readouterr()
     assert start(card, *words, **options) == code
     said = capsys.readouterr().err
@@ -82,7 +82,11 @@ def failed(card: Path, capsys, code: int, *words: str, **options) -> str:
     assert "Traceback" not in said
     message = said.partition("error: ")[2].rstrip("\n")
     record = read_record(card.parent / "out")
-    assert (record["status"], record["error"]) == ("failed", message)
+    if record is None:  # the run wrote nothing: its folder is gone again
+        assert code == 2
+        assert not (card.parent / "out").exists()
+    else:
+        assert (record["status"], record["error"]) == ("failed", message)
     return message
 
 

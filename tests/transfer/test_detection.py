@@ -15,10 +15,9 @@ import torch
 
 from msbreg.backbones.resnet import build_backbone
 from msbreg.checkpoints.load import save_checkpoint
-from msbreg.run.config import main
 from msbreg.run.errors import UserError
+from msbreg.run.options import exit_codes, parse
 from msbreg.run.record import protocol_digest, read_record
-from msbreg.run.yaml_options import parse
 from tests.transfer.boxes_data import CARDS, make_voc, tiny_card
 from transfer.detection import run
 from transfer.detectors import detectron2_engine as with_detectron2
@@ -272,7 +271,7 @@ def test_an_unfinished_run_is_not_continued_with_other_settings(card, done, tmp_
 
 def test_a_finished_run_is_not_overwritten(card, done):
     before = (done / "checkpoint.pth").read_bytes()
-    with pytest.raises(UserError, match="holds a finished run.\nGive another --output"):
+    with pytest.raises(UserError, match="contains a finished run.\nGive another --output"):
         run(asked(card, done))
     assert run(asked(card, done, finished="skip")) == {}
     with pytest.raises(UserError, match=r"of other settings \(yaml.SOLVER.GAMMA = 0.5 here\)"):
@@ -413,13 +412,13 @@ def test_two_processes_train_one_detector_and_say_what_their_batchnorm_is(card, 
             "SOLVER.MAXITER is no setting of Detectron2's; the nearest",
         ),
         ("--config CARD SOLVER.MAX_ITER", "SOLVER.MAX_ITER has no VALUE"),
-        ("--config CARD SOLVER.MAX_ITER=5", "'SOLVER.MAX_ITER=5' stands where a KEY"),
+        ("--config CARD SOLVER.MAX_ITER=5", "'SOLVER.MAX_ITER=5' is not a KEY"),
         ("--config CARD SOLVER.MAX_ITER many", "SOLVER.MAX_ITER is given 'many'"),
-        ("--config CARD SOLVER.MAX_ITER 5 --seed 1", "--seed stands behind SOLVER.MAX_ITER"),
-        ("--config CARD solver.max_iter 5", "'solver.max_iter' stands where a KEY"),
+        ("--config CARD SOLVER.MAX_ITER 5 --seed 1", "--seed must come before the KEY VALUE pairs"),
+        ("--config CARD solver.max_iter 5", "'solver.max_iter' is not a KEY"),
         ("--config CARD --nonsense 3", "nonsense"),
         ("--config CARD --engine tensorflow", "engine"),
-        ("--config CARD --trials 2 --seed 1", "--trials takes the seeds 0, 1"),
+        ("--config CARD --trials 2 --seed 1", "--trials uses the seeds 0, 1"),
         ("--config CARD --device cuda:99", "asks for GPU 99"),
         ("--config CARD --output /proc/nowhere", "cannot be written"),
         ("--checkpoint random", "config"),
@@ -429,8 +428,8 @@ def test_what_a_user_types_wrongly_is_one_message(
     card, tmp_path, monkeypatch, capsys, words, message
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(Config, run, words.replace("CARD", str(card)).split(), parse=parse)
+    with pytest.raises(SystemExit) as ended, exit_codes():
+        run(*parse(Config, words.replace("CARD", str(card)).split(), pairs="overrides"))
     said = capsys.readouterr().err
     assert ended.value.code == 2, said
     assert message in said
@@ -445,8 +444,8 @@ def test_the_script_says_so_too_and_has_help(tmp_path):
     asked_for_help = start("--help", tmp_path)
     said, _ = asked_for_help.communicate(timeout=60)
     assert asked_for_help.returncode == 0
-    assert "After the options: KEY VALUE" in said
-    assert "--eval_only" in said
+    assert "Settings of the yaml to replace, after all options" in said
+    assert "--eval-only" in said
     assert "--overrides" not in said
 
 

@@ -4,9 +4,8 @@ import pytest
 
 from msbreg.backbones.resnet import build_backbone
 from msbreg.checkpoints.load import save_checkpoint
-from msbreg.run import yaml_options as command_line
-from msbreg.run.config import parse
 from msbreg.run.errors import UserError
+from msbreg.run.options import parse
 from msbreg.run.record import read_record
 from tests.transfer.boxes_data import make_voc, tiny_card
 from transfer import detection, knn, suite
@@ -56,7 +55,7 @@ def test_protocols_and_detectors_of_a_checkpoint_and_its_twin_end_in_a_report(
 def test_workers_reach_protocols_and_detectors_alike(given, detector, protocol):
     words = suite.arguments_of_all(suite.Config(**given), "random", 0)
     card = f"--config={suite.CARDS / 'digits_voc_c4.yaml'}"
-    assert command_line.parse(detection.Config, [card, *words])[0].workers == detector
+    assert parse(detection.Config, [card, *words], pairs="overrides")[0].workers == detector
     assert parse(knn.Config, words)[0].workers == protocol
 
 

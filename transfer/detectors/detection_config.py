@@ -9,18 +9,28 @@ from fvcore.common.config import CfgNode
 
 from msbreg.run.config import flat
 from msbreg.run.errors import UserError
-from transfer.detectors.engine import EngineName
+from msbreg.run.inputs import check_checkpoint, check_data, check_output
+from msbreg.run.options import NO_OPTION
+from transfer.detectors.config.supported import check_run
+from transfer.detectors.config.yaml_file import read_config
+
+EngineName = Literal["auto", "detectron2", "torchvision"]
 
 
 @dataclass(frozen=True)
 class Config:
     """One detector: which yaml, on which backbone and data."""
 
+    script: ClassVar[str] = "transfer/detection.py"
+    harmless: ClassVar[frozenset[str]] = frozenset(
+        {"config", "overrides", "trials", "yaml.OUTPUT_DIR", "yaml.MODEL.DEVICE", "yaml.VERSION"}
+        | {"yaml.DATALOADER.NUM_WORKERS", "yaml.SOLVER.CHECKPOINT_PERIOD", "yaml.VIS_PERIOD"}
+        | {"yaml.TEST.EXPECTED_RESULTS"}
+    )
+    """What cannot change the numbers; the yaml's own settings are compared key by key."""
     not_protocol: ClassVar[frozenset[str]] = frozenset(
-        {"config", "overrides", "trials", "encoder", "family", "trust_pickle", "channels_last"}
-        | {f"yaml.{key}" for key in ("MODEL.WEIGHTS", "MODEL.DEVICE", "OUTPUT_DIR", "SEED")}
-        | {f"yaml.{key}" for key in ("VERSION", "VIS_PERIOD", "DATALOADER.NUM_WORKERS")}
-        | {"yaml.SOLVER.CHECKPOINT_PERIOD", "yaml.TEST.EVAL_PERIOD", "yaml.TEST.EXPECTED_RESULTS"}
+        {"encoder", "family", "channels_last"}
+        | {"yaml.MODEL.WEIGHTS", "yaml.SEED", "yaml.TEST.EVAL_PERIOD"}
     )
 
     config: Path
@@ -35,7 +45,7 @@ class Config:
     """Folder for record.json, curve.jsonl, the checkpoint, predictions, tables and drawings (null: the
     yaml's OUTPUT_DIR)."""
     seed: int = -1
-    """Of everything random (-1: the yaml's SEED, and 0 where that is -1, too)."""
+    """Random seed (-1: use the yaml's SEED, or 0 if that is -1)."""
     trials: int = 1
     """Runs with seeds 0 to N - 1 in OUTPUT/trial-0, ...; their mean and spread in OUTPUT/trials.json."""
     name: str = ""
@@ -63,9 +73,9 @@ class Config:
     """Processes that decode images (-1: the yaml's DATALOADER.NUM_WORKERS)."""
     finished: Literal["error", "skip"] = "error"
     """What to do when the output folder holds this very run, finished."""
-    overrides: tuple[str, ...] = ()
-    """KEY VALUE ... behind the options: settings on top of the yaml's."""
-    yaml: dict[str, Any] = field(default_factory=dict)
+    overrides: tuple[str, ...] = field(default=(), metadata=NO_OPTION)
+    """KEY VALUE ... after the options: settings on top of the yaml's."""
+    yaml: dict[str, Any] = field(default_factory=dict, metadata=NO_OPTION)
     """All of the yaml's settings, for the record; filled in when it is read."""
 
     def __post_init__(self) -> None:
@@ -79,7 +89,21 @@ class Config:
         if self.trials > 1 and self.eval_only:
             raise UserError("--trials repeats a training; an evaluation is the same each time")
         if self.trials > 1 and self.seed != -1:
-            raise UserError("--trials takes the seeds 0, 1, ...; leave --seed away")
+            raise UserError("--trials uses the seeds 0, 1, ...; omit --seed")
+
+    def check_inputs(self) -> None:
+        """That the yaml can be followed and the paths can be used.
+
+        Raises:
+            UserError: they cannot.
+        """
+        settings = read_config(self.config, self.overrides)
+        check_run(settings)
+        if self.checkpoint is not None:
+            check_checkpoint(self.checkpoint)
+        if self.data is not None:
+            check_data(str(self.data))
+        check_output(self.output or Path(settings.OUTPUT_DIR))
 
     def resolved(self, settings: CfgNode, engine: EngineName) -> "Config":
         """What the record holds: nothing left for later, and the yaml key by key."""

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from fvcore.common.config import CfgNode
 from torch import nn
@@ -11,10 +10,10 @@ from torch import nn
 from msbreg.run.errors import UserError
 from transfer.detectors import detectron2_engine as with_detectron2
 from transfer.detectors import torchvision_engine as with_torchvision
+from transfer.detectors.detection_config import EngineName
 from transfer.detectors.predict import predict
 from transfer.detectors.solver import Solver
 
-EngineName = Literal["auto", "detectron2", "torchvision"]
 log = logging.getLogger("msbreg")
 
 

@@ -4,9 +4,8 @@ import json
 from collections.abc import Sequence
 
 from msbreg.data.scenes import Prediction, Scenes
-from msbreg.run.errors import UserError
+from msbreg.run.files import write_atomically
 from msbreg.run.job import Job, log
-from msbreg.run.record import write_atomically
 from transfer.drawing.detection_sheets import write_drawings
 from transfer.scoring.coco_ap import coco_ap
 from transfer.scoring.detection_scores import DetectionScores
@@ -42,7 +41,7 @@ def write(
     """Leave predictions, then scores, tables and drawings in the run's folder; one process calls it.
 
     Raises:
-        UserError: a file cannot be written.
+        RunFailed: a file cannot be written.
     """
     record = running.record.content
     about = {
@@ -51,18 +50,12 @@ def write(
         "engine": record["engine"]["name"],
         "network": {name: record["network"].get(name) for name in ("name", "source", "sha256")},
     }
-    try:
-        save_predictions(running.output / PREDICTIONS, scenes, predictions, about)
-        scores = score(scenes, predictions)
-        tables = {k: {"metric": s.metric, "classes": s.table()} for k, s in scores.items()}
-        content = (json.dumps(tables, indent=1) + "\n").encode()
-        write_atomically(running.output / PER_CLASS, content)
-        drawings = write_drawings(running.output, scenes, predictions, scores)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {running.output}: {error.strerror or error}.\n"
-            "Free some space; the same command then continues with the evaluation."
-        ) from error
+    save_predictions(running.output / PREDICTIONS, scenes, predictions, about)
+    scores = score(scenes, predictions)
+    tables = {k: {"metric": s.metric, "classes": s.table()} for k, s in scores.items()}
+    content = (json.dumps(tables, indent=1) + "\n").encode()
+    write_atomically(running.output / PER_CLASS, content)
+    drawings = write_drawings(running.output, scenes, predictions, scores)
     record["drawings"] = drawings
     record["metric"] = ", ".join(of_kind.metric for of_kind in scores.values())
     log.info("after iteration %d, %s", iteration, in_words(scores))

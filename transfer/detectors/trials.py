@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from msbreg.run.config import Card, plain
 from msbreg.run.errors import UserError
+from msbreg.run.files import write_atomically
 from msbreg.run.job import log, log_to_terminal
-from msbreg.run.record import read_record, write_atomically
+from msbreg.run.record import read_record
 
 C = TypeVar("C")
 FILE = "trials.json"

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from msbreg.data.annotated_images import read_upright
 from msbreg.data.run_lengths import decode, to_rle
 from msbreg.data.scenes import Prediction, RunLengths, Scene, Scenes
-from msbreg.run.record import write_atomically
+from msbreg.run.files import write_atomically
 from transfer.drawing.svg import BLUE, GRAY, GREEN, INK, ORANGE, STYLE, svg_of
 from transfer.scoring.detection_scores import RECALLS, DetectionScores
 from transfer.scoring.verdicts import Pick, best_and_worst

@@ -7,8 +7,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from msbreg.run.errors import UserError
-from msbreg.run.record import write_atomically
+from msbreg.run.files import write_atomically, writing
+from msbreg.run.inputs import check_output
 from transfer.report import words
 from transfer.report.by_class import per_class_tables
 from transfer.report.collect import Collection, Network, collect
@@ -31,18 +31,16 @@ def write_report(paths: list[Path], output: Path) -> Path:
         The HTML file.
 
     Raises:
-        UserError: there is no record, one cannot be read, or the output cannot be written.
+        UserError: there is no record, one cannot be read, or the output is a file.
+        RunFailed: the output cannot be written.
     """
+    check_output(output)
     content = describe(collect(paths)) | {"conversions": find_conversions(paths)}
     page, text = output / "report.html", output / "report.md"
-    try:
+    with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-        write_atomically(text, as_markdown(content).encode())
-        write_atomically(page, as_html(content).encode())
-    except OSError as error:
-        raise UserError(
-            f"output folder {output} cannot be written: {error.strerror}; give another --output"
-        ) from error
+    write_atomically(text, as_markdown(content).encode())
+    write_atomically(page, as_html(content).encode())
     return page
 
 

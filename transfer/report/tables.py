@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from msbreg.run.config import differences, flat
-from msbreg.run.record import NOT_PROTOCOL
+from msbreg.run.record import NOT_PROTOCOL, matches
 from transfer.report.collect import Network, columns
 from transfer.report.runs import Column, Run
 
@@ -134,7 +134,7 @@ def _what_differs(run: Run, usual: Run) -> str:
 
 def _protocol(run: Run) -> dict[str, Any]:
     left_out = {*NOT_PROTOCOL, *run.record.get("not_protocol", ())}
-    return {k: v for k, v in flat(run.record["config"]).items() if k not in left_out}
+    return {k: v for k, v in flat(run.record["config"]).items() if not matches(k, left_out)}
 
 
 def _pairs(after: dict[str, Any], before: dict[str, Any], names: list[str]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from msbreg.data.run_lengths import boxes_around, characters, check_runs
 from msbreg.data.scenes import Prediction, RunLengths, Scene, Scenes
 from msbreg.run.errors import UserError
-from msbreg.run.record import write_atomically
+from msbreg.run.files import write_atomically
 from transfer.scoring.prediction_checks import in_order
 
 

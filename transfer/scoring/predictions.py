@@ -18,7 +18,7 @@ from msbreg.data.run_lengths import characters, check_runs
 from msbreg.data.scenes import Prediction, Scenes
 from msbreg.run.config import plain
 from msbreg.run.errors import UserError
-from msbreg.run.record import write_atomically
+from msbreg.run.files import write_atomically
 from transfer.scoring.prediction_checks import in_order, split_digest
 
 FORMAT = 1
@@ -72,7 +72,7 @@ def save_predictions(
 
     Raises:
         UserError: the predictions do not fit the split; see ``in_order``.
-        OSError: the file cannot be written; an older one is untouched.
+        RunFailed: the file cannot be written; an older one is untouched.
     """
     ordered = in_order(scenes, predictions)
     with_masks = any(p.masks is not None for p in ordered)

@@ -17,8 +17,8 @@ from msbreg.checkpoints.convert.target import Content, Reader, Target
 from msbreg.checkpoints.layouts.names import to_dialect
 from msbreg.checkpoints.load import Provenance, file_sha256
 from msbreg.run.config import plain
-from msbreg.run.errors import UserError
-from msbreg.run.record import write_atomically
+from msbreg.run.errors import RunFailed, UserError
+from msbreg.run.files import write_atomically
 
 CERTIFICATE = ".certificate.json"
 
@@ -57,7 +57,8 @@ def convert(
         overwrite: replace what is there.
 
     Raises:
-        UserError: the target has no words for this backbone, or the output cannot be written.
+        UserError: the target has no words for this backbone, or the output exists or has no folder.
+        RunFailed: the output cannot be written.
         ConversionFailed: the written file does not compute what the backbone does.
     """
     settings = settings_of(
@@ -124,10 +125,11 @@ def _staging(output: Path) -> Iterator[Path]:
     try:
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
             yield Path(folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {output}: {error.strerror or error}; nothing was put there.\n"
-            "Free some space, or give another -o."
+    except (OSError, RunFailed) as error:
+        reason = error.__cause__ if isinstance(error, RunFailed) else error
+        raise RunFailed(
+            f"cannot write {output}: {getattr(reason, 'strerror', None) or reason}; nothing was put "
+            "there.\nFree some space, or give another -o."
         ) from error
 
 

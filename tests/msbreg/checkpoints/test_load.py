@@ -227,18 +227,18 @@ def test_a_write_that_fails_keeps_the_previous_checkpoint(tmp_path):
     script = (
         "import sys, resource; from pathlib import Path\n"
         "from msbreg.checkpoints.load import save_checkpoint\n"
-        "from msbreg.run.errors import UserError\n"
+        "from msbreg.run.errors import RunFailed\n"
         "from tests.msbreg.checkpoints.test_load import content\n"
         "big = content(seed=2)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: save_checkpoint(Path(sys.argv[1]), big)\n"
-        "except UserError as error: print(error); sys.exit(2)\n"
+        "except RunFailed as error: print(error); sys.exit(1)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(path)], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 2, done.stderr
-    assert "the previous checkpoint is untouched" in done.stdout
+    assert done.returncode == 1, done.stderr
+    assert "the previous file is untouched" in done.stdout
     assert path.read_bytes() == before
     assert [f.name for f in tmp_path.iterdir()] == ["checkpoint.pth"]
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 100_000

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import resource
 import shutil
 import time
 import xml.etree.ElementTree as ET
@@ -22,7 +23,7 @@ from msbreg.data.digits.writers import (
     run_lengths,
     voc_palette,
 )
-from msbreg.run.errors import UserError
+from msbreg.run.errors import RunFailed, UserError
 from tools import verify_data
 
 SCALE = 1 / 12
@@ -219,6 +220,18 @@ def test_a_generation_that_is_interrupted_leaves_no_half_cache(tmp_path: Path, m
             digits.prepare_digits(tmp_path, scale=0.005)
     assert list(tmp_path.iterdir()) == []
     assert (digits.prepare_digits(tmp_path, scale=0.005) / "digits.json").exists()
+
+
+def test_a_full_disk_is_a_failure_of_the_run_that_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(RunFailed, match=r"the digits data set(.|\n)*Free some space, or name"):
+            digits.prepare_digits(tmp_path, scale=0.005)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_faster_process_wins_and_its_folder_is_used(tmp_path: Path, monkeypatch) -> None:

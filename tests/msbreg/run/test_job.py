@@ -1,12 +1,16 @@
+import json
 import logging
-import signal
-from dataclasses import dataclass
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from msbreg.run.config import Card, Interrupted
-from msbreg.run.errors import UserError
+from msbreg.run.config import Card
+from msbreg.run.errors import Interrupted, RunFailed, UserError
 from msbreg.run.job import AlreadyFinished, job
 from msbreg.run.record import read_record
 
@@ -18,6 +22,12 @@ class Settings:
     seed: int = 0
     epochs: int = 1
     finished: str = "error"
+    name: str = ""
+    save_seconds: float = 60.0
+    trust_pickle: bool = False
+
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_a_run_that_ends_is_done_and_its_log_is_kept(tmp_path):
@@ -38,6 +48,7 @@ def test_a_run_that_ends_is_done_and_its_log_is_kept(tmp_path):
     ("error", "status"),
     [
         (UserError("bad input"), "failed"),
+        (RunFailed("diverged"), "failed"),
         (ZeroDivisionError("x / 0"), "failed"),
         (Interrupted("stopped"), "interrupted"),
         (KeyboardInterrupt(), "interrupted"),
@@ -48,43 +59,13 @@ def test_how_a_run_ended_is_in_the_record(tmp_path, error, status):
         pytest.raises(type(error)),
         job(Settings(tmp_path / "run"), Card(), kind="knn"),
     ):
+        (tmp_path / "run" / "curve.jsonl").touch()
         raise error
     record = read_record(tmp_path / "run")
     assert record["status"] == status
     if status == "failed":
         assert record["error"] == str(error)
         assert ("traceback" in record) == (not isinstance(error, UserError))
-
-
-def test_signals_become_a_wish_and_are_put_back_afterwards(tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
-    with job(Settings(tmp_path / "run"), Card(), kind="knn") as running:
-        running.stop.watched = True
-        assert not running.stop
-        signal.raise_signal(signal.SIGTERM)
-        assert running.stop
-        assert running.stop.name == "SIGTERM"
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_a_second_ctrl_c_interrupts_at_once(tmp_path):
-    with (
-        pytest.raises(KeyboardInterrupt),
-        job(Settings(tmp_path / "run"), Card(), kind="knn") as running,
-    ):
-        running.stop.watched = True
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_interrupts_at_once_where_nobody_watches(tmp_path, number):
-    with (
-        pytest.raises(KeyboardInterrupt),
-        job(Settings(tmp_path / "run"), Card(), kind="knn"),
-    ):
-        signal.raise_signal(number)
-    assert read_record(tmp_path / "run")["status"] == "interrupted"
 
 
 def test_a_finished_run_of_another_checkpoint_is_not_skipped(tmp_path):
@@ -130,7 +111,7 @@ def test_a_finished_folder_is_refused_or_skipped_but_never_overwritten(tmp_path)
     with job(Settings(tmp_path / "run"), Card(), kind="knn"):
         pass
     with (
-        pytest.raises(UserError, match="holds a finished run"),
+        pytest.raises(UserError, match="contains a finished run"),
         job(Settings(tmp_path / "run"), Card(), kind="knn"),
     ):
         raise AssertionError("not reached")
@@ -150,7 +131,7 @@ def test_a_folder_of_another_kind_of_run_is_refused(tmp_path):
     with job(Settings(tmp_path / "run"), Card(), kind="knn"):
         pass
     with (
-        pytest.raises(UserError, match="holds a run of knn, this is svm"),
+        pytest.raises(UserError, match="contains a run of knn, this is svm"),
         job(Settings(tmp_path / "run"), Card(), kind="svm"),
     ):
         raise AssertionError("not reached")
@@ -158,6 +139,7 @@ def test_a_folder_of_another_kind_of_run_is_refused(tmp_path):
 
 def test_an_unfinished_run_without_anything_to_continue_starts_again(tmp_path):
     with pytest.raises(UserError), job(Settings(tmp_path / "run"), Card(), kind="knn"):
+        (tmp_path / "run" / "neighbors.json").touch()
         raise UserError("stopped")
     with job(
         Settings(tmp_path / "run", epochs=2), Card(), kind="knn", resume_file="c.pth"
@@ -186,3 +168,153 @@ def test_an_output_that_is_a_file_is_refused(tmp_path):
         job(Settings(tmp_path / "run"), Card(), kind="knn"),
     ):
         raise AssertionError("not reached")
+
+
+@dataclass(frozen=True)
+class Watched(Settings):
+    harmless: ClassVar[frozenset[str]] = frozenset({"watch"})
+    watch: int = 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"name": "mine"}, {"save_seconds": 5.0}, {"trust_pickle": True}, {"watch": 9}],
+    ids=str,
+)
+def test_what_cannot_change_the_numbers_may_change_before_a_run_is_continued(tmp_path, change):
+    settings = Watched(tmp_path / "run")
+    with pytest.raises(RunFailed), job(settings, Card(), kind="knn"):
+        (tmp_path / "run" / "c.pth").touch()
+        raise RunFailed("stopped")
+    with job(replace(settings, **change), Card(), kind="knn", resume_file="c.pth") as again:
+        assert again.resumed
+
+
+def test_a_command_that_wrote_nothing_leaves_no_folder(tmp_path):
+    with pytest.raises(UserError), job(Settings(tmp_path / "a" / "run"), Card(), kind="knn"):
+        raise UserError("the data are not there")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_there_stays_and_has_the_record(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError), job(Settings(tmp_path), Card(), kind="knn"):
+        raise UserError("the data are not there")
+    assert {path.name for path in tmp_path.iterdir()} >= {"notes.txt", "record.json"}
+    assert read_record(tmp_path)["status"] == "failed"
+
+
+def test_files_of_the_users_with_hidden_names_stay(tmp_path):
+    theirs = [tmp_path / name for name in (".notes.tmp", ".writable", ".old.lock")]
+    for path in theirs:
+        path.write_text("mine")
+    with job(Settings(tmp_path), Card(), kind="knn"):
+        pass
+    assert all(path.read_text() == "mine" for path in theirs)
+
+
+@pytest.mark.parametrize("name", [".lock", "log.txt"])
+def test_a_link_in_the_output_folder_is_not_written_through(tmp_path, name):
+    precious = tmp_path / "precious"
+    precious.write_text("data")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(precious)
+    with (
+        pytest.raises(UserError, match="is a symbolic link"),
+        job(Settings(tmp_path / "run"), Card(), kind="knn"),
+    ):
+        raise AssertionError("not reached")
+    assert precious.read_text() == "data"
+
+
+def test_no_file_is_left_but_the_runs(tmp_path):
+    with job(Settings(tmp_path / "run"), Card(), kind="knn"):
+        pass
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {".lock", "log.txt", "record.json"}
+
+
+FULL_DISK = """
+import logging, resource, sys
+from pathlib import Path
+from msbreg.run.config import Card
+from msbreg.run.files import RESERVED, write_atomically
+from msbreg.run.job import job
+from msbreg.run.options import main
+from tests.msbreg.run.test_job import Settings
+
+def run(config, card):
+    with job(config, card, kind="knn") as running:
+        size = RESERVED + 100_000
+        resource.setrlimit(resource.RLIMIT_FSIZE, (RESERVED, RESERVED))
+        {body}
+
+main(run, Settings(Path(sys.argv[1])), Card())
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            'write_atomically(running.output / "out.json", bytes(size))',
+            "out.json (161.7 KiB): File too",
+        ),
+        ('(running.output / "out.bin").write_bytes(bytes(size))', "a file in "),
+    ],
+    ids=["an atomic write", "any other write"],
+)
+def test_a_full_disk_is_a_failure_of_the_run_that_the_record_states(tmp_path, body, said):
+    """A limit on the size of files stands in for a full disk."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK.format(body=body), str(tmp_path / "run")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("error: cannot write ") == 1
+    assert said in done.stderr
+    assert "Free some space" in done.stderr
+    assert "Traceback" not in done.stderr
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["status"] == "failed"
+    assert record["error"].startswith("cannot write ")
+
+
+def test_a_log_that_cannot_be_written_is_reported_once_and_the_run_goes_on(tmp_path, capsys):
+    with job(Settings(tmp_path / "run"), Card(), kind="knn"):
+        (handler,) = [h for h in logging.getLogger("msbreg").handlers if hasattr(h, "baseFilename")]
+        os.dup2(os.open("/dev/full", os.O_WRONLY), handler.stream.fileno())
+        logging.getLogger("msbreg").info("one")
+        logging.getLogger("msbreg").info("two")
+    said = capsys.readouterr().err
+    assert said.count("log.txt cannot be written") == 1
+    assert "Traceback" not in said
+    assert read_record(tmp_path / "run")["status"] == "done"
+
+
+def test_a_stuck_run_is_recorded_as_interrupted(tmp_path):
+    script = """
+import os, signal, sys
+from pathlib import Path
+from msbreg.run import signals
+from msbreg.run.config import Card
+from msbreg.run.job import job
+from tests.msbreg.run.test_job import Settings
+signals.SECONDS_TO_REACT = 0.2
+with job(Settings(Path(sys.argv[1])), Card(), kind="knn") as running:
+    running.stop.watched = True
+    os.kill(os.getpid(), signal.SIGTERM)
+    while True:
+        pass
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 75, done.stderr
+    assert read_record(tmp_path / "run")["status"] == "interrupted"

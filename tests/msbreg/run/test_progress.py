@@ -1,10 +1,11 @@
 import logging
+import re
 import time
 
 import pytest
 
 from msbreg.run import progress
-from msbreg.run.progress import Progress, duration
+from msbreg.run.progress import Progress, duration, speed
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,22 @@ def test_durations_are_in_two_units(seconds, words):
     assert duration(seconds) == words
 
 
+@pytest.mark.parametrize(
+    ("per_second", "unit", "words"),
+    [
+        (1234.4, "views", "1234 views/s"),
+        (9.96, "images", "10.0 images/s"),
+        (1.25, "images", "1.2 images/s"),
+        (0.5, "images", "2.0 s per image"),
+        (1 / 12, "classes", "12 s per class"),
+        (1 / 185, "epochs", "3 min 05 s per epoch"),
+        (0, "classes", "no classes yet"),
+    ],
+)
+def test_slow_rates_are_times_of_one(per_second, unit, words):
+    assert speed(per_second, unit) == words
+
+
 def test_lines_have_rate_and_time_left_and_resumed_steps_do_not_count(monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     lines = []
@@ -36,6 +53,6 @@ def test_lines_have_rate_and_time_left_and_resumed_steps_do_not_count(monkeypatc
     log.removeHandler(handler)
     assert len(lines) == 1
     assert lines[0].startswith("work 51/100  ")
-    assert "views/s" in lines[0]
+    assert re.search(r" views/s, | s per view, ", lines[0])
     assert lines[0].endswith("left  more")
     assert 0 < shown.rate <= 20  # one step in at least 0.05 s, not 51

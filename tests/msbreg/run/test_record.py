@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -7,14 +9,9 @@ import pytest
 
 from msbreg.run.config import Card
 from msbreg.run.errors import UserError
-from msbreg.run.record import (
-    Record,
-    environment,
-    find_records,
-    protocol_digest,
-    read_record,
-    write_atomically,
-)
+from msbreg.run.record import Record, environment, find_records, protocol_digest, read_record
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
@@ -105,10 +102,57 @@ def test_no_record_no_folder_and_no_json_are_clear_errors(tmp_path):
         read_record(tmp_path)
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-    with pytest.raises(TypeError):
-        write_atomically(path, "not bytes")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
+@dataclass(frozen=True)
+class Crop:
+    resize: int = 256
+    crop: int = 224
+
+
+@dataclass(frozen=True)
+class Evaluation(Settings):
+    harmless: ClassVar[frozenset[str]] = frozenset({"diagnostics"})
+    transform: Crop | None = None
+    classes_file: Path | None = None
+    save_seconds: float = 60.0
+    diagnostics: Inner = field(default_factory=Inner)
+
+
+def digest_of(tmp_path, config, **resolved):
+    record = Record(tmp_path, kind="knn", config=config, card=Card())
+    if resolved:
+        record.resolve(**resolved)
+    return record.content["digest"]
+
+
+def test_the_digest_is_of_what_was_really_used(tmp_path):
+    large = digest_of(tmp_path, Evaluation(), transform=Crop())
+    small = digest_of(tmp_path, Evaluation(), transform=Crop(48, 48))
+    assert large != small
+    assert small == digest_of(tmp_path, Evaluation(transform=Crop(48, 48)))
+    assert small == digest_of(tmp_path, Evaluation(transform=Crop(48, 48)), transform=Crop(48, 48))
+
+
+def test_the_digest_is_of_the_contents_of_a_file_and_not_of_its_path(tmp_path):
+    one = digest_of(tmp_path, Evaluation(classes_file=Path("a.txt")), classes_file="sha")
+    assert one == digest_of(tmp_path, Evaluation(classes_file=Path("b.txt")), classes_file="sha")
+    assert one != digest_of(tmp_path, Evaluation(classes_file=Path("a.txt")), classes_file="other")
+
+
+def test_what_cannot_change_the_numbers_is_no_part_of_the_digest():
+    same = protocol_digest(Evaluation())
+    assert same == protocol_digest(Evaluation(save_seconds=5.0))
+    assert same == protocol_digest(Evaluation(diagnostics=Inner(rate=9.0)))
+
+
+def test_resolved_settings_are_in_the_record(tmp_path):
+    record = Record(tmp_path, kind="knn", config=Evaluation(), card=Card())
+    record.resolve(transform=Crop(48, 48))
+    record.write("done")
+    content = read_record(tmp_path)
+    assert content["resolved"] == {"transform": {"resize": 48, "crop": 48}}
+    assert content["config"]["transform"] is None
+
+
+def test_reading_records_needs_no_pytorch():
+    script = "import sys, msbreg.run.record; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from msbreg.run.config import Card
-from msbreg.run.job import Job, StopSignal
+from msbreg.run.job import Job
 from msbreg.run.progress import Progress
 from msbreg.run.record import Record
+from msbreg.run.signals import StopSignal
 from msbreg.train.loop import Plan, Trainable, train
 from msbreg.train.state import State
 from transfer.detectors.config.yaml_file import read_config

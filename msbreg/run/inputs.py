@@ -1,0 +1,54 @@
+"""Checks of the paths that options name, made before PyTorch is imported."""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from msbreg.run.errors import UserError
+
+
+def check_checkpoint(checkpoint: str) -> None:
+    """That a checkpoint exists, or is ``random``; what is in it is for ``msbreg.checkpoints``.
+
+    Raises:
+        UserError: there is nothing of that name.
+    """
+    path = Path(checkpoint).expanduser()
+    if checkpoint == "random" or path.exists():
+        return
+    if re.match(r"[a-z0-9]+:/", checkpoint):
+        raise UserError(
+            f"checkpoint {checkpoint} is an address; expected a file: download it first"
+        )
+    if not path.with_name(path.name + ".index").exists():  # the prefix of a TensorFlow checkpoint
+        raise UserError(
+            f"checkpoint {checkpoint} does not exist; expected a file such as "
+            "runs/pretrain/checkpoint.pth"
+        )
+
+
+def check_data(data: str, known: Collection[str] = ()) -> None:
+    """That a data set is a known name or a folder.
+
+    Raises:
+        UserError: it is neither.
+    """
+    path = Path(data).expanduser()
+    if data not in known and not path.is_dir():
+        what = "is a file" if path.exists() else "is neither a folder nor a known name"
+        names = f" or one of: {', '.join(known)}" if known else ""
+        raise UserError(f"data {data!r} {what}; expected a folder{names}")
+
+
+def check_output(output: Path) -> None:
+    """That nothing but folders is at or above an output folder.
+
+    Raises:
+        UserError: a file is in the way.
+    """
+    path = output.expanduser()
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(
+                f"output folder {output} cannot be written: {place} is a file; give another --output"
+            )

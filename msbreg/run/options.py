@@ -1,0 +1,541 @@
+"""From the command line to a frozen dataclass, and from there to an exit code.
+
+An option is a field of the script's ``Config``; ``--eval-only`` and ``--eval_only`` are the same. A card
+(``--config FILE``) is a YAML file of the same names, which the command line overrides. Scripts whose
+``--config`` is Detectron2's yaml take KEY VALUE pairs after the options instead.
+
+This module and everything that a ``Config`` needs import no PyTorch: ``--help`` and every wrong option,
+card or path end a script within a second. A script reads its options before its heavy imports::
+
+    if __name__ == "__main__":
+        OPTIONS = read_options(Config)
+    import torch
+    ...
+    if __name__ == "__main__":
+        main(run, *OPTIONS)
+"""
+
+import argparse
+import ast
+import contextlib
+import dataclasses
+import difflib
+import inspect
+import json
+import re
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import jsonargparse
+import yaml
+
+from msbreg.run.config import Card, differences, plain
+from msbreg.run.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USER_ERROR,
+    Interrupted,
+    RunFailed,
+    UserError,
+)
+
+C = TypeVar("C")
+Assignment = tuple[str, str]  # dotted name with underscores, value as text
+
+NO_OPTION = {"option": False}
+"""Metadata of a field that the command line does not set by name."""
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 the run failed (it diverged, or memory or disk space ran out); 2 wrong options, "
+    "card, checkpoint or data; 75 stopped by Ctrl-C or SIGTERM: the same command starts again or continues."
+)
+WIDTH = 100
+_KEY = r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*"
+
+
+# ---- Scripts
+
+
+def read_options(config_type: type[C], *, pairs: str | None = None) -> tuple[C, Card]:
+    """The settings that the command line gives; ends the process if they cannot be used.
+
+    A config may have a method ``check_inputs``, which raises UserError for a path that cannot be used.
+
+    Args:
+        pairs: the field that takes KEY VALUE pairs; without it, ``--config`` is a card.
+    """
+    with exit_codes():
+        config, card = parse(config_type, pairs=pairs)
+        check: Callable[[], None] | None = getattr(config, "check_inputs", None)
+        if check is not None:
+            check()
+        return config, card
+
+
+def main(run: Callable[[C, Card], Any], config: C, card: Card) -> None:
+    """Run, and turn what goes wrong into one message and an exit code."""
+    with exit_codes():
+        run(config, card)
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """End the process with one message and the code of the failure; other errors keep their traceback."""
+    try:
+        yield
+    except UserError as error:
+        _end(f"error: {error}", EXIT_USER_ERROR)
+    except RunFailed as error:
+        _end(f"error: {error}", EXIT_FAILED)
+    except Interrupted as stop:
+        _end(f"interrupted: {stop}", EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        _end("interrupted; the same command starts again or continues.", EXIT_INTERRUPTED)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def parse(
+    config_type: type[C], arguments: Sequence[str] | None = None, *, pairs: str | None = None
+) -> tuple[C, Card]:
+    """Read words of the command line into ``config_type``.
+
+    Returns:
+        The settings, and the card with everything that was set on top of it.
+
+    Raises:
+        UserError: an option or a card's key is unknown or has an unusable value.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if {"--help", "-h"} & set(words):
+        print(help_text(config_type, sys.modules["__main__"].__doc__, pairs=pairs))
+        sys.exit(0)
+    options = _options(config_type)
+    if pairs is not None:
+        given, rest = _read_words(words, options, rest=True)
+        _check_pairs(rest)
+        return _with_pairs(config_type, given, rest, pairs)
+    options |= {"config": Option("config", Path, "", required=False)}
+    given, _ = _read_words(words, options)
+    files = [Path(value) for name, value in given if name == "config"]
+    given = [(name, value) for name, value in given if name != "config"]
+    of_cards: list[Assignment] = []
+    for file in files:
+        of_card = _read_card(file, options, config_type)
+        _build(config_type, of_card, source=file)
+        of_cards += of_card
+    reference = plain(_build(config_type, of_cards) if files else config_type())
+    config = _build(config_type, of_cards + given)
+    name = " + ".join(file.stem for file in files) or "defaults"
+    return config, Card(name, differences(plain(config), reference))
+
+
+def _with_pairs(
+    config_type: type[C], given: list[Assignment], words: Sequence[str], field: str
+) -> tuple[C, Card]:
+    """The settings, with the yaml's name as the card's; options and pairs are set on top of it."""
+    config: Any = dataclasses.replace(_build(config_type, given), **{field: tuple(words)})  # type: ignore[type-var]
+    script = script_of_card(config.config)
+    if script is not None and script != _script(config_type):
+        raise UserError(_other_script(config.config, script, config_type))
+    reference: Any = config_type(config=config.config)  # type: ignore[call-arg]
+    set_here = differences(plain(config), plain(reference))
+    set_here.pop(field, None)
+    return config, Card(
+        Path(config.config).stem, set_here | dict(zip(words[::2], words[1::2], strict=True))
+    )
+
+
+# ---- Words of the command line
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its dotted name, the type of its value, its documentation."""
+
+    name: str
+    kind: Any
+    doc: str
+    default: Any = None
+    required: bool = False
+
+
+def _options(config_type: type, prefix: str = "") -> dict[str, Option]:
+    """Every option of a config class, by dotted name; a group is an option, too."""
+    kinds, docs = typing.get_type_hints(config_type), _field_docs(config_type)
+    found: dict[str, Option] = {}
+    for field in dataclasses.fields(config_type):
+        if field.metadata.get("option", True):
+            name, kind = prefix + field.name, kinds[field.name]
+            default = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            required = default is dataclasses.MISSING
+            found[name] = Option(name, kind, docs.get(field.name, ""), default, required)
+            if (group := _group(kind)) is not None:
+                found |= _options(group, f"{name}.")
+    return found
+
+
+def _read_words(
+    words: Sequence[str], options: Mapping[str, Option], *, rest: bool = False
+) -> tuple[list[Assignment], list[str]]:
+    """The options among the words, and with ``rest`` the words after them.
+
+    ``--name VALUE``, ``--name=VALUE``, ``--switch``, ``--list 5 20`` and ``--list 5,20``.
+    """
+    left = list(words)
+    given: list[Assignment] = []
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--"):
+            if rest and not word.startswith("-"):
+                return given, [word, *left]
+            raise UserError(f"{word!r} does not belong to an option.\n--help shows all options.")
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if name not in options:
+            raise UserError(f"{_unknown(shown(name), map(shown, options))}\n{_HELP}")
+        kind = options[name].kind
+        if equals:
+            values = [value]
+        elif kind is bool:
+            values = [left.pop(0)] if left and left[0].lower() in ("true", "false") else ["true"]
+        else:
+            most = len(left) if _element(kind) is not None and not rest else 1
+            values = []
+            while left and len(values) < most and not left[0].startswith("--"):
+                values.append(left.pop(0))
+            if not values:
+                raise UserError(f"{shown(name)} has no value; expected {expected(kind)}.\n{_HELP}")
+        given.append((name, _as_list(values, kind) if _element(kind) else values[0]))
+    return given, []
+
+
+_HELP = "--help shows all options."
+
+
+def shown(name: str) -> str:
+    """An option as the command line spells it: ``eval_only`` -> ``--eval-only``."""
+    return "--" + name.replace("_", "-")
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    """A message about an option or a key that does not exist."""
+    by_word = {other.lstrip("-"): other for other in known}
+    near = difflib.get_close_matches(name.lstrip("-"), by_word, 1)
+    return f"{name} is unknown" + (f"; did you mean {by_word[near[0]]}?" if near else ".")
+
+
+def _as_list(values: Sequence[str], kind: Any) -> str:
+    """Words as a YAML list: ``5 20``, ``5,20`` and ``[5, 20]`` are the same."""
+    joined = ",".join(values).strip()
+    if joined.startswith("[") or joined in ("null", ""):
+        return joined or "[]"
+    items = [item.strip() for item in joined.split(",")]
+    return f"[{', '.join(map(json.dumps, items) if _element(kind) is str else items)}]"
+
+
+def _check_pairs(words: Sequence[str]) -> None:
+    for key in words[::2]:
+        if key.startswith("--"):
+            raise UserError(
+                f"{key} must come before the KEY VALUE pairs; found it after {words[0]}"
+            )
+        if not re.fullmatch(_KEY, key):
+            raise UserError(
+                f"{key!r} is not a KEY of the yaml; expected pairs of two words (no '='), such as "
+                "SOLVER.MAX_ITER 100"
+            )
+    if len(words) % 2:
+        raise UserError(
+            f"{words[-1]} has no VALUE; expected KEY VALUE pairs after the options, such as "
+            "SOLVER.MAX_ITER 100"
+        )
+
+
+# ---- Cards
+
+
+class _CardLoader(yaml.SafeLoader):
+    """YAML whose numbers may be written as 1e-5; YAML 1.1 reads that as text."""
+
+
+_CardLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"),
+    list("-+0123456789."),
+)
+
+
+def _read_card(file: Path, options: Mapping[str, Option], config_type: type) -> list[Assignment]:
+    """The settings of a card.
+
+    Raises:
+        UserError: the file is missing or not a YAML mapping, it is a card of another script, or a key is
+            unknown.
+    """
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise UserError(
+            f"card {file} {what}; expected a YAML file of settings, such as those in configs/"
+        )
+    try:
+        content = yaml.load(file.read_text(), _CardLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"card {file} cannot be read: {error}") from error
+    if content is None:
+        return []
+    if not isinstance(content, dict):
+        raise UserError(f"card {file} is not a mapping of names to values")
+    found = list(_assignments(content, options, ""))
+    unknown = [name for name, _ in found if name not in options or name == "config"]
+    if unknown:
+        script = script_of_card(file)
+        if script is None and {"MODEL", "SOLVER", "_BASE_", "DATASETS"} & set(content):
+            script = "transfer/detection.py"
+        if script not in (None, _script(config_type)):
+            raise UserError(_other_script(file, script, config_type))
+        known = [name for name in options if name != "config"]
+        raise UserError("\n".join(f"{file}: {_unknown(name, known)}" for name in unknown))
+    return found
+
+
+def _assignments(
+    content: Mapping[Any, Any], options: Mapping[str, Option], prefix: str
+) -> Iterator[Assignment]:
+    for key, value in content.items():
+        name = prefix + str(key).replace("-", "_")
+        kind = options[name].kind if name in options else None
+        if isinstance(value, dict) and value and _group(kind) is not None:
+            yield from _assignments(value, options, f"{name}.")
+        elif isinstance(value, str):
+            yield name, _as_list([value], kind) if _element(kind) else value
+        else:
+            one = _element(kind) is not None and not isinstance(value, list) and value is not None
+            yield name, json.dumps([value] if one else value, default=str)
+
+
+def script_of_card(file: Path) -> str | None:
+    """The script in a card's line ``# Command: ...``; None where there is none."""
+    if not file.is_file():
+        return None
+    found = re.search(
+        r"^# Command: .*?(\w+/\w+\.py)", file.read_text(errors="replace"), re.MULTILINE
+    )
+    return found[1] if found else None
+
+
+def _other_script(file: Path, script: str | None, config_type: type) -> str:
+    here = _script(config_type)
+    return (
+        f"{file} is a card of {script}; this is {here}.\nStart that script, or give another card."
+    )
+
+
+def _script(config_type: Any) -> str:
+    """The script of a config class, as cards name it: ``transfer/knn.py``."""
+    return getattr(config_type, "script", Path(sys.argv[0]).name)
+
+
+# ---- Values
+
+
+def _build(config_type: type[C], given: Sequence[Assignment], source: Path | None = None) -> C:
+    """The config of these values; jsonargparse converts and checks them by the fields' types."""
+    options = _options(config_type)
+    names = {name.partition(".")[0] for name, _ in given}
+    for option in options.values():
+        if option.required and option.name not in names:
+            raise UserError(f"{shown(option.name)} is missing.\n{_HELP}")
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
+    hidden = {f.name for f in dataclasses.fields(config_type) if f.name not in options}  # type: ignore[arg-type]
+    parser.add_class_arguments(config_type, None, skip=hidden)
+    try:
+        namespace = parser.parse_args([f"--{name}={value}" for name, value in given])
+        return config_type(**vars(parser.instantiate(namespace)))
+    except UserError as error:
+        raise UserError(f"{source}: {error}" if source else str(error)) from error
+    except (argparse.ArgumentError, ValueError, TypeError) as error:
+        raise UserError(_reason(error, given, options, source)) from error
+
+
+def _reason(
+    error: Exception,
+    given: Sequence[Assignment],
+    options: Mapping[str, Option],
+    source: Path | None,
+) -> str:
+    """What is wrong with a value, in the words of whoever gave it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):  # our own check of a group that may also be null
+            return f"{source}: {cause}" if source else str(cause)
+        cause = cause.__cause__
+    if key := re.search(r'Parser key "([\w.]+)"', str(error)):
+        name = key[1]
+        values = [value for other, value in given if other == name]
+        if values and name in options:
+            said = f"{source}: {name}" if source else shown(name)
+            value = values[-1].strip("[]") if _element(options[name].kind) else values[-1]
+            return f"{said} is {value!r}; expected {expected(options[name].kind)}." + (
+                "" if source else f"\n{_HELP}"
+            )
+    return f"{source}: {error}" if source else str(error)
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """The types of a union, None left out; any other type alone."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return tuple(k for k in typing.get_args(kind) if k is not type(None))
+    return (kind,)
+
+
+def _group(kind: Any) -> type | None:
+    """The dataclass of a group of settings, which may also be null."""
+    for one in _alternatives(kind):
+        if isinstance(one, type) and dataclasses.is_dataclass(one):
+            return one
+    return None
+
+
+def _element(kind: Any) -> Any:
+    """The type of a list's elements; None for what is not a list."""
+    for one in _alternatives(kind):
+        if typing.get_origin(one) is tuple:
+            return typing.get_args(one)[0]
+    return None
+
+
+def expected(kind: Any) -> str:
+    """A type in words.
+
+    >>> expected(int | None)
+    'a whole number, or null'
+    >>> expected(tuple[float, ...])
+    'numbers, separated by spaces or commas'
+    """
+    names = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+    several = {int: "whole numbers", float: "numbers"}
+    words = []
+    for one in _alternatives(kind):
+        arguments = typing.get_args(one)
+        if typing.get_origin(one) is typing.Literal:
+            words.append(" or ".join(map(str, arguments)))
+        elif typing.get_origin(one) is tuple:
+            count = "" if ... in arguments else f"{len(arguments)} "
+            words.append(
+                f"{count}{several.get(arguments[0], 'words')}, separated by spaces or commas"
+            )
+        elif dataclasses.is_dataclass(one):
+            words.append("a mapping of " + ", ".join(f.name for f in dataclasses.fields(one)))
+        else:
+            words.append(names.get(one, "text"))
+    return " or ".join(words) + (", or null" if type(None) in typing.get_args(kind) else "")
+
+
+# ---- Help
+
+
+def help_text(config_type: type, doc: str | None, *, pairs: str | None = None) -> str:
+    """What ``--help`` prints: the script's docstring, every option, the exit codes."""
+    about = inspect.cleandoc(doc or "").replace("``", "")
+    options = {
+        name: option
+        for name, option in _options(config_type).items()
+        if _group(option.kind) is None or option.default is None
+    }
+    lines = [
+        f"usage: python {_script(config_type)} [OPTIONS]" + (" [KEY VALUE ...]" if pairs else ""),
+        "",
+    ]
+    lines += [about, "", "Options (hyphens and underscores are the same):"]
+    if pairs is None:
+        card = "YAML file of settings (a card); options replace its values"
+        options = {"config": Option("config", Path, card, "")} | options
+    for option in options.values():
+        default = "" if option.required else f"[{_as_words(option.default)}]"
+        doc = option.doc.replace("``", "").rstrip(".")
+        text = f"{doc}  {default}".strip() if default != "[]" else doc
+        lines.append(f"  {shown(option.name)} {_placeholder(option.kind)}")
+        lines += textwrap.wrap(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    if pairs is not None:
+        lines += ["  KEY VALUE ...", "      Settings of the yaml to replace, after all options"]
+    lines += ["", "The value in [brackets] is the default.", *textwrap.wrap(EXIT_CODES, WIDTH)]
+    return "\n".join(lines)
+
+
+def _placeholder(kind: Any) -> str:
+    for one in _alternatives(kind):
+        if typing.get_origin(one) is typing.Literal:
+            return "{" + ",".join(map(str, typing.get_args(one))) + "}"
+        if (element := _element(one)) is not None:
+            return f"{_placeholder(element)} ..."
+        if dataclasses.is_dataclass(one):
+            return "{" + ", ".join(f"{field.name}: ..." for field in dataclasses.fields(one)) + "}"
+        return {int: "N", float: "X", bool: "{true,false}", Path: "PATH"}.get(one, "TEXT")
+    raise AssertionError("a type has an alternative")
+
+
+def _as_words(default: Any) -> str:
+    """A default as it is typed."""
+    if isinstance(default, tuple):
+        return " ".join(map(str, default))
+    if default is None or isinstance(default, bool):
+        return json.dumps(default)
+    return str(default)
+
+
+def _field_docs(config_type: type) -> dict[str, str]:
+    """The strings below the fields of a dataclass and of those that it extends."""
+    docs: dict[str, str] = {}
+    for base in reversed(config_type.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, text in zip(tree.body, tree.body[1:], strict=False):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(doc))):
+                    docs[name] = " ".join(doc.split())
+    return docs
+
+
+# ---- Tools
+
+
+class ToolParser(argparse.ArgumentParser):
+    """argparse with the scripts' manners: one message, a suggestion, and either spelling of a name."""
+
+    def __init__(self, doc: str | None) -> None:
+        summary, _, rest = inspect.cleandoc(doc or "").partition("\n\n")
+        super().__init__(
+            description=summary,
+            epilog=rest,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Names are compared with hyphens."""
+        words = [self._spelled(word) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(words, namespace)
+
+    def _spelled(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        return name.replace("_", "-") + equals + value if word.startswith("--") else word
+
+    def error(self, message: str) -> NoReturn:
+        """Print one message and exit with code 2."""
+        if unknown := re.fullmatch(r"unrecognized arguments: (--[\w-]+).*", message):
+            names = [name for action in self._actions for name in action.option_strings]
+            message = _unknown(unknown[1], names)
+        _end(f"error: {message}\n{_HELP}", EXIT_USER_ERROR)

@@ -1,0 +1,181 @@
+"""Files of a run: atomic, locked, never through a link, and nothing of the user's removed."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from msbreg.run import files
+from msbreg.run.errors import RunFailed, UserError
+from msbreg.run.files import (
+    open_beside,
+    output_folder,
+    remove_temporary_files,
+    reserved_space,
+    temporary_name,
+    write_atomically,
+    writing,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+FULL = Path("/dev/full")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomically(path, "not bytes")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_written_is_a_failure_that_says_what_is_kept(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(RunFailed) as caught:
+            write_atomically(path, bytes(2**20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(caught.value) == (
+        f"cannot write {path} (1.0 MiB): File too large; the previous file is untouched.\n"
+        "Free some space, or give another --output; the same command continues."
+    )
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_a_failure_with_the_remedy():
+    with (
+        pytest.raises(RunFailed, match=r"cannot write /dev/full: No space left.*\nFree some space"),
+        writing(FULL),
+        open(FULL, "w") as file,
+    ):
+        file.write("x")
+
+
+def test_only_names_that_this_program_makes_are_removed(tmp_path):
+    ours = temporary_name(tmp_path / "record.json")
+    theirs = [tmp_path / n for n in (".notes.tmp", ".writable", ".a.12.tmp", "b.12.msbreg-tmp")]
+    for path in (ours, *theirs):
+        path.touch()
+    remove_temporary_files(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(theirs)
+
+
+@pytest.mark.parametrize("name", [".lock", "log.txt"])
+def test_a_link_in_place_of_a_file_of_ours_is_refused_and_its_target_untouched(tmp_path, name):
+    target = tmp_path / "precious"
+    target.write_text("data")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / name).symlink_to(target)
+    with pytest.raises(UserError, match=f"{name} is a symbolic link, which is not followed"):
+        open_beside(folder / name, os.O_RDWR)
+    assert target.read_text() == "data"
+
+
+def test_what_is_in_a_lock_file_stays(tmp_path):
+    (tmp_path / ".lock").write_text("somebody's")
+    with output_folder(tmp_path) as new:
+        assert not new
+    assert (tmp_path / ".lock").read_text() == "somebody's"
+
+
+def test_a_folder_is_held_by_one_run(tmp_path):
+    with (
+        output_folder(tmp_path / "run"),
+        pytest.raises(UserError, match="another run is writing to"),
+        output_folder(tmp_path / "run"),
+    ):
+        raise AssertionError("not reached")
+
+
+def test_a_new_folder_in_which_nothing_was_written_goes_with_its_parents(tmp_path):
+    with output_folder(tmp_path / "a" / "b") as new:
+        assert new
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a").mkdir()
+    with output_folder(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / "file").touch()
+    with output_folder(tmp_path / "a" / "c"):
+        pass
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"b"}
+
+
+def test_a_run_whose_lock_file_was_removed_makes_the_folder_again(tmp_path, monkeypatch):
+    """The folder of a run that ends goes away between another one's opening and locking of the file."""
+    folder = tmp_path / "run"
+    lock, attempts = files._lock, []
+
+    def lock_late(file: int, path: Path) -> None:
+        if not attempts:
+            (folder / ".lock").unlink()
+            folder.rmdir()
+        attempts.append(file)
+        lock(file, path)
+
+    monkeypatch.setattr(files, "_lock", lock_late)
+    with output_folder(folder) as new:
+        assert new
+        assert (folder / ".lock").is_file()
+    assert len(attempts) == 2
+
+
+def test_two_starts_at_the_same_moment_are_one_run_and_one_clear_message(tmp_path):
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from msbreg.run.files import output_folder\n"
+        "from msbreg.run.errors import UserError\n"
+        "while time.time() < float(sys.argv[2]): pass\n"
+        "try:\n"
+        "    with output_folder(Path(sys.argv[1])): time.sleep(0.3)\n"
+        "except UserError as error: sys.exit(str(error))\n"
+    )
+    moment = subprocess.check_output([sys.executable, "-c", "import time; print(time.time() + 1)"])
+    starts = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path / "run"), moment],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    said = [process.communicate(timeout=60)[1] for process in starts]
+    assert all(message in ("",) or "another run is writing" in message for message in said), said
+    assert "" in said
+
+
+def test_space_is_set_aside_and_given_back(tmp_path):
+    with reserved_space(tmp_path) as path:
+        assert path.stat().st_blocks * 512 >= files.RESERVED
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_space_for_a_record_starts_nothing(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, limits[1]))
+    try:
+        with pytest.raises(RunFailed, match="nothing was started"), reserved_space(tmp_path):
+            raise AssertionError("not reached")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_an_output_that_is_no_folder_is_refused(tmp_path, place):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"cannot be written: .*; give another --output"),
+        output_folder(tmp_path / place),
+    ):
+        raise AssertionError("not reached")

@@ -1,0 +1,424 @@
+"""Words of a command line and of a card become settings, or one message that helps."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import pytest
+
+from msbreg.run.config import Card
+from msbreg.run.errors import Interrupted, RunFailed, UserError
+from msbreg.run.options import (
+    NO_OPTION,
+    ToolParser,
+    exit_codes,
+    expected,
+    help_text,
+    main,
+    parse,
+    read_options,
+)
+
+
+@dataclass(frozen=True)
+class Inner:
+    base_rate: float = 0.1
+    """A rate."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    resize: int = 8
+    crop: int = 8
+
+    def __post_init__(self):
+        if self.crop > self.resize:
+            raise UserError(f"crop is {self.crop}; expected at most {self.resize}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a test."""
+
+    script: ClassVar[str] = "toys/toy.py"
+
+    method: Literal["a", "b"] = "a"
+    """Which ``one``."""
+    output: Path = Path("out")
+    sizes: tuple[int, ...] = (1, 2)
+    """Several
+    sizes."""
+    names: tuple[str, ...] = ()
+    area: tuple[float, float] | None = (0.5, 1.0)
+    limit: int | None = None
+    inner: Inner = field(default_factory=Inner)
+    crop: Crop | None = None
+    skip_some: bool = False
+
+    def __post_init__(self):
+        if self.limit is not None and self.limit < 0:
+            raise UserError(f"limit is {self.limit}; expected 0 or more")
+
+
+@dataclass(frozen=True)
+class OfYaml:
+    """Settings on top of a yaml."""
+
+    script: ClassVar[str] = "toys/detect.py"
+
+    config: Path
+    """A yaml."""
+    number: int = 1
+    a_switch: bool = False
+    kind: Literal["one", "two"] = "one"
+    overrides: tuple[str, ...] = field(default=(), metadata=NO_OPTION)
+
+
+def with_pairs(words: str):
+    return parse(OfYaml, words.split(), pairs="overrides")
+
+
+# ---- Words
+
+
+def test_no_arguments_are_the_defaults():
+    assert parse(Settings, []) == (Settings(), Card("defaults", {}))
+
+
+def test_the_command_line_overrides_by_dotted_name():
+    words = ["--inner.base-rate", "0.5", "--sizes", "[3]", "--method", "b"]
+    config, card = parse(Settings, words)
+    assert config == Settings("b", sizes=(3,), inner=Inner(0.5))
+    assert card == Card("defaults", {"method": "b", "sizes": [3], "inner.base_rate": 0.5})
+
+
+@pytest.mark.parametrize(
+    "words", ["--skip-some", "--skip_some", "--skip-some true", "--skip_some=true"]
+)
+@pytest.mark.parametrize("rate", ["--inner.base-rate=2", "--inner.base_rate 2"])
+def test_hyphens_and_underscores_are_the_same_and_a_switch_needs_no_value(words, rate):
+    config, _ = parse(Settings, [*words.split(), "--limit", "4", *rate.split()])
+    assert config == Settings(limit=4, skip_some=True, inner=Inner(2.0))
+
+
+@pytest.mark.parametrize(
+    ("words", "sizes"),
+    [
+        ("--sizes 5", (5,)),
+        ("--sizes=5", (5,)),
+        ("--sizes 5 20 --limit 3", (5, 20)),
+        ("--sizes 5,20", (5, 20)),
+        ("--sizes=5,20", (5, 20)),
+        ("--sizes [5,20]", (5, 20)),
+        ("--sizes -1 2", (-1, 2)),
+    ],
+)
+def test_a_list_is_one_word_or_several(words, sizes):
+    assert parse(Settings, words.split())[0].sizes == sizes
+
+
+def test_words_of_a_list_of_words_stay_words():
+    assert parse(Settings, ["--names", "5", "null,b c"])[0].names == ("5", "null", "b c")
+    assert parse(Settings, ["--names", "[one, two]"])[0].names == ("one", "two")
+
+
+def test_a_group_that_may_be_null_takes_a_mapping_or_its_parts():
+    assert parse(Settings, ["--crop.resize", "9"])[0].crop == Crop(9, 8)
+    assert parse(Settings, ['--crop={"resize": 9}', "--crop.crop=3"])[0].crop == Crop(9, 3)
+    assert parse(Settings, ["--crop", "null", "--area", "null"])[0] == Settings(area=None)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--methd b", "--methd is unknown; did you mean --method?"),
+        ("--inner.base-rat 1", "--inner.base-rat is unknown; did you mean --inner.base-rate?"),
+        ("--xyzzy 1", "--xyzzy is unknown."),
+        ("--skip-som", "--skip-som is unknown; did you mean --skip-some?"),
+        ("--method c", "--method is 'c'; expected a or b."),
+        ("--inner.base-rate x", "--inner.base-rate is 'x'; expected a number."),
+        ("--limit x", "--limit is 'x'; expected a whole number, or null."),
+        (
+            "--sizes 5 x",
+            "--sizes is '5, x'; expected whole numbers, separated by spaces or commas.",
+        ),
+        ("--area 1", "--area is '1'; expected 2 numbers, separated by spaces or commas, or null."),
+        ("--skip-some=maybe", "--skip-some is 'maybe'; expected true or false."),
+        ("--limit", "--limit has no value; expected a whole number, or null."),
+        ("--limit --skip-some", "--limit has no value; expected a whole number, or null."),
+        ("word", "'word' does not belong to an option."),
+    ],
+)
+def test_options_that_cannot_be_used_are_one_message(words, message):
+    with pytest.raises(UserError) as caught:
+        parse(Settings, words.split())
+    assert str(caught.value) == f"{message}\n--help shows all options."
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--limit=-1", "limit is -1; expected 0 or more"),
+        ("--crop.crop 9", "crop is 9; expected at"),
+    ],
+)
+def test_a_value_that_the_settings_refuse_is_in_their_words(words, message):
+    with pytest.raises(UserError) as caught:
+        parse(Settings, words.split())
+    assert str(caught.value).startswith(message)
+
+
+# ---- Cards
+
+
+def write_card(folder: Path, content: str) -> Path:
+    file = folder / "my_card.yaml"
+    file.write_text(content)
+    return file
+
+
+def test_a_card_names_itself_and_only_what_differs_from_it_is_an_override(tmp_path):
+    file = write_card(tmp_path, "method: b\ninner: {base_rate: 0.3}\ncrop: {resize: 9, crop: 2}\n")
+    config, card = parse(Settings, ["--config", str(file), "--limit", "4", "--crop.crop", "3"])
+    assert config == Settings("b", limit=4, inner=Inner(0.3), crop=Crop(9, 3))
+    assert card == Card("my_card", {"limit": 4, "crop.crop": 3})
+
+
+def test_values_of_a_card_are_read_as_on_the_command_line(tmp_path):
+    content = (
+        "inner: {base-rate: 1e-5}\nsizes: 5\nnames: [a, 'null']\narea: null\nskip_some: true\n"
+    )
+    config, _ = parse(Settings, ["--config", str(write_card(tmp_path, content))])
+    assert config == Settings(
+        inner=Inner(1e-5), sizes=(5,), names=("a", "null"), area=None, skip_some=True
+    )
+
+
+def test_a_later_card_overrides_an_earlier_one(tmp_path):
+    first = write_card(tmp_path, "limit: 3\nmethod: b\n")
+    second = tmp_path / "second.yaml"
+    second.write_text("limit: 4\n")
+    config, card = parse(Settings, [f"--config={first}", f"--config={second}"])
+    assert config == Settings("b", limit=4)
+    assert card == Card("my_card + second", {})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("methd: b\n", "methd is unknown; did you mean method?"),
+        ("inner: {base_rat: 1}\n", "inner.base_rat is unknown; did you mean inner.base_rate?"),
+        ("method: c\n", "method is 'c'; expected a or b."),
+        ("crop: {crop: 99}\n", "crop is 99; expected at most 8"),
+        ("limit: -3\n", "limit is -3; expected 0 or more"),
+    ],
+)
+def test_a_wrong_card_is_named_with_its_key(tmp_path, content, message):
+    file = write_card(tmp_path, content)
+    with pytest.raises(UserError) as caught:
+        parse(Settings, ["--config", str(file)])
+    assert str(caught.value) == f"{file}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[1, 2]", "is not a mapping"), ("a: [", "cannot be read"), ("a: \x00", "cannot be read")],
+)
+def test_a_file_that_is_no_card_is_named(tmp_path, content, message):
+    with pytest.raises(UserError, match=f"my_card.yaml {message}"):
+        parse(Settings, ["--config", str(write_card(tmp_path, content))])
+
+
+def test_a_card_that_does_not_exist_is_named():
+    with pytest.raises(UserError, match=r"card nowhere\.yaml does not exist"):
+        parse(Settings, ["--config", "nowhere.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("content", "script"),
+    [
+        (
+            "# Command: python transfer/svm.py --config my_card.yaml\ncosts: [1]\n",
+            "transfer/svm.py",
+        ),
+        ("# Command: torchrun --nproc_per_node 8 a/b.py --config c/d.yaml\nx: 1\n", "a/b.py"),
+        ("MODEL: {MASK_ON: true}\n", "transfer/detection.py"),
+    ],
+)
+def test_a_card_of_another_script_is_recognized(tmp_path, content, script):
+    file = write_card(tmp_path, content)
+    with pytest.raises(UserError) as caught:
+        parse(Settings, ["--config", str(file)])
+    assert str(caught.value).startswith(f"{file} is a card of {script}; this is toys/toy.py.\n")
+
+
+def test_a_card_whose_every_key_fits_may_be_of_another_script(tmp_path):
+    file = write_card(tmp_path, "# Command: python transfer/svm.py\nlimit: 3\n")
+    assert parse(Settings, ["--config", str(file)])[0] == Settings(limit=3)
+
+
+# ---- KEY VALUE pairs
+
+
+@pytest.mark.parametrize(
+    ("words", "config"),
+    [
+        ("--config a.yaml", OfYaml(Path("a.yaml"))),
+        ("--a-switch --config a KEY.A 1", OfYaml(Path("a"), 1, True, overrides=("KEY.A", "1"))),
+        ("--a_switch false --config a K 1", OfYaml(Path("a"), overrides=("K", "1"))),
+        (
+            "--number=3 --config a KEY.A -1 KEY.B --x",
+            OfYaml(Path("a"), 3, overrides=("KEY.A", "-1", "KEY.B", "--x")),
+        ),
+    ],
+)
+def test_options_and_pairs_are_told_apart(words, config):
+    assert with_pairs(words)[0] == config
+
+
+def test_the_card_has_what_was_set_on_top_of_the_yaml():
+    config, card = with_pairs("--config cards/tiny.yaml --number 4 SOLVER.MAX_ITER 5")
+    assert config == OfYaml(Path("cards/tiny.yaml"), 4, overrides=("SOLVER.MAX_ITER", "5"))
+    assert card == Card("tiny", {"number": 4, "SOLVER.MAX_ITER": "5"})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--number 3", "--config is missing"),
+        ("--config a --overrides x", "--overrides is unknown"),
+        ("--config a KEY.A", "KEY.A has no VALUE"),
+        ("--config a KEY.A 1 --number 2", "--number must come before the KEY VALUE pairs"),
+        ("--config a KEY.A=1 KEY.B", "'KEY.A=1' is not a KEY"),
+        ("--config a card.yaml KEY.A", "'card.yaml' is not a KEY"),
+    ],
+)
+def test_wrong_pairs_are_named(words, message):
+    with pytest.raises(UserError, match=message):
+        with_pairs(words)
+
+
+def test_a_card_with_pairs_is_recognized_as_another_scripts(tmp_path):
+    file = write_card(tmp_path, "# Command: python transfer/knn.py --config my_card.yaml\nk: 5\n")
+    with pytest.raises(UserError, match=r"is a card of transfer/knn\.py; this is toys/detect\.py"):
+        with_pairs(f"--config {file}")
+
+
+# ---- Help
+
+
+def test_help_has_every_option_its_text_and_default_and_the_exit_codes():
+    text = help_text(Settings, "A toy.\n\nIt plays.")
+    assert text.startswith("usage: python toys/toy.py [OPTIONS]\n\nA toy.\n\nIt plays.\n")
+    assert "  --method {a,b}\n      Which one  [a]\n" in text
+    assert "  --sizes N ...\n      Several sizes  [1 2]\n" in text
+    assert "  --inner.base-rate X\n      A rate  [0.1]\n" in text
+    assert "  --crop {resize: ..., crop: ...}\n" in text
+    assert "Exit codes: 0 done; 1 the run failed" in text
+    assert "_" not in text.replace("skip_some", "")
+    for internal in ("class", "jsonargparse", "print_config", "``", "None"):
+        assert internal not in text
+
+
+def test_help_with_pairs_says_where_they_go():
+    text = help_text(OfYaml, "A toy.", pairs="overrides")
+    assert "usage: python toys/detect.py [OPTIONS] [KEY VALUE ...]\n" in text
+    assert "--overrides" not in text
+
+
+def test_help_ends_with_code_0(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(Settings, ["--methd", "--help"])
+    assert end.value.code == 0
+    assert "--inner.base-rate" in capsys.readouterr().out
+
+
+def test_a_type_in_words():
+    assert expected(Crop | None) == "a mapping of resize, crop, or null"
+
+
+# ---- Exit codes
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (UserError("no such thing"), 2, "error: no such thing"),
+        (RunFailed("it diverged"), 1, "error: it diverged"),
+        (Interrupted("at step 3"), 75, "interrupted: at step 3"),
+        (KeyboardInterrupt(), 75, "interrupted"),
+    ],
+)
+def test_what_went_wrong_is_one_message_and_a_code(error, code, words, capsys):
+    def run(config, card):
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        main(run, Settings(), Card())
+    assert end.value.code == code
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert "Traceback" not in printed
+
+
+def test_an_error_of_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), exit_codes():
+        raise ZeroDivisionError
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Settings with a path."""
+
+    checkpoint: str = "nowhere.pth"
+
+    def check_inputs(self):
+        raise UserError(f"{self.checkpoint} does not exist")
+
+
+def test_the_paths_of_the_settings_are_checked_when_a_script_starts(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["toy.py", "--checkpoint", "x.pth"])
+    with pytest.raises(SystemExit) as end:
+        read_options(Checked)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: x.pth does not exist\n"
+
+
+# ---- Tools
+
+
+def tool() -> ToolParser:
+    parser = ToolParser("A tool.\n\nMore about it.")
+    parser.add_argument("file")
+    parser.add_argument("--trust-pickle", action="store_true")
+    parser.add_argument("--to", choices=("one", "two"))
+    return parser
+
+
+@pytest.mark.parametrize("switch", ["--trust-pickle", "--trust_pickle"])
+def test_a_tool_takes_either_spelling_and_leaves_values_alone(switch):
+    options = tool().parse_args([switch, "a_file", "--to=one"])
+    assert (options.trust_pickle, options.file, options.to) == (True, "a_file", "one")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("x --trust-pickel", "error: --trust-pickel is unknown; did you mean --trust-pickle?\n"),
+        ("x --to three", "error: argument --to: invalid choice: 'three'"),
+        ("", "error: the following arguments are required: file\n"),
+    ],
+)
+def test_wrong_words_to_a_tool_are_one_message(words, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        tool().parse_args(words.split())
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(message)
+    assert "usage" not in said
+
+
+def test_json_of_a_card_may_be_given_as_a_value():
+    config, _ = parse(Settings, [f"--crop={json.dumps({'resize': 5, 'crop': 4})}"])
+    assert config.crop == Crop(5, 4)

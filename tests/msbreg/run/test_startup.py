@@ -1,0 +1,109 @@
+"""``--help`` and every wrong option, card or path end a script before PyTorch is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from msbreg.backbones.resnet import BACKBONES
+from msbreg.backbones.spec import ARCHITECTURES
+
+ROOT = Path(__file__).resolve().parents[3]
+HEAVY = ("torch", "torchvision", "sklearn", "matplotlib", "tensorboard", "rich", "faiss", "joblib")
+# Runs a script as its user does, and prints which of the heavy libraries it has imported.
+RUNNER = """
+import atexit, runpy, sys
+heavy = sys.argv[1].split(",")
+atexit.register(lambda: print("imported:", *[name for name in heavy if name in sys.modules]))
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+FROZEN = ("transfer/knn.py", "transfer/linear.py", "transfer/svm.py")
+SCRIPTS = ("pretrain/run.py", *FROZEN, "transfer/detection.py", "transfer/suite.py")
+TOOLS = (
+    "tools/convert_to_d2.py",
+    "tools/inspect_checkpoint.py",
+    "tools/report.py",
+    "tools/score.py",
+    "tools/verify_data.py",
+)
+VOC = "--config configs/voc_c4.yaml"
+WRONG = [
+    *((script, "--xyzzy 3", "--xyzzy is unknown.") for script in (*SCRIPTS, *TOOLS[4:])),
+    *((tool, "file --xyzzy", "--xyzzy is unknown.") for tool in TOOLS[:4]),
+    *(
+        (script, "--data nowhere --checkpoint random", "data 'nowhere' is neither")
+        for script in FROZEN
+    ),
+    *((s, "--checkpoint nowhere.pth", "nowhere.pth does not exist") for s in (*FROZEN, SCRIPTS[5])),
+    *((s, "--config configs/voc_c4.yaml", "a card of transfer/detection.py") for s in FROZEN),
+    *((s, "--config nowhere.yaml", "card nowhere.yaml does not exist") for s in SCRIPTS[:4]),
+    *(
+        (script, "--checkpoint random --output README.md", "README.md is a file")
+        for script in FROZEN
+    ),
+    ("transfer/knn.py", "--config configs/digits_svm.yaml", "is a card of transfer/svm.py"),
+    ("transfer/knn.py", "--arch resnet19", "arch is 'resnet19'; expected one of resnet18"),
+    ("transfer/knn.py", "--tempreature 3", "did you mean --temperature?"),
+    ("pretrain/run.py", "--data nowhere", "data 'nowhere' is neither"),
+    ("pretrain/run.py", "--classes-file nowhere.txt", "nowhere.txt does not exist"),
+    ("pretrain/run.py", "--views 1", "views is 1; expected at least 2"),
+    ("transfer/suite.py", "--data nowhere --checkpoint README.md", "data 'nowhere' is neither"),
+    ("transfer/suite.py", "--checkpoint README.md --cards none", "none_knn.yaml"),
+    ("transfer/suite.py", "--detectors digits_knn", "digits_knn"),
+    ("transfer/detection.py", "--config configs/digits_knn.yaml", "a card of transfer/knn.py"),
+    ("transfer/detection.py", "--config nowhere.yaml", "nowhere.yaml"),
+    ("transfer/detection.py", f"{VOC} --checkpoint nowhere.pth", "nowhere.pth does not exist"),
+    ("transfer/detection.py", f"{VOC} --data nowhere", "data 'nowhere'"),
+    ("transfer/detection.py", f"{VOC} SOLVER.MAX_ITERS 3", "SOLVER.MAX_ITERS"),
+    ("transfer/detection.py", f"{VOC} SOLVER.MAX_ITER many", "SOLVER.MAX_ITER is given 'many'"),
+    ("tools/convert_to_d2.py", "nowhere.pth", "nowhere.pth does not exist"),
+    ("tools/convert_to_d2.py", "README.md --to nothing", "invalid choice: 'nothing'"),
+    ("tools/inspect_checkpoint.py", "nowhere.pth", "nowhere.pth does not exist"),
+    ("tools/inspect_checkpoint.py", "nowhere.pth --json", "nowhere.pth does not exist"),
+    ("tools/report.py", "nowhere", "nowhere does not exist"),
+    ("tools/score.py", "nowhere", "nowhere does not exist"),
+    ("tools/verify_data.py", "--data nowhere", "data 'nowhere' is neither"),
+]
+
+
+def start(script: str, words: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a script."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER, ",".join(HEAVY), script, *words.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, *TOOLS])
+def test_help_imports_nothing_heavy(script):
+    code, printed, said = start(script, "--help")
+    assert code == 0, said
+    assert printed.startswith("usage: ")
+    assert printed.endswith("imported:\n")
+
+
+@pytest.mark.parametrize(("script", "words", "message"), WRONG, ids=lambda value: str(value))
+def test_what_is_wrong_with_the_input_is_said_before_pytorch_is_imported(script, words, message):
+    code, printed, said = start(script, words)
+    assert code == 2, said
+    assert said.startswith("error: ")
+    assert message in said
+    assert "Traceback" not in said
+    assert printed.endswith("imported:\n")
+
+
+def test_the_names_of_architectures_are_those_that_can_be_built():
+    assert tuple(BACKBONES) == ARCHITECTURES
+
+
+def test_the_names_of_toolboxes_are_those_that_can_be_written():
+    from msbreg.checkpoints.convert.targets import TARGETS
+    from tools.convert_to_d2 import TARGET_NAMES
+
+    assert tuple(TARGETS) == TARGET_NAMES
