@@ -28,7 +28,7 @@ _NUMERIC = frozenset(
 _KEYS: tuple[type, ...] = (str, int, float, bytes, complex, type(None), Inert, Tensor)
 _KEYS += (torch.dtype, torch.device)
 # Units of a budget, about bytes of memory. A unit of work takes some nanoseconds.
-ITEM, CALL = 64, 1024
+ITEM, CALL = 128, 2048
 
 
 class OverBudget(UnpicklingError):
@@ -36,14 +36,14 @@ class OverBudget(UnpicklingError):
 
 
 class Budget:
-    """What reading one file may cost, in memory and work: 16 units per byte, and 128 Mi.
+    """What reading one file may cost, in memory and work: 16 units per byte, and 256 Mi.
 
     Every opcode, call, copy and storage spends units, so that a small file can neither fill the
     memory nor run for minutes. Honest files spend 1 to 8 units per byte.
     """
 
     def __init__(self, size: int) -> None:
-        self.left = 16 * size + 2**27
+        self.left = 16 * size + 2**28
         self.chosen_keys = 0
 
     def spend(self, units: int) -> None:
@@ -337,8 +337,8 @@ def _tensor(
 ) -> Tensor:
     """A view of a storage, inside it: ``set_`` would enlarge a storage that is too small.
 
-    It pays for all its elements, although a view with stride 0 has fewer in memory: whoever clones
-    it makes them.
+    It pays a quarter of all its elements, although a view with stride 0 has fewer in memory:
+    whoever clones it makes them.
     """
     if type(storage) is not Storage:
         raise wrong("a tensor")
@@ -348,7 +348,7 @@ def _tensor(
     if not _are_sizes([offset]) or len(size) != len(stride):
         raise wrong("a tensor")
     room, numel = storage.data.nbytes() // dtype.itemsize, math.prod(size)
-    budget.spend(numel * dtype.itemsize)
+    budget.spend(numel * dtype.itemsize // 4)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if numel > 0 and last >= room:
         raise UnpicklingError(f"a tensor {tuple(size)} does not fit its storage of {room} numbers")

@@ -180,7 +180,7 @@ def test_a_bomb_ends_with_a_message(outcomes, name):
 
 def test_a_budget_is_in_proportion_to_the_size():
     budget = Budget(10)
-    budget.spend(2**27 + 160)
+    budget.spend(2**28 + 160)
     with pytest.raises(
         pickle.UnpicklingError, match="far more memory or time than a file of its size"
     ):
