@@ -1,7 +1,7 @@
-"""What stands for the objects of a foreign pickle: their names and their content, nothing that runs."""
+"""Records of the objects in a foreign pickle: their names and their content, nothing that runs."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pickle import UnpicklingError
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 LONGEST_NAME = 200
-# Networks have hundreds of modules, some levels deep; modules that hold each other have no end.
+# Networks have hundreds of modules, some levels deep; modules that contain each other have no end.
 MOST_MODULES, DEEPEST = 100_000, 100
 # Attributes in which classes of mappings keep what they hold: haiku, haiku's frozendict, DotMap.
 _WRAPPED = ("_mapping", "_storage", "_map")
@@ -39,18 +39,6 @@ class Inert:
         return f"<inert {self.name}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Constructor:
-    """What stands for one of the few names that are really built: a function of ours."""
-
-    make: Callable[..., Any]
-
-
-def wrong(what: str) -> UnpicklingError:
-    """The error of a constructor whose arguments are refused."""
-    return UnpicklingError(f"{what} in it has arguments that no honest file has")
-
-
 def printable(text: str) -> str:
     """A name that is safe to print: no control characters, no line breaks, not without end."""
     shown = "".join(c if c.isprintable() else "?" for c in text[:LONGEST_NAME])
@@ -60,7 +48,7 @@ def printable(text: str) -> str:
 def plain(value: Any) -> Any:
     """A copy in which inert records are plain containers, where it is evident which.
 
-    The first rule that applies decides; what is inside is treated likewise.
+    The first rule that applies decides; the same is done inside.
 
     1. A whole ``nn.Module`` (its state has ``_parameters`` and ``_modules``) becomes a flat dict of
        its parameters and persistent buffers with dotted names, as its ``state_dict()`` had them.

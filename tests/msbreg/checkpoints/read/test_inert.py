@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from msbreg.checkpoints.read import read_file
-from msbreg.checkpoints.read.unpickle import Inert, load_plain, load_torch, plain
+from msbreg.checkpoints.read.containers import load_legacy, load_pickle
+from msbreg.checkpoints.read.inert import Inert, plain
 from tests.msbreg.checkpoints.read.pickled import FORMS, Call, legacy_with, strangers, write
 
 WEIGHTS = torch.arange(6.0).reshape(2, 3)
@@ -137,7 +138,7 @@ def test_settings_like_those_of_omegaconf():
         vars(node).update(_metadata={"key": "lr"}, _parent=config, _val=0.1)
         vars(config).update(_metadata={}, _parent=None, _content={"lr": node})
         data = pickle.dumps(config)
-    assert plain(load_plain(data, stubbed=set())) == {"lr": 0.1}
+    assert plain(load_pickle(data, set())) == {"lr": 0.1}
 
 
 # -------------------------------------------------------------------------------------- NumPy
@@ -162,7 +163,7 @@ def test_arrays_of_every_numpy_are_tensors(array, core, protocol):
     if protocol < 4:  # names are lines; later they have a length in front
         data = data.replace(b"cnumpy._core", f"c{core}".encode())
     stubbed: set[str] = set()
-    first, second = load_plain(data, stubbed=stubbed)
+    first, second = load_pickle(data, stubbed)
     expected = torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
     assert torch.equal(first, expected.reshape(array.shape))
     assert first.dtype == expected.dtype
@@ -178,7 +179,7 @@ def test_arrays_of_python_2_are_tensors():
         b"(K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ"
         b"\xff\xff\xff\xffK\x00tb\x89U\x08\x00\x00\x80?\x00\x00\x00\xc0tb."
     )
-    assert load_plain(data, stubbed=set()).tolist() == [1.0, -2.0]
+    assert load_pickle(data, set()).tolist() == [1.0, -2.0]
 
 
 def test_arrays_of_jax_are_tensors():
@@ -188,20 +189,20 @@ def test_arrays_of_jax_are_tensors():
     function, args, state = np.arange(3.0).__reduce__()
     with strangers("jax._src.array", _reconstruct_array):
         data = pickle.dumps(Call(_reconstruct_array, function, args, state, {"weak_type": False}))
-    assert load_plain(data, stubbed=set()).tolist() == [0, 1, 2]
+    assert load_pickle(data, set()).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("array", [np.array(["a"]), np.array([None]), np.str_("a")])
 def test_texts_and_objects_of_numpy_stay_inert(array):
     stubbed: set[str] = set()
-    assert isinstance(load_plain(pickle.dumps(array), stubbed=stubbed), Inert)
+    assert isinstance(load_pickle(pickle.dumps(array), stubbed), Inert)
     assert "that is not of numbers" in stubbed.pop()
 
 
 def test_an_array_has_as_many_bytes_as_its_shape_says():
     data = pickle.dumps(np.arange(3.0), 2).replace(b"K\x01K\x03\x85", b"K\x01K\x04\x85")
     with pytest.raises(pickle.UnpicklingError, match=r"array \(4,\) has 24 bytes"):
-        load_plain(data, stubbed=set())
+        load_pickle(data, set())
 
 
 # ------------------------------------------------------------------------- DeepMind's BYOL file
@@ -220,7 +221,7 @@ def byol(mapping, state_class):
 
 
 def check_byol(data):
-    content = plain(load_plain(data, stubbed=set()))
+    content = plain(load_pickle(data, set()))
     state = content["experiment_state"]
     assert state["name"] == "_ByolExperimentState"
     assert state["args"][0]["res_net50/~/initial_conv"]["w"].shape == (7, 7, 3, 2)
@@ -269,7 +270,7 @@ def test_containers_that_hold_themselves():
     content: dict = {"list": []}
     content["list"].append(content)
     content["options"] = argparse.Namespace(all=content)
-    found = plain(load_plain(pickle.dumps(content), stubbed=set()))
+    found = plain(load_pickle(pickle.dumps(content), set()))
     assert found["list"][0] is found
     assert found["options"]["all"] is found
 
@@ -295,4 +296,4 @@ def test_old_networks_with_their_source_code():
         b"\x80\x02(S'module'\nctorch.nn.modules.linear\nLinear\nS'linear.py'\nS'class Linear'\ntQ"
         b")\x81}(S'_parameters'\n}S'_buffers'\n}S'_modules'\n}ub."
     )
-    assert plain(load_torch(legacy_with(data), stubbed=set())) == {}
+    assert plain(load_legacy(legacy_with(data), set())) == {}

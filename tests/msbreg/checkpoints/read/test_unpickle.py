@@ -1,5 +1,6 @@
-"""What a hostile or broken pickle can do: nothing."""
+"""What a hostile or broken pickle can do: nothing. Its bombs are in ``test_rebuild.py``."""
 
+import copyreg
 import functools
 import importlib
 import io
@@ -8,7 +9,9 @@ import os
 import pickle
 import random
 import runpy
+import struct
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +21,17 @@ import torch
 import torch.utils.collect_env
 
 from msbreg.checkpoints.read import read_file
-from msbreg.checkpoints.read.unpickle import Inert, load_plain
+from msbreg.checkpoints.read.containers import load_legacy, load_pickle, load_zip
+from msbreg.checkpoints.read.inert import Inert
 from msbreg.run.errors import UserError
-from tests.msbreg.checkpoints.read.pickled import FORMS, Call, strangers, write
+from tests.msbreg.checkpoints.read.pickled import (
+    FORMS,
+    Call,
+    legacy_with,
+    strangers,
+    write,
+    zip_with,
+)
 
 WEIGHTS = torch.arange(6.0).reshape(2, 3)
 
@@ -76,7 +87,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_attacks_work_on_python(folder, name):
-    """Else the next test would prove nothing."""
+    """Otherwise, the next test would prove nothing."""
     pickle.loads(pickle.dumps(ATTACKS[name](folder)))
     assert (folder / "marker").exists()
 
@@ -101,7 +112,7 @@ def test_a_name_of_another_system_is_as_inert(folder):
 
     with strangers("nt", system):
         data = pickle.dumps([Call(system, "format c:")])
-    (attack,) = load_plain(data, stubbed=set())
+    (attack,) = load_pickle(data, set())
     assert (attack.name, attack.args) == ("nt.system", ("format c:",))
 
 
@@ -134,3 +145,197 @@ def test_damage_anywhere_is_an_error_of_the_user(tmp_path, form):
                 read_file(tmp_path / "x", trust_pickle=trust_pickle)
             except UserError as error:
                 assert "cannot be loaded" in str(error)  # noqa: PT017 (either way is right)
+
+
+# -------------------------------------------------------------------------- opcodes by hand
+
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
+ORDERED = b"ccollections\nOrderedDict\n"
+RAW_CALLS = {
+    "INST": lambda line: b"(S" + line + b"ios\nsystem\n.",
+    "OBJ": lambda line: b"(cos\nsystem\nS" + line + b"o.",
+    "REDUCE": lambda line: b"cos\nsystem\nS" + line + b"\x85R.",
+    "NEWOBJ": lambda line: b"csubprocess\nPopen\nS" + line + b"\x85\x81.",
+    "NEWOBJ_EX": lambda line: b"\x80\x04cos\nsystem\n)}S'command'\nS" + line + b"s\x92.",
+    "STACK_GLOBAL": lambda line: b"\x80\x04S'os'\nS'system'\n\x93S" + line + b"\x85R.",
+    "a dotted name": lambda line: b"\x80\x04S'os'\nS'system.__call__'\n\x93S" + line + b"\x85R.",
+    "the state of a class": lambda line: (
+        b"cargparse\nNamespace\n)\x81}S'__setstate__'\ncos\nsystem\nsbS" + line + b"b."
+    ),
+    "the state of a function": lambda line: (
+        b"cmsbreg.errors\nUserError\n}S'__str__'\ncos\nsystem\nsbS" + line + b"\x85R."
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RAW_CALLS)
+def test_no_opcode_calls_a_name(tmp_path, name):
+    data = RAW_CALLS[name](repr(f"touch {tmp_path}/marker").encode() + b"\n")
+    load_pickle(data, set())
+    load_zip(zip_with(data), set())
+    load_legacy(legacy_with(data), set())
+    (tmp_path / "x").write_bytes(zip_with(data))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        read_file(tmp_path / "x")
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (TENSOR + b"}S'__code__'\nNsb.", "sets the state of a Constructor"),
+        (ORDERED + b"}S'__init__'\nNsb.", "sets the state of a Constructor"),
+        (b"ctorch\nfloat32\n}S'itemsize'\nI9\nsb.", "sets the state of a dtype"),
+        (b"ctorch.storage\nUntypedStorage\n)R.", "calls a StorageClass"),
+        (b"ctorch.storage\nUntypedStorage\n}S'x'\nI9\nsb.", "sets the state of a"),
+        (b"]}S'append'\nNsb.", "sets the state of a list"),
+        (b"I1\n)R.", "calls a int"),
+        (b"cos\nsystem\nI1\nR.", "arguments are a tuple, not a int"),
+        (TENSOR + b"I0\nI0\ns.", "sets an item of a Constructor"),
+        (TENSOR + b"I0\na.", "appends to a Constructor"),
+        (b"\x80\x04" + TENSOR + b"(I0\n\x90.", "appends to a Constructor"),
+        (b")I0\na.", "appends to a tuple"),
+        (b"Pdata\n.", "malformed"),  # PERSID
+        (b"(S'module'\nS'x'\ntQ.", None),  # only its class, whatever that is
+        (b"S'x'\nQ.", "data outside of itself"),
+        (b"(S'storage'\ntQ.", "a storage in it"),
+        (b"\x80\x05\x97.", "malformed"),  # NEXT_BUFFER
+        (b"\x80\x05C\x01a\x98.", "malformed"),  # READONLY_BUFFER
+        (ORDERED + b")R}S'items'\nI1\nsb.", None),  # left out, see the next test
+    ],
+)
+def test_what_is_real_is_neither_changed_nor_called(data, words):
+    if words is None:
+        load_pickle(data, set())
+    else:
+        with pytest.raises(pickle.UnpicklingError, match=words):
+            load_pickle(data, set())
+
+
+def test_a_state_dict_keeps_its_versions_and_its_methods():
+    data = ORDERED + b")R}(S'items'\nI1\nS'_metadata'\n}S''\n}sub."
+    state = load_pickle(data, set())
+    assert vars(state) == {"_metadata": {"": {}}}
+    assert list(state.items()) == []
+
+
+def test_registered_codes_of_this_process_are_not_used(tmp_path):
+    copyreg.add_extension("posix", "mkdir", 240)
+    try:
+        data = pickle.dumps(Call(os.mkdir, str(tmp_path / "marker")), 2)
+        assert b"\x82\xf0" in data
+        with pytest.raises(pickle.UnpicklingError, match="malformed"):
+            load_pickle(data, set())
+    finally:
+        copyreg.remove_extension("posix", "mkdir", 240)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_source_code_in_old_files_is_not_compared(tmp_path, monkeypatch):
+    """torch.load would warn, or write a patch file into the working folder."""
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir(tmp_path))
+    lines = b"(S'module'\ncthe_repository.models\nResNet\nS'models.py'\nS'class ResNet: pass'\ntQ.)"
+    stubbed: set[str] = set()
+    content = load_legacy(legacy_with(lines[:-1]), stubbed)
+    assert content.name == "the_repository.models.ResNet"
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_program_is_not_handed_to_its_interpreter():
+    """torch.load would run it; here even a reader without the check for it gives records."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated
+        torch.jit.save(torch.jit.trace(torch.nn.Identity(), torch.ones(1)), buffer)
+    stubbed: set[str] = set()
+    assert isinstance(load_zip(buffer.getvalue(), stubbed), Inert)
+    assert [name for name in stubbed if name.startswith("__torch__.")]
+
+
+def test_names_are_safe_to_print():
+    stubbed: set[str] = set()
+    load_pickle(b"\x80\x04\x8c\x04a\x1b[2\x8c\x03b\nc\x93.", stubbed)
+    load_pickle(b"cm\n" + b"x" * 1000 + b"\n.", stubbed)
+    assert "a?[2.b?c" in stubbed
+    assert max(map(len, stubbed)) < 210
+
+
+# ------------------------------------------------------------------------ lengths that are lies
+
+
+def storage(numel: int, size: str, key: bytes = b"0", stride: str = "I1\n\x85") -> bytes:
+    """The opcodes of a float tensor."""
+    return (
+        TENSOR
+        + b"((S'storage'\nctorch\nFloatStorage\nS'"
+        + key
+        + b"'\nS'cpu'\nI%d\nNtQI0\n" % numel
+        + size.encode("latin1")
+        + stride.encode("latin1")
+        + b"I00\n"
+        + ORDERED
+        + b")RtR"
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"a.",  # BINBYTES8
+        b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"a.",  # BYTEARRAY8
+        b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"N.",  # FRAME
+        b"\x8b" + struct.pack("<i", 2**31 - 1) + b"a.",  # LONG4
+        b"X" + struct.pack("<I", 2**31) + b"a.",  # BINUNICODE
+        b"h\x05.",  # a memo that was never made
+        b"t.",  # no mark
+        b"",
+        b"N",
+        b"\xff.",
+        b"\x80\x63N.",
+        b"(I1\nu.",
+        b"}]I1\ns.",  # a key that cannot be one
+        b"}" + b")" + b"\x85" * 10_000 + b"I1\ns.",  # a hash that would overflow the C stack
+        b"})" + b"2\x86" * 60 + b"I1\ns.",  # a hash that would take 2**60 steps
+        b"]" * 50_000 + b"a" * 49_999 + b".",
+        b"cbuiltins\nbytearray\nI1099511627776\n\x85R.",
+        b"cbuiltins\nbytes\nI1099511627776\n\x85R.",
+        b"ctorch\nSize\n(I1099511627776\nI-1\nt\x85R.",
+        b"cnumpy\nndarray\n(I1099511627776\n\x85cnumpy\ndtype\nS'f8'\n\x85RS''\ntR.",
+        b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nS'f8'\n\x85RS'a'\n\x86R.",
+        b"I" + b"9" * 10_000 + b"\n.",
+    ],
+)
+def test_a_broken_stream_is_an_error_of_its_own(data):
+    with pytest.raises(pickle.UnpicklingError):
+        load_pickle(data, set())
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (storage(2, "I2\n\x85"), None),
+        (storage(4, "I4\n\x85"), "larger than what the file holds"),
+        (storage(2**60, "I2\n\x85"), "larger than what the file holds"),
+        (storage(-2, "I2\n\x85"), "a storage in it"),
+        (storage(2, "I3\n\x85"), "does not fit its storage"),
+        (storage(2, "I2\n\x85", stride="I1000\n\x85"), "does not fit its storage"),
+        (storage(2, "I2\n\x85", stride="I-1\n\x85"), "a tensor in it"),
+        (storage(2, "I2\n\x85", stride="I1\nI1\n\x86"), "a tensor in it"),
+        (storage(2, "I1099511627776\n\x85", stride="I0\n\x85"), "more memory or time"),
+        (storage(2, "I2\n\x85", key=b"1"), "larger than what the file holds"),
+    ],
+)
+def test_a_tensor_lies_inside_of_its_storage(tensor, words):
+    data = zip_with(b"\x80\x02" + tensor.replace(b"Nt", b"t", 1) + b".", _0=bytes(8))
+    if words is None:
+        assert torch.equal(load_zip(data, set()), torch.zeros(2))
+    else:
+        with pytest.raises(pickle.UnpicklingError, match=words):
+            load_zip(data, set())
+
+
+def test_old_files_hold_no_more_than_their_bytes():
+    many = b"(" + b"".join(storage(100, "I1\n\x85", key=b"%d" % i) for i in range(9)) + b"t."
+    with pytest.raises(pickle.UnpicklingError, match="larger than what the file holds"):
+        load_legacy(legacy_with(b"\x80\x02" + many), set())

@@ -1,4 +1,4 @@
-"""What is said of a file that is no checkpoint, or only a part of one."""
+"""What the message says about a file that is not a checkpoint, or only a part of one."""
 
 import gzip
 import io
@@ -114,15 +114,15 @@ TABLE = bytes(40) + 0xDB4775248B80FB57.to_bytes(8, "little")
             b"\x00\x01\x02\x03",
             r"it starts with b'\\x00\\x01\\x02\\x03'.\nExpected a checkpoint saved",
         ),
-        (b"\x80\x02\xff.", "it is damaged, or no pickle file that can be read"),
-        (b"\x02\0\0\0\0\0\0\0{]", "it is damaged, or no safetensors file"),
-        (b"\x02\0\0\0\0\0\0\0{}x", "it is damaged, or no safetensors file"),
-        (zip_with(b"\xff."), "it is damaged, or no torch zip file"),
+        (b"\x80\x02\xff.", "it is damaged, or not a valid pickle file"),
+        (b"\x02\0\0\0\0\0\0\0{]", "it is damaged, or not a valid safetensors file"),
+        (b"\x02\0\0\0\0\0\0\0{}x", "it is damaged, or not a valid safetensors file"),
+        (zip_with(b"\xff."), "it is damaged, or not a valid torch zip file"),
         (b"PK\x03\x04" + bytes(30) + b"PK\x05\x06" + b"\xff" * 18, "its archive is damaged"),
     ],
     ids=lambda value: repr(value)[:24] if isinstance(value, str) else "",
 )
-def test_what_is_no_checkpoint_is_told_what_it_is(tmp_path, data, words):
+def test_the_message_says_what_a_file_is_instead_of_a_checkpoint(tmp_path, data, words):
     path = tmp_path / "x.pth"
     path.write_bytes(data)
     for trust_pickle in (False, True):
@@ -159,26 +159,21 @@ def test_the_prefix_of_a_tensorflow_checkpoint(tmp_path):
         (["saved_model.pb"], "is a folder with a TensorFlow checkpoint"),
     ],
 )
-def test_a_folder_is_told_which_file_to_give(tmp_path, names, words):
+def test_the_message_for_a_folder_names_the_file_to_give(tmp_path, names, words):
     for name in names:
         (tmp_path / name).write_text("x")
     with pytest.raises(UserError, match=words):
         read_file(tmp_path)
 
 
-def test_what_is_not_there_is_told_so(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     assert "does not exist; expected a file such as" in message(tmp_path / "x.pth")
     (tmp_path / "file").write_text("x")
     assert "does not exist" in message(tmp_path / "file" / "x.pth")
     assert "is an address" in message(Path("https://host/x.pth"))
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    assert "is a device or a pipe; expected a file" in message(tmp_path / "pipe")
-
-
-def test_a_file_that_is_not_for_us_is_told_so(tmp_path):
+def test_a_file_without_permission_is_reported(tmp_path):
     path = write(tmp_path / "x.pth", STATE, "zip")
     path.chmod(0)
     user = os.geteuid()
@@ -189,14 +184,14 @@ def test_a_file_that_is_not_for_us_is_told_so(tmp_path):
     finally:
         os.seteuid(user)
     assert text.startswith(
-        f"checkpoint {path} cannot be read: Permission denied.\nMake it readable"
+        f"checkpoint {path} cannot be read: Permission denied.\nChange its permissions"
     )
 
 
 @pytest.mark.parametrize("protocol", [0, 1])
 @pytest.mark.parametrize("content", [{"w": [1.5]}, [{"w": [1.5]}]], ids=["dict", "list"])
 def test_the_oldest_pickles_are_read(tmp_path, content, protocol):
-    """They begin with no byte of their own."""
+    """They do not begin with an opcode of their protocol."""
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(content, protocol))
     assert read_file(tmp_path / "x.pkl").content == content
 
@@ -205,4 +200,61 @@ def test_the_header_of_safetensors_is_checked(tmp_path):
     header = json.dumps({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}).encode()
     path = tmp_path / "x"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-    assert "it is damaged, or no safetensors file" in message(path)
+    assert "it is damaged, or not a valid safetensors file" in message(path)
+
+
+# ---------------------------------------------------------------------- archives that contradict
+
+
+def test_an_archive_after_other_bytes_is_refused(tmp_path):
+    """Its table of contents is counted from the end by Python, from the beginning by PyTorch."""
+    (tmp_path / "x").write_bytes(zip_with(b"\x80\x02N.") + zip_with(b"\x80\x02N."))
+    assert "its table of contents is not that of the whole file" in message(tmp_path / "x")
+
+
+def test_entries_of_one_name_are_refused(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's, about the name
+        for content in (b"\x80\x02N.", b"\x80\x02]."):
+            archive.writestr("a/data.pkl", content)
+    (tmp_path / "x").write_bytes(buffer.getvalue())
+    assert "two entries have the same name" in message(tmp_path / "x")
+
+
+def test_entries_in_one_place_are_refused(tmp_path):
+    data = bytearray(zip_with(b"\x80\x02N.", _0=bytes(8), _1=bytes(8)))
+    last = data.rindex(b"PK\1\2")
+    before = data.rindex(b"PK\1\2", 0, last)
+    data[last + 42 : last + 46] = data[before + 42 : before + 46]
+    (tmp_path / "x").write_bytes(data)
+    assert "its entries overlap" in message(tmp_path / "x")
+
+
+def test_an_entry_that_is_larger_than_stated_is_not_unpacked(tmp_path):
+    """A stored size is checked; a compressed entry is unpacked up to the size that it states."""
+    data = bytearray(zipped(**{"a__data.pkl": b"\x80\x02N.", "a__data__0": bytes(2**16)}))
+    last = data.rindex(b"PK\1\2")
+    data[last + 24 : last + 28] = (8).to_bytes(4, "little")
+    (tmp_path / "x").write_bytes(data)
+    assert read_file(tmp_path / "x").content is None
+
+
+def test_files_of_a_big_endian_machine_are_refused(tmp_path):
+    buffer = io.BytesIO(zip_with(b"\x80\x02N."))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("archive/byteorder", "big")
+    (tmp_path / "x").write_bytes(buffer.getvalue())
+    assert "it was written on a big-endian machine" in message(tmp_path / "x")
+
+
+def test_a_compressed_archive_is_read(tmp_path):
+    """As somebody's zip program makes it from an unpacked one."""
+    saved, packed = io.BytesIO(), io.BytesIO()
+    torch.save(STATE, saved)
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    (tmp_path / "x").write_bytes(packed.getvalue())
+    found = read_file(tmp_path / "x").content
+    assert all(torch.equal(found[key], STATE[key]) for key in STATE)

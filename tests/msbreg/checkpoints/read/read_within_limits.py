@@ -1,0 +1,52 @@
+"""Read each file named in the arguments, in a process with little memory and time; print a JSON list.
+
+Each result is ``[what happened, message]``. Not a test: started by one.
+"""
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+from msbreg.checkpoints.read import read_file
+from msbreg.run.errors import UserError
+
+GIB, SECONDS = 2**30, 15
+
+
+def limited(path: Path) -> list[str]:
+    """The result for one file, in this process, which is limited from now on."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2 * GIB, used + 2 * GIB))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
+    try:
+        read_file(path)
+    except UserError as error:
+        return ["UserError", str(error)]
+    except MemoryError:
+        return ["MemoryError", ""]
+    return ["read", ""]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    results = []
+    for name in sys.argv[1:]:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writing, json.dumps(limited(Path(name)))[:60_000].encode())
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as file:
+            text = file.read()
+        _, status = os.waitpid(child, 0)
+        results.append(json.loads(text) if text else ["killed", str(status)])
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
