@@ -14,7 +14,7 @@ from msbreg.backbones.feature_statistics import (
     side_for,
     signs_in_features,
 )
-from msbreg.backbones.resnet import build_backbone, stride_in_1x1
+from msbreg.backbones.resnet import build_backbone
 from msbreg.backbones.trained import NormLayer, norm_layers, signs_of_no_training
 from msbreg.checkpoints.layouts import FORMATS
 from msbreg.checkpoints.layouts.content import groups
@@ -102,10 +102,10 @@ def _layout(match: Match) -> Facts:
         "encoder": match.encoder.name,
         "why": match.row.why,
         "present": list(match.present),
-        "arch": match.arch,
+        "arch": match.spec.arch,
         "tensors": match.taken,
-        "normalization": asdict(match.normalization),
-        "stride": match.stride,
+        "normalization": asdict(match.spec.normalization),
+        "stride": match.spec.stride,
         "notes": list(match.notes),
     }
 
@@ -128,13 +128,11 @@ def _norms(layers: list[NormLayer]) -> Facts:
 
 
 def _features(match: Match, path: Path) -> tuple[Facts, tuple[str, ...]]:
-    own, twin = build_backbone(match.arch), build_backbone(match.arch, seed=0)
+    own, twin = build_backbone(match.spec), build_backbone(match.spec, seed=0)
     load_exactly(own, match.state, path)
-    if match.stride == "1x1":
-        stride_in_1x1(own), stride_in_1x1(twin)
     images = photographs(side_for(own))
-    found = feature_statistics(own, images, match.normalization)
-    random = feature_statistics(twin, images, match.normalization)
+    found = feature_statistics(own, images, match.spec.normalization)
+    random = feature_statistics(twin, images, match.spec.normalization)
     return {"own": asdict(found), "random_twin": asdict(random)}, signs_in_features(found, random)
 
 

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from msbreg.backbones.resnet import BACKBONES
+from msbreg.backbones.architectures import ARCHITECTURES
 from msbreg.checkpoints.convert.certificate import ConversionFailed
 from msbreg.checkpoints.convert.convert import Conversion, convert
 from msbreg.checkpoints.convert.executor import STAGES
@@ -198,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", choices=tuple(TARGETS), default="detectron2", help="the toolbox")
     parser.add_argument("--encoder", help="the network to take, where the file holds several")
     parser.add_argument("--family", help="the layout, where the file fits several")
-    parser.add_argument("--arch", choices=tuple(BACKBONES), help="the architecture you expect")
+    parser.add_argument("--arch", choices=tuple(ARCHITECTURES), help="the architecture you expect")
     parser.add_argument(
         "--trust-pickle",
         action="store_true",

@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from msbreg.backbones.resnet import BACKBONES
+from msbreg.backbones.architectures import ARCHITECTURES
 from msbreg.backbones.spec import Normalization
 from msbreg.checkpoints.layouts.differences import seen
 from msbreg.run.config import EXIT_USER_ERROR
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", nargs="?", type=Path, help="a checkpoint of any origin")
     parser.add_argument("--encoder", help="the network to take, where the file holds several")
     parser.add_argument("--family", help="the layout, where the file fits several (see --list)")
-    parser.add_argument("--arch", choices=tuple(BACKBONES), help="the architecture you expect")
+    parser.add_argument("--arch", choices=tuple(ARCHITECTURES), help="the architecture you expect")
     parser.add_argument(
         "--trust-pickle",
         action="store_true",

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from msbreg.backbones.architectures import PUBLISHED
 from msbreg.checkpoints.layouts.content import matches, state_at, unwrapped
 from msbreg.checkpoints.layouts.names import place, shapes, table
 from msbreg.checkpoints.layouts.row import Encoder, Entry, Format
-from msbreg.checkpoints.layouts.tensors import PUBLISHED, networks
+from msbreg.checkpoints.layouts.tensors import networks
 from msbreg.checkpoints.read.inert import printable
 
 EVERYTHING = ("*",)  # dropped where a user points at the network

@@ -4,12 +4,12 @@ import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from msbreg.backbones.resnet import BACKBONES
-from msbreg.backbones.spec import Normalization
+from msbreg.backbones.architectures import ARCHITECTURES
+from msbreg.backbones.spec import BackboneSpec
 from msbreg.checkpoints.layouts import FORMATS
 from msbreg.checkpoints.layouts.account import Candidate, elsewhere, hold_against
 from msbreg.checkpoints.layouts.content import overview
@@ -31,13 +31,10 @@ class Match:
         row: the layout.
         encoder: the network that is taken.
         present: names of all networks of the row that are in the file.
-        arch: name in BACKBONES.
+        spec: architecture, input and stride: the file's own statement, else the family's.
         state: torchvision name -> tensor, complete, finite, float32.
         taken: number of tensors that the file had of it.
         dropped: reason -> keys without wrapper tokens.
-        normalization: of the input: the file's own statement, else the family's.
-        stride: where a bottleneck has stride 2.
-        image_size: side in pixels of the views it was pre-trained on; 0 if the file does not say.
         details: how it was trained, as far as the file says.
         notes: what a user should know.
     """
@@ -45,13 +42,10 @@ class Match:
     row: Format
     encoder: Encoder
     present: tuple[str, ...]
-    arch: str
+    spec: BackboneSpec
     state: dict[str, Tensor]
     taken: int
     dropped: dict[str, tuple[str, ...]]
-    normalization: Normalization
-    stride: Literal["3x3", "1x1"]
-    image_size: int
     details: Mapping[str, Any]
     notes: tuple[str, ...]
 
@@ -83,9 +77,9 @@ def identify(
     assert candidate.encoder is not None
     stated = stated_by(file, content, row)
     found = stated.arch or nearest(candidate.state)
-    if found not in BACKBONES:
+    if found not in ARCHITECTURES:
         raise UserError(
-            f"{file.path} holds the unknown architecture {found!r}; known: {', '.join(BACKBONES)}"
+            f"{file.path} holds the unknown architecture {found!r}; known: {', '.join(ARCHITECTURES)}"
         )
     lines = fit(candidate.state, found)
     if arch is not None and arch != found and not lines:
@@ -101,13 +95,15 @@ def identify(
         row=row,
         encoder=candidate.encoder,
         present=tuple(e.name for e in candidate.present),
-        arch=found,
+        spec=BackboneSpec(
+            arch=found,
+            normalization=stated.normalization or row.normalization,
+            stride_in_1x1=(stated.stride or row.stride) == "1x1",
+            image_size=stated.image_size,
+        ),
         state=state,
         taken=len(candidate.state),
         dropped={reason: tuple(keys) for reason, keys in candidate.dropped.items()},
-        normalization=stated.normalization or row.normalization,
-        stride=stated.stride or row.stride,
-        image_size=stated.image_size,
         details=stated.details,
         notes=(*said, *notes, *stated.notes, *elsewhere(candidate, content), *_bias(content)),
     )

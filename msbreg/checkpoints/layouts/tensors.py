@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from msbreg.backbones.architectures import PUBLISHED
 from msbreg.checkpoints.layouts.names import (
     COUNTER,
     children,
@@ -20,8 +21,6 @@ from msbreg.checkpoints.layouts.names import (
 from msbreg.checkpoints.read.inert import printable
 
 CONVOLUTIONS = 12  # a ResNet-18 has 17 outside its shortcuts, of which a dialect may hide some
-
-PUBLISHED = ("resnet18", "resnet34", "resnet50")
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
@@ -85,12 +84,11 @@ def _tensor_problem(name: str, value: Any, shape: tuple[int, ...]) -> str:
 def nearest(state: Mapping[str, Any]) -> str:
     """The published architecture whose tensors agree best in name and shape."""
 
+    found = {k: tuple(v.shape) for k, v in state.items() if isinstance(v, Tensor)}
+
     def agreement(arch: str) -> float:
         wanted = shapes(arch)
-        same = sum(
-            isinstance(value, Tensor) and tuple(value.shape) == wanted.get(name)
-            for name, value in state.items()
-        )
+        same = sum(found.get(name) == shape for name, shape in wanted.items())
         return same / max(len(wanted), len(state))
 
     return max(PUBLISHED, key=agreement)

@@ -4,11 +4,11 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torchvision.models.resnet import Bottleneck
 
+from msbreg.backbones.architectures import Architecture
 from msbreg.backbones.resnet import ResNet, build_backbone, stride_in_1x1
-from msbreg.backbones.spec import IMAGENET, Normalization
-from msbreg.checkpoints.load import Provenance, save_checkpoint
+from msbreg.backbones.spec import IMAGENET, BackboneSpec, Normalization, Provenance
+from msbreg.checkpoints.load import save_checkpoint
 
 THIN = "a ResNet-50 of 8 channels"
 
@@ -18,7 +18,7 @@ def moved(arch: str = "resnet18-narrow", *, v1: bool = False) -> ResNet:
     """Statistics, weights and biases of BatchNorm as after some training."""
     if arch == THIN:
         torch.manual_seed(0)
-        backbone = ResNet(Bottleneck, [3, 4, 6, 3], width=8)
+        backbone = ResNet(Architecture(50, width=8))
     else:
         backbone = build_backbone(arch, seed=0)
     generator = torch.Generator().manual_seed(0)
@@ -44,12 +44,9 @@ def provenance(
             "source": "/somewhere/else/moco.pth",
             "family": "moco",
             "encoder": "query",
-            "arch": arch,
+            "spec": BackboneSpec(arch, normalization, stride == "1x1", 224),
             "sha256": "ab" * 32,
             "tensors": len(moved(arch).state_dict()),
-            "image_size": 224,
-            "normalization": normalization,
-            "stride": stride,
             "details": {"epoch": 200},
         }
         | changes

@@ -61,7 +61,7 @@ def test_a_family_loads_to_exactly_the_source_tensors(family):
     state, twin = source(family)
     match = identify(held(build(state, twin)))
     assert match.row.name == row
-    assert match.arch in ("resnet18", "resnet50")
+    assert match.spec.arch in ("resnet18", "resnet50")
     assert_same(match, state)
 
 
@@ -191,7 +191,7 @@ def test_resnet50_asked_and_resnet18_given():
     content = moco(*source("MoCo v2"))
     with pytest.raises(UserError, match="holds a resnet18, but a resnet50 was asked for"):
         identify(held(content), arch="resnet50")
-    assert identify(held(content), arch="resnet18").arch == "resnet18"
+    assert identify(held(content), arch="resnet18").spec.arch == "resnet18"
 
 
 @pytest.mark.parametrize("token", ["module.", "_orig_mod.", "_fsdp_wrapped_module."])
@@ -219,8 +219,8 @@ def test_a_bare_state_dict_with_classifier_needs_the_family():
         identify(held(content))
     assert "--family simclr-tf" in str(error.value)
     assert "--family torchvision-wrapped" in str(error.value)
-    assert identify(held(content), family="simclr-tf").normalization.std == (1.0, 1.0, 1.0)
-    assert identify(held(content), family="torchvision-wrapped").normalization.std[0] == 0.229
+    assert identify(held(content), family="simclr-tf").spec.normalization.std == (1.0, 1.0, 1.0)
+    assert identify(held(content), family="torchvision-wrapped").spec.normalization.std[0] == 0.229
 
 
 def test_an_unknown_family_lists_the_known():
@@ -248,13 +248,13 @@ def test_lightlys_dino_and_others_are_told_apart_by_the_student():
 
 def test_swav_keeps_its_own_standard_deviation():
     match = identify(held(FAMILIES["SwAV"][1](*source("x"))))
-    assert match.normalization.std == (0.228, 0.224, 0.225)
+    assert match.spec.normalization.std == (0.228, 0.224, 0.225)
 
 
 def test_msra_is_bgr_with_its_stride_in_the_1x1():
     match = identify(held(msra_file(*source("Detectron2 MSRA"))))
-    assert (match.stride, match.normalization.channels) == ("1x1", "BGR")
-    assert match.normalization.std == (1 / 255,) * 3
+    assert (match.spec.stride, match.spec.normalization.channels) == ("1x1", "BGR")
+    assert match.spec.normalization.std == (1 / 255,) * 3
 
 
 def test_tensorflow_kernels_are_turned_round():
@@ -289,8 +289,8 @@ def test_configurations_beside_the_file_give_normalization_and_stride():
         "preprocessor": {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]},
     }
     match = identify(held(state, sidecar=beside))
-    assert match.stride == "1x1"
-    assert match.normalization.mean == (0.5, 0.5, 0.5)
+    assert match.spec.stride == "1x1"
+    assert match.spec.normalization.mean == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -310,8 +310,8 @@ def test_what_no_row_knows_is_described(content, said):
 
 def test_a_wide_network_is_said_to_be_one():
     one = torch.ones(())
-    wide = {k: one.expand([2 * n for n in v.shape]) for k, v in made_state("resnet50").items()}
-    with pytest.raises(UserError, match=r"\[3, 4, 6, 3\] blocks in its four stages, conv1 \(128,"):
+    wide = {k: one.expand([3 * n for n in v.shape]) for k, v in made_state("resnet50").items()}
+    with pytest.raises(UserError, match=r"\[3, 4, 6, 3\] blocks in its four stages, conv1 \(192,"):
         identify(held(wide))
 
 
@@ -410,7 +410,7 @@ def test_another_layout_is_read_where_the_user_says_the_network_is():
     content = {"nets": {"student": under("trunk.", state) | under("slow.", twin)}, "epoch": 3}
     match = identify(held(content), family="other-zero-one", encoder="nets.student:trunk.")
     assert_same(match, state)
-    assert match.normalization.std == (1.0, 1.0, 1.0)
+    assert match.spec.normalization.std == (1.0, 1.0, 1.0)
     assert "layout and normalization are the user's statement" in match.notes
     with pytest.raises(UserError, match="expected ENTRY:PREFIX"):
         identify(held(content), family="other", encoder="trunk")
