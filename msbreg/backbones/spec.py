@@ -49,13 +49,13 @@ class Normalization:
 
     @property
     def pixel_mean(self) -> tuple[float, ...]:
-        """Mean in gray levels, [0, 255], to 12 digits: 123.675 rather than 123.67499999999998."""
-        return tuple(float(f"{255 * value:.12g}") for value in self.mean)
+        """Mean in gray levels, [0, 255], to 15 digits: 123.675 rather than 123.67499999999998."""
+        return tuple(float(f"{255 * value:.15g}") for value in self.mean)
 
     @property
     def pixel_std(self) -> tuple[float, ...]:
-        """Standard deviation in gray levels, to 12 digits."""
-        return tuple(float(f"{255 * value:.12g}") for value in self.std)
+        """Standard deviation in gray levels, to 15 digits."""
+        return tuple(float(f"{255 * value:.15g}") for value in self.std)
 
 
 def of_gray_levels(mean: Sequence[float], std: Sequence[float], channels: str) -> Normalization:
