@@ -4,10 +4,10 @@
     python tools/inspect_checkpoint.py dino_full.pth --encoder student --trust-pickle
     python tools/inspect_checkpoint.py --list                    # the layouts that are known
 
-Shows the file, the layout that it has, which of its networks is taken and why, what is left out, the
-input that the network expects, and what speaks for or against training; then the next commands. Of an
-unknown file it shows what is in it. No code in a file is run. Exit code 0: a trained backbone that
-loads; 1: it loads but looks untrained; 2: it does not load, or the question made no sense.
+Shows the file, its layout, which of its networks is taken and why, what is left out, the input that the
+network expects, and whether it looks trained; then the next commands. For an unknown layout it shows the
+contents of the file. No code in a file is run. Exit code 0: a trained backbone that loads; 1: it loads but
+looks untrained; 2: it does not load, or the arguments are wrong.
 """
 
 import sys
@@ -59,7 +59,7 @@ def _file(file: Facts) -> Iterator[Row]:
     yield "container", f"{file['container']}, {file['bytes'] / 2**20:.1f} MiB"
     yield "sha256", file["sha256"]
     if file["stubbed"]:
-        yield "not run", ", ".join(file["stubbed"])
+        yield "not executed", ", ".join(file["stubbed"])
 
 
 def _network(layout: Facts) -> Iterator[Row]:
@@ -67,7 +67,7 @@ def _network(layout: Facts) -> Iterator[Row]:
     yield "family", f"{layout['family']}: {layout['covers']}"
     yield "as in", layout["source"]
     yield "taken", f"{layout['encoder']} ({layout['why']})"
-    yield "also there", ", ".join(others) or "no other network"
+    yield "also in the file", ", ".join(others) or "nothing else"
     yield "architecture", f"{layout['arch']}, {layout['tensors']} tensors"
     yield "input", seen(Normalization(**layout["normalization"]))
     yield "stride 2 in", f"the {layout['stride']} convolutions"
@@ -94,7 +94,7 @@ def _norms(norms: Facts) -> Iterator[Row]:
     yield "initial running variance", f"{norms['var_initial']} {of}"
     low, high = norms["batches"] or (0, 0)
     counted = f"{low}" if low == high else f"{low} to {high}"
-    yield "batches counted", counted if high else "none, or the counters were dropped"
+    yield "batches counted", counted if high else "none, or the counters are missing"
 
 
 def _features(features: Facts) -> Iterator[Row]:
@@ -129,13 +129,13 @@ def aligned(rows: Sequence[Row]) -> list[str]:
 def verdict(facts: Facts) -> Iterator[str]:
     """The lines at the end."""
     if not facts["signs"]:
-        yield "Verdict: trained; nothing speaks against it."
+        yield "Verdict: trained."
         yield "Next:"
         yield from (f"  {command}" for command in facts["next"])
         return
     yield "Verdict: not trained."
     yield from (f"  ! {sign}" for sign in facts["signs"])
-    yield "A score of these weights would be that of a random or broken network; give another file."
+    yield "A score of these weights would be that of a random or broken network. Give another file."
 
 
 def without_nan(value: Any) -> Any:
@@ -152,21 +152,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Show what is in a checkpoint, and whether it is trained.", allow_abbrev=False
     )
     parser.add_argument("file", nargs="?", type=Path, help="a checkpoint of any origin")
-    parser.add_argument("--encoder", help="the network to take, where the file holds several")
-    parser.add_argument("--family", help="the layout, where the file fits several (see --list)")
+    parser.add_argument("--encoder", help="the network to take, if the file holds several")
+    parser.add_argument("--family", help="the layout, if the file fits several (see --list)")
     parser.add_argument("--arch", choices=tuple(ARCHITECTURES), help="the architecture you expect")
     parser.add_argument(
         "--trust-pickle",
         action="store_true",
-        help="also read files that hold objects; they become inert records, their code is not run",
+        help="also read files that contain objects; they become inert records, no code is run",
     )
     parser.add_argument("--no-features", action="store_true", help="do not run the network")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--list", action="store_true", help="show the known layouts, and no file")
+    parser.add_argument("--list", action="store_true", help="list the known layouts")
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
     if options.list == bool(options.file):
-        parser.error("give one checkpoint file, or --list for the layouts that are known")
+        parser.error("give one checkpoint file, or --list")
     if options.list:
         rows = families()
         if options.json:

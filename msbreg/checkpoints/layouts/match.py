@@ -1,4 +1,4 @@
-"""identify(): exactly one row of FORMATS for a file, or an error that shows the difference."""
+"""Find the one row of FORMATS that a file fits, or fail with an error that shows the difference."""
 
 import json
 import pickle
@@ -9,13 +9,18 @@ from typing import Any
 from torch import Tensor
 
 from msbreg.backbones.architectures import ARCHITECTURES
-from msbreg.backbones.spec import BackboneSpec
+from msbreg.backbones.spec import IMAGENET, BackboneSpec
 from msbreg.checkpoints.layouts import FORMATS
-from msbreg.checkpoints.layouts.account import Candidate, elsewhere, hold_against
+from msbreg.checkpoints.layouts.account import (
+    EVERYTHING,
+    Candidate,
+    States,
+    elsewhere,
+    hold_against,
+)
 from msbreg.checkpoints.layouts.content import overview
 from msbreg.checkpoints.layouts.differences import difference_of, no_layout, seen
-from msbreg.checkpoints.layouts.other import OTHERS, other
-from msbreg.checkpoints.layouts.row import Encoder, Format
+from msbreg.checkpoints.layouts.row import ZERO_TO_ONE, Encoder, Format
 from msbreg.checkpoints.layouts.stated import stated_by
 from msbreg.checkpoints.layouts.tensors import completed, fit, nearest
 from msbreg.checkpoints.read import FileContent
@@ -70,7 +75,11 @@ def identify(
     """
     content = contents(file)
     rows = _rows(family, encoder)
-    held = [hold_against(row, content, encoder) for row in rows]
+    states: States = {}
+    try:
+        held = [hold_against(row, content, encoder, states) for row in rows]
+    except UserError as error:
+        raise UserError(f"{file.path}: {error}") from error
     candidate = _the_one([c for c in held if not c.misses], held, file, content)
     row = candidate.row
     _check_encoder(candidate, encoder, file)
@@ -118,6 +127,45 @@ def _rows(family: str | None, encoder: str | None) -> tuple[Format, ...]:
             f"family {family!r} is unknown; expected one of: {', '.join((*known, *OTHERS))}"
         )
     return FORMATS if family is None else (known[family],)
+
+
+# ---- A layout that no row knows: the user says where the network is and what its input was
+
+
+OTHERS = {"other": IMAGENET, "other-zero-one": ZERO_TO_ONE}
+
+
+def other(family: str, encoder: str | None) -> Format:
+    """A row for torchvision's names at a place that the user gives; never chosen automatically.
+
+    Args:
+        family: ``other`` for ImageNet's normalization, ``other-zero-one`` for pixels / 255.
+        encoder: ``ENTRY:PREFIX``, such as ``model.student:backbone.`` or ``:`` for the file itself.
+
+    Raises:
+        UserError: the place is not written like that.
+    """
+    entry, colon, prefix = (encoder or "").partition(":")
+    if not colon or (prefix and not prefix.endswith(".")):
+        raise UserError(
+            f"--family {family} needs to know the network: --encoder is {encoder!r}; expected "
+            "ENTRY:PREFIX, such as state_dict:student.backbone. with the prefix's last dot, or "
+            "':' for a bare state dict"
+        )
+    return Format(
+        family,
+        covers="a network with torchvision's names, where the user says it is",
+        source="the user",
+        encoders=(Encoder(f"{entry}:{prefix}", prefix),),
+        why="the user said so",
+        entry=tuple(entry.split(".")) if entry else (),
+        dropped=EVERYTHING,
+        normalization=OTHERS[family],
+        note="layout and normalization are as stated by the user",
+    )
+
+
+# ---- Details of identify
 
 
 def _bias(content: Mapping[str, Any]) -> tuple[str, ...]:

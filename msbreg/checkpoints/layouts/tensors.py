@@ -1,4 +1,4 @@
-"""Tensors of a state against those of an architecture, and networks recognized by their names."""
+"""Compare the tensors of a state with an architecture's, and recognize networks by their names."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -20,7 +20,9 @@ from msbreg.checkpoints.layouts.names import (
 )
 from msbreg.checkpoints.read.inert import printable
 
-CONVOLUTIONS = 12  # a ResNet-18 has 17 outside its shortcuts, of which a dialect may hide some
+CONVOLUTIONS = 12  # a ResNet-18 has 17 outside its shortcuts; some have no unmistakable name
+
+LONGEST = 12  # components of a name of any dialect; Hugging Face's have 9
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
@@ -41,7 +43,7 @@ def networks(keys: Iterable[str]) -> dict[str, list[str]]:
     known = _unmistakable()
     for key in keys:
         parts = key.split(".")
-        for cut in range(len(parts)):
+        for cut in range(max(0, len(parts) - LONGEST), len(parts)):
             if ".".join(parts[cut:]) in known:
                 prefix = "".join(f"{part}." for part in parts[:cut])
                 found.setdefault(prefix, []).append(key)

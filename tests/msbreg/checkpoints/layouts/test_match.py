@@ -65,6 +65,43 @@ def test_a_family_loads_to_exactly_the_source_tensors(family):
     assert_same(match, state)
 
 
+@pytest.mark.parametrize(
+    ("family", "arch"),
+    [
+        ("MoCo v2", "resnet101"),
+        ("DenseCL training", "resnet101"),
+        ("VISSL training", "wide_resnet50_2"),
+        ("SwAV", "resnet50_2x"),
+        ("torchvision", "wide_resnet50_2"),
+        ("torchvision", "resnet152"),
+        ("Detectron2 MSRA", "resnet101"),
+        ("Hugging Face", "resnet101"),
+    ],
+)
+def test_deeper_and_wider_networks_are_known_by_their_tensors(family, arch):
+    row, build = FAMILIES[family]
+    state, twin = made_state(arch), made_state(arch, start=1.0)
+    match = identify(held(build(state, twin)))
+    assert (match.row.name, match.spec.arch) == (row, arch)
+    assert_same(match, state)
+
+
+def test_byols_published_resnet200_of_double_width_is_known():
+    state = made_state("resnet200_2x")
+    tree = haiku(state, {"conv1.weight": state["conv1.weight"]})
+    args = tree["experiment_state"]["args"]
+    for index, part in enumerate(args):
+        args[index] = {key.replace("res_net50", "res_net200"): v for key, v in part.items()}
+    match = identify(held(tree))
+    assert (match.row.name, match.spec.arch) == ("byol-deepmind-200", "resnet200_2x")
+    assert match.taken == sum(not name.endswith(COUNTER) for name in state)
+
+
+def test_a_key_of_very_many_components_is_no_network():
+    with pytest.raises(UserError, match="matches no known"):
+        identify(held({"a." * 100_000 + "layer1.0.conv1.weight": torch.ones(1)}))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_missing_tensor_is_named(family):
     row, build = FAMILIES[family]
@@ -203,7 +240,7 @@ def test_wrapper_tokens_are_taken_away_anywhere_in_a_key(token):
 
 def test_two_keys_that_become_one_are_an_error():
     state, _ = source("torchvision")
-    with pytest.raises(UserError, match=r"conv1\.weight once \(it is there twice"):
+    with pytest.raises(UserError, match=r"conv1\.weight once \(it occurs twice"):
         identify(held(state | {"module.conv1.weight": torch.ones(64, 3, 7, 7)}))
 
 
@@ -388,7 +425,7 @@ def test_a_network_in_another_entry_is_noted():
     content = FAMILIES["lightly"][1](*source("x"))
     content["current_model_state"] = under("backbone.", made_state("resnet18", 2.0))
     notes = identify(held(content)).notes
-    assert any("not looked at (current_model_state: backbone.*)" in note for note in notes)
+    assert any("ignored (current_model_state: backbone.*)" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -411,7 +448,7 @@ def test_another_layout_is_read_where_the_user_says_the_network_is():
     match = identify(held(content), family="other-zero-one", encoder="nets.student:trunk.")
     assert_same(match, state)
     assert match.spec.normalization.std == (1.0, 1.0, 1.0)
-    assert "layout and normalization are the user's statement" in match.notes
+    assert "layout and normalization are as stated by the user" in match.notes
     with pytest.raises(UserError, match="expected ENTRY:PREFIX"):
         identify(held(content), family="other", encoder="trunk")
     with pytest.raises(UserError, match="missing      conv1"):
@@ -449,6 +486,7 @@ def test_a_tree_that_holds_itself_is_an_error_and_not_a_crash():
 def test_every_row_has_a_fixture_or_a_test_of_its_own():
     tested = {row for row, _ in FAMILIES.values()}
     assert {row.name for row in FORMATS} - tested == {
+        "byol-deepmind-200",
         "simclr-tf",
         "torchvision-wrapped",
         "msbreg-safetensors",
