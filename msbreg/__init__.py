@@ -17,7 +17,7 @@ __all__ = ["extract_features", "load_backbone", "random_backbone"]
 _PLACES = {
     "extract_features": "msbreg.backbones.features",
     "load_backbone": "msbreg.checkpoints.load",
-    "random_backbone": "msbreg.checkpoints.load",
+    "random_backbone": "msbreg.backbones.twin",
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from msbreg.backbones.spec import ARCHITECTURES
+from msbreg.backbones.architectures import ARCHITECTURES
 from msbreg.run.errors import UserError
 from msbreg.run.inputs import check_data, check_output
 

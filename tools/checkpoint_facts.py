@@ -1,4 +1,4 @@
-"""What can be said about a checkpoint file, as plain values for inspect_checkpoint.py to show."""
+"""Facts about a checkpoint file, as plain values for inspect_checkpoint.py to show."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -14,8 +14,9 @@ from msbreg.backbones.feature_statistics import (
     side_for,
     signs_in_features,
 )
-from msbreg.backbones.resnet import build_backbone, stride_in_1x1
+from msbreg.backbones.resnet import build_backbone
 from msbreg.backbones.trained import NormLayer, norm_layers, signs_of_no_training
+from msbreg.checkpoints.convert.to_detectron2 import DETECTRON2
 from msbreg.checkpoints.layouts import FORMATS
 from msbreg.checkpoints.layouts.content import groups
 from msbreg.checkpoints.layouts.differences import LOOK, seen
@@ -27,11 +28,12 @@ from msbreg.run.errors import UserError
 
 Facts = dict[str, Any]
 MOST_GROUPS = 12  # of keys, below one entry
+MOST_LEAVES, MOST_DEPTH = 20_000, 12
 
 
 @dataclass(frozen=True)
 class Question:
-    """Which file, and what the user says about it; None leaves it to the file."""
+    """Which file, and what the user says about it; None: take it from the file."""
 
     path: Path
     encoder: str | None = None
@@ -42,7 +44,7 @@ class Question:
 
 
 def facts_of(question: Question) -> Facts:
-    """Everything that ``--json`` prints; ``error`` says why it ends early, empty if it does not."""
+    """Everything that ``--json`` prints; ``error`` says why it is incomplete, else empty."""
     facts: Facts = {"error": "", "verdict": "not loadable"}
     try:
         file = read_file(question.path, trust_pickle=question.trust_pickle)
@@ -62,7 +64,7 @@ def facts_of(question: Question) -> Facts:
             facts["features"], signs = _features(match, question.path)
             facts["signs"] += signs
     except UserError as error:
-        # The last line of some of these messages is the command that is running.
+        # Some of these messages end with this very command.
         facts["error"] = str(error).removesuffix("\n" + LOOK.format(path=question.path))
         return facts
     facts["verdict"] = "not trained" if facts["signs"] else "trained"
@@ -102,10 +104,10 @@ def _layout(match: Match) -> Facts:
         "encoder": match.encoder.name,
         "why": match.row.why,
         "present": list(match.present),
-        "arch": match.arch,
+        "arch": match.spec.arch,
         "tensors": match.taken,
-        "normalization": asdict(match.normalization),
-        "stride": match.stride,
+        "normalization": asdict(match.spec.normalization),
+        "stride": match.spec.stride,
         "notes": list(match.notes),
     }
 
@@ -128,13 +130,11 @@ def _norms(layers: list[NormLayer]) -> Facts:
 
 
 def _features(match: Match, path: Path) -> tuple[Facts, tuple[str, ...]]:
-    own, twin = build_backbone(match.arch), build_backbone(match.arch, seed=0)
+    own, twin = build_backbone(match.spec), build_backbone(match.spec, seed=0)
     load_exactly(own, match.state, path)
-    if match.stride == "1x1":
-        stride_in_1x1(own), stride_in_1x1(twin)
     images = photographs(side_for(own))
-    found = feature_statistics(own, images, match.normalization)
-    random = feature_statistics(twin, images, match.normalization)
+    found = feature_statistics(own, images, match.spec.normalization)
+    random = feature_statistics(twin, images, match.spec.normalization)
     return {"own": asdict(found), "random_twin": asdict(random)}, signs_in_features(found, random)
 
 
@@ -144,28 +144,32 @@ def _next(question: Question, match: Match) -> Iterator[str]:
     options = "".join(f" --{k} {shlex.quote(v)}" for k, v in given.items() if v)
     options += " --trust-pickle" if question.trust_pickle else ""
     yield f"python transfer/knn.py --checkpoint {path}{options}"
-    # Detectron2 has no stem for small images, in which conv1 is 3x3.
-    small = match.state["conv1.weight"].shape[-1] == 3
-    yield f"python tools/convert_to_d2.py {path}{options}{' --to safetensors' if small else ''}"
+    to = " --to safetensors" if DETECTRON2.refusal(match.spec) else ""
+    yield f"python tools/convert_to_d2.py {path}{options}{to}"
 
 
 def _inside(file: FileContent) -> Facts:
-    """Entries and groups of keys of a file that is of no known layout."""
+    """Entries and groups of keys of a file whose layout is unknown."""
     try:
         content: Any = contents(file)
     except UserError:
         content = plain(file.content)
     if not isinstance(content, Mapping):
-        return {"entries": [{"entry": "", "is": _kind(content)}], "keys": list(_keys("", content))}
+        return {
+            "entries": [{"entry": "", "is": _kind(content)}],
+            "keys": list(_keys("", content, set())),
+        }
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     others = {str(k): v for k, v in content.items() if not isinstance(v, Tensor)}
     entries = [{"entry": name, "is": _kind(value)} for name, value in others.items()]
-    keys = [row for name, value in {"": tensors, **others}.items() for row in _keys(name, value)]
+    seen: set[int] = set()
+    entries_and_top = {"": tensors, **others}.items()
+    keys = [row for name, value in entries_and_top for row in _keys(name, value, seen)]
     return {"entries": entries, "keys": keys}
 
 
-def _keys(entry: str, value: Any) -> Iterator[Facts]:
-    leaves = dict(_leaves(value))
+def _keys(entry: str, value: Any, seen: set[int]) -> Iterator[Facts]:
+    leaves = _leaves(value, seen)
     grouped = groups(list(leaves), 2)
     if len(grouped) > MOST_GROUPS:
         grouped = groups(list(leaves), 1)
@@ -180,20 +184,39 @@ def _keys(entry: str, value: Any) -> Iterator[Facts]:
             return
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor below a value, under its keys and indices joined by dots."""
-    if isinstance(value, Tensor):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, (list, tuple)):
-        for index, inner in enumerate(value):
-            yield from _leaves(inner, f"{path}.{index}" if path else str(index))
+def _leaves(value: Any, seen: set[int]) -> dict[str, Tensor]:
+    """Tensors inside a value, by keys and indices joined by dots.
+
+    At most MOST_LEAVES tensors are listed, and none deeper than MOST_DEPTH.
+
+    Args:
+        seen: ids of containers that were listed before, updated here. A pickle of 6 kB can refer to the
+            same few dicts along billions of paths; each is listed once.
+    """
+    found: dict[str, Tensor] = {}
+
+    def visit(value: Any, path: str, depth: int) -> None:
+        if isinstance(value, Tensor):
+            found[path] = value
+        if (
+            depth == MOST_DEPTH
+            or id(value) in seen
+            or not isinstance(value, (Mapping, list, tuple))
+        ):
+            return
+        seen.add(id(value))
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, inner in items:
+            if len(found) >= MOST_LEAVES:
+                return
+            visit(inner, f"{path}.{key}" if path else str(key), depth + 1)
+
+    visit(value, "", 0)
+    return found
 
 
 def _kind(value: Any) -> str:
-    """Type and size, or the value itself where it is short."""
+    """Type and size, or the value itself if it is short."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     if isinstance(value, (Mapping, list, tuple, set)):

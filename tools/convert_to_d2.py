@@ -5,9 +5,9 @@
     python tools/convert_to_d2.py checkpoint.pth --to mmseg        # or torchvision, timm, huggingface
     python tools/convert_to_d2.py checkpoint.pth --to safetensors --runs runs
 
-The file is read back, by the toolbox itself where it is installed, and kept only if its network
-computes what the checkpoint's does. Exit code 0: written; 1: it does not compute the same, and nothing
-is written; 2: the checkpoint cannot be taken, or the question made no sense.
+The file is read back, by the toolbox itself if it is installed, and kept only if its network computes
+what the checkpoint's does. Exit code 0: written; 1: it does not compute the same, and nothing is written;
+2: the checkpoint cannot be read or converted, or the arguments are wrong.
 """
 
 import sys
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from msbreg.backbones.spec import ARCHITECTURES
+from msbreg.backbones.architectures import ARCHITECTURES
 from msbreg.run.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -78,13 +78,12 @@ if __name__ == "__main__":  # options and paths are checked before PyTorch is im
     with exit_codes():
         read_options()
 
+from msbreg.backbones.spec import Provenance
 from msbreg.checkpoints.convert.certificate import ConversionFailed
-from msbreg.checkpoints.convert.convert import Conversion, convert
-from msbreg.checkpoints.convert.executor import STAGES
+from msbreg.checkpoints.convert.convert import TARGETS, Conversion, convert
 from msbreg.checkpoints.convert.model_card import Card, Score, Training, model_card
-from msbreg.checkpoints.convert.target import Reader, Target
-from msbreg.checkpoints.convert.targets import TARGETS
-from msbreg.checkpoints.load import Provenance, load_backbone
+from msbreg.checkpoints.convert.target import STAGES, Reader, Target
+from msbreg.checkpoints.load import load_backbone
 from msbreg.run.record import read_record
 from transfer.detectors import detectron2_engine as with_detectron2
 from transfer.report.collect import Collection, collect, column_title, data_title
@@ -129,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def beside(checkpoint: Path, target: Target) -> Path:
-    """The default output: the checkpoint's name without its endings (.pth.tar), with the target's."""
+    """The default output: the checkpoint's name with the target's ending instead of its own (.pth.tar)."""
     stem = checkpoint
     while stem.suffix in ENDINGS:
         stem = stem.with_suffix("")
@@ -147,7 +146,7 @@ def readers_of(target: Target) -> tuple[Reader, ...]:
 
 
 def card_of(checkpoint: Path, provenance: Provenance, runs: Path | None) -> Card:
-    """The card's text but for what is known after writing."""
+    """The model card, except for what is known only after writing."""
     scores = scores_of(collect([runs.expanduser()]), provenance.sha256) if runs else ()
     return partial(model_card, scores=scores, training=training_of(checkpoint, provenance.sha256))
 
@@ -168,7 +167,7 @@ def scores_of(collection: Collection, sha256: str) -> tuple[Score, ...]:
     if not scores:
         raise UserError(
             f"--runs holds no finished evaluation of this checkpoint (sha256 {sha256[:12]}...); "
-            "give the folder of its runs, or leave --runs out"
+            "give the folder of its runs, or omit --runs"
         )
     return tuple(scores)
 
@@ -190,7 +189,7 @@ def training_of(checkpoint: Path, sha256: str) -> Training | None:
 
 
 def lines_of(conversion: Conversion, provenance: Provenance, target: Target) -> list[str]:
-    """What was taken, how close it came, what to set, and what to do next."""
+    """What was converted, how closely it agrees, what to set, and what to do next."""
     certificate = conversion.certificate
     seen = provenance.normalization
     lines = [
@@ -201,7 +200,8 @@ def lines_of(conversion: Conversion, provenance: Provenance, target: Target) -> 
         *(f"           WARNING: {warning}" for warning in provenance.warnings),
         f"Written    {conversion.output}",
         *(f"           {path}" for path in conversion.beside),
-        f"Certified  largest difference over the largest value; {certificate['tolerance']:.0e} allowed",
+        f"Certified  largest difference over the largest value, in float64; "
+        f"{certificate['tolerance']:.0e} allowed",
         *(f"           {line}" for line in _errors(certificate)),
         "Set",
         *(
@@ -221,19 +221,23 @@ def lines_of(conversion: Conversion, provenance: Provenance, target: Target) -> 
 
 
 def _errors(certificate: dict[str, Any]) -> list[str]:
-    """A line per reader and size."""
+    """A line per reader, and one for the rounding of float32."""
     width = max(len(reading["reader"]) for reading in certificate["readings"])
-    lines = [f"{'read by':<{width}}  tensors  {'size':<7}" + "".join(f"{s:>9}" for s in STAGES)]
+    lines = [f"{'read by':<{width}}  tensors  " + "".join(f"{s:>9}" for s in STAGES)]
     for reading in certificate["readings"]:
         count = f"{reading['tensors']}/{reading['tensors']}"
-        for size, stages in reading["errors"].items():
-            numbers = "".join(f"{stages[stage]['relative']:9.1e}" for stage in STAGES)
-            lines.append(f"{reading['reader']:<{width}}  {count:<7}  {size:<7}{numbers}")
+        for stages in reading["errors"].values():
+            for name, precision, shown in (
+                (reading["reader"], "relative", count),
+                ("  in float32", "float32", ""),
+            ):
+                numbers = "".join(f"{stages[stage][precision]:9.1e}" for stage in STAGES)
+                lines.append(f"{name:<{width}}  {shown:<7}  {numbers}")
     return lines
 
 
 if __name__ == "__main__":
-    # A terminated process leaves as an interrupted one does, and takes its half-written files along.
+    # SIGTERM ends the process as Ctrl-C does, so that half-written files are removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = main()

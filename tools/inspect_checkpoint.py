@@ -4,10 +4,10 @@
     python tools/inspect_checkpoint.py dino_full.pth --encoder student --trust-pickle
     python tools/inspect_checkpoint.py --list                    # the layouts that are known
 
-Shows the file, the layout that it has, which of its networks is taken and why, what is left out, the
-input that the network expects, and what speaks for or against training; then the next commands. Of an
-unknown file it shows what is in it. No code in a file is run. Exit code 0: a trained backbone that
-loads; 1: it loads but looks untrained; 2: it does not load, or the question made no sense.
+Shows the file, its layout, which of its networks is taken and why, what is left out, the input that the
+network expects, and whether it looks trained; then the next commands. For an unknown layout it shows the
+contents of the file. No code in a file is run. Exit code 0: a trained backbone that loads; 1: it loads but
+looks untrained; 2: it does not load, or the arguments are wrong.
 """
 
 import sys
@@ -23,7 +23,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from msbreg.backbones.spec import ARCHITECTURES
+from msbreg.backbones.architectures import ARCHITECTURES
 from msbreg.run.errors import EXIT_USER_ERROR, UserError
 from msbreg.run.inputs import check_checkpoint
 from msbreg.run.options import ToolParser, exit_codes
@@ -99,7 +99,7 @@ def _file(file: Facts) -> Iterator[Row]:
     yield "container", f"{file['container']}, {file['bytes'] / 2**20:.1f} MiB"
     yield "sha256", file["sha256"]
     if file["stubbed"]:
-        yield "not run", ", ".join(file["stubbed"])
+        yield "not executed", ", ".join(file["stubbed"])
 
 
 def _network(layout: Facts) -> Iterator[Row]:
@@ -107,7 +107,7 @@ def _network(layout: Facts) -> Iterator[Row]:
     yield "family", f"{layout['family']}: {layout['covers']}"
     yield "as in", layout["source"]
     yield "taken", f"{layout['encoder']} ({layout['why']})"
-    yield "also there", ", ".join(others) or "no other network"
+    yield "also in the file", ", ".join(others) or "nothing else"
     yield "architecture", f"{layout['arch']}, {layout['tensors']} tensors"
     yield "input", seen(Normalization(**layout["normalization"]))
     yield "stride 2 in", f"the {layout['stride']} convolutions"
@@ -134,7 +134,7 @@ def _norms(norms: Facts) -> Iterator[Row]:
     yield "initial running variance", f"{norms['var_initial']} {of}"
     low, high = norms["batches"] or (0, 0)
     counted = f"{low}" if low == high else f"{low} to {high}"
-    yield "batches counted", counted if high else "none, or the counters were dropped"
+    yield "batches counted", counted if high else "none, or the counters are missing"
 
 
 def _features(features: Facts) -> Iterator[Row]:
@@ -169,13 +169,13 @@ def aligned(rows: Sequence[Row]) -> list[str]:
 def verdict(facts: Facts) -> Iterator[str]:
     """The lines at the end."""
     if not facts["signs"]:
-        yield "Verdict: trained; nothing speaks against it."
+        yield "Verdict: trained."
         yield "Next:"
         yield from (f"  {command}" for command in facts["next"])
         return
     yield "Verdict: not trained."
     yield from (f"  ! {sign}" for sign in facts["signs"])
-    yield "A score of these weights would be that of a random or broken network; give another file."
+    yield "A score of these weights would be that of a random or broken network. Give another file."
 
 
 def without_nan(value: Any) -> Any:

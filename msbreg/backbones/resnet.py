@@ -1,57 +1,119 @@
-"""BACKBONES: name -> network. The contract: images (B, 3, H, W) -> {"c2": ..., ..., "c5": ...}.
+"""ResNets that return their four stages: images (B, 3, H, W) -> {"c2": ..., ..., "c5": ...}.
 
-Names of parameters are torchvision's, so that a state dict goes in and out unchanged. All are v1.5:
-stride 2 sits in the 3x3 convolution.
+Names of tensors are torchvision's, so that a state dict goes in and out unchanged. All are v1.5
+(stride 2 in the 3x3 convolution of a bottleneck) until ``stride_in_1x1`` is applied.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
-from torchvision.models.resnet import ResNet as TorchvisionResNet
 
-from msbreg.backbones.spec import IMAGENET, Normalization
-from msbreg.run.errors import UserError
+from msbreg.backbones.architectures import Architecture, architecture
+from msbreg.backbones.spec import IMAGENET, BackboneSpec, Normalization
 
 
-class ResNet(TorchvisionResNet):
-    """A torchvision ResNet (He et al., arXiv 1512.03385) that returns its four stages.
+def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
 
-    Args:
-        stem: ``imagenet`` (7x7 stride 2, then max-pool), ``cifar`` (3x3 stride 1, no pool; SimCLR,
-            arXiv 2002.05709, appendix B.9) or ``small`` (3x3 stride 2, no pool: a quarter of the cost).
-        width: channels of the stem and of the first stage of basic blocks; 64 is the published network.
-    """
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: ResNet-18 and -34."""
 
     def __init__(
-        self,
-        block: type[BasicBlock] | type[Bottleneck],
-        layers: list[int],
-        *,
-        stem: str = "imagenet",
-        width: int = 64,
+        self, inputs: int, inner: int, outputs: int, stride: int, downsample: nn.Module | None
     ) -> None:
-        super().__init__(block, layers)
-        del self.avgpool, self.fc
-        if stem != "imagenet":
-            stride = {"cifar": 1, "small": 2}[stem]
-            self.conv1 = nn.Conv2d(3, width, 3, stride, padding=1, bias=False)
+        super().__init__()
+        self.conv1 = _convolution(inputs, outputs, 3, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = _convolution(outputs, outputs, 3)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        y += x if self.downsample is None else self.downsample(x)
+        return self.relu(y)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut: ResNet-50 and deeper."""
+
+    def __init__(
+        self, inputs: int, inner: int, outputs: int, stride: int, downsample: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.conv1 = _convolution(inputs, inner, 1)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = _convolution(inner, inner, 3, stride)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = _convolution(inner, outputs, 1)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        y += x if self.downsample is None else self.downsample(x)
+        return self.relu(y)
+
+
+class ResNet(nn.Module):
+    """A ResNet (He et al., arXiv 1512.03385) of the table of architectures.
+
+    Attributes:
+        architecture: depth, width and stem.
+        channels: of c2 to c5.
+    """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture, self.channels = architecture, architecture.channels
+        # The weights of a seed are part of published records. They are drawn as version 0.1.0 drew
+        # them: the network of the published width and stem first, with the classifier that
+        # torchvision gives it, then the parts that differ, and the convolutions once more.
+        published = Architecture(architecture.depth, inner=architecture.inner)
+        self._build_stem(published)
+        self.bn1 = nn.BatchNorm2d(published.width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool: nn.Module = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self._build_stages(published)
+        nn.Linear(published.channels["c5"], 1000)
+        self._initialize()
+        if (architecture.stem, architecture.width) != (published.stem, published.width):
+            self._build_stem(architecture)
+        if architecture.stem != "imagenet":
             self.maxpool = nn.Identity()
-        if width != 64:
-            if stem == "imagenet":
-                self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
-            self.bn1 = nn.BatchNorm2d(width)
-            self.inplanes = width
-            for stage in range(4):
-                stage_stride = 1 if stage == 0 else 2
-                made = self._make_layer(block, width * 2**stage, layers[stage], stage_stride)
-                setattr(self, f"layer{stage + 1}", made)
+        if architecture.width != published.width:
+            self.bn1 = nn.BatchNorm2d(architecture.width)
+            self._build_stages(architecture)
+        self._initialize()
+
+    def _build_stem(self, a: Architecture) -> None:
+        size, stride = {"imagenet": (7, 2), "cifar": (3, 1), "small": (3, 2)}[a.stem]
+        self.conv1 = _convolution(3, a.width, size, stride)
+
+    def _build_stages(self, a: Architecture) -> None:
+        inputs = a.width
+        for stage, outputs in enumerate(a.channels.values()):
+            inner = a.width * 2**stage * a.inner
+            blocks = _blocks(a, inputs, inner, outputs, stage)
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            inputs = outputs
+
+    def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.channels = {f"c{s + 2}": width * 2**s * block.expansion for s in range(4)}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Stage outputs at strides 4, 8, 16, 32 of the input (2-16 or 1-8 with the smaller stems)."""
@@ -62,37 +124,45 @@ class ResNet(TorchvisionResNet):
         return {"c2": c2, "c3": c3, "c4": c4, "c5": self.layer4(c4)}
 
 
-BACKBONES: dict[str, Callable[[], ResNet]] = {
-    "resnet18": partial(ResNet, BasicBlock, [2, 2, 2, 2]),
-    "resnet34": partial(ResNet, BasicBlock, [3, 4, 6, 3]),
-    "resnet50": partial(ResNet, Bottleneck, [3, 4, 6, 3]),
-    "resnet18-cifar": partial(ResNet, BasicBlock, [2, 2, 2, 2], stem="cifar"),
-    "resnet18-small": partial(ResNet, BasicBlock, [2, 2, 2, 2], stem="small"),
-    # Narrow, but with the published stem: the network of the embedded data's detectors. Detectron2's
-    # parts make it too, though its own builder insists on 64 channels at depth 18.
-    "resnet18-narrow": partial(ResNet, BasicBlock, [2, 2, 2, 2], width=32),
-    "resnet18-tiny": partial(ResNet, BasicBlock, [2, 2, 2, 2], stem="small", width=32),
-}
+def _blocks(
+    a: Architecture, inputs: int, inner: int, outputs: int, stage: int
+) -> Iterator[nn.Module]:
+    """The blocks of a stage; the first has stride 2 from the second stage on."""
+    block = Bottleneck if a.bottleneck else BasicBlock
+    stride, downsample = 1 if stage == 0 else 2, None
+    if stride > 1 or inputs != outputs:
+        downsample = nn.Sequential(
+            _convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+        )
+    yield block(inputs, inner, outputs, stride, downsample)
+    for _ in range(1, a.blocks[stage]):
+        yield block(outputs, inner, outputs, 1, None)
 
 
-def build_backbone(name: str, *, seed: int | None = None) -> ResNet:
+def build_backbone(spec: BackboneSpec | str, *, seed: int | None = None) -> ResNet:
     """A freshly initialized backbone; with a seed, the same weights each time.
+
+    Args:
+        spec: of the network; a name stands for that architecture with stride 2 in the 3x3.
 
     Raises:
         UserError: no backbone has that name.
     """
-    if name not in BACKBONES:
-        raise UserError(f"backbone {name!r} is unknown; expected one of: {', '.join(BACKBONES)}")
+    if isinstance(spec, str):
+        spec = BackboneSpec(spec)
+    made = architecture(spec.arch)
     if seed is None:
-        return BACKBONES[name]()
-    # Initializers draw from the global generator; it is put back as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return BACKBONES[name]()
+        backbone = ResNet(made)
+    else:
+        # Initializers draw from the global generator; it is put back as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            backbone = ResNet(made)
+    return stride_in_1x1(backbone) if spec.stride_in_1x1 else backbone
 
 
 def stride_in_1x1(backbone: ResNet) -> ResNet:
-    """Make a ResNet v1 of a v1.5, in place: stride 2 moves from the 3x3 to the first 1x1 convolution.
+    """Turn a ResNet v1.5 into a v1, in place: stride 2 moves from the 3x3 to the first 1x1.
 
     Caffe's and MSRA's networks are v1. Weights do not show which of the two they were trained for.
     """

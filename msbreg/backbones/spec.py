@@ -1,25 +1,16 @@
-"""What the tensors of a backbone do not show: its architecture's name, its input, its conventions.
+"""What the tensors of a backbone do not show, and where they come from.
 
 Two networks with equal tensors and different specs give different features. The untrained twin, the
 evaluation transform, conversion and the report all take the spec of the checkpoint that they are
-compared with. This module imports nothing heavy, so that options can be checked before PyTorch loads.
+compared with. Nothing heavy is imported, so that options are checked before PyTorch loads.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
+from msbreg.backbones.architectures import Architecture, architecture
 from msbreg.run.errors import UserError
-
-# The names in BACKBONES, for checks of options.
-ARCHITECTURES = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet18-cifar",
-    "resnet18-small",
-    "resnet18-narrow",
-    "resnet18-tiny",
-)
 
 
 @dataclass(frozen=True)
@@ -33,6 +24,9 @@ class Normalization:
 
     Raises:
         UserError: the numbers are not three means in [-1, 2] and three deviations in (0, 2].
+
+    >>> IMAGENET.pixel_mean
+    (123.675, 116.28, 103.53)
     """
 
     mean: tuple[float, float, float]
@@ -53,6 +47,26 @@ class Normalization:
                 "or BGR, and three numbers each for pixels in [0, 1]: means in [-1, 2], stds in (0, 2]"
             )
 
+    @property
+    def pixel_mean(self) -> tuple[float, ...]:
+        """Mean in gray levels, [0, 255], to 15 digits: 123.675 rather than 123.67499999999998."""
+        return tuple(float(f"{255 * value:.15g}") for value in self.mean)
+
+    @property
+    def pixel_std(self) -> tuple[float, ...]:
+        """Standard deviation in gray levels, to 15 digits."""
+        return tuple(float(f"{255 * value:.15g}") for value in self.std)
+
+
+def of_gray_levels(mean: Sequence[float], std: Sequence[float], channels: str) -> Normalization:
+    """The normalization (pixels - mean) / std of pixels in [0, 255], such as Detectron2's.
+
+    Raises:
+        UserError: these are not numbers for pixels in [0, 255].
+    """
+    scaled_mean, scaled_std = (tuple(value / 255 for value in values) for values in (mean, std))
+    return Normalization(scaled_mean, scaled_std, channels)  # type: ignore[arg-type]
+
 
 # The statistics of ImageNet's training images (torchvision, MoCo, BYOL, ...), stated here and nowhere
 # else; our own pre-training uses them for every data set.
@@ -64,17 +78,139 @@ class BackboneSpec:
     """Everything about a backbone that its tensors do not show.
 
     Attributes:
-        arch: name in BACKBONES.
+        arch: name in ARCHITECTURES.
         normalization: of the input, channel order included.
         stride_in_1x1: bottlenecks have stride 2 in their first 1x1 convolution (Caffe's and MSRA's v1),
-            not in their 3x3 (torchvision's v1.5).
+            not in their 3x3 (torchvision's v1.5). Always False for basic blocks, which have no 1x1.
         image_size: side in pixels of the views it was pre-trained on; 0 if the file does not say.
-        padding: ``symmetric``, or ``same`` as in TensorFlow, where strided convolutions pad the
-            bottom and right sides more.
+
+    Raises:
+        UserError: no architecture has that name.
     """
 
     arch: str
     normalization: Normalization = IMAGENET
     stride_in_1x1: bool = False
     image_size: int = 0
-    padding: Literal["symmetric", "same"] = "symmetric"
+
+    def __post_init__(self) -> None:
+        if not self.architecture.bottleneck:
+            object.__setattr__(self, "stride_in_1x1", False)
+
+    @property
+    def architecture(self) -> Architecture:
+        """Depth, width and stem."""
+        return architecture(self.arch)
+
+    @property
+    def stride(self) -> Literal["3x3", "1x1"]:
+        """Which convolution of a bottleneck has stride 2, as records write it."""
+        return "1x1" if self.stride_in_1x1 else "3x3"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The flat keys of records and published files: arch, image_size, normalization, stride."""
+        return {
+            "arch": self.arch,
+            "image_size": self.image_size,
+            "normalization": asdict(self.normalization),
+            "stride": self.stride,
+        }
+
+
+def spec_of_record(
+    network: Mapping[str, Any],  # the entry `network` of a record, or what a published file says
+) -> BackboneSpec:
+    """The inverse of ``BackboneSpec.as_dict``; other keys are ignored.
+
+    Version 0.1.0 wrote ``normalisation``. What is absent takes its default.
+
+    Raises:
+        UserError: a value is malformed; the message names the key.
+    """
+    arch, stride = network.get("arch"), network.get("stride", "3x3")
+    size = network.get("image_size", 0)
+    if not isinstance(arch, str):
+        raise UserError(f"arch is {arch!r}; expected the name of an architecture")
+    if stride not in ("3x3", "1x1"):
+        raise UserError(f"stride is {stride!r}; expected 3x3 or 1x1")
+    if not isinstance(size, int) or size < 0:
+        raise UserError(f"image_size is {size!r}; expected pixels")
+    said = network.get("normalization", network.get("normalisation"))
+    normalization = IMAGENET if said is None else normalization_of(said)
+    return BackboneSpec(arch, normalization, stride == "1x1", size)
+
+
+def normalization_of(said: Any) -> Normalization:
+    """A normalization from ``{"mean": [...], "std": [...], "channels": "RGB"}``.
+
+    Raises:
+        UserError: it is not that.
+    """
+    if not isinstance(said, Mapping) or not all(
+        isinstance(said.get(key), (list, tuple)) for key in ("mean", "std")
+    ):
+        raise UserError(f"the normalization is {said!r}; expected mean and std, 3 numbers each")
+    return Normalization(tuple(said["mean"]), tuple(said["std"]), said.get("channels", "RGB"))
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a backbone's weights come from; goes into every record.
+
+    Attributes:
+        source: path as given, or ``random``.
+        family: row of FORMATS, or ``random``.
+        encoder: which of the file's networks was taken.
+        spec: architecture, input and stride; every protocol and conversion applies it.
+        sha256: of the file; of the initial weights for a random network.
+        tensors: number of tensors taken.
+        details: method, epoch and step, where the file says them.
+        notes: what a reader of a score should know of these weights.
+        warnings: signs that the network is not trained.
+    """
+
+    source: str
+    family: str
+    encoder: str
+    spec: BackboneSpec
+    sha256: str
+    tensors: int
+    details: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def arch(self) -> str:
+        """Name in ARCHITECTURES."""
+        return self.spec.arch
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the views it was pre-trained on; 0 if unknown."""
+        return self.spec.image_size
+
+    @property
+    def normalization(self) -> Normalization:
+        """Of the input."""
+        return self.spec.normalization
+
+    @property
+    def stride(self) -> Literal["3x3", "1x1"]:
+        """Which convolution of a bottleneck has stride 2."""
+        return self.spec.stride
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a record, flat: the spec's keys between the others, in the order of version 0.1.0."""
+        said = self.spec.as_dict()
+        return {
+            "source": self.source,
+            "family": self.family,
+            "encoder": self.encoder,
+            "arch": said.pop("arch"),
+            "sha256": self.sha256,
+            "tensors": self.tensors,
+            **said,
+            "details": self.details,
+            "notes": self.notes,
+            "warnings": self.warnings,
+        }

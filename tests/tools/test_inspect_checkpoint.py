@@ -132,6 +132,26 @@ def test_an_unknown_file_shows_the_difference_and_its_groups_of_keys(tmp_path, c
     assert "inspect_checkpoint.py unknown" not in err, "it is this very command"
 
 
+def test_a_dict_that_is_referred_to_along_a_billion_paths_is_listed_once(tmp_path, capsys):
+    content = {"weight": torch.ones(2)}
+    for _ in range(9):
+        content = {f"k{index}": content for index in range(10)}
+    torch.save({"shared": content, "again": content}, tmp_path / "shared.pth")
+    code, facts = as_json(capsys, tmp_path / "shared.pth")
+    assert code == 2
+    assert [(row["entry"], row["count"]) for row in facts["keys"]] == [("shared", 1)]
+
+
+def test_a_file_of_too_many_keys_is_one_message_and_its_first_keys_are_shown(tmp_path, capsys):
+    one = torch.ones(())
+    keys = {f"backbone.layer{index}.conv.weight": one for index in range(25_000)}
+    torch.save({"epoch": 1, "state_dict": keys}, tmp_path / "many.pth")
+    code, facts = as_json(capsys, tmp_path / "many.pth")
+    assert code == 2
+    assert "a state dict (state_dict) has more than 20,000 keys" in facts["error"]
+    assert sum(row["count"] for row in facts["keys"]) == 20_000
+
+
 def test_objects_are_listed_and_not_run(tmp_path, trained, capsys):
     path = tmp_path / "objects.pth"
     content = {"state_dict": {}, "options": argparse.Namespace(lr=1)}

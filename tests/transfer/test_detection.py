@@ -461,7 +461,7 @@ def test_the_script_says_so_too_and_has_help(tmp_path):
         ("SOLVER.AMP.ENABLED True", {}, "--amp bf16 for bfloat16"),
         ("SOLVER.STEPS (7,3)", {}, "STEPS is .* ascending order"),
         ("MODEL.MASK_ON True", {}, "objects without a mask"),
-        ("MODEL.RESNETS.DEPTH 101", {}, "no backbone of depth 101"),
+        ("MODEL.RESNETS.DEPTH 101", {}, "no backbone has depth 101, width 32"),
         ("", {"accumulate": 3}, "--accumulate 3 cannot divide a batch of 2 images"),
         ("TEST.AUG.ENABLED True", {}, "TEST.AUG.ENABLED is True"),
     ],

@@ -18,7 +18,8 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from msbreg.checkpoints.convert.target import Reading, Words
+from msbreg.backbones.architectures import BLOCKS
+from msbreg.checkpoints.convert.target import Features, Reading, Words
 from msbreg.run.config import flat
 from msbreg.run.errors import UserError
 from transfer.detectors.config.consistency import C4_HEADS, PYRAMID, RESNET, RULES, value_of
@@ -91,7 +92,7 @@ def build_backbone(words: Words, *, norm: str = "FrozenBN") -> nn.Module:
 
     config = configuration(words, norm=norm)
     settings = config.MODEL.RESNETS
-    if settings.STEM_OUT_CHANNELS == 64:
+    if settings.STEM_OUT_CHANNELS == 64 or settings.DEPTH >= 50:
         return build_resnet_backbone(config, ShapeSpec(channels=3))
     return narrow_resnet(config)
 
@@ -113,7 +114,7 @@ def narrow_resnet(config: Any) -> nn.Module:
             stride_per_block=[1 if stage == 0 else 2] + [1] * (blocks - 1),
             norm=norm,
         )
-        for stage, blocks in enumerate({18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[settings.DEPTH])
+        for stage, blocks in enumerate(BLOCKS[settings.DEPTH])
     ]
     return ResNet(
         stem,
@@ -144,35 +145,32 @@ def load(backbone: nn.Module, path: Path) -> tuple[str, ...]:
     )
 
 
-def read(path: Path, words: Words, batches: list[Tensor]) -> list[Reading]:
-    """A converted file in Detectron2's own network, with trainable and with frozen BatchNorm.
+def read(path: Path, words: Words, images: Tensor) -> list[Reading]:
+    """A converted file in Detectron2's own network, with trainable and with frozen BatchNorm."""
+    return [_reading(path, words, images, norm, ignored) for norm, ignored in NORMS.items()]
 
-    Pixels are prepared as ``GeneralizedRCNN`` does: the order of FORMAT, then (x - mean) / std.
-    """
-    readings = []
-    for norm, passed_over in NORMS.items():
-        config = configuration(words, norm=norm)
-        backbone = build_backbone(words, norm=norm).eval()
-        problems = load(backbone, path)
-        mean = torch.tensor(config.MODEL.PIXEL_MEAN).view(-1, 1, 1)
-        std = torch.tensor(config.MODEL.PIXEL_STD).view(-1, 1, 1)
-        features = []
-        for images in batches:
-            ordered = images.flip(1) if config.INPUT.FORMAT == "BGR" else images
-            with torch.no_grad():
-                features.append(backbone((ordered - mean) / std))
-        readings.append(
-            Reading(
-                reader=f"detectron2 {version()}, {norm}",
-                loaded=dict(backbone.state_dict()),
-                features=features,
-                problems=tuple(
-                    p for p in problems if not (passed_over and p.endswith(passed_over))
-                ),
-                passed_over=passed_over,
-            )
-        )
-    return readings
+
+def _reading(path: Path, words: Words, images: Tensor, norm: str, ignored: str) -> Reading:
+    config = configuration(words, norm=norm)
+    backbone = build_backbone(words, norm=norm).eval()
+    problems = load(backbone, path)
+    loaded = dict(backbone.state_dict())
+
+    @torch.no_grad()
+    def features(dtype: torch.dtype) -> Features:
+        """Pixels are prepared as in ``GeneralizedRCNN``: the order of FORMAT, then (x - mean) / std."""
+        mean = torch.tensor(config.MODEL.PIXEL_MEAN, dtype=dtype).view(-1, 1, 1)
+        std = torch.tensor(config.MODEL.PIXEL_STD, dtype=dtype).view(-1, 1, 1)
+        ordered = images.flip(1) if config.INPUT.FORMAT == "BGR" else images
+        return dict(backbone.to(dtype)((ordered.to(dtype) - mean) / std))
+
+    return Reading(
+        reader=f"detectron2 {version()}, {norm}",
+        loaded=loaded,
+        features=features,
+        problems=tuple(p for p in problems if not (ignored and p.endswith(ignored))),
+        ignored=ignored,
+    )
 
 
 # ---- What the engine of Detectron2 can follow; that it can, Detectron2 mostly says itself a

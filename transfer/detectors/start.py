@@ -1,11 +1,8 @@
-"""Backbones to start a detector from, and whether they are the ones that its yaml describes.
+"""What a detector starts from: a backbone of any origin, its untrained twin, or a whole detector.
 
-A yaml states what no file of weights shows: the order and normalization of the input, the place of
-the stride. Here the two are compared, so that a detector is not trained on what its backbone never saw.
-
-A whole detector as a start: read, and compared with what it is asked to be.
-
-What a detector starts from: a backbone of any origin, its untrained twin, or a whole detector.
+A yaml states what no file of weights shows: channel order and normalization of the input, and the place
+of the stride. Both are compared with the checkpoint's spec, so that a detector is not trained on an input
+that its backbone never saw.
 """
 
 import math
@@ -15,16 +12,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from msbreg.backbones.resnet import BACKBONES, ResNet, build_backbone
-from msbreg.backbones.spec import IMAGENET
-from msbreg.checkpoints.convert.consumer_settings import Settings, settings_of
+from msbreg.backbones.architectures import Architecture, name_of
+from msbreg.backbones.resnet import ResNet
+from msbreg.backbones.spec import BackboneSpec, Provenance, of_gray_levels
+from msbreg.backbones.twin import random_backbone
 from msbreg.checkpoints.convert.target import no_small_stem
 from msbreg.checkpoints.layouts.names import detectron2, to_dialect
-from msbreg.checkpoints.load import Provenance, file_sha256, load_backbone, random_backbone
+from msbreg.checkpoints.load import file_sha256, load_backbone
 from msbreg.checkpoints.read import read_file
 from msbreg.run.config import flat, plain
 from msbreg.run.errors import UserError
@@ -33,12 +30,12 @@ from transfer.detectors.detection_config import Config
 from transfer.detectors.rcnn.weights import Loaded, is_detector, place_backbone, place_detector
 from transfer.detectors.trainable import KIND
 
-# ---- Backbones to start a detector from, and whether they are the ones that its yaml descri
+# ---- Backbones
 
 
 @dataclass(frozen=True)
 class Start:
-    """Weights of a backbone, in Detectron2's names, and where they are from."""
+    """Weights of a backbone, in Detectron2's names, and where they come from."""
 
     state: dict[str, Tensor]
     provenance: Provenance
@@ -52,7 +49,7 @@ def backbone_of_file(
     family: str | None = None,
     trust_pickle: bool = False,
 ) -> Start:
-    """The backbone of any checkpoint of ``msbreg.checkpoint.load_backbone``.
+    """The backbone of any checkpoint of ``msbreg.load_backbone``.
 
     Raises:
         UserError: the file cannot be read, or the yaml describes another backbone or another input.
@@ -60,72 +57,77 @@ def backbone_of_file(
     backbone, provenance = load_backbone(
         path, encoder=encoder, family=family, trust_pickle=trust_pickle
     )
-    settings = settings_of(
-        backbone,
-        provenance.arch,
-        provenance.normalization,
-        provenance.stride,
-        provenance.image_size,
-    )
-    check_backbone(config, settings, str(path))
+    check_backbone(config, provenance.spec, str(path))
     return Start(_in_detectron2s_names(backbone), provenance)
 
 
 def untrained(config: CfgNode, *, seed: int) -> Start:
-    """The backbone of the yaml as initialized by the seed: what every score has to beat.
+    """The yaml's backbone with the initial weights of a seed: the baseline of every score.
 
     Raises:
-        UserError: no backbone of BACKBONES is the yaml's.
+        UserError: the table of architectures lacks the yaml's backbone.
+    """
+    try:
+        spec = spec_of_yaml(config)
+    except UserError as error:
+        raise UserError(f"--checkpoint random: {error}") from error
+    backbone, provenance = random_backbone(spec, seed=seed)
+    return Start(_in_detectron2s_names(backbone), provenance)
+
+
+def spec_of_yaml(config: CfgNode) -> BackboneSpec:
+    """The backbone that MODEL.RESNETS and the yaml's input describe.
+
+    Raises:
+        UserError: the table of architectures lacks it; the message has the keys that differ.
     """
     resnets = config.MODEL.RESNETS
-    for arch in BACKBONES:
-        with torch.device("meta"):
-            settings = settings_of(build_backbone(arch), arch, IMAGENET, "3x3", 0)
-        same = (settings.depth, settings.width) == (resnets.DEPTH, resnets.STEM_OUT_CHANNELS)
-        if same and settings.stem == "imagenet":
-            backbone, provenance = random_backbone(arch, seed=seed)
-            return Start(_in_detectron2s_names(backbone), provenance)
-    raise UserError(
-        f"--checkpoint random: no backbone of depth {resnets.DEPTH} with STEM_OUT_CHANNELS "
-        f"{resnets.STEM_OUT_CHANNELS} is among {', '.join(BACKBONES)}"
+    width = resnets.STEM_OUT_CHANNELS
+    inner = resnets.WIDTH_PER_GROUP // width if resnets.DEPTH >= 50 else 1
+    spec = BackboneSpec(
+        name_of(Architecture(resnets.DEPTH, width, inner)),
+        of_gray_levels(config.MODEL.PIXEL_MEAN, config.MODEL.PIXEL_STD, config.INPUT.FORMAT),
+        resnets.STRIDE_IN_1X1,
     )
+    check_backbone(config, spec, "the yaml")
+    return spec
 
 
-def check_backbone(config: CfgNode, settings: Settings, source: str) -> None:
-    """That the yaml builds this backbone and feeds it as it was trained.
+def check_backbone(config: CfgNode, spec: BackboneSpec, source: str) -> None:
+    """Check that the yaml builds this backbone and gives it the input it was trained on.
 
     Raises:
         UserError: it does not; the message has the KEY VALUE pairs that do.
     """
-    if reason := no_small_stem(settings):
+    if reason := no_small_stem(spec):
         raise UserError(
-            f"{source} holds {settings.arch}, which no detector here is built on: {reason}.\n"
+            f"{source} holds a {spec.arch}, which no detector here is built on: {reason}.\n"
             "Pre-train with --arch resnet18-narrow (or resnet18, resnet50) instead."
         )
-    wrong = {
-        key: value for key, value in _wanted(settings).items() if not _same(config, key, value)
-    }
+    wrong = {key: value for key, value in _wanted(spec).items() if not _same(config, key, value)}
     if wrong:
-        lines = [f"  {key} is {_value(config, key)!r} there" for key in wrong]
+        lines = [f"  {key} is {_value(config, key)!r}" for key in wrong]
         pairs = " ".join(f'{key} "{value}"' for key, value in wrong.items())
         raise UserError(
-            f"{source} holds {settings.arch}, trained on {settings.channels} input of its own mean "
-            "and deviation; the yaml says otherwise:\n" + "\n".join(lines) + f"\nGive: {pairs}"
+            f"{source} holds a {spec.arch}, whose input is {spec.normalization.channels}, but the yaml "
+            "says otherwise:\n" + "\n".join(lines) + f"\nGive: {pairs}"
         )
 
 
-def _wanted(settings: Settings) -> dict[str, Any]:
+def _wanted(spec: BackboneSpec) -> dict[str, Any]:
     """Keys of the yaml that the backbone decides."""
+    a, normalization = spec.architecture, spec.normalization
     wanted: dict[str, Any] = {
-        "INPUT.FORMAT": settings.channels,
-        "MODEL.PIXEL_MEAN": [round(value, 3) for value in settings.pixel_mean],
-        "MODEL.PIXEL_STD": [round(value, 3) for value in settings.pixel_std],
-        "MODEL.RESNETS.DEPTH": settings.depth,
-        "MODEL.RESNETS.STEM_OUT_CHANNELS": settings.width,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": settings.width * (4 if settings.bottleneck else 1),
+        "INPUT.FORMAT": normalization.channels,
+        "MODEL.PIXEL_MEAN": [round(value, 3) for value in normalization.pixel_mean],
+        "MODEL.PIXEL_STD": [round(value, 3) for value in normalization.pixel_std],
+        "MODEL.RESNETS.DEPTH": a.depth,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": a.width,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": a.channels["c2"],
     }
-    if settings.bottleneck:  # basic blocks have no 1x1 convolution to put it in
-        wanted["MODEL.RESNETS.STRIDE_IN_1X1"] = settings.stride_in_1x1
+    if a.bottleneck:  # basic blocks have neither an inner width nor a 1x1 convolution
+        wanted["MODEL.RESNETS.WIDTH_PER_GROUP"] = a.width * a.inner
+        wanted["MODEL.RESNETS.STRIDE_IN_1X1"] = spec.stride_in_1x1
     return wanted
 
 

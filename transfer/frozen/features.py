@@ -93,7 +93,7 @@ def _forward(
     threads: int,
 ) -> np.ndarray:
     """Decode in threads (OpenCV lets go of the interpreter), one batch ahead of the network."""
-    backbone = backbone.to(job.device, memory_format=torch.channels_last).eval()
+    backbone = backbone.to(job.device).to(memory_format=torch.channels_last).eval()
 
     def pixels(path: Path) -> np.ndarray:
         return transform(read_image(path))

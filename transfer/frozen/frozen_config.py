@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from msbreg.backbones.spec import ARCHITECTURES
+from msbreg.backbones.architectures import ARCHITECTURES
 from msbreg.data.transforms import EvaluationTransform
 from msbreg.run.errors import UserError
 from msbreg.run.inputs import check_checkpoint, check_data, check_output

@@ -1,1 +1,1 @@
-"""A backbone written for other toolboxes, each file with a certificate that it computes the same."""
+"""Write backbones for other toolboxes, each file with a certificate that it computes the same."""

@@ -1,4 +1,4 @@
-"""A backbone to another toolbox's file: written aside, read back, compared, and only then put in place."""
+"""Write a backbone for another toolbox: in a hidden folder, read back, compared, then put in place."""
 
 import contextlib
 import os
@@ -9,16 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from msbreg.backbones.resnet import ResNet
+from msbreg.backbones.spec import Provenance
 from msbreg.checkpoints.convert.certificate import ConversionFailed, certify, state_sha256
-from msbreg.checkpoints.convert.consumer_settings import settings_of
-from msbreg.checkpoints.convert.encoding import as_json
 from msbreg.checkpoints.convert.model_card import Card
-from msbreg.checkpoints.convert.target import Content, Reader, Target
+from msbreg.checkpoints.convert.target import Content, Reader, Target, as_json
+from msbreg.checkpoints.convert.to_detectron2 import DETECTRON2
+from msbreg.checkpoints.convert.to_huggingface import HUGGINGFACE
+from msbreg.checkpoints.convert.to_mmseg import MMSEG
+from msbreg.checkpoints.convert.to_torchvision import SAFETENSORS, TIMM, TORCHVISION
 from msbreg.checkpoints.layouts.names import to_dialect
-from msbreg.checkpoints.load import Provenance, file_sha256
+from msbreg.checkpoints.load import file_sha256
 from msbreg.run.config import plain
 from msbreg.run.errors import RunFailed, UserError
 from msbreg.run.files import write_atomically
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (DETECTRON2, TORCHVISION, TIMM, MMSEG, HUGGINGFACE, SAFETENSORS)
+}
+"""The toolboxes. To add one: a module with one ``Target``, and its name here."""
 
 CERTIFICATE = ".certificate.json"
 
@@ -29,8 +38,8 @@ class Conversion:
 
     Attributes:
         output: the file, or the folder.
-        beside: the certificate, and the card where there is one.
-        certificate: content of the first.
+        beside: the certificate, and the model card if there is one.
+        certificate: its content.
     """
 
     output: Path
@@ -48,41 +57,31 @@ def convert(
     card: Card | None = None,
     overwrite: bool = False,
 ) -> Conversion:
-    """Write a backbone with its certificate; after a failure nothing of it is there.
+    """Write a backbone with its certificate; after a failure nothing is left behind.
 
     Args:
         output: a file with one of the target's suffixes, or a folder.
         readers: of libraries that this package may not import.
-        card: makes OUTPUT's stem + ``.md``.
-        overwrite: replace what is there.
+        card: writes OUTPUT's stem + ``.md``.
+        overwrite: replace an existing output.
 
     Raises:
         UserError: the target has no words for this backbone, or the output exists or has no folder.
         RunFailed: the output cannot be written.
         ConversionFailed: the written file does not compute what the backbone does.
     """
-    settings = settings_of(
-        backbone,
-        provenance.arch,
-        provenance.normalization,
-        provenance.stride,
-        provenance.image_size,
-    )
-    target.check(settings)
+    target.check(provenance.spec)
     _check_output(output, target, overwrite=overwrite)
     named = plain(provenance.as_dict()) | {"source": Path(provenance.source).name}
     content = Content(
         state=to_dialect(backbone.state_dict(), target.names),
-        words=target.express(settings),
-        settings=settings,
+        words=target.express(provenance.spec),
         provenance=named,
     )
     with _staging(output) as staging:
         staged = staging / output.name
         _write(content, staged, target)
-        certificate = certify(
-            staged, target, content.words, backbone, provenance.normalization, readers
-        )
+        certificate = certify(staged, target, content.words, backbone, provenance.spec, readers)
         certificate |= {"source": named}
         _write(replace(content, certificate=certificate), staged, target)
         _check_unchanged(staged, target, certificate)
@@ -99,7 +98,7 @@ def convert(
 def _check_output(output: Path, target: Target, *, overwrite: bool) -> None:
     folder = not target.suffixes
     if not folder and output.is_dir():
-        raise UserError(f"output {output} is a folder; {target.name} wants a file's name")
+        raise UserError(f"output {output} is a folder; {target.name} writes a file")
     if not folder and output.suffix not in target.suffixes:
         raise UserError(
             f"output {output} ends in {output.suffix or 'nothing'!r}; "
@@ -107,21 +106,21 @@ def _check_output(output: Path, target: Target, *, overwrite: bool) -> None:
         )
     if not output.parent.is_dir():
         raise UserError(
-            f"the folder {output.parent} of the output does not exist; make it or give another -o"
+            f"the folder {output.parent} of the output does not exist; create it or give another -o"
         )
     if folder and output.is_file():
-        raise UserError(f"output {output} is a file; {target.name} wants a folder")
+        raise UserError(f"output {output} is a file; {target.name} writes a folder")
     if overwrite:
         return
     beside = output.with_name(output.name + CERTIFICATE)
     if beside.exists() or (any(output.iterdir()) if output.is_dir() else output.exists()):
         there = beside if beside.exists() and not output.exists() else output
-        raise UserError(f"{there} exists; give another -o, or --overwrite to replace it")
+        raise UserError(f"{there} exists; give another -o, or add --overwrite to replace it")
 
 
 @contextlib.contextmanager
 def _staging(output: Path) -> Iterator[Path]:
-    """A hidden folder beside the output, on the same disk; it goes whatever happens."""
+    """A hidden folder beside the output, on the same disk; it is always removed."""
     try:
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
             yield Path(folder)
@@ -141,7 +140,7 @@ def _write(content: Content, path: Path, target: Target) -> None:
 
 
 def _check_unchanged(path: Path, target: Target, certificate: dict[str, Any]) -> None:
-    """The file got its certificate after it was certified; its tensors have to be the same ones."""
+    """The certificate was added after certifying; the tensors must still be the same."""
     written, stored = target.decode(path)
     same = state_sha256(written) == certificate["tensors"]["sha256"]
     if not same or (stored is not None and plain(stored) != plain(certificate["settings"])):
@@ -157,9 +156,9 @@ def _file_sha256s(path: Path) -> dict[str, str]:
 
 
 def _publish(staged: Path, beside: list[Path], output: Path) -> None:
-    """Rename everything into place, the output last: once it is there, all is.
+    """Rename everything into place, the output last: if it exists, everything does.
 
-    A folder that is there is filled file by file, so that nothing else in it goes.
+    An existing folder is filled file by file, so that its other files stay.
     """
     placed: list[Path] = []
     try:

@@ -1,14 +1,15 @@
-"""The model card of a published backbone: Markdown that says all that its numbers depend on."""
+"""The model card of a published backbone: Markdown with everything that its numbers depend on."""
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from msbreg.checkpoints.convert.to_torchvision import snippet
 from msbreg.run.config import flat
 
 Card = Callable[[dict[str, Any], dict[str, Any], str], str]
-"""Provenance, certificate and name of the file -> Markdown to lie beside it."""
+"""Provenance, certificate and name of the file -> the Markdown beside it."""
 
 CITATIONS = {
     "msbreg": """\
@@ -72,7 +73,7 @@ def model_card(
     scores: tuple[Score, ...] = (),
     training: Training | None = None,
 ) -> str:
-    """Markdown; what is not known is said to be so."""
+    """Markdown; what is unknown is listed as not recorded."""
     details = provenance["details"]
     method = str(details.get("method", provenance["family"]))
     given = provenance["normalization"]
@@ -87,9 +88,7 @@ def model_card(
         "## Use",
         "",
         "```python",
-        "from pathlib import Path",
-        "from msbreg.checkpoint import load_backbone",
-        f'backbone, provenance = load_backbone(Path("{file}"))',
+        *snippet(file).splitlines(),
         "```",
         "",
         f"- Input: {given['channels']} images / 255, mean {given['mean']}, std {given['std']}",
@@ -109,7 +108,7 @@ def model_card(
         f"- Source: `{provenance['source']}`, layout {provenance['family']}, {provenance['encoder']}",
         f"- sha256 of the source: `{provenance['sha256']}`",
         f"- sha256 of this file: `{certificate['sha256'][file]}`",
-        f"- Read back on {certificate['date']}: largest difference of a stage "
+        f"- Read back on {certificate['date']}: largest difference of a stage in float64 "
         f"{largest_error(certificate):.1e} of its largest value (`{file}.certificate.json`)",
         *(f"- Note: {note}" for note in provenance["notes"]),
         *(f"- Warning: {warning}" for warning in provenance["warnings"]),
@@ -123,7 +122,7 @@ def model_card(
 
 
 def largest_error(certificate: dict[str, Any]) -> float:
-    """Over readers, sizes and stages."""
+    """Largest relative difference over readers and stages, in float64."""
     return max(
         error["relative"]
         for reading in certificate["readings"]

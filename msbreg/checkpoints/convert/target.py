@@ -1,61 +1,87 @@
-"""What one toolbox wants: names, settings in its own words, files, and how to read them back."""
+"""What a toolbox takes: names, settings in its own words, and files; and how these are encoded."""
 
+import io
+import json
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors.torch
+import torch
 from torch import Tensor
 
-from msbreg.checkpoints.convert.consumer_settings import Settings
-from msbreg.checkpoints.convert.executor import Layout
+from msbreg.backbones.spec import BackboneSpec
 from msbreg.checkpoints.layouts.names import Dialect
 from msbreg.run.errors import UserError
 
 Words = dict[str, Any]
-"""Settings under a consumer's own names."""
+"""A backbone's spec under a toolbox's own names."""
+
+Features = dict[str, Tensor]
+"""Stem and res2 to res5, by name."""
+
+STAGES = ("stem", "res2", "res3", "res4", "res5")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a toolbox's network looks for its tensors, stated apart from the dialect that wrote them.
+
+    Convolutions end in ``.weight`` and norms in the names of BatchNorm's tensors. ``{stage}``,
+    ``{block}`` and ``{layer}`` are counted from ``first_stage``, 0 and ``first_layer``.
+    """
+
+    stem: str
+    stem_norm: str
+    convolution: str
+    norm: str
+    shortcut: str
+    shortcut_norm: str
+    first_stage: int
+    first_layer: int
 
 
 @dataclass(frozen=True)
 class Content:
-    """All that goes into a file.
+    """Everything that goes into a file.
 
     Attributes:
-        state: tensors, in the consumer's names.
-        words: settings, in the consumer's words.
-        settings: the same in ours.
+        state: tensors, in the toolbox's names.
+        words: the spec, in the toolbox's words.
         provenance: of the source, in plain types.
         certificate: what was found when the file was read back; None until then.
     """
 
     state: dict[str, Tensor]
     words: Words
-    settings: Settings
     provenance: dict[str, Any]
     certificate: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A written file as a consumer read it.
+    """A written file as a network loaded it.
 
     Attributes:
-        reader: library and version, or what stands in for it.
-        loaded: tensors as they sit in the consumer's network, in the names of the file.
-        features: stem and res2 to res5 for each batch of images.
+        reader: library and version, or ``formulas``.
+        loaded: tensors in that network, under the file's names.
+        features: of the images, computed in float64 or float32, input included.
         problems: what the library could not place or did not find.
-        passed_over: ending of tensors that its network has no place for, by design.
+        ignored: ending of the names of tensors that this network has no place for, by design.
     """
 
     reader: str
     loaded: dict[str, Tensor]
-    features: list[dict[str, Tensor]]
+    features: Callable[[torch.dtype], Features]
     problems: tuple[str, ...] = ()
-    passed_over: str = ""
+    ignored: str = ""
 
 
-Reader = Callable[[Path, Words, list[Tensor]], list[Reading]]
-"""File, stored settings, batches of images (B, 3, H, W) uint8 RGB -> one reading per kind of network."""
+Reader = Callable[[Path, Words, Tensor], list[Reading]]
+"""File, stored settings, images (B, 3, H, W) uint8 RGB -> one reading per kind of network."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +90,18 @@ class Target:
 
     Attributes:
         name: what ``--to`` takes.
-        ending: of the default output: CKPT's stem and this.
+        ending: of the default output, after the checkpoint's stem.
         suffixes: that an output may have; none for a folder.
         names: dialect of the tensors.
-        layout: where the consumer's network looks for them, stated on its own.
-        refusal: why a network cannot be expressed for this consumer; empty where it can.
-        express: settings in the consumer's words.
-        understand: settings from the words that the file holds; the inverse, for the certificate.
+        layout: where the toolbox's network looks for them, stated independently.
+        refusal: why a backbone cannot be expressed for this toolbox; empty if it can.
+        express: the spec in the toolbox's words.
+        understand: the spec that the words in the file state; the inverse, for the certificate.
         encode: content and suffix -> name of a file in the folder (empty: the file itself) -> bytes.
-        decode: path -> tensors and stored words; None where the format has no place for words.
-        fragment: words and path -> what a user pastes into the consumer's configuration or script.
+        decode: path -> tensors and stored words; None if the format has no place for words.
+        fragment: words and path -> what a user pastes into the toolbox's configuration or script.
         readers: of libraries that this package may import.
-        has_card: a model card lies beside the file.
+        has_card: a model card is written beside the file.
     """
 
     name: str
@@ -83,22 +109,22 @@ class Target:
     suffixes: tuple[str, ...]
     names: Dialect
     layout: Layout
-    refusal: Callable[[Settings], str]
-    express: Callable[[Settings], Words]
-    understand: Callable[[Words], Settings]
+    refusal: Callable[[BackboneSpec], str]
+    express: Callable[[BackboneSpec], Words]
+    understand: Callable[[Words], BackboneSpec]
     encode: Callable[[Content, str], dict[str, bytes]]
     decode: Callable[[Path], tuple[dict[str, Tensor], Words | None]]
     fragment: Callable[[Words, Path], str]
     readers: tuple[Reader, ...] = ()
     has_card: bool = False
 
-    def check(self, settings: Settings) -> None:
-        """Whether the consumer has words for the network at all.
+    def check(self, spec: BackboneSpec) -> None:
+        """Check that the toolbox can build the network at all.
 
         Raises:
-            UserError: it has none; the message says why.
+            UserError: it cannot; the message says why.
         """
-        reason = self.refusal(settings)
+        reason = self.refusal(spec)
         if reason:
             raise UserError(
                 f"{self.name} cannot express this backbone: {reason}.\n"
@@ -106,11 +132,55 @@ class Target:
             )
 
 
-def no_small_stem(settings: Settings) -> str:
+def no_small_stem(spec: BackboneSpec) -> str:
     """The refusal that all toolboxes share."""
-    if settings.stem == "imagenet":
+    stem = spec.architecture.stem
+    if stem == "imagenet":
         return ""
     return (
-        f"its stem is the one for small images ({settings.stem}: a 3x3 convolution, no max-pool), and "
+        f"its stem is the one for small images ({stem}: a 3x3 convolution, no max-pool), and "
         "it builds the published 7x7 stride-2 convolution with max-pool only"
     )
+
+
+# ---- Encodings
+
+
+def pickled(content: Any) -> bytes:
+    """A pickle whose tensors are NumPy arrays, for ``pickle.load(file, encoding="latin1")``.
+
+    An array's own reduction names a module that moved between NumPy 1 (``numpy.core``) and 2
+    (``numpy._core``), so that files written with NumPy 2 do not load in NumPy 1 (numpy/numpy#28340).
+    Here an array is a call of ``numpy.ndarray`` on a ``bytearray``, which is writable, and the file
+    contains no other global.
+    """
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=4).dump(content)
+    return buffer.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, Tensor):
+            array = np.ascontiguousarray(obj.numpy())
+            # ascontiguousarray turns a scalar into a vector; the tensor's shape is the one to keep.
+            return np.ndarray, (tuple(obj.shape), array.dtype.str, bytearray(array.tobytes()))
+        return NotImplemented
+
+
+def torch_saved(content: Any) -> bytes:
+    """What ``torch.save`` writes; plain types and tensors load under ``weights_only=True``."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def as_safetensors(state: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
+    """Tensors, and metadata whose values are JSON; ``format`` marks them as PyTorch's."""
+    words = {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
+    return safetensors.torch.save(state, {"format": "pt", **words})
+
+
+def as_json(content: Any) -> bytes:
+    """Readable JSON. NaN is an error: a file whose certificate lacks a number is not written."""
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()

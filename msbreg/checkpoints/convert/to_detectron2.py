@@ -1,7 +1,7 @@
 """Detectron2: ``{"model": ..., "__author__": ..., "matching_heuristics": True}``, ``.pkl`` or ``.pth``.
 
-Read by detectron2/checkpoint/detection_checkpoint.py: a ``.pkl`` is used as it is only with both ``model``
-and ``__author__``, and names are matched to ``backbone.`` and ``backbone.bottom_up.`` only with
+detectron2/checkpoint/detection_checkpoint.py reads a ``.pkl`` unchanged only if it has both ``model`` and
+``__author__``, and matches names to ``backbone.`` and ``backbone.bottom_up.`` only with
 ``matching_heuristics``.
 """
 
@@ -11,12 +11,22 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from msbreg.checkpoints.convert.consumer_settings import Settings
-from msbreg.checkpoints.convert.encoding import pickled, torch_saved
-from msbreg.checkpoints.convert.executor import Layout
-from msbreg.checkpoints.convert.target import Content, Target, Words, no_small_stem
+from msbreg.backbones.architectures import Architecture, name_of
+from msbreg.backbones.spec import BackboneSpec, of_gray_levels
+from msbreg.checkpoints.convert.target import (
+    Content,
+    Layout,
+    Target,
+    Words,
+    no_small_stem,
+    pickled,
+    torch_saved,
+)
 from msbreg.checkpoints.layouts.names import detectron2
 from msbreg.checkpoints.read import read_file
+
+DEPTHS = (18, 34, 50, 101, 152)
+"""Of ``build_resnet_backbone``."""
 
 LAYOUT = Layout(
     stem="stem.conv1",
@@ -30,32 +40,39 @@ LAYOUT = Layout(
 )
 
 
-def _express(settings: Settings) -> Words:
-    """Keys of Detectron2's config; a key is left out only where its default fits all depths."""
+def _refusal(spec: BackboneSpec) -> str:
+    if spec.architecture.depth not in DEPTHS:
+        return f"it has depth {spec.architecture.depth}, and Detectron2 builds {DEPTHS}"
+    return no_small_stem(spec)
+
+
+def _express(spec: BackboneSpec) -> Words:
+    """Keys of Detectron2's config; a key is omitted only if its default fits all depths."""
+    a = spec.architecture
     words: Words = {
-        "INPUT.FORMAT": settings.channels,
-        "MODEL.PIXEL_MEAN": list(settings.pixel_mean),
-        "MODEL.PIXEL_STD": list(settings.pixel_std),
-        "MODEL.RESNETS.DEPTH": settings.depth,
-        "MODEL.RESNETS.STRIDE_IN_1X1": settings.stride_in_1x1,
+        "INPUT.FORMAT": spec.normalization.channels,
+        "MODEL.PIXEL_MEAN": list(spec.normalization.pixel_mean),
+        "MODEL.PIXEL_STD": list(spec.normalization.pixel_std),
+        "MODEL.RESNETS.DEPTH": a.depth,
+        "MODEL.RESNETS.STRIDE_IN_1X1": spec.stride_in_1x1,
     }
-    if settings.width != 64:
-        words["MODEL.RESNETS.STEM_OUT_CHANNELS"] = settings.width
-    if not settings.bottleneck or settings.width != 64:  # the default, 256, is that of bottlenecks
-        expansion = 4 if settings.bottleneck else 1
-        words["MODEL.RESNETS.RES2_OUT_CHANNELS"] = expansion * settings.width
-    return words
+    widths = {
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": (a.width, 64),
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": (a.channels["c2"], 256),
+        # Basic blocks have no inner width; the key would then be that of the C4 head.
+        "MODEL.RESNETS.WIDTH_PER_GROUP": (a.width * a.inner if a.bottleneck else 64, 64),
+    }
+    return words | {key: value for key, (value, default) in widths.items() if value != default}
 
 
-def _understand(words: Words) -> Settings:
-    return Settings(
-        depth=words["MODEL.RESNETS.DEPTH"],
-        width=words.get("MODEL.RESNETS.STEM_OUT_CHANNELS", 64),
-        stem="imagenet",
-        stride_in_1x1=words["MODEL.RESNETS.STRIDE_IN_1X1"],
-        channels=words["INPUT.FORMAT"],
-        pixel_mean=tuple(words["MODEL.PIXEL_MEAN"]),
-        pixel_std=tuple(words["MODEL.PIXEL_STD"]),
+def _understand(words: Words) -> BackboneSpec:
+    depth = words["MODEL.RESNETS.DEPTH"]
+    width = words.get("MODEL.RESNETS.STEM_OUT_CHANNELS", 64)
+    inner = words.get("MODEL.RESNETS.WIDTH_PER_GROUP", 64) // width if depth >= 50 else 1
+    return BackboneSpec(
+        name_of(Architecture(depth, width, inner)),
+        of_gray_levels(words["MODEL.PIXEL_MEAN"], words["MODEL.PIXEL_STD"], words["INPUT.FORMAT"]),
+        words["MODEL.RESNETS.STRIDE_IN_1X1"],
     )
 
 
@@ -88,10 +105,11 @@ def _fragment(words: Words, path: Path) -> str:
             node = node.setdefault(parent, {})
         node[leaf] = value
     text = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=1000)
-    if words.get("MODEL.RESNETS.STEM_OUT_CHANNELS", 64) != 64:
+    narrow = words.get("MODEL.RESNETS.STEM_OUT_CHANNELS", 64) != 64
+    if narrow and words["MODEL.RESNETS.DEPTH"] < 50:
         text += (
-            "# Detectron2's own builder insists on RES2_OUT_CHANNELS 64 at this depth; a narrow\n"
-            "# network has to be built by transfer/detectors/detectron2_engine.py.\n"
+            "# Detectron2's own builder insists on RES2_OUT_CHANNELS 64 at this depth; use\n"
+            "# transfer/detectors/detectron2_engine.py to build a narrow network.\n"
         )
     return text
 
@@ -102,7 +120,7 @@ DETECTRON2 = Target(
     suffixes=(".pkl", ".pth"),
     names=detectron2,
     layout=LAYOUT,
-    refusal=no_small_stem,
+    refusal=_refusal,
     express=_express,
     understand=_understand,
     encode=_encode,

@@ -8,10 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msbreg.checkpoints.convert.consumer_settings import BLOCKS, Settings, depth_of
-from msbreg.checkpoints.convert.encoding import as_json, as_safetensors
-from msbreg.checkpoints.convert.executor import STAGES, Layout
-from msbreg.checkpoints.convert.target import Content, Reading, Target, Words, no_small_stem
+from msbreg.backbones.architectures import BLOCKS, Architecture, name_of
+from msbreg.backbones.spec import BackboneSpec, Normalization
+from msbreg.checkpoints.convert.executor import prepared
+from msbreg.checkpoints.convert.target import (
+    STAGES,
+    Content,
+    Features,
+    Layout,
+    Reading,
+    Target,
+    Words,
+    as_json,
+    as_safetensors,
+    no_small_stem,
+)
 from msbreg.checkpoints.layouts.names import huggingface
 from msbreg.checkpoints.read import read_file
 
@@ -29,53 +40,54 @@ LAYOUT = Layout(
 )
 
 
-def _refusal(settings: Settings) -> str:
-    if settings.channels == "BGR":
-        return "it takes BGR images, and transformers' image processor has no word for that"
-    return no_small_stem(settings)
+def _refusal(spec: BackboneSpec) -> str:
+    if spec.normalization.channels == "BGR":
+        return "it takes BGR images, and transformers' image processor has no option for that"
+    if spec.architecture.inner != 1:
+        return "transformers' bottlenecks are always a quarter as wide inside as outside"
+    return no_small_stem(spec)
 
 
-def _express(settings: Settings) -> Words:
-    expansion = 4 if settings.bottleneck else 1
-    side = settings.image_size or 224
+def _express(spec: BackboneSpec) -> Words:
+    a = spec.architecture
     return {
         CONFIG: {
             "architectures": ["ResNetModel"],
             "model_type": "resnet",
             "num_channels": 3,
-            "embedding_size": settings.width,
-            "hidden_sizes": [settings.width * expansion * 2**stage for stage in range(4)],
-            "depths": list(BLOCKS[settings.depth]),
-            "layer_type": "bottleneck" if settings.bottleneck else "basic",
+            "embedding_size": a.width,
+            "hidden_sizes": list(a.channels.values()),
+            "depths": list(a.blocks),
+            "layer_type": "bottleneck" if a.bottleneck else "basic",
             "hidden_act": "relu",
             "downsample_in_first_stage": False,
-            "downsample_in_bottleneck": settings.stride_in_1x1,
+            "downsample_in_bottleneck": spec.stride_in_1x1,
         },
         PROCESSOR: {
             "image_processor_type": "ConvNextImageProcessor",
             "do_resize": True,
-            "size": {"shortest_edge": side},
+            "size": {"shortest_edge": spec.image_size or 224},
             "crop_pct": 0.875,
             "resample": 2,  # bilinear
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
-            "image_mean": settings.mean,
-            "image_std": settings.std,
+            "image_mean": list(spec.normalization.mean),
+            "image_std": list(spec.normalization.std),
         },
     }
 
 
-def _understand(words: Words) -> Settings:
+def _understand(words: Words) -> BackboneSpec:
     config, processor = words[CONFIG], words[PROCESSOR]
-    return Settings(
-        depth=depth_of(config["depths"], config["layer_type"] == "bottleneck"),
-        width=config["embedding_size"],
-        stem="imagenet",
-        stride_in_1x1=config["downsample_in_bottleneck"],
-        channels="RGB",
-        pixel_mean=tuple(255 * value for value in processor["image_mean"]),
-        pixel_std=tuple(255 * value for value in processor["image_std"]),
+    bottleneck = config["layer_type"] == "bottleneck"
+    blocks = tuple(config["depths"])
+    depth = next((d for d, b in BLOCKS.items() if b == blocks and (d >= 50) == bottleneck), 0)
+    return BackboneSpec(
+        name_of(Architecture(depth, config["embedding_size"])),
+        Normalization(tuple(processor["image_mean"]), tuple(processor["image_std"])),
+        config["downsample_in_bottleneck"],
+        processor["size"]["shortest_edge"],
     )
 
 
@@ -104,8 +116,11 @@ def _fragment(words: Words, path: Path) -> str:
     )
 
 
-def read_with_transformers(path: Path, words: Words, batches: list[Tensor]) -> list[Reading]:
-    """By the library's own network and image processor; nothing where it is not installed."""
+def read_with_transformers(path: Path, words: Words, images: Tensor) -> list[Reading]:
+    """By the library's own network and image processor; nothing if it is not installed.
+
+    The processor computes in float32. Its pixels are compared with ours, and the network runs on ours.
+    """
     if importlib.util.find_spec("transformers") is None:
         return []
     import transformers
@@ -114,15 +129,20 @@ def read_with_transformers(path: Path, words: Words, batches: list[Tensor]) -> l
     network, report = transformers.ResNetModel.from_pretrained(path, output_loading_info=True)
     network.eval()
     processor = transformers.AutoImageProcessor.from_pretrained(path)
-    features = []
-    for images in batches:
-        pixels = processor(list(images), do_resize=False, return_tensors="pt")["pixel_values"]
-        with torch.no_grad():
-            states = network(pixels, output_hidden_states=True).hidden_states
-        features.append(dict(zip(STAGES, states, strict=True)))
-    problems = tuple(f"{kind}: {names}" for kind, names in _plain(report).items() if names)
+    theirs = processor(list(images), do_resize=False, return_tensors="pt")["pixel_values"]
+    ours = prepared(images, _understand(words).normalization)
+    problems = [f"{kind}: {names}" for kind, names in _plain(report).items() if names]
+    if not torch.allclose(theirs, ours, rtol=1e-5, atol=1e-5):
+        problems.append(f"the image processor's pixels differ by {(theirs - ours).abs().max():.1e}")
+
+    @torch.no_grad()
+    def features(dtype: torch.dtype) -> Features:
+        pixels = prepared(images, _understand(words).normalization, dtype)
+        states = network.to(dtype)(pixels, output_hidden_states=True).hidden_states
+        return dict(zip(STAGES, states, strict=True))
+
     name = f"transformers {transformers.__version__}"
-    return [Reading(name, dict(network.state_dict()), features, problems)]
+    return [Reading(name, dict(network.state_dict()), features, tuple(problems))]
 
 
 def _plain(report: dict[str, Any]) -> dict[str, list[str]]:

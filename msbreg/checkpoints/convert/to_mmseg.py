@@ -1,18 +1,26 @@
 """MMSegmentation and MMDetection: ``{"meta": ..., "state_dict": {"backbone." + torchvision's names}}``.
 
-mmengine takes the tensors behind ``prefix='backbone.'`` and only warns about names that do not fit.
+mmengine loads the tensors below ``prefix='backbone.'`` and only warns about names that do not fit.
 """
 
 from pathlib import Path
 
 from torch import Tensor
 
-from msbreg.checkpoints.convert.consumer_settings import Settings
-from msbreg.checkpoints.convert.encoding import torch_saved
-from msbreg.checkpoints.convert.executor import Layout
-from msbreg.checkpoints.convert.target import Content, Target, Words, no_small_stem
+from msbreg.backbones.architectures import Architecture, name_of
+from msbreg.backbones.spec import BackboneSpec, of_gray_levels
+from msbreg.checkpoints.convert.target import (
+    Content,
+    Layout,
+    Target,
+    Words,
+    no_small_stem,
+    torch_saved,
+)
 from msbreg.checkpoints.layouts.names import Place, torchvision
 from msbreg.checkpoints.read import read_file
+
+DEPTHS = (18, 34, 50, 101, 152)
 
 LAYOUT = Layout(
     stem="backbone.conv1",
@@ -30,34 +38,43 @@ def _names(place: Place) -> str:
     return "backbone." + torchvision(place)
 
 
-def _express(settings: Settings) -> Words:
+def _refusal(spec: BackboneSpec) -> str:
+    a = spec.architecture
+    if a.depth not in DEPTHS:
+        return f"it has depth {a.depth}, and its ResNet has {DEPTHS}"
+    if a.inner != 1:
+        return (
+            f"its bottlenecks are {a.inner} times as wide inside, and its ResNet has no such option"
+        )
+    return no_small_stem(spec)
+
+
+def _express(spec: BackboneSpec) -> Words:
+    a = spec.architecture
     backbone: Words = {
         "type": "ResNet",
-        "depth": settings.depth,
-        "style": "caffe" if settings.stride_in_1x1 else "pytorch",
+        "depth": a.depth,
+        "style": "caffe" if spec.stride_in_1x1 else "pytorch",
     }
-    if settings.width != 64:
-        backbone |= {"stem_channels": settings.width, "base_channels": settings.width}
+    if a.width != 64:
+        backbone |= {"stem_channels": a.width, "base_channels": a.width}
     return {
         "data_preprocessor": {
-            "mean": list(settings.pixel_mean),
-            "std": list(settings.pixel_std),
-            "bgr_to_rgb": settings.channels == "RGB",  # images are read as BGR
+            "mean": list(spec.normalization.pixel_mean),
+            "std": list(spec.normalization.pixel_std),
+            "bgr_to_rgb": spec.normalization.channels == "RGB",  # images are read as BGR
         },
         "backbone": backbone,
     }
 
 
-def _understand(words: Words) -> Settings:
+def _understand(words: Words) -> BackboneSpec:
     backbone, pixels = words["backbone"], words["data_preprocessor"]
-    return Settings(
-        depth=backbone["depth"],
-        width=backbone.get("base_channels", 64),
-        stem="imagenet",
-        stride_in_1x1=backbone["style"] == "caffe",
-        channels="RGB" if pixels["bgr_to_rgb"] else "BGR",
-        pixel_mean=tuple(pixels["mean"]),
-        pixel_std=tuple(pixels["std"]),
+    channels = "RGB" if pixels["bgr_to_rgb"] else "BGR"
+    return BackboneSpec(
+        name_of(Architecture(backbone["depth"], backbone.get("base_channels", 64))),
+        of_gray_levels(pixels["mean"], pixels["std"], channels),
+        backbone["style"] == "caffe",
     )
 
 
@@ -83,7 +100,7 @@ def _fragment(words: Words, path: Path) -> str:
     pixels = ", ".join(f"{name}={value!r}" for name, value in words["data_preprocessor"].items())
     start = ", ".join(f"{name}={value!r}" for name, value in initial.items())
     return (
-        "# type ResNet, not the ResNetV1c of many configs: its stem is another one\n"
+        "# type ResNet, not the ResNetV1c of many configs, which has a different stem\n"
         "model = dict(\n"
         f"    data_preprocessor=dict({pixels}),\n"
         f"    backbone=dict({backbone},\n"
@@ -97,7 +114,7 @@ MMSEG = Target(
     suffixes=(".pth",),
     names=_names,
     layout=LAYOUT,
-    refusal=no_small_stem,
+    refusal=_refusal,
     express=_express,
     understand=_understand,
     encode=_encode,

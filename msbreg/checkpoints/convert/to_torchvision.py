@@ -1,18 +1,32 @@
-"""torchvision and timm: a flat state dict of torchvision's names, without classifier."""
+"""Flat state dicts of torchvision's names, without classifier: torchvision, timm and our safetensors.
+
+The safetensors file states everything that ``load_backbone`` needs in its metadata; a model card in
+Markdown is written beside it.
+"""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
-from msbreg.checkpoints.convert.consumer_settings import Settings, prepared
-from msbreg.checkpoints.convert.encoding import as_safetensors, torch_saved
-from msbreg.checkpoints.convert.executor import STAGES, Layout
-from msbreg.checkpoints.convert.target import Content, Reading, Target, Words, no_small_stem
+from msbreg.backbones.spec import BackboneSpec, Normalization, spec_of_record
+from msbreg.checkpoints.convert.certificate import features_of
+from msbreg.checkpoints.convert.executor import prepared
+from msbreg.checkpoints.convert.target import (
+    STAGES,
+    Content,
+    Features,
+    Layout,
+    Reading,
+    Target,
+    Words,
+    as_safetensors,
+    no_small_stem,
+    torch_saved,
+)
 from msbreg.checkpoints.layouts.names import torchvision as torchvision_names
+from msbreg.checkpoints.load import load_backbone
 from msbreg.checkpoints.read import read_file
 
 LAYOUT = Layout(
@@ -27,39 +41,41 @@ LAYOUT = Layout(
 )
 
 
-def _refusal(settings: Settings) -> str:
-    if settings.width != 64:
-        return f"it is {settings.width} channels wide, and its resnet{settings.depth} has 64"
-    if settings.stride_in_1x1:
-        return f"it has stride 2 in its 1x1 convolutions (ResNet v1), and its resnet{settings.depth} has not"
-    return no_small_stem(settings)
+NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2")
+"""Of torchvision.models; timm has them and resnet200."""
 
 
-def _refusal_of_timm(settings: Settings) -> str:
-    if settings.channels == "BGR":
-        return "it takes BGR images, and timm's pretrained_cfg has no word for that"
-    return _refusal(settings)
+def _refusal(spec: BackboneSpec, networks: tuple[str, ...] = NETWORKS) -> str:
+    a = spec.architecture
+    if spec.stride_in_1x1:
+        return (
+            f"it has stride 2 in its 1x1 convolutions (ResNet v1), and its resnet{a.depth} has not"
+        )
+    if reason := no_small_stem(spec):
+        return reason
+    if a.width != 64:
+        return f"it is {a.width} channels wide, and its resnet{a.depth} has 64"
+    return "" if spec.arch in networks else f"it has no {spec.arch}"
 
 
-def _express(settings: Settings) -> Words:
+def _refusal_of_timm(spec: BackboneSpec) -> str:
+    if spec.normalization.channels == "BGR":
+        return "it takes BGR images, and timm's pretrained_cfg has no option for that"
+    return _refusal(spec, (*NETWORKS, "resnet200"))
+
+
+def _express(spec: BackboneSpec) -> Words:
     return {
-        "model": f"resnet{settings.depth}",
-        "channels": settings.channels,
-        "mean": settings.mean,
-        "std": settings.std,
+        "model": spec.arch,
+        "channels": spec.normalization.channels,
+        "mean": list(spec.normalization.mean),
+        "std": list(spec.normalization.std),
     }
 
 
-def _understand(words: Words) -> Settings:
-    return Settings(
-        depth=int(words["model"].removeprefix("resnet")),
-        width=64,
-        stem="imagenet",
-        stride_in_1x1=False,
-        channels=words["channels"],
-        pixel_mean=tuple(255 * value for value in words["mean"]),
-        pixel_std=tuple(255 * value for value in words["std"]),
-    )
+def _understand(words: Words) -> BackboneSpec:
+    mean, std = tuple(words["mean"]), tuple(words["std"])
+    return BackboneSpec(words["model"], Normalization(mean, std, words["channels"]))
 
 
 def _encode(content: Content, suffix: str) -> dict[str, bytes]:
@@ -70,7 +86,7 @@ def _encode(content: Content, suffix: str) -> dict[str, bytes]:
 
 
 def _decode(path: Path) -> tuple[dict[str, Tensor], Words | None]:
-    """A ``.pth`` has no place for settings: both libraries take every entry for a tensor."""
+    """A ``.pth`` cannot store settings: both libraries expect every entry to be a tensor."""
     file = read_file(path)
     words = json.loads(file.metadata["settings"]) if "settings" in file.metadata else None
     return file.content, words
@@ -93,19 +109,24 @@ def _fragment_of_timm(words: Words, path: Path) -> str:
     )
 
 
-def read_with_torchvision(path: Path, words: Words, batches: list[Tensor]) -> list[Reading]:
-    """By torchvision's network, loaded strictly as the fragment says."""
+def read_with_torchvision(path: Path, words: Words, images: Tensor) -> list[Reading]:
+    """By torchvision's network, loaded strictly, as the fragment does."""
+    import torchvision
+
     network = getattr(torchvision.models, words["model"])()
     network.fc = nn.Identity()
-    problems = _problem(
-        lambda: network.load_state_dict(torch.load(path, weights_only=True)), RuntimeError
-    )
-    return _reading(f"torchvision {torchvision.__version__}", network, problems, words, batches)
+    problems: tuple[str, ...] = ()
+    try:
+        network.load_state_dict(torch.load(path, weights_only=True))
+    except RuntimeError as error:
+        problems = (str(error),)
+    name = f"torchvision {torchvision.__version__}"
+    return [_reading(name, network, problems, _understand(words), images)]
 
 
-def read_with_timm(path: Path, words: Words, batches: list[Tensor]) -> list[Reading]:
-    """By ``timm.create_model``, which passes over missing tensors: what it loaded is compared."""
-    import timm  # takes a second
+def read_with_timm(path: Path, words: Words, images: Tensor) -> list[Reading]:
+    """By ``timm.create_model``, which skips missing tensors: what it loaded is compared."""
+    import timm
 
     network = timm.create_model(
         words["model"],
@@ -113,32 +134,66 @@ def read_with_timm(path: Path, words: Words, batches: list[Tensor]) -> list[Read
         num_classes=0,
         pretrained_cfg_overlay={"file": str(path), "mean": words["mean"], "std": words["std"]},
     )
-    return _reading(f"timm {timm.__version__}", network, (), words, batches)
+    return [_reading(f"timm {timm.__version__}", network, (), _understand(words), images)]
 
 
-def _problem(act: Callable[[], object], kind: type[Exception]) -> tuple[str, ...]:
-    try:
-        act()
-    except kind as error:
-        return (str(error),)
-    return ()
-
-
-@torch.no_grad()
 def _reading(
-    name: str, network: nn.Module, problems: tuple[str, ...], words: Words, batches: list[Tensor]
-) -> list[Reading]:
+    name: str, network: nn.Module, problems: tuple[str, ...], spec: BackboneSpec, images: Tensor
+) -> Reading:
     network.eval()
-    features = []
-    for images in batches:
-        x = prepared(images, _understand(words))
+    loaded = dict(network.state_dict())
+
+    @torch.no_grad()
+    def features(dtype: torch.dtype) -> Features:
+        network.to(dtype)
+        x = prepared(images, spec.normalization, dtype)
         act = network.get_submodule("act1" if hasattr(network, "act1") else "relu")
         x = network.get_submodule("bn1")(network.get_submodule("conv1")(x))
         stages = [network.get_submodule("maxpool")(act(x))]
         for number in range(1, 5):
             stages.append(network.get_submodule(f"layer{number}")(stages[-1]))
-        features.append(dict(zip(STAGES, stages, strict=True)))
-    return [Reading(name, dict(network.state_dict()), features, problems)]
+        return dict(zip(STAGES, stages, strict=True))
+
+    return Reading(name, loaded, features, problems)
+
+
+# ---- The publishing form of this suite
+
+
+def _express_all(spec: BackboneSpec) -> Words:
+    """What ``load_backbone`` takes from the metadata."""
+    return spec.as_dict()
+
+
+def _encode_published(content: Content, suffix: str) -> dict[str, bytes]:
+    described = {"msbreg": content.provenance | content.words}
+    return {"": as_safetensors(content.state, described | {"certificate": content.certificate})}
+
+
+def _decode_published(path: Path) -> tuple[dict[str, Tensor], Words | None]:
+    file = read_file(path)
+    described = json.loads(file.metadata["msbreg"])
+    words = ("arch", "normalization", "stride", "image_size")
+    return file.content, {name: described[name] for name in words}
+
+
+def _fragment_of_msbreg(words: Words, path: Path) -> str:
+    return snippet(str(path.resolve()))
+
+
+def snippet(path: str) -> str:
+    """Python that loads a published file."""
+    return f"from msbreg import load_backbone\nbackbone, provenance = load_backbone({path!r})\n"
+
+
+def read_with_msbreg(path: Path, words: Words, images: Tensor) -> list[Reading]:
+    """By this suite's own loader."""
+    backbone, provenance = load_backbone(path)
+
+    def features(dtype: torch.dtype) -> Features:
+        return features_of(backbone, provenance.spec, images, dtype)
+
+    return [Reading("msbreg", dict(backbone.state_dict()), features)]
 
 
 TORCHVISION = Target(
@@ -169,4 +224,20 @@ TIMM = Target(
     decode=_decode,
     fragment=_fragment_of_timm,
     readers=(read_with_timm,),
+)
+
+SAFETENSORS = Target(
+    name="safetensors",
+    ending="_backbone.safetensors",
+    suffixes=(".safetensors",),
+    names=torchvision_names,
+    layout=LAYOUT,
+    refusal=lambda spec: "",
+    express=_express_all,
+    understand=spec_of_record,
+    encode=_encode_published,
+    decode=_decode_published,
+    fragment=_fragment_of_msbreg,
+    readers=(read_with_msbreg,),
+    has_card=True,
 )

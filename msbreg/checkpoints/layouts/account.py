@@ -1,4 +1,4 @@
-"""A row of FORMATS held against a file: is it there, and what is every key of it?"""
+"""Compare a row of FORMATS with a file: does it have the layout, and what is each of its keys?"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -6,23 +6,24 @@ from typing import Any
 
 from torch import Tensor
 
+from msbreg.backbones.architectures import PUBLISHED
 from msbreg.checkpoints.layouts.content import matches, state_at, unwrapped
 from msbreg.checkpoints.layouts.names import place, shapes, table
 from msbreg.checkpoints.layouts.row import Encoder, Entry, Format
-from msbreg.checkpoints.layouts.tensors import PUBLISHED, networks
+from msbreg.checkpoints.layouts.tensors import networks
 from msbreg.checkpoints.read.inert import printable
 
 EVERYTHING = ("*",)  # dropped where a user points at the network
 
-ENOUGH = 20  # tensors under a prefix by which an encoder counts as present: a third of a ResNet-18
+ENOUGH = 20  # tensors below a prefix, from which on an encoder counts as present
 
 
 @dataclass
 class Candidate:
-    """A row held against a file.
+    """A row compared with a file.
 
     Attributes:
-        misses: what the row wants and the file has not; empty if the layout is recognized.
+        misses: what the row requires and the file lacks; empty if the layout is recognized.
         found: tensors of the row's own names, of all its encoders.
         present: encoders that are in the file.
         encoder: the one that is taken.
@@ -44,11 +45,17 @@ class Candidate:
     unexplained: list[str] = field(default_factory=list)
 
 
-def hold_against(row: Format, content: Mapping[str, Any], encoder: str | None) -> Candidate:
-    """Recognize a row's layout in a file and, if it is there, account for every key.
+States = dict[tuple[tuple[Entry, ...], bool], tuple[dict[str, Any] | None, str]]
+
+
+def hold_against(
+    row: Format, content: Mapping[str, Any], encoder: str | None, states_at: States
+) -> Candidate:
+    """Look for a row's layout in a file and, if it is there, account for every key.
 
     Args:
         encoder: name of the one to take; None takes the family's.
+        states_at: flattened state dicts of this content, kept between rows.
     """
     candidate = Candidate(row)
     candidate.misses += [f"the entry {entry!r}" for entry in row.top if entry not in content]
@@ -58,7 +65,10 @@ def hold_against(row: Format, content: Mapping[str, Any], encoder: str | None) -
             candidate.misses.append(f"the entry {entry} = {value!r}")
     states: dict[str, dict[str, Any] | None] = {}
     for one in row.encoders:
-        state, problem = state_at(content, _entries(row, one), nested=row.hwio)
+        entries = (_entries(row, one), row.hwio)
+        if entries not in states_at:
+            states_at[entries] = state_at(content, entries[0], nested=row.hwio)
+        state, problem = states_at[entries]
         states[one.name] = state
         candidate.misses += [problem] if problem else []
         found = len(_taken(row, one, state or {}))
@@ -181,7 +191,7 @@ def _reason(key: str, row: Format, encoder: Encoder, others: list[Encoder]) -> s
 
 
 def _check_aliases(candidate: Candidate, state: Mapping[str, Any]) -> None:
-    """A second copy has to hold the same tensors, or it is not explained by being a copy."""
+    """A second copy must hold the same tensors; otherwise its keys stay unexplained."""
     if candidate.encoder is not candidate.row.encoders[0]:
         return
     names = table(candidate.row.names)
@@ -194,7 +204,7 @@ def _check_aliases(candidate: Candidate, state: Mapping[str, Any]) -> None:
 
 
 def elsewhere(candidate: Candidate, content: Mapping[str, Any]) -> Iterator[str]:
-    """Entries of the file that hold a network and that the row does not know: one sentence each."""
+    """Entries of the file that hold a network the row does not know: one sentence each."""
     row = candidate.row
     used = {entry for e in row.encoders for entry in _entries(row, e)}
     if () in used:
@@ -203,4 +213,4 @@ def elsewhere(candidate: Candidate, content: Mapping[str, Any]) -> Iterator[str]
         if isinstance(value, Mapping) and not any(entry[0] == key for entry in used):
             for prefix in networks(unwrapped(str(k)) for k in value):
                 where = printable(f"{key}: {prefix}*")
-                yield f"another network is in the file and was not looked at ({where})"
+                yield f"the file contains another network, which was ignored ({where})"

@@ -1,22 +1,34 @@
-"""From what a file holds to flat state dicts whose keys carry no wrapper tokens."""
+"""Flat state dicts from the content of a file, with keys free of wrapper tokens."""
 
+import re
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import cache
 from typing import Any
 
 from torch import Tensor
 
 from msbreg.checkpoints.layouts.row import Entry
 from msbreg.checkpoints.read.inert import printable
+from msbreg.run.errors import UserError
 
-# Put in by DataParallel and DDP, torch.compile, FSDP and activation checkpointing, at the front of a
-# key or, where a sub-module was wrapped, in its middle.
+# Added by DataParallel and DDP, torch.compile, FSDP and activation checkpointing: at the start of a key,
+# or in its middle if a submodule was wrapped.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
+MOST_KEYS = 20_000
+"""Of one state dict: a ResNet-200 has 1,218 tensors, and the largest training files some 5,000 keys."""
+
+
 def matches(key: str, patterns: tuple[str, ...]) -> bool:
-    """Whether one of the shell-style patterns is the whole key."""
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
+    """Whether one of the shell-style patterns matches the whole key."""
+    return bool(patterns) and _compiled(patterns).match(key) is not None
+
+
+@cache
+def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, patterns)))
 
 
 def unwrapped(key: str) -> str:
@@ -25,7 +37,7 @@ def unwrapped(key: str) -> str:
 
 
 def entry_of(content: Any, entry: Entry) -> Any:
-    """What lies at the end of a path of keys and indices; None where the path breaks off."""
+    """The value at a path of keys and indices; None if there is none."""
     for step in entry:
         named = isinstance(content, Mapping) and step in content
         numbered = isinstance(content, (list, tuple)) and step in range(len(content))
@@ -40,14 +52,17 @@ def state_at(
 ) -> tuple[dict[str, Any] | None, str]:
     """The state dicts at those places joined into one, and what is wrong with them, if anything.
 
-    Values other than tensors stay, so that they have to be accounted for too.
+    Values other than tensors are kept, so that they are accounted for as well.
 
     Args:
         nested: join the paths of nested mappings by slashes, as haiku writes them.
 
     Returns:
-        None for the state if one of them is not there; two keys that are one without their wrapper
-        tokens are the one problem there can be.
+        None for the state if one of them is absent. The only possible problem: two keys that differ
+        by wrapper tokens alone.
+
+    Raises:
+        UserError: there are more than MOST_KEYS keys.
     """
     state: dict[str, Any] = {}
     for entry in entries:
@@ -57,8 +72,14 @@ def state_at(
         for key, value in _leaves(found) if nested else found.items():
             bare = unwrapped(str(key))
             if bare in state:
-                return state, f"{printable(bare)} once (it is there twice without wrapper tokens)"
+                return state, f"{printable(bare)} once (it occurs twice without wrapper tokens)"
             state[bare] = value
+            if len(state) > MOST_KEYS:
+                where = ".".join(map(str, entry)) or "the top level"
+                raise UserError(
+                    f"a state dict ({where}) has more than {MOST_KEYS:,} keys; expected the tensors of "
+                    "a ResNet and its heads. Save the network alone."
+                )
     return state, ""
 
 

@@ -1,21 +1,26 @@
-"""identify(): exactly one row of FORMATS for a file, or an error that shows the difference."""
+"""Find the one row of FORMATS that a file fits, or fail with an error that shows the difference."""
 
 import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from msbreg.backbones.resnet import BACKBONES
-from msbreg.backbones.spec import Normalization
+from msbreg.backbones.architectures import ARCHITECTURES
+from msbreg.backbones.spec import IMAGENET, BackboneSpec
 from msbreg.checkpoints.layouts import FORMATS
-from msbreg.checkpoints.layouts.account import Candidate, elsewhere, hold_against
+from msbreg.checkpoints.layouts.account import (
+    EVERYTHING,
+    Candidate,
+    States,
+    elsewhere,
+    hold_against,
+)
 from msbreg.checkpoints.layouts.content import overview
 from msbreg.checkpoints.layouts.differences import difference_of, no_layout, seen
-from msbreg.checkpoints.layouts.other import OTHERS, other
-from msbreg.checkpoints.layouts.row import Encoder, Format
+from msbreg.checkpoints.layouts.row import ZERO_TO_ONE, Encoder, Format
 from msbreg.checkpoints.layouts.stated import stated_by
 from msbreg.checkpoints.layouts.tensors import completed, fit, nearest
 from msbreg.checkpoints.read import FileContent
@@ -31,13 +36,10 @@ class Match:
         row: the layout.
         encoder: the network that is taken.
         present: names of all networks of the row that are in the file.
-        arch: name in BACKBONES.
+        spec: architecture, input and stride: the file's own statement, else the family's.
         state: torchvision name -> tensor, complete, finite, float32.
         taken: number of tensors that the file had of it.
         dropped: reason -> keys without wrapper tokens.
-        normalization: of the input: the file's own statement, else the family's.
-        stride: where a bottleneck has stride 2.
-        image_size: side in pixels of the views it was pre-trained on; 0 if the file does not say.
         details: how it was trained, as far as the file says.
         notes: what a user should know.
     """
@@ -45,13 +47,10 @@ class Match:
     row: Format
     encoder: Encoder
     present: tuple[str, ...]
-    arch: str
+    spec: BackboneSpec
     state: dict[str, Tensor]
     taken: int
     dropped: dict[str, tuple[str, ...]]
-    normalization: Normalization
-    stride: Literal["3x3", "1x1"]
-    image_size: int
     details: Mapping[str, Any]
     notes: tuple[str, ...]
 
@@ -76,16 +75,20 @@ def identify(
     """
     content = contents(file)
     rows = _rows(family, encoder)
-    held = [hold_against(row, content, encoder) for row in rows]
+    states: States = {}
+    try:
+        held = [hold_against(row, content, encoder, states) for row in rows]
+    except UserError as error:
+        raise UserError(f"{file.path}: {error}") from error
     candidate = _the_one([c for c in held if not c.misses], held, file, content)
     row = candidate.row
     _check_encoder(candidate, encoder, file)
     assert candidate.encoder is not None
     stated = stated_by(file, content, row)
     found = stated.arch or nearest(candidate.state)
-    if found not in BACKBONES:
+    if found not in ARCHITECTURES:
         raise UserError(
-            f"{file.path} holds the unknown architecture {found!r}; known: {', '.join(BACKBONES)}"
+            f"{file.path} holds the unknown architecture {found!r}; known: {', '.join(ARCHITECTURES)}"
         )
     lines = fit(candidate.state, found)
     if arch is not None and arch != found and not lines:
@@ -101,13 +104,15 @@ def identify(
         row=row,
         encoder=candidate.encoder,
         present=tuple(e.name for e in candidate.present),
-        arch=found,
+        spec=BackboneSpec(
+            arch=found,
+            normalization=stated.normalization or row.normalization,
+            stride_in_1x1=(stated.stride or row.stride) == "1x1",
+            image_size=stated.image_size,
+        ),
         state=state,
         taken=len(candidate.state),
         dropped={reason: tuple(keys) for reason, keys in candidate.dropped.items()},
-        normalization=stated.normalization or row.normalization,
-        stride=stated.stride or row.stride,
-        image_size=stated.image_size,
         details=stated.details,
         notes=(*said, *notes, *stated.notes, *elsewhere(candidate, content), *_bias(content)),
     )
@@ -122,6 +127,45 @@ def _rows(family: str | None, encoder: str | None) -> tuple[Format, ...]:
             f"family {family!r} is unknown; expected one of: {', '.join((*known, *OTHERS))}"
         )
     return FORMATS if family is None else (known[family],)
+
+
+# ---- A layout that no row knows: the user says where the network is and what its input was
+
+
+OTHERS = {"other": IMAGENET, "other-zero-one": ZERO_TO_ONE}
+
+
+def other(family: str, encoder: str | None) -> Format:
+    """A row for torchvision's names at a place that the user gives; never chosen automatically.
+
+    Args:
+        family: ``other`` for ImageNet's normalization, ``other-zero-one`` for pixels / 255.
+        encoder: ``ENTRY:PREFIX``, such as ``model.student:backbone.`` or ``:`` for the file itself.
+
+    Raises:
+        UserError: the place is not written like that.
+    """
+    entry, colon, prefix = (encoder or "").partition(":")
+    if not colon or (prefix and not prefix.endswith(".")):
+        raise UserError(
+            f"--family {family} needs to know the network: --encoder is {encoder!r}; expected "
+            "ENTRY:PREFIX, such as state_dict:student.backbone. with the prefix's last dot, or "
+            "':' for a bare state dict"
+        )
+    return Format(
+        family,
+        covers="a network with torchvision's names, where the user says it is",
+        source="the user",
+        encoders=(Encoder(f"{entry}:{prefix}", prefix),),
+        why="the user said so",
+        entry=tuple(entry.split(".")) if entry else (),
+        dropped=EVERYTHING,
+        normalization=OTHERS[family],
+        note="layout and normalization are as stated by the user",
+    )
+
+
+# ---- Details of identify
 
 
 def _bias(content: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-import torch
 from torch import Tensor
 
-from msbreg.backbones.resnet import BACKBONES
+from msbreg.backbones.architectures import ARCHITECTURES
 
 COUNTER = (
     "num_batches_tracked"  # of BatchNorm; absent before PyTorch 0.4.1 and from most converters
@@ -137,17 +136,15 @@ caffe2_short = _caffe2({"weight": "s", "bias": "b", "running_mean": "rm", "runni
 """The same with ``_bn_s``, ``_bn_b``, ``_bn_rm`` and ``_bn_riv``."""
 
 
-@cache
 def shapes(arch: str) -> dict[str, tuple[int, ...]]:
     """torchvision name -> shape of every tensor of a backbone, in the module's order."""
-    with torch.device("meta"):
-        return {k: tuple(v.shape) for k, v in BACKBONES[arch]().state_dict().items()}
+    return ARCHITECTURES[arch].shapes
 
 
 @cache
 def table(dialect: Dialect) -> dict[str, str]:
     """Foreign name -> torchvision name, for the tensors of all backbones together."""
-    keys = dict.fromkeys(key for arch in BACKBONES for key in shapes(arch))
+    keys = dict.fromkeys(key for arch in ARCHITECTURES for key in shapes(arch))
     made = {dialect(place(key)): key for key in keys}
     assert len(made) == len(keys), "a dialect has to give each tensor a name of its own"
     return made

@@ -10,6 +10,27 @@ QUERY = (
 # A named tuple (online_params, target_params, online_state, target_state, opt_state).
 BYOL = ("experiment_state", "args")
 
+
+def _byol_deepmind(name: str, file: str, prefix: str) -> Format:
+    return Format(
+        name,
+        covers=f"BYOL: DeepMind's {file} (dill of haiku trees; needs --trust-pickle)",
+        source="deepmind-research byol/utils/checkpointing.py, networks.py; module root [?]",
+        encoders=(
+            Encoder("online", prefix, ((*BYOL, 0), (*BYOL, 2))),
+            Encoder("target", prefix, ((*BYOL, 1), (*BYOL, 3))),
+        ),
+        why="DeepMind evaluates online_params with online_state",
+        names=names.haiku,
+        hwio=True,
+        top=("experiment_state",),
+        heads=("*/hidden", "*/counter"),
+        dropped=("projector/*", "predictor/*", "classifier/*"),
+        note="trained with TensorFlow's SAME padding; evaluated, as its converters do, with torchvision's "
+        "symmetric padding (pooled features differ by some 7 % on random weights)",
+    )
+
+
 MOMENTUM = (
     Format(
         "moco",
@@ -88,23 +109,8 @@ MOMENTUM = (
         entry=("network",),
         encoders=(Encoder("student", ""),),
     ),
-    Format(
-        "byol-deepmind",
-        covers="BYOL: DeepMind's pretrain_res50x1.pkl (dill of haiku trees; needs --trust-pickle)",
-        source="deepmind-research byol/utils/checkpointing.py, networks.py; module root res_net50 [?]",
-        encoders=(
-            Encoder("online", "res_net50/~/", ((*BYOL, 0), (*BYOL, 2))),
-            Encoder("target", "res_net50/~/", ((*BYOL, 1), (*BYOL, 3))),
-        ),
-        why="DeepMind evaluates online_params with online_state",
-        names=names.haiku,
-        hwio=True,
-        top=("experiment_state",),
-        heads=("*/hidden", "*/counter"),
-        dropped=("projector/*", "predictor/*", "classifier/*"),
-        note="trained with TensorFlow's SAME padding; evaluated, as its converters do, with torchvision's "
-        "symmetric padding (pooled features differ by some 7 % on random weights)",
-    ),
+    _byol_deepmind("byol-deepmind", "pretrain_res50x1.pkl", "res_net50/~/"),
+    _byol_deepmind("byol-deepmind-200", "pretrain_res200x2.pkl", "res_net200/~/"),
     Format(
         "byol-yaox12",
         covers="BYOL-PyTorch (yaox12): training files",

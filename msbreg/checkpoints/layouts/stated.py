@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from msbreg.backbones.spec import Normalization
+from msbreg.backbones.architectures import PUBLISHED
+from msbreg.backbones.spec import Normalization, normalization_of, spec_of_record
 from msbreg.checkpoints.layouts.row import Format
 from msbreg.checkpoints.read import FileContent
 from msbreg.run.errors import UserError
@@ -20,7 +21,7 @@ class Stated:
     """None and empty where nothing is said.
 
     Attributes:
-        arch: name in BACKBONES.
+        arch: name in ARCHITECTURES.
         normalization, stride: of the network.
         image_size: side in pixels of the views it was pre-trained on.
         details: how it was trained.
@@ -84,16 +85,16 @@ def _description(path: Path, said: Any) -> Stated:
     details = said.get("details", {})
     if not isinstance(details, Mapping):
         raise UserError(f"{path} has the details {details!r}; expected a mapping")
-    stride = said.get("stride", "3x3")
-    if stride not in ("3x3", "1x1"):
-        raise UserError(f"{path} says its stride is in the {stride!r}; expected 3x3 or 1x1")
+    try:
+        spec = spec_of_record(said)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     family = {"published from": said["family"]} if "family" in said else {}
     return Stated(
-        arch=_text(path, said, "arch"),
-        # Files written by version 0.1.0 spell the key the British way.
-        normalization=_normalization(path, said.get("normalization", said.get("normalisation"))),
-        stride=stride,
-        image_size=_size(path, said),
+        arch=spec.arch,
+        normalization=spec.normalization,
+        stride=spec.stride,
+        image_size=spec.image_size,
         details={**details, **family},
     )
 
@@ -131,8 +132,8 @@ def _sidecar(file: FileContent) -> Stated:
     wanted = {
         "downsample_in_first_stage": (False,),
         "hidden_act": ("relu",),
-        "embedding_size": (64,),
-        "architecture": ("resnet18", "resnet34", "resnet50"),
+        "embedding_size": (64, 128, 256),
+        "architecture": PUBLISHED,
     }
     for key, expected in wanted.items():
         value = config.get(key, expected[0])
@@ -173,17 +174,9 @@ def _sidecar_input(config: Mapping[str, Any], where: str) -> Normalization | Non
     return _normalization(where, said)
 
 
-def _normalization(where: Path | str, said: Any) -> Normalization | None:
-    if said is None:
-        return None
-    if not isinstance(said, Mapping) or not all(
-        isinstance(said.get(key), (list, tuple)) for key in ("mean", "std")
-    ):
-        raise UserError(
-            f"{where} has the normalization {said!r}; expected mean and std, 3 numbers each"
-        )
+def _normalization(where: Path | str, said: Any) -> Normalization:
     try:
-        return Normalization(tuple(said["mean"]), tuple(said["std"]), said.get("channels", "RGB"))
+        return normalization_of(said)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
 

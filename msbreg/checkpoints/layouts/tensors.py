@@ -1,4 +1,4 @@
-"""Tensors of a state against those of an architecture, and networks recognized by their names."""
+"""Compare the tensors of a state with an architecture's, and recognize networks by their names."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from msbreg.backbones.architectures import PUBLISHED
 from msbreg.checkpoints.layouts.names import (
     COUNTER,
     children,
@@ -19,9 +20,9 @@ from msbreg.checkpoints.layouts.names import (
 )
 from msbreg.checkpoints.read.inert import printable
 
-CONVOLUTIONS = 12  # a ResNet-18 has 17 outside its shortcuts, of which a dialect may hide some
+CONVOLUTIONS = 12  # a ResNet-18 has 17 outside its shortcuts; some have no unmistakable name
 
-PUBLISHED = ("resnet18", "resnet34", "resnet50")
+LONGEST = 12  # components of a name of any dialect; Hugging Face's have 9
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
@@ -42,7 +43,7 @@ def networks(keys: Iterable[str]) -> dict[str, list[str]]:
     known = _unmistakable()
     for key in keys:
         parts = key.split(".")
-        for cut in range(len(parts)):
+        for cut in range(max(0, len(parts) - LONGEST), len(parts)):
             if ".".join(parts[cut:]) in known:
                 prefix = "".join(f"{part}." for part in parts[:cut])
                 found.setdefault(prefix, []).append(key)
@@ -85,12 +86,11 @@ def _tensor_problem(name: str, value: Any, shape: tuple[int, ...]) -> str:
 def nearest(state: Mapping[str, Any]) -> str:
     """The published architecture whose tensors agree best in name and shape."""
 
+    found = {k: tuple(v.shape) for k, v in state.items() if isinstance(v, Tensor)}
+
     def agreement(arch: str) -> float:
         wanted = shapes(arch)
-        same = sum(
-            isinstance(value, Tensor) and tuple(value.shape) == wanted.get(name)
-            for name, value in state.items()
-        )
+        same = sum(found.get(name) == shape for name, shape in wanted.items())
         return same / max(len(wanted), len(state))
 
     return max(PUBLISHED, key=agreement)

@@ -1,15 +1,19 @@
 import pytest
 import torch
 import torchvision
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from msbreg.backbones.resnet import BACKBONES, build_backbone, embed
+from msbreg.backbones.architectures import ARCHITECTURES
+from msbreg.backbones.resnet import ResNet, build_backbone, embed
+from msbreg.backbones.spec import BackboneSpec
 from msbreg.run.errors import UserError
 
-SMALL = [name for name in BACKBONES if "-" in name]
-TORCHVISION = [name for name in BACKBONES if "-" not in name]
+SMALL = [name for name in ARCHITECTURES if "-" in name]
+TORCHVISION = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"]
+LARGE = ["resnet200", "resnet50_2x", "resnet50_4x", "resnet200_2x"]  # 63 to 376 million parameters
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in LARGE])
 def test_every_backbone_keeps_the_contract(name):
     backbone = build_backbone(name, seed=0).eval()
     size = 32 if name in SMALL else 64
@@ -22,6 +26,13 @@ def test_every_backbone_keeps_the_contract(name):
     assert embed(backbone, torch.zeros(2, 3, size, size)).shape == (2, backbone.channels["c5"])
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_table_states_the_names_shapes_and_order_of_all_tensors(name):
+    with torch.device("meta"):
+        state = ResNet(ARCHITECTURES[name]).state_dict()
+    assert [(k, tuple(v.shape)) for k, v in state.items()] == [*ARCHITECTURES[name].shapes.items()]
+
+
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_published_backbones_are_torchvisions(name):
     theirs = getattr(torchvision.models, name)(weights=None).eval()
@@ -30,7 +41,50 @@ def test_published_backbones_are_torchvisions(name):
     theirs.fc = torch.nn.Identity()
     images = torch.randn(2, 3, 65, 65, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        torch.testing.assert_close(embed(ours, images), theirs(images))
+        assert torch.equal(embed(ours, images), theirs(images))
+
+
+def as_torchvision_draws(name):
+    """torchvision's network, then the parts that differ, then the convolutions once more."""
+    a = ARCHITECTURES[name]
+    block = Bottleneck if a.bottleneck else BasicBlock
+    theirs = torchvision.models.resnet.ResNet(block, list(a.blocks))
+    del theirs.fc
+    if a.stem != "imagenet":
+        theirs.conv1 = torch.nn.Conv2d(3, a.width, 3, bias=False)
+    elif a.width != 64:
+        theirs.conv1 = torch.nn.Conv2d(3, a.width, 7, bias=False)
+    if a.width != 64:
+        theirs.bn1, theirs.inplanes = torch.nn.BatchNorm2d(a.width), a.width
+        for stage in range(4):
+            stride = 1 if stage == 0 else 2
+            layer = theirs._make_layer(block, a.width * 2**stage, a.blocks[stage], stride)
+            setattr(theirs, f"layer{stage + 1}", layer)
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return theirs.state_dict()
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "resnet18-cifar", "resnet18-narrow", "resnet18-tiny"]
+)
+def test_a_seed_draws_the_weights_of_version_0_1_0(name):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        wanted = as_torchvision_draws(name)
+    found = build_backbone(name, seed=0).state_dict()
+    assert list(found) == list(wanted)
+    assert all(torch.equal(found[k], wanted[k]) for k in wanted)
+
+
+def test_stride_2_sits_where_the_spec_says():
+    modern, old = (
+        build_backbone("resnet50"),
+        build_backbone(BackboneSpec("resnet50", stride_in_1x1=True)),
+    )
+    assert (modern.layer2[0].conv1.stride, modern.layer2[0].conv2.stride) == ((1, 1), (2, 2))
+    assert (old.layer2[0].conv1.stride, old.layer2[0].conv2.stride) == ((2, 2), (1, 1))
 
 
 def test_resnet50_has_318_tensors_and_23508032_parameters():

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torchvision
 
+import msbreg
 from msbreg.backbones.resnet import build_backbone, embed
 from msbreg.backbones.spec import IMAGENET
 from msbreg.checkpoints.layouts import names
@@ -50,6 +51,24 @@ def test_a_backbone_comes_back_tensor_for_tensor(tmp_path):
     assert provenance.tensors == len(wanted)
     assert provenance.image_size == 32
     assert len(provenance.sha256) == 64
+
+
+class Somewhere:
+    """A path of another library."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return str(self.path)
+
+
+@pytest.mark.parametrize("form", [str, Path, Somewhere])
+def test_a_path_may_be_a_string_or_any_path_like_object(tmp_path, form):
+    path = tmp_path / "checkpoint.pth"
+    save_checkpoint(path, content())
+    _, provenance = msbreg.load_backbone(form(path))
+    assert provenance.source == str(path)
 
 
 def test_another_architecture_than_asked_is_an_error(tmp_path):

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from msbreg.backbones.resnet import BACKBONES
-from msbreg.backbones.spec import ARCHITECTURES
-
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("torch", "torchvision", "sklearn", "matplotlib", "tensorboard", "rich", "faiss", "joblib")
 # Runs a script as its user does, and prints which of the heavy libraries it has imported.
@@ -96,14 +93,3 @@ def test_what_is_wrong_with_the_input_is_said_before_pytorch_is_imported(script,
     assert message in said
     assert "Traceback" not in said
     assert printed.endswith("imported:\n")
-
-
-def test_the_names_of_architectures_are_those_that_can_be_built():
-    assert tuple(BACKBONES) == ARCHITECTURES
-
-
-def test_the_names_of_toolboxes_are_those_that_can_be_written():
-    from msbreg.checkpoints.convert.targets import TARGETS
-    from tools.convert_to_d2 import TARGET_NAMES
-
-    assert tuple(TARGETS) == TARGET_NAMES

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from msbreg.backbones.resnet import build_backbone
-from msbreg.checkpoints.convert.encoding import pickled
+from msbreg.checkpoints.convert.target import pickled
 from msbreg.checkpoints.layouts.names import detectron2, to_dialect
 from msbreg.checkpoints.read import read_file
 from tests.transfer.detectors.cases import batch_of, config_of, settle

@@ -23,7 +23,7 @@ from transfer.detectors.config.defaults import DEFAULTS, VERSION
 Key = str
 Values = tuple[Any, ...]
 
-DEPTHS = (18, 34, 50, 101)
+DEPTHS = (18, 34, 50, 101, 152)
 NORMS = ("BN", "SyncBN", "naiveSyncBN", "FrozenBN", "GN")
 
 LIMITED_DATA: dict[Key, Values] = {

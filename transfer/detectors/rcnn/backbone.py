@@ -1,4 +1,4 @@
-"""ResNet-18 to -101 up to the stage that is asked for, with Detectron2's names of the parameters.
+"""ResNet-18 to -152 up to the requested stage, with Detectron2's names of the parameters.
 
 The networks are torchvision's and ``msbreg.backbones``'; only the names differ, and that stride 2 of a
 bottleneck may sit in its first 1x1 convolution. Modules are built and initialized in Detectron2's
@@ -13,13 +13,10 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from msbreg.backbones.architectures import BLOCKS
 from transfer.detectors.rcnn.layers import Conv, fill_msra, fill_xavier, freeze
 
-# ---- ResNet-18 to -101 up to the stage that is asked for, with Detectron2's names of the pa
-
-
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-"""Depth -> residual blocks in res2 to res5 (He et al., arXiv 1512.03385, table 1)."""
+# ---- ResNet
 
 
 class Residual(nn.Module):
@@ -162,8 +159,10 @@ def build_resnet(config: CfgNode) -> ResNet:
 def build_res5(config: CfgNode) -> tuple[nn.Sequential, int]:
     """The last stage as a head on regions: three bottlenecks, at every depth.
 
-    So Detectron2 builds it (modeling/roi_heads/roi_heads.py, Res5ROIHeads), for ResNet-18 and -34
-    too, whose own last stage has no place in a C4 model.
+    Detectron2 builds it this way (modeling/roi_heads/roi_heads.py, Res5ROIHeads), also for ResNet-18
+    and -34. Their own last stage, of two or three basic blocks, has no place in a C4 model: the head
+    starts from its initial weights, and ``place_backbone`` leaves the backbone's res5 out. Detectron2's
+    loader instead copies the tensors of basic blocks whose name and shape happen to match.
 
     Returns:
         The stage and its number of channels.

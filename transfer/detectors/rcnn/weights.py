@@ -29,8 +29,9 @@ FRESH = {
 }
 """Parts that no backbone has -> why they start fresh."""
 
-# Detectron2 builds the C4 head of three bottlenecks at every depth. Its loader would put the tensors of
-# basic blocks there whose shapes happen to fit, between others that start fresh; that is left out.
+# Detectron2 builds the C4 head of three bottlenecks at every depth. With a ResNet-18 or -34, its loader
+# copies the tensors of basic blocks whose name and shape happen to match into that head, between others
+# that keep their initial values. Here the whole head keeps its initial values.
 SHALLOW_C4 = "the C4 head is of bottlenecks, the backbone's last stage of basic blocks"
 COUNTERS = "a counter, which norms with fixed momentum do not use"
 PIXELS = "the config says it"

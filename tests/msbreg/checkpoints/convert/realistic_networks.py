@@ -3,24 +3,29 @@
 from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
-from torchvision.models.resnet import Bottleneck
+from torch import nn
 
+from msbreg.backbones.architectures import ARCHITECTURES, Architecture
 from msbreg.backbones.resnet import ResNet, build_backbone, stride_in_1x1
-from msbreg.backbones.spec import IMAGENET, Normalization
-from msbreg.checkpoints.load import Provenance, save_checkpoint
+from msbreg.backbones.spec import IMAGENET, BackboneSpec, Normalization, Provenance
+from msbreg.checkpoints.load import save_checkpoint
 
-THIN = "a ResNet-50 of 8 channels"
+THIN = "resnet50-thin"
+"""A ResNet-50 of 8 channels; tests put it into the table with ``thin``."""
+
+
+@pytest.fixture
+def thin(monkeypatch):
+    """THIN is an architecture like any other."""
+    monkeypatch.setitem(ARCHITECTURES, THIN, Architecture(50, width=8))
 
 
 @cache  # nobody may change it
 def moved(arch: str = "resnet18-narrow", *, v1: bool = False) -> ResNet:
     """Statistics, weights and biases of BatchNorm as after some training."""
-    if arch == THIN:
-        torch.manual_seed(0)
-        backbone = ResNet(Bottleneck, [3, 4, 6, 3], width=8)
-    else:
-        backbone = build_backbone(arch, seed=0)
+    backbone = build_backbone(arch, seed=0)
     generator = torch.Generator().manual_seed(0)
     for name, value in backbone.state_dict().items():
         if name.endswith("running_var"):
@@ -30,6 +35,21 @@ def moved(arch: str = "resnet18-narrow", *, v1: bool = False) -> ResNet:
         elif value.ndim == 0:
             value.fill_(7)
     return (stride_in_1x1(backbone) if v1 else backbone).eval()
+
+
+@torch.no_grad()
+def realistic(arch: str, seed: int) -> ResNet:
+    """Statistics as training leaves them: of each layer's own input, with skewed scales."""
+    backbone = build_backbone(arch, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the average over batches
+            module.weight.copy_(torch.rand(module.weight.shape, generator=generator) + 0.1)
+            module.bias.copy_(0.3 * torch.randn(module.bias.shape, generator=generator))
+    images = torch.randn(4, 3, 64, 64, generator=generator)
+    backbone.train()(images)
+    return backbone.eval()
 
 
 def provenance(
@@ -44,12 +64,9 @@ def provenance(
             "source": "/somewhere/else/moco.pth",
             "family": "moco",
             "encoder": "query",
-            "arch": arch,
+            "spec": BackboneSpec(arch, normalization, stride == "1x1", 224),
             "sha256": "ab" * 32,
             "tensors": len(moved(arch).state_dict()),
-            "image_size": 224,
-            "normalization": normalization,
-            "stride": stride,
             "details": {"epoch": 200},
         }
         | changes

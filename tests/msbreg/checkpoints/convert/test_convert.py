@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from msbreg.checkpoints.convert.convert import convert
-from msbreg.checkpoints.convert.targets import TARGETS
+from msbreg.checkpoints.convert.convert import TARGETS, convert
 from msbreg.run.errors import UserError
 from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
-from tests.msbreg.checkpoints.convert.test_encoding import globals_of
+from tests.msbreg.checkpoints.convert.test_target import globals_of
 
 ROOT = Path(__file__).resolve().parents[4]
 DETECTRON2, HUGGINGFACE = TARGETS["detectron2"], TARGETS["huggingface"]
@@ -36,8 +35,8 @@ def test_the_certificate_lies_in_the_file_and_beside_it_with_the_files_sha256(tm
     assert {k: v for k, v in beside.items() if k not in ("sha256", "file")} == inside
     assert inside["passed"] is True
     assert inside["source"]["sha256"] == "ab" * 32
-    assert set(inside["readings"][0]["errors"]) == {"96x128", "97x129"}
-    assert set(inside["readings"][0]["errors"]["97x129"]) == {
+    assert set(inside["readings"][0]["errors"]) == {"65x96"}
+    assert set(inside["readings"][0]["errors"]["65x96"]) == {
         "stem",
         "res2",
         "res3",
@@ -66,7 +65,7 @@ def test_what_is_there_is_replaced_only_on_demand(tmp_path):
 def test_a_failed_conversion_leaves_the_file_that_it_was_to_replace(tmp_path):
     output = tmp_path / "out.pkl"
     output.write_text("mine")
-    broken = replace(DETECTRON2, express=lambda settings: {})
+    broken = replace(DETECTRON2, express=lambda spec: {})
     with pytest.raises(KeyError):
         convert(moved(), provenance(), output, broken, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out.pkl"]
@@ -91,8 +90,8 @@ def test_a_folder_is_written_whole_and_other_files_in_it_stay(tmp_path):
         ("out.onnx", DETECTRON2, r"ends in '\.onnx'; detectron2 takes \.pkl or \.pth"),
         ("out", DETECTRON2, "ends in 'nothing'"),
         ("nowhere/out.pkl", DETECTRON2, "nowhere of the output does not exist"),
-        ("folder.pkl", DETECTRON2, "is a folder; detectron2 wants a file's name"),
-        ("file", HUGGINGFACE, "is a file; huggingface wants a folder"),
+        ("folder.pkl", DETECTRON2, "is a folder; detectron2 writes a file"),
+        ("file", HUGGINGFACE, "is a file; huggingface writes a folder"),
     ],
 )
 def test_an_output_that_cannot_be_is_told_before_anything_is_written(
@@ -106,7 +105,7 @@ def test_an_output_that_cannot_be_is_told_before_anything_is_written(
 
 @pytest.mark.parametrize("target", [DETECTRON2, FORMULAS_ONLY], ids=["file", "folder"])
 def test_an_interruption_leaves_nothing(tmp_path, target):
-    def interrupted(path, words, batches):
+    def interrupted(path, words, images):
         assert path.exists()
         raise KeyboardInterrupt
 
@@ -119,12 +118,10 @@ def test_an_interruption_leaves_nothing(tmp_path, target):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from msbreg.checkpoint import load_backbone
-from msbreg.checkpoints.convert.convert import convert
-from msbreg.checkpoints.convert.targets import TARGETS
+from msbreg.checkpoints.convert.convert import TARGETS, convert
 from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
 
-def killed(path, words, batches):
+def killed(path, words, images):
     os.kill(os.getpid(), signal.SIGKILL)
 
 convert(moved(), provenance(), Path(sys.argv[1]), TARGETS["detectron2"], readers=(killed,))
@@ -142,6 +139,6 @@ def test_a_process_killed_half_way_leaves_no_file_under_the_outputs_name(tmp_pat
 def test_a_certificate_that_cannot_be_put_in_place_takes_the_file_along(tmp_path):
     (tmp_path / "out.pkl.certificate.json").mkdir()
     (tmp_path / "out.pkl.certificate.json" / "mine").touch()
-    with pytest.raises(UserError, match="nothing was put there"):
+    with pytest.raises(UserError, match="nothing was written"):
         convert(moved(), provenance(), tmp_path / "out.pkl", DETECTRON2, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out.pkl.certificate.json"]

@@ -2,9 +2,8 @@
 
 import hashlib
 
-from msbreg.checkpoints.convert.convert import convert
+from msbreg.checkpoints.convert.convert import TARGETS, convert
 from msbreg.checkpoints.convert.model_card import Score, Training, model_card
-from msbreg.checkpoints.convert.targets import TARGETS
 from msbreg.run.config import plain
 from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
 
@@ -31,7 +30,7 @@ def test_the_card_lies_beside_the_published_file_and_names_its_sha256(tmp_path):
 
 
 def test_input_stride_and_encoder_are_stated():
-    text = card(said={"stride": "1x1"})
+    text = card(said={"arch": "resnet50", "stride": "1x1"})
     assert "RGB images / 255, mean [0.485, 0.456, 0.406]" in text
     assert "in the first 1x1 (v1) convolution" in text
     assert "layout moco, query" in text
@@ -58,3 +57,13 @@ def test_signs_of_no_training_are_on_the_card():
     assert "- Warning: untouched initialization" in card(
         said={"warnings": ("untouched initialization",)}
     )
+
+
+def test_the_snippet_on_the_card_loads_the_file_beside_it(tmp_path, monkeypatch):
+    output = tmp_path / "out.safetensors"
+    convert(moved(), provenance(), output, TARGETS["safetensors"], card=model_card)
+    text = (tmp_path / "out.md").read_text()
+    names = {}
+    monkeypatch.chdir(tmp_path)
+    exec(text.partition("```python\n")[2].partition("```")[0], names)
+    assert names["provenance"].arch == "resnet18-narrow"

@@ -5,10 +5,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from msbreg.backbones.spec import IMAGENET
-from msbreg.checkpoints.convert.consumer_settings import settings_of
-from msbreg.checkpoints.convert.convert import convert
-from msbreg.checkpoints.convert.targets import TARGETS
+from msbreg.backbones.spec import IMAGENET, BackboneSpec
+from msbreg.checkpoints.convert.convert import TARGETS, convert
 from msbreg.checkpoints.layouts.row import MSRA, SWAV
 from msbreg.checkpoints.load import load_backbone
 from msbreg.run.errors import UserError
@@ -25,8 +23,7 @@ def converted(tmp_path, target, arch, **said):
 
 
 def words(target, arch, normalization=IMAGENET, stride="3x3"):
-    backbone = moved(arch, v1=stride == "1x1")
-    return TARGETS[target].express(settings_of(backbone, arch, normalization, stride, 224))
+    return TARGETS[target].express(BackboneSpec(arch, normalization, stride == "1x1", 224))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +75,7 @@ def test_a_stem_for_small_images_is_published(tmp_path):
 
 @pytest.mark.parametrize("arch", ["resnet18-cifar", "resnet18-small", "resnet18-tiny"])
 @pytest.mark.parametrize("target", TOOLBOXES)
-def test_a_stem_for_small_images_is_refused_by_every_tool_box(tmp_path, target, arch):
+def test_a_stem_for_small_images_is_refused_by_every_toolbox(tmp_path, target, arch):
     with pytest.raises(UserError, match="cannot express this backbone"):
         converted(tmp_path, target, arch)
 
@@ -109,6 +106,61 @@ def test_detectron2_is_told_the_channels_of_basic_blocks():
     assert narrow["MODEL.RESNETS.STEM_OUT_CHANNELS"] == 32
 
 
+@pytest.mark.parametrize(
+    ("arch", "refused"),
+    [
+        ("resnet101", ()),
+        ("wide_resnet50_2", ("mmseg", "huggingface")),
+        ("resnet50_2x", ("torchvision", "timm")),
+        ("resnet200", ("detectron2", "mmseg", "torchvision")),
+    ],
+)
+def test_deeper_and_wider_networks_are_expressed_where_the_toolbox_builds_them(arch, refused):
+    spec = BackboneSpec(arch, IMAGENET, image_size=224)
+    assert tuple(name for name in TARGETS if TARGETS[name].refusal(spec)) == tuple(
+        name for name in TARGETS if name in refused
+    )
+    for name, target in TARGETS.items():
+        if name not in refused:
+            assert target.understand(target.express(spec)).architecture == spec.architecture
+
+
+def test_detectron2_is_told_the_inner_width_of_bottlenecks():
+    wide, double = words("detectron2", "wide_resnet50_2"), words("detectron2", "resnet50_2x")
+    assert wide["MODEL.RESNETS.WIDTH_PER_GROUP"] == 128
+    assert "MODEL.RESNETS.RES2_OUT_CHANNELS" not in wide
+    assert double["MODEL.RESNETS.WIDTH_PER_GROUP"] == 128
+    assert double["MODEL.RESNETS.STEM_OUT_CHANNELS"] == 128
+    assert double["MODEL.RESNETS.RES2_OUT_CHANNELS"] == 512
+
+
+@pytest.mark.parametrize(
+    ("target", "arch"),
+    [
+        ("detectron2", "resnet101"),
+        ("safetensors", "resnet101"),
+        ("detectron2", "wide_resnet50_2"),
+        ("timm", "wide_resnet50_2"),
+    ],
+)
+def test_deep_and_wide_networks_are_written_and_read_back(tmp_path, target, arch):
+    backbone, conversion = converted(tmp_path, target, arch)
+    again, found = load_backbone(conversion.output)
+    wanted, state = backbone.state_dict(), again.state_dict()
+    assert all(torch.equal(state[name], wanted[name]) for name in wanted)
+    assert found.arch == arch
+
+
+def test_the_printed_snippet_loads_the_published_file(tmp_path):
+    _, conversion = converted(tmp_path, "safetensors", "resnet18-tiny")
+    fragment = TARGETS["safetensors"].fragment(
+        conversion.certificate["settings"], conversion.output
+    )
+    names = {}
+    exec(fragment, names)
+    assert names["provenance"].arch == "resnet18-tiny"
+
+
 def test_mmseg_is_told_style_and_order_of_channels():
     modern = words("mmseg", "resnet50", SWAV)
     assert modern["backbone"] == {"type": "ResNet", "depth": 50, "style": "pytorch"}
@@ -132,7 +184,7 @@ def test_huggingface_is_told_depths_widths_and_stride():
     assert words("huggingface", "resnet18")["config.json"]["layer_type"] == "basic"
 
 
-def test_the_stride_of_basic_blocks_is_nobodys_affair():
+def test_the_stride_of_basic_blocks_is_always_in_their_3x3():
     assert words("detectron2", "resnet18", IMAGENET, "1x1")["MODEL.RESNETS.STRIDE_IN_1X1"] is False
 
 

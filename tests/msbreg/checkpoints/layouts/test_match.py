@@ -61,8 +61,45 @@ def test_a_family_loads_to_exactly_the_source_tensors(family):
     state, twin = source(family)
     match = identify(held(build(state, twin)))
     assert match.row.name == row
-    assert match.arch in ("resnet18", "resnet50")
+    assert match.spec.arch in ("resnet18", "resnet50")
     assert_same(match, state)
+
+
+@pytest.mark.parametrize(
+    ("family", "arch"),
+    [
+        ("MoCo v2", "resnet101"),
+        ("DenseCL training", "resnet101"),
+        ("VISSL training", "wide_resnet50_2"),
+        ("SwAV", "resnet50_2x"),
+        ("torchvision", "wide_resnet50_2"),
+        ("torchvision", "resnet152"),
+        ("Detectron2 MSRA", "resnet101"),
+        ("Hugging Face", "resnet101"),
+    ],
+)
+def test_deeper_and_wider_networks_are_known_by_their_tensors(family, arch):
+    row, build = FAMILIES[family]
+    state, twin = made_state(arch), made_state(arch, start=1.0)
+    match = identify(held(build(state, twin)))
+    assert (match.row.name, match.spec.arch) == (row, arch)
+    assert_same(match, state)
+
+
+def test_byols_published_resnet200_of_double_width_is_known():
+    state = made_state("resnet200_2x")
+    tree = haiku(state, {"conv1.weight": state["conv1.weight"]})
+    args = tree["experiment_state"]["args"]
+    for index, part in enumerate(args):
+        args[index] = {key.replace("res_net50", "res_net200"): v for key, v in part.items()}
+    match = identify(held(tree))
+    assert (match.row.name, match.spec.arch) == ("byol-deepmind-200", "resnet200_2x")
+    assert match.taken == sum(not name.endswith(COUNTER) for name in state)
+
+
+def test_a_key_of_very_many_components_is_no_network():
+    with pytest.raises(UserError, match="matches no known"):
+        identify(held({"a." * 100_000 + "layer1.0.conv1.weight": torch.ones(1)}))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -191,7 +228,7 @@ def test_resnet50_asked_and_resnet18_given():
     content = moco(*source("MoCo v2"))
     with pytest.raises(UserError, match="holds a resnet18, but a resnet50 was asked for"):
         identify(held(content), arch="resnet50")
-    assert identify(held(content), arch="resnet18").arch == "resnet18"
+    assert identify(held(content), arch="resnet18").spec.arch == "resnet18"
 
 
 @pytest.mark.parametrize("token", ["module.", "_orig_mod.", "_fsdp_wrapped_module."])
@@ -203,7 +240,7 @@ def test_wrapper_tokens_are_taken_away_anywhere_in_a_key(token):
 
 def test_two_keys_that_become_one_are_an_error():
     state, _ = source("torchvision")
-    with pytest.raises(UserError, match=r"conv1\.weight once \(it is there twice"):
+    with pytest.raises(UserError, match=r"conv1\.weight once \(it occurs twice"):
         identify(held(state | {"module.conv1.weight": torch.ones(64, 3, 7, 7)}))
 
 
@@ -219,8 +256,8 @@ def test_a_bare_state_dict_with_classifier_needs_the_family():
         identify(held(content))
     assert "--family simclr-tf" in str(error.value)
     assert "--family torchvision-wrapped" in str(error.value)
-    assert identify(held(content), family="simclr-tf").normalization.std == (1.0, 1.0, 1.0)
-    assert identify(held(content), family="torchvision-wrapped").normalization.std[0] == 0.229
+    assert identify(held(content), family="simclr-tf").spec.normalization.std == (1.0, 1.0, 1.0)
+    assert identify(held(content), family="torchvision-wrapped").spec.normalization.std[0] == 0.229
 
 
 def test_an_unknown_family_lists_the_known():
@@ -248,13 +285,13 @@ def test_lightlys_dino_and_others_are_told_apart_by_the_student():
 
 def test_swav_keeps_its_own_standard_deviation():
     match = identify(held(FAMILIES["SwAV"][1](*source("x"))))
-    assert match.normalization.std == (0.228, 0.224, 0.225)
+    assert match.spec.normalization.std == (0.228, 0.224, 0.225)
 
 
 def test_msra_is_bgr_with_its_stride_in_the_1x1():
     match = identify(held(msra_file(*source("Detectron2 MSRA"))))
-    assert (match.stride, match.normalization.channels) == ("1x1", "BGR")
-    assert match.normalization.std == (1 / 255,) * 3
+    assert (match.spec.stride, match.spec.normalization.channels) == ("1x1", "BGR")
+    assert match.spec.normalization.std == (1 / 255,) * 3
 
 
 def test_tensorflow_kernels_are_turned_round():
@@ -289,8 +326,8 @@ def test_configurations_beside_the_file_give_normalization_and_stride():
         "preprocessor": {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]},
     }
     match = identify(held(state, sidecar=beside))
-    assert match.stride == "1x1"
-    assert match.normalization.mean == (0.5, 0.5, 0.5)
+    assert match.spec.stride == "1x1"
+    assert match.spec.normalization.mean == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -310,8 +347,8 @@ def test_what_no_row_knows_is_described(content, said):
 
 def test_a_wide_network_is_said_to_be_one():
     one = torch.ones(())
-    wide = {k: one.expand([2 * n for n in v.shape]) for k, v in made_state("resnet50").items()}
-    with pytest.raises(UserError, match=r"\[3, 4, 6, 3\] blocks in its four stages, conv1 \(128,"):
+    wide = {k: one.expand([3 * n for n in v.shape]) for k, v in made_state("resnet50").items()}
+    with pytest.raises(UserError, match=r"\[3, 4, 6, 3\] blocks in its four stages, conv1 \(192,"):
         identify(held(wide))
 
 
@@ -388,7 +425,7 @@ def test_a_network_in_another_entry_is_noted():
     content = FAMILIES["lightly"][1](*source("x"))
     content["current_model_state"] = under("backbone.", made_state("resnet18", 2.0))
     notes = identify(held(content)).notes
-    assert any("not looked at (current_model_state: backbone.*)" in note for note in notes)
+    assert any("ignored (current_model_state: backbone.*)" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -410,8 +447,8 @@ def test_another_layout_is_read_where_the_user_says_the_network_is():
     content = {"nets": {"student": under("trunk.", state) | under("slow.", twin)}, "epoch": 3}
     match = identify(held(content), family="other-zero-one", encoder="nets.student:trunk.")
     assert_same(match, state)
-    assert match.normalization.std == (1.0, 1.0, 1.0)
-    assert "layout and normalization are the user's statement" in match.notes
+    assert match.spec.normalization.std == (1.0, 1.0, 1.0)
+    assert "layout and normalization are as stated by the user" in match.notes
     with pytest.raises(UserError, match="expected ENTRY:PREFIX"):
         identify(held(content), family="other", encoder="trunk")
     with pytest.raises(UserError, match="missing      conv1"):
@@ -449,6 +486,7 @@ def test_a_tree_that_holds_itself_is_an_error_and_not_a_crash():
 def test_every_row_has_a_fixture_or_a_test_of_its_own():
     tested = {row for row, _ in FAMILIES.values()}
     assert {row.name for row in FORMATS} - tested == {
+        "byol-deepmind-200",
         "simclr-tf",
         "torchvision-wrapped",
         "msbreg-safetensors",

@@ -32,8 +32,8 @@ def published(**changes) -> dict[str, str]:
 def test_a_published_file_says_all_that_an_evaluation_needs():
     match = identify(held(made_state("resnet18"), metadata=published()))
     assert match.row.name == "msbreg-safetensors"
-    assert (match.normalization.channels, match.normalization.mean[0]) == ("BGR", 0.5)
-    assert (match.image_size, match.details["method"]) == (96, "moco")
+    assert (match.spec.normalization.channels, match.spec.normalization.mean[0]) == ("BGR", 0.5)
+    assert (match.spec.image_size, match.details["method"]) == (96, "moco")
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_a_published_file_says_all_that_an_evaluation_needs():
         ({"msbreg": "{"}, "not JSON"),
         ({"msbreg": "[1]"}, "expected a mapping"),
         ({"msbreg": "null"}, "expected a mapping"),
-        (published(arch=["x"]), "expected a name"),
-        (published(arch="resnet19"), "unknown architecture"),
+        (published(arch=["x"]), "expected the name of an architecture"),
+        (published(arch="resnet19"), "'resnet19' is unknown"),
         (published(stride="5x5"), "expected 3x3 or 1x1"),
         (published(normalization=5), "expected mean and std"),
         (published(normalization={"mean": 0.5, "std": [1, 1, 1]}), "expected mean and std"),
@@ -102,7 +102,7 @@ def test_a_configuration_of_another_network_or_input_is_refused(sidecar, said):
 
 def test_a_processor_that_does_not_normalize_is_followed():
     said = {"do_normalize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    assert identify(huggingface(preprocessor=said)).normalization.std == (1.0, 1.0, 1.0)
+    assert identify(huggingface(preprocessor=said)).spec.normalization.std == (1.0, 1.0, 1.0)
 
 
 def test_a_certificate_beside_the_file_gives_what_the_layout_cannot_say(tmp_path):
@@ -111,7 +111,7 @@ def test_a_certificate_beside_the_file_gives_what_the_layout_cannot_say(tmp_path
     beside = tmp_path / "swav_torchvision.pth.certificate.json"
     beside.write_text(json.dumps({"sha256": "0" * 64, "source": source}))
     match = identify(held(made_state("resnet18"), path))
-    assert match.normalization.channels == "BGR"
+    assert match.spec.normalization.channels == "BGR"
     assert any("swav_torchvision.pth.certificate.json" in note for note in match.notes)
 
 
@@ -119,7 +119,7 @@ def test_a_certificate_of_another_file_is_not_followed(tmp_path):
     path = tmp_path / "a.pth"
     (tmp_path / "a.pth.certificate.json").write_text(json.dumps({"sha256": "1" * 64}))
     match = identify(held(made_state("resnet18"), path))
-    assert match.normalization.channels == "RGB"
+    assert match.spec.normalization.channels == "RGB"
     assert any("belongs to another file" in note for note in match.notes)
 
 

@@ -36,6 +36,12 @@ def place_of(name, *, c4):
         ("fpn-r50-mask-4conv1fc", "resnet50", []),
         ("fpn-r18-mask", "resnet18", []),
         ("fpn-r18-mask", "resnet18-narrow", NARROW),
+        ("fpn-r50-mask-4conv1fc", "resnet101", ["MODEL.RESNETS.DEPTH", 101]),
+        (
+            "fpn-r50-mask-4conv1fc",
+            "wide_resnet50_2",
+            ["MODEL.RESNETS.WIDTH_PER_GROUP", 128],
+        ),
     ],
 )
 def test_each_tensor_of_a_backbone_is_in_its_place(case, arch, overrides):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from msbreg.checkpoints.convert.encoding import as_json, as_safetensors, pickled, torch_saved
+from msbreg.checkpoints.convert.target import as_json, as_safetensors, pickled, torch_saved
 
 CONTENT = {
     "model": {

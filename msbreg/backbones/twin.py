@@ -1,0 +1,42 @@
+"""The untrained twin of a network: the same architecture and input, with initial weights."""
+
+import hashlib
+
+from msbreg.backbones.resnet import ResNet, build_backbone
+from msbreg.backbones.spec import BackboneSpec, Provenance
+
+
+def random_backbone(
+    spec: BackboneSpec | str, *, seed: int, image_size: int = 0
+) -> tuple[ResNet, Provenance]:
+    """The untrained twin as initialized by ``seed``, in eval mode.
+
+    Args:
+        spec: of the network that it is compared with: architecture, normalization and channel order,
+            place of the stride and image size. The name of an architecture stands for ImageNet's
+            normalization, stride 2 in the 3x3 and ``image_size``.
+
+    Raises:
+        UserError: no architecture has that name.
+
+    >>> _, provenance = random_backbone(BackboneSpec("resnet18-tiny", image_size=32), seed=0)
+    >>> provenance.source, provenance.image_size
+    ('random', 32)
+    """
+    if isinstance(spec, str):
+        spec = BackboneSpec(spec, image_size=image_size)
+    backbone = build_backbone(spec, seed=seed)
+    digest = hashlib.sha256()
+    for value in backbone.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    provenance = Provenance(
+        source="random",
+        family="random",
+        encoder="initialization",
+        spec=spec,
+        sha256=digest.hexdigest(),
+        tensors=len(backbone.state_dict()),
+        details={"seed": seed},
+        warnings=("an untrained network, as asked for",),
+    )
+    return backbone.eval(), provenance
