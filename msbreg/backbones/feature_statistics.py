@@ -19,7 +19,7 @@ from msbreg.backbones.spec import Normalization
 from msbreg.data.transforms import resize
 
 # Features are like a random network's if they are beyond both. Of 32 photographs(), random networks (six
-# of ARCHITECTURES, ten seeds, residuals zero-initialized or not) have cosines from 0.88 and effective ranks up
+# of ARCHITECTURES, ten seeds, residuals zero-initialized or not) have cosines from 0.88 and ranks up
 # to 6.7. Trained ones have ranks from 8.5, and from 9.9 where the cosine is beyond its bound (this suite's
 # small networks after 140 steps or more, ResNet-18 and -50 after 100 steps on CIFAR-10); the same ones
 # with their statistics refilled, their convolutions random or pixels in 0..255 have ranks up to 6.3.
