@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeGuard
 
 from msbreg.run.errors import UserError
 
@@ -25,27 +25,36 @@ Shape = Mapping[str, Any]
 NUMBER = (int, float)
 
 
-def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
-    """The content of a regular file; never waits for a pipe or a device.
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; never waits for a pipe or a device.
 
     Raises:
-        UserError: there is no such file, it is not a regular file, it is larger than ``limit`` bytes,
-            or it cannot be read.
+        UserError: there is no such file, it is not a regular file, or it cannot be opened.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UserError(f"{path} is not a regular file.")
-            content = file.read(limit + 1)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist.") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is not a regular file.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL or a lone surrogate in the name
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read ({reason}).") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path} is not a regular file.")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        UserError: as ``open_regular``, or the file is larger than ``limit`` bytes.
+    """
+    with open_regular(path) as file:
+        try:
+            content = file.read(limit + 1)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     if len(content) > limit:
         raise UserError(f"{path} is larger than {limit / 1e6:.0f} MB.")
     return content
@@ -144,7 +153,7 @@ def _check_depth(value: Any) -> None:
         raise ValueError(f"nested deeper than {DEPTH} levels")
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether a parsed value is a finite number; true and false are not."""
     return isinstance(value, NUMBER) and not isinstance(value, bool) and math.isfinite(value)
 
