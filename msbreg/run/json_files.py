@@ -6,13 +6,14 @@ compare, to average and to encode as UTF-8: at most ``DEPTH`` levels, no NaN or 
 None), no integer beyond 25 digits, no lone surrogate and no NUL.
 """
 
+import io
 import json
 import math
 import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, TypeGuard
 
 from msbreg.run.errors import UserError
 
@@ -25,7 +26,7 @@ Shape = Mapping[str, Any]
 NUMBER = (int, float)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file for reading; never waits for a pipe or a device.
 
     Raises:

@@ -69,7 +69,8 @@ def record(folder, **results):
         "warnings": [],
         "seconds": 1.0,
         **dict.fromkeys(("digest", "card", "command", "started"), ""),
-        **dict.fromkeys(("config", "environment"), {}),
+        "config": {},
+        "environment": {},
     }
     (folder / "record.json").write_text(json.dumps(content))
 

@@ -92,7 +92,7 @@ def write(
             "Free some space; the same command then continues with the evaluation."
         ) from error
     tested = record["data"]["test"]
-    data = DataId(scenes.name, "test", tested["fingerprint"])
+    data = DataId(scenes.name, "", tested["fingerprint"])
     record["scores"] = [s.as_dict() for s in scores_of(scores, data, tested["images"])]
     record["drawings"] = drawings
     record["metric"] = ", ".join(of_kind.metric for of_kind in scores.values())

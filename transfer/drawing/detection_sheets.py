@@ -75,7 +75,7 @@ def precision_recall_curves(scores: DetectionScores) -> str:
             )
         )
     columns = min(5 if len(panels) <= 25 else 10, len(panels))
-    return as_file(plots(panels, columns=columns, label="Precision over recall", size=(190, 150)))
+    return as_file(plots(panels, columns=columns, label="Precision over recall", size=(190, 160)))
 
 
 def _corners(

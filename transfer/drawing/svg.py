@@ -11,7 +11,7 @@ from html import escape
 BLUE, ORANGE, GREEN, PURPLE, GRAY = "#3a86c8", "#d9822b", "#3f9f6b", "#a06cc0", "#8a8f98"
 MOST_POINTS = 300  # of a line; more are thinned evenly, the first and the last stay
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 34, 30  # margins around the axes, in pixels
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 44, 30  # margins around the axes, in pixels
 _FONT = "font-size:10px"
 # The default color, then one for each color scheme of the reader.
 _SCHEMES = (
@@ -56,7 +56,7 @@ def plots(
     *,
     columns: int,
     label: str,  # read aloud by screen readers
-    size: tuple[int, int] = (250, 170),  # width and height of a panel in pixels
+    size: tuple[int, int] = (250, 180),  # width and height of a panel in pixels
 ) -> str:
     """The panels row by row as one ``<svg>`` element without ids, scripts or addresses."""
     width, height = size
@@ -90,7 +90,9 @@ def _panel(panel: Panel, left: float, top: float, width: int, height: int) -> st
     ]
     out.append(_path([(x0, y0), (x0, y1), (x1, y1)], "stroke:currentColor;stroke-width:.6"))
     if not lines:
-        out.append(_text((x0 + x1) / 2, (y0 + y1) / 2, "not recorded", f"{_FONT};text-anchor:middle"))
+        out.append(
+            _text((x0 + x1) / 2, (y0 + y1) / 2, "not recorded", f"{_FONT};text-anchor:middle")
+        )
         return "".join(out)
     x_low, x_high = panel.x_range or _range([x for _, points in lines for x, _ in points])
     values = [y for _, points in lines for _, y in points] + [v for v, _ in panel.levels]
@@ -116,21 +118,28 @@ def _panel(panel: Panel, left: float, top: float, width: int, height: int) -> st
     for value, words in panel.levels:
         y = place(x_low, value)[1]
         out.append(_path([(x0, y), (x1, y)], f"stroke:{GRAY};stroke-width:1;stroke-dasharray:4 3"))
-        out.append(_text(x1, y - 3, words, f"font-size:9px;text-anchor:end"))
+        out.append(_text(x1, y - 3, words, "font-size:9px;text-anchor:end"))
     for line, points in lines:
         placed = [place(x, y) for x, y in points]
         look = f"stroke:{line.color};stroke-width:1.5" + (";stroke-dasharray:4 2" * line.dashed)
         out.append(_path(placed, look))
         if len(placed) <= 12:
-            out += [_path([(x - 1.5, y), (x + 1.5, y)], f"stroke:{line.color};stroke-width:3")
-                    for x, y in placed]
-    return "".join([*out, *_legend([line for line, _ in lines if line.label], left + 6, top + 24)])
+            out += [
+                _path([(x - 1.5, y), (x + 1.5, y)], f"stroke:{line.color};stroke-width:3")
+                for x, y in placed
+            ]
+    return "".join(
+        [*out, *_legend([line for line, _ in lines if line.label], left + 6, top + 24, width)]
+    )
 
 
-def _legend(lines: Sequence[Line], x: float, y: float) -> list[str]:
-    """Labels in the colors of their lines; a dashed line has a dash before its label."""
+def _legend(lines: Sequence[Line], left: float, y: float, width: int) -> list[str]:
+    """Labels in the colors of their lines, in rows; a dashed line has a dash before its label."""
     out = []
+    x = left
     for line in lines:
+        if x + 5 * len(line.label) > left + width - 16:
+            x, y = left, y + 11
         words = f"╌ {line.label}" if line.dashed else line.label
         out.append(_text(x, y, words, f"font-size:9px;fill:{line.color}"))
         x += 5 * len(words) + 8
@@ -139,7 +148,9 @@ def _legend(lines: Sequence[Line], x: float, y: float) -> list[str]:
 
 def _text(x: float, y: float, words: str, style: str) -> str:
     fill = "" if "fill:" in style else "fill:currentColor;"
-    return f'<text x="{x:.1f}" y="{y:.1f}" style="{fill}{style}">{escape(words)}</text>' * bool(words)
+    return f'<text x="{x:.1f}" y="{y:.1f}" style="{fill}{style}">{escape(words)}</text>' * bool(
+        words
+    )
 
 
 def _path(points: Sequence[Point], style: str) -> str:

@@ -19,7 +19,7 @@ class DataId:
 
     Attributes:
         name: what tables call the data, such as ``digits`` or ``VOC 2007``.
-        split: such as ``test``.
+        split: such as ``test``; empty where the name includes it, as in ``voc_2007_test``.
         fingerprint: content identity of the split; empty for a published number.
     """
 

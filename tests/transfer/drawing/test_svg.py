@@ -21,13 +21,13 @@ def points(svg, color):
 def test_a_line_runs_from_the_lower_left_to_the_upper_right_corner():
     panel = Panel("t", [Line([(0, 0), (1, 1)], BLUE)], x_range=(0, 1), y_range=(0, 1))
     (((x0, y0), (x1, y1)),) = points(drawn(panel), BLUE)
-    assert (x0, y0, x1, y1) == (42, 140, 240, 34)
+    assert (x0, y0, x1, y1) == (42, 150, 240, 44)
 
 
 def test_a_file_is_well_formed_and_follows_the_color_scheme():
-    svg = as_file(drawn(Panel("<b> & \"c\"", [Line([(0, 1), (1, 2)], BLUE, "</svg>")], "x")))
+    svg = as_file(drawn(Panel('<b> & "c"', [Line([(0, 1), (1, 2)], BLUE, "</svg>")], "x")))
     root = ET.fromstring(svg)
-    assert (root.get("width"), root.get("height")) == ("500", "170")
+    assert (root.get("width"), root.get("height")) == ("500", "180")
     assert "prefers-color-scheme:dark" in svg
     assert "currentColor" in svg
     assert "&lt;/svg&gt;" in svg
