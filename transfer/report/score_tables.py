@@ -22,6 +22,8 @@ from transfer.report.collection import Network, collect
 from transfer.report.runs import Run
 from transfer.scoring.score import DataId, Score
 
+_LARGEST = 1e100  # a value beyond is not defined: its square is not a float
+
 Values = dict[str, list[tuple[float, float | None]]]
 """sha256 of the weights -> (value, standard error) of each of its runs."""
 
@@ -74,7 +76,7 @@ class Entry:
 
 
 def entry(values: Values, note: str = "") -> Entry:
-    """Mean over networks of the mean over each one's runs; values that are not defined are left out.
+    """Mean over networks of the mean over each one's runs; values that are not defined (NaN) are left out.
 
     The spread is the sample standard deviation over networks; with one network over its evaluations
     if they differ (a deterministic protocol that ran twice has none); otherwise the recorded error.
@@ -82,7 +84,7 @@ def entry(values: Values, note: str = "") -> Entry:
     known = {
         weights: defined
         for weights, runs in values.items()
-        if (defined := [(v, e) for v, e in runs if math.isfinite(v)])
+        if (defined := [(v, e) for v, e in runs if abs(v) < _LARGEST])
     }
     if not known:
         return Entry(math.nan, None, "test images", 1, note)
@@ -96,7 +98,11 @@ def entry(values: Values, note: str = "") -> Entry:
         return Entry(means[0], spread, "evaluations", len(scores), note)
     error = runs[0][1]
     return Entry(
-        means[0], error if error and math.isfinite(error) else None, "test images", 1, note
+        means[0],
+        error if error is not None and abs(error) < _LARGEST else None,
+        "test images",
+        1,
+        note,
     )
 
 
