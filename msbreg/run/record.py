@@ -18,8 +18,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from msbreg.run.config import Card, flat, plain
 from msbreg.run.errors import UserError
 from msbreg.run.json_files import NUMBER, Shape, misfits, read_json
@@ -79,6 +77,8 @@ def left_out(config: Any) -> frozenset[str]:
 
 def environment() -> dict[str, Any]:
     """What the numbers may depend on besides the settings."""
+    import torch  # here: reading a record needs none
+
     packages = {}
     for name in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):

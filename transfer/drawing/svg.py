@@ -138,11 +138,11 @@ def _legend(lines: Sequence[Line], left: float, y: float, width: int) -> list[st
     out = []
     x = left
     for line in lines:
-        if x + 5 * len(line.label) > left + width - 16:
+        if x + 5.5 * len(line.label) > left + width - 16:
             x, y = left, y + 11
         words = f"╌ {line.label}" if line.dashed else line.label
         out.append(_text(x, y, words, f"font-size:9px;fill:{line.color}"))
-        x += 5 * len(words) + 8
+        x += 5.5 * len(words) + 9
     return out
 
 

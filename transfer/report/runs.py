@@ -103,7 +103,14 @@ class Run:
         """The settings that define its protocol, read again from the record."""
         record = read_record(self.folder) or {}
         left_out = {*NOT_PROTOCOL, *map(str, record.get("not_protocol", ()))}
-        return {k: v for k, v in flat(record.get("config", {})).items() if k not in left_out}
+        settings = flat(record.get("config", {}))
+        return {k: v for k, v in settings.items() if not _is_within(k, left_out)}
+
+
+def _is_within(name: str, names: set[str]) -> bool:
+    """Whether a dotted name, or a group that it is in, is among the names."""
+    parts = name.split(".")
+    return any(".".join(parts[:end]) in names for end in range(1, len(parts) + 1))
 
 
 def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
