@@ -86,7 +86,8 @@ from msbreg.checkpoints.convert.target import STAGES, Reader, Target
 from msbreg.checkpoints.load import load_backbone
 from msbreg.run.record import read_record
 from transfer.detectors import detectron2_engine as with_detectron2
-from transfer.report.collect import Collection, collect, column_title, data_title
+from transfer.report.collection import Collection, collect
+from transfer.report.score_tables import data_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,16 +158,21 @@ def scores_of(collection: Collection, sha256: str) -> tuple[Score, ...]:
     Raises:
         UserError: there is none.
     """
-    scores = []
-    for run in collection.evaluations:
-        if run.network["sha256"] == sha256:
-            for column, (value, stderr) in run.scores().items():
-                data = data_title(column, [column])
-                digest = run.record["digest"]
-                scores.append(Score(column_title(column), data, value, stderr, digest))
+    scores = [
+        Score(
+            f"{score.name} ({score.rules})",
+            f"{data_name(score.data)}, {score.n} images",
+            score.value,
+            score.stderr,
+            run.digest,
+        )
+        for run in collection.evaluations
+        if run.network is not None and run.network["sha256"] == sha256
+        for score in run.scores
+    ]
     if not scores:
         raise UserError(
-            f"--runs holds no finished evaluation of this checkpoint (sha256 {sha256[:12]}...); "
+            f"--runs contains no finished evaluation of this checkpoint (sha256 {sha256[:12]}...); "
             "give the folder of its runs, or omit --runs"
         )
     return tuple(scores)

@@ -1,9 +1,9 @@
-"""Score saved predictions again: no GPU, no detector, no engine.
+"""Score saved predictions again, without a GPU and without a detector.
 
     python tools/score.py runs/detection                         # a run's folder, or its predictions.npz
     python tools/score.py runs/detection --metric voc-area --classes
     python tools/score.py runs/detection --output drawings       # tables, curves, detections drawn
-    python tools/score.py results.json --scenes coco_2017_val --data DATA    # COCO's results of anybody
+    python tools/score.py results.json --scenes coco_2017_val --data DATA    # anyone's COCO results
     python tools/score.py runs/detection --to-coco results.json  # to hand in
 
 The split is the one that the predictions were made on, annotations included; another is refused. Without
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.to_coco is not None:
             write_coco_results(options.to_coco, scenes, predictions)
         if options.output is not None:
-            _leave(options.output, scenes, predictions, scores)
+            _write(options.output, scenes, predictions, scores)
         record = _recorded(options)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -99,13 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
     found = numbers(scores)
-    other = {name: value for name, value in record.items() if found.get(name) != value}
+    recorded = {name: value for name, value in record.items() if name in found}
+    other = {name: value for name, value in recorded.items() if found[name] != value}
     if options.json:
         print(json.dumps({"scenes": scenes.name, "numbers": found, "classes": tables(scores)}))
     else:
         print(report(scenes, scores, options.classes))
-        if record and not other:
-            print("\nThe record of the run says the same.")
+        if recorded and not other:
+            print("\nThe run's record has the same numbers.")
     for name, value in other.items():
         print(f"{name} is {found.get(name)} here, {value} in the run's record", file=sys.stderr)
     return EXIT_FAILED if other else 0
@@ -161,7 +162,7 @@ def scored(
 
 
 def report(scenes: Scenes, scores: Scores, classes: bool) -> str:
-    """The numbers in words, and one line a class where asked for."""
+    """The numbers as text, with one line per class if ``classes`` is set."""
     lines = [f"{scenes.name}: {len(scenes.scenes)} images"]
     for kind, of_kind in scores.items():
         lines += ["", f"{kind}, {of_kind.metric}, percent"]
@@ -182,25 +183,25 @@ def report(scenes: Scenes, scores: Scores, classes: bool) -> str:
 
 
 def tables(scores: Scores) -> dict[str, object]:
-    """What a run leaves as per_class.json."""
+    """The content of a run's per_class.json."""
     return {k: {"metric": s.metric, "classes": s.table()} for k, s in scores.items()}
 
 
-def _leave(folder: Path, scenes: Scenes, predictions: Sequence[Prediction], scores: Scores) -> None:
+def _write(folder: Path, scenes: Scenes, predictions: Sequence[Prediction], scores: Scores) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / PER_CLASS, (json.dumps(tables(scores), indent=1) + "\n").encode())
     write_drawings(folder, scenes, predictions, scores)
 
 
 def _recorded(options: argparse.Namespace) -> dict[str, object]:
-    """The scores that the finished run beside the predictions recorded; none if they cannot be equal."""
+    """Results in the record of the finished run beside the predictions; none if they cannot be equal."""
     path = options.predictions
     record = read_record(path if path.is_dir() else path.parent)
     comparable = path.suffix != ".json" and (options.metric, options.ties) == ("auto", "numpy")
     if record is None or not comparable or record["status"] != "done":
         return {}
-    results = record["results"].items()
-    return {name: value for name, value in results if name.startswith(("box_", "mask_"))}
+    results: dict[str, object] = record["results"]
+    return results
 
 
 def _one_decimal(value: object) -> str:

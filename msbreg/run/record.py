@@ -7,12 +7,13 @@ A record is written with status ``running`` at the start and replaced at the end
 import contextlib
 import hashlib
 import json
+import os
 import platform
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from typing import Any
 from msbreg.run.config import Card, flat, plain
 from msbreg.run.errors import UserError
 from msbreg.run.files import write_atomically
+from msbreg.run.json_files import NUMBER, Shape, misfits, read_json
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)  # a record of schema 1 has no "scores"
 FILE_NAME = "record.json"
 # Settings that cannot change the numbers of a run.
 HARMLESS = frozenset(
@@ -131,6 +134,8 @@ class Record:
             "started": _now(),
             "environment": environment(),
             "warnings": [],
+            "results": {},
+            "scores": [],
         }
         self._config = config
         self._clock = time.monotonic()
@@ -160,63 +165,94 @@ class Record:
         write_atomically(self.path, (json.dumps(self.content, indent=2) + "\n").encode())
 
 
+_REQUIRED: Shape = {
+    **dict.fromkeys(("kind", "status", "digest", "card", "command", "started"), str),
+    **dict.fromkeys(("config", "environment", "results"), dict),
+    "warnings": list,
+    "seconds": NUMBER,
+}
+_OPTIONAL: Shape = {
+    **dict.fromkeys(("overrides", "transform", "data"), (dict, type(None))),
+    **dict.fromkeys(("engine", "inputs"), dict),
+    **dict.fromkeys(("not_protocol", "drawings"), list),
+    **dict.fromkeys(("error", "selection", "metric", "written", "device"), str),
+    "processes": int,
+    "network": dict,
+}
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record in a run's folder, or None where there is none.
 
+    It has kind, status, digest, card, command, started (text), config, environment, results
+    (mappings), warnings (a list of text), seconds (a number) and, from schema 2 on, scores (a list of
+    mappings). The entries of an evaluated network, its data and its transform have their types where
+    they exist.
+
     Raises:
-        UserError: the file is not a record of this schema.
+        UserError: the file is not such a record.
     """
     path = folder / FILE_NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    content = read_json(path)
+    schema = content.get("schema") if isinstance(content, dict) else type(content).__name__
+    if isinstance(schema, bool) or schema not in READABLE:
         raise UserError(
-            f"{path} is not JSON ({error}).\nMove the folder away, or give another."
-        ) from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+            f"{path} has schema {str(schema)[:40]!r}; this version reads "
+            f"{' and '.join(map(str, READABLE))}.\nMove the folder away, or give another."
+        )
+    wrong = misfits(content, _REQUIRED if schema == 1 else {**_REQUIRED, "scores": list}, _OPTIONAL)
+    for name, kind in (("warnings", str), ("scores", dict)):
+        items = content.get(name)
+        if isinstance(items, list) and not all(isinstance(item, kind) for item in items):
+            wrong.append(name)
+    if wrong:
         raise UserError(
-            f"{path} has schema {found!r}; expected {SCHEMA}: it is not of this version."
+            f"{path} is not a complete record: {', '.join(dict.fromkeys(wrong))} is missing or has "
+            "another type.\nMove the folder away, or give another."
         )
     return content
 
 
-def find_records(paths: Iterable[Path]) -> list[tuple[Path, dict[str, Any] | str]]:
-    """Every record at or below the paths, with its folder, in the order of paths and of names.
+def find_records(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any] | str]]:
+    """Every record at or below the paths with its folder, in the order of paths and of names.
 
-    In place of a record that cannot be read stands why.
+    A record that cannot be read is replaced by a message that says why. Symbolic links to folders
+    below the paths are not followed. One record is read at a time.
 
     Raises:
         UserError: a path does not exist, or there is no record below any.
     """
     paths = list(paths)
-    found: dict[Path, dict[str, Any] | str] = {}
     for path in paths:
         if not path.exists():
             raise UserError(
-                f"{path} does not exist; expected the folder of a run, or one that holds runs"
+                f"{path} does not exist; expected the folder of a run, or one that contains runs"
             )
-        for file in sorted(path.rglob(FILE_NAME)):
-            if file.is_file() and file.parent not in found:
-                found[file.parent] = _record_or_reason(file.parent)
-    if not found:
+    seen: set[Path] = set()
+    closed: list[OSError] = []
+    for path in paths:
+        for parent, names, _ in os.walk(path, onerror=closed.append):
+            names.sort()
+            folder = Path(parent)
+            if folder not in seen and os.path.lexists(folder / FILE_NAME):
+                seen.add(folder)
+                yield folder, _record_or_reason(folder)
+    for error in closed:
+        yield Path(error.filename), f"{error.filename} cannot be read ({error.strerror})."
+    if not seen and not closed:
         places = ", ".join(map(str, paths))
         raise UserError(
             f"no {FILE_NAME} at or below {places}; expected the output of finished runs"
         )
-    return list(found.items())
 
 
 def _record_or_reason(folder: Path) -> dict[str, Any] | str:
     try:
-        record = read_record(folder)
+        return read_record(folder) or f"{folder / FILE_NAME} does not exist."
     except UserError as error:
-        return str(error)
-    except OSError as error:
-        return f"{folder / FILE_NAME} cannot be read ({error.strerror})."
-    return record or f"{folder / FILE_NAME} has gone."
+        return str(error).partition("\n")[0]
 
 
 def _now() -> str:

@@ -60,7 +60,18 @@ def printed(capsys, *arguments, code=0):
 
 
 def record(folder, **results):
-    content = {"schema": SCHEMA, "kind": "detection", "status": "done", "results": results}
+    content = {
+        "schema": SCHEMA,
+        "kind": "detection",
+        "status": "done",
+        "results": results,
+        "scores": [],
+        "warnings": [],
+        "seconds": 1.0,
+        **dict.fromkeys(("digest", "card", "command", "started"), ""),
+        "config": {},
+        "environment": {},
+    }
     (folder / "record.json").write_text(json.dumps(content))
 
 
@@ -93,7 +104,7 @@ def test_the_record_is_compared(voc, capsys):
     root, scenes, predictions = voc
     results = numbers(score(scenes, predictions))
     record(root / "run", **results, iterations=3)
-    assert "says the same" in printed(capsys, root / "run", "--data", root)
+    assert "has the same numbers" in printed(capsys, root / "run", "--data", root)
     record(root / "run", **(results | {"box_AP": 12.5}))
     assert main([str(root / "run"), "--data", str(root)]) == 1
     assert "box_AP is" in capsys.readouterr().err
@@ -111,7 +122,7 @@ def test_classes_stand_in_a_table(voc, capsys):
 def test_tables_and_drawings_are_left(coco, capsys):
     root, _, _ = coco
     printed(capsys, root / "run", "--data", root, "--output", root / "out")
-    names = {"per_class.json", "curves_box.svg", "curves_mask.svg", "detections.png"}
+    names = {"per_class.json", "curves_box.svg", "curves_mask.svg", "detections.webp"}
     assert {path.name for path in (root / "out").iterdir()} == names
 
 

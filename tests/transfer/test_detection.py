@@ -27,6 +27,7 @@ from transfer.detectors.detection_config import Config
 from transfer.detectors.rcnn.model import RCNN
 from transfer.detectors.trainable import read_checkpoint
 from transfer.scoring.predictions import load_predictions
+from transfer.scoring.score import score_from_dict
 
 SCRIPT = Path(__file__).resolve().parents[2] / "transfer" / "detection.py"
 needs_detectron2 = pytest.mark.skipif(
@@ -105,6 +106,12 @@ def test_a_run_leaves_a_record_predictions_tables_drawings_and_a_curve(card, don
     assert record["metric"] == "VOC 11-point AP"
     tables = json.loads((tmp_path / "run" / "per_class.json").read_text())
     assert [row["class"] for row in tables["box"]["classes"]] == ["blue", "red"]
+    scores = {score.name: score for score in map(score_from_dict, record["scores"])}
+    assert list(scores) == ["box AP", "box AP50", "box AP75"]
+    ap50 = scores["box AP50"]
+    assert (ap50.value, ap50.rules, ap50.n) == (results["box_AP50"], "VOC 11-point AP", 4)
+    assert ap50.data.fingerprint == record["data"]["test"]["fingerprint"]
+    assert list(ap50.per_class or ()) == ["blue", "red"]
     assert all((tmp_path / "run" / name).stat().st_size for name in record["drawings"])
     rows = curve(tmp_path / "run")
     assert [(row["iteration"], "scores" in row) for row in rows] == [

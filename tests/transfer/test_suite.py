@@ -43,8 +43,8 @@ def test_protocols_and_detectors_of_a_checkpoint_and_its_twin_end_in_a_report(
             record = read_record(tmp_path / "runs" / network / name)
             assert record["status"] == "done"
             assert record["config"]["workers"] == 1
-    assert "kNN top-1" in page
-    assert "AP50" in page
+    assert "Transfer report" in page
+    assert "box AP50" in page
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
-"""From predictions to what a run leaves: saved first, then scored, then tables and drawings."""
+"""Save predictions, score them, and write tables and drawings, in this order."""
 
 import json
+import math
 from collections.abc import Sequence
 
 from msbreg.data.scenes import Prediction, Scenes
@@ -10,6 +11,7 @@ from transfer.drawing.detection_sheets import write_drawings
 from transfer.scoring.coco_ap import coco_ap
 from transfer.scoring.detection_scores import DetectionScores
 from transfer.scoring.predictions import save_predictions
+from transfer.scoring.score import DataId, Score
 from transfer.scoring.voc_ap import voc_ap
 
 PREDICTIONS = "predictions.npz"
@@ -17,7 +19,10 @@ PER_CLASS = "per_class.json"
 
 
 def score(scenes: Scenes, predictions: Sequence[Prediction]) -> dict[str, DetectionScores]:
-    """``box`` and, of a detector with masks, ``mask``; VOC's metric, or COCO's where the data are COCO's."""
+    """Scores of ``box`` and, for a detector with masks, of ``mask``.
+
+    The metric is COCO's if the data set has COCO's category ids, VOC's otherwise.
+    """
     if not scenes.category_ids:
         return {"box": voc_ap(scenes, predictions)}
     scores: dict[str, DetectionScores] = {"box": coco_ap(scenes, predictions)}
@@ -35,10 +40,33 @@ def numbers(scores: dict[str, DetectionScores]) -> dict[str, float | None]:
     }
 
 
+def scores_of(
+    scores: dict[str, DetectionScores],  # by "box" and "mask"
+    data: DataId,
+    images: int,
+) -> list[Score]:
+    """AP, AP50 and AP75 of boxes and of masks, each with its value for every class."""
+    return [
+        Score(
+            name=f"{kind} {name}",
+            value=of_kind.numbers[name],
+            data=data,
+            rules=of_kind.metric,
+            n=images,
+            per_class={
+                str(row["class"]): math.nan if (value := row[name]) is None else float(value)
+                for row in of_kind.table()
+            },
+        )
+        for kind, of_kind in scores.items()
+        for name in ("AP", "AP50", "AP75")
+    ]
+
+
 def write(
     running: Job, scenes: Scenes, predictions: Sequence[Prediction], iteration: int
 ) -> dict[str, DetectionScores]:
-    """Leave predictions, then scores, tables and drawings in the run's folder; one process calls it.
+    """Write predictions, then scores, tables and drawings to the run's folder; one process calls it.
 
     Raises:
         RunFailed: a file cannot be written.
@@ -56,6 +84,9 @@ def write(
     content = (json.dumps(tables, indent=1) + "\n").encode()
     write_atomically(running.output / PER_CLASS, content)
     drawings = write_drawings(running.output, scenes, predictions, scores)
+    tested = record["data"]["test"]
+    data = DataId(scenes.name, "", tested["fingerprint"])
+    record["scores"] = [s.as_dict() for s in scores_of(scores, data, tested["images"])]
     record["drawings"] = drawings
     record["metric"] = ", ".join(of_kind.metric for of_kind in scores.values())
     log.info("after iteration %d, %s", iteration, in_words(scores))

@@ -22,7 +22,7 @@ FILE = "trials.json"
 def run_trials(
     config: C, card: Card | None, run: Callable[[C, Card | None], Any]
 ) -> dict[str, Any]:
-    """Run seeds 0 to N - 1 in OUTPUT/trial-0, ...; finished ones are left as they are.
+    """Run seeds 0 to N - 1 in OUTPUT/trial-0, ...; skip those that are finished.
 
     Args:
         config: has output, trials, seed and finished.
@@ -36,7 +36,7 @@ def run_trials(
     output = Path(asked.output).expanduser()
     if read_record(output) is not None:
         raise UserError(
-            f"output folder {output} holds a single run; give another --output for --trials"
+            f"output folder {output} contains a single run; give another --output for --trials"
         )
     folders = [output / f"trial-{seed}" for seed in range(asked.trials)]
     for seed, folder in enumerate(folders):
@@ -73,5 +73,5 @@ def _results(folder: Path) -> dict[str, Any]:
 
 
 def _number(found: list[dict[str, Any]], name: str) -> bool:
-    """Whether it is a score of every trial (a size that no object has is none)."""
-    return "_A" in name and all(isinstance(one.get(name), float) for one in found)
+    """Whether every trial has a score of that name; AP of small objects is null without any."""
+    return all(isinstance(one.get(name), float) for one in found)

@@ -1,14 +1,30 @@
-"""Certificates of conversions, as tools/convert_to_d2.py leaves them beside its files."""
+"""Certificates of conversions, which tools/convert_to_d2.py writes beside its files."""
 
-import json
+import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msbreg.checkpoints.load import file_sha256
+from msbreg.run.errors import UserError
+from msbreg.run.json_files import NUMBER, Shape, is_number, misfits, open_regular, read_json
+from transfer.report import words
 
-PATTERN = "*.certificate.json"
+SUFFIX = ".certificate.json"
+MOST = 40  # certificates that a page shows
+_CERTIFICATE: Shape = {
+    **dict.fromkeys(("target", "file", "date"), str),
+    "source": {**dict.fromkeys(("source", "sha256", "encoder", "arch"), str), "tensors": int},
+    "versions": {"torch": str},
+    "sizes": list,
+    "readings": list,
+    "settings": dict,
+    "sha256": dict,
+    "tolerance": NUMBER,
+    "passed": bool,
+}
+_READING: Shape = {"reader": str, "tensors": int, "errors": dict}
 
 
 @dataclass(frozen=True)
@@ -34,13 +50,11 @@ class Conversion:
 
     Attributes:
         path: of the certificate.
-        title: target and file.
-        facts: name -> words.
+        facts: name -> text.
         settings: in the target's words.
         passed: whether the file computes what its source does.
         state: empty, or why the certificate is not about the file that is there now.
         stages: names of the columns.
-        rows: per reader and size.
     """
 
     path: Path
@@ -55,57 +69,89 @@ class Conversion:
 
 def find_conversions(paths: Iterable[Path]) -> list[Conversion | str]:
     """Every certificate at or below the paths, or why it cannot be read."""
-    files = dict.fromkeys(file for path in paths for file in sorted(path.rglob(PATTERN)))
-    return [_read(file) for file in files]
+    files = dict.fromkeys(
+        Path(parent, name)
+        for path in paths
+        for parent, folders, names in os.walk(path)
+        for name in sorted([*folders, *names])
+        if name.endswith(SUFFIX)
+    )
+    found: list[Conversion | str] = []
+    for file in list(files)[:MOST]:
+        try:
+            found.append(_conversion(file, read_json(file)))
+        except UserError as error:
+            found.append(words.cut(error))
+    if len(files) > MOST:
+        found.append(f"Not shown: {len(files) - MOST} more certificates.")
+    return found
 
 
-def _read(path: Path) -> Conversion | str:
-    try:
-        content = json.loads(path.read_text())
-        return _conversion(path, content)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        return f"{path} cannot be read ({error})."
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return f"{path} is not as tools/convert_to_d2.py writes it."
-
-
-def _conversion(path: Path, content: dict[str, Any]) -> Conversion:
+def _conversion(path: Path, content: Any) -> Conversion:
+    wrong = misfits(content, _CERTIFICATE)
+    if not wrong:
+        wrong += [f"readings.{n}" for r in content["readings"] for n in misfits(r, _READING)]
+    if wrong:
+        raise UserError(
+            f"{path} is not a certificate of tools/convert_to_d2.py: {', '.join(wrong)} is missing "
+            "or has another type."
+        )
     source = content["source"]
     rows = tuple(
-        Row(
-            reading["reader"],
-            reading["tensors"],
-            size,
-            {stage: f"{error['relative']:.1e}" for stage, error in stages.items()},
-        )
+        Row(reading["reader"], reading["tensors"], size, _errors(path, stages))
         for reading in content["readings"]
         for size, stages in reading["errors"].items()
     )
-    height_by_width = " and ".join(f"{height}x{width}" for height, width in content["sizes"])
+    stages = tuple(rows[0].errors) if rows else ()
     return Conversion(
         path=path,
-        title=f"{content['target']}: {content['file']}",
+        title=words.cut(f"{content['target']}: {content['file']}", 120),
         facts={
             "source": f"{source['source']} (sha256 {source['sha256'][:12]}), {source['encoder']}",
             "network": f"{source['arch']}, {source['tensors']} tensors",
-            "images": f"{height_by_width}, uint8 RGB",
+            "images": " and ".join(
+                "x".join(map(str, _pair(path, size))) for size in content["sizes"]
+            )
+            + ", uint8 RGB",
             "allowed": f"{content['tolerance']:.0e}",
             "written": f"{content['date']}, PyTorch {content['versions']['torch']}",
         },
         settings=content["settings"],
-        passed=content["passed"] is True,
-        state=_state(path.with_name(content["file"]), content["sha256"]),
-        stages=tuple(rows[0].errors) if rows else (),
-        rows=rows,
+        passed=content["passed"],
+        state=_state(path, content["file"], content["sha256"]),
+        stages=stages,
+        rows=tuple(row for row in rows if tuple(row.errors) == stages)[:20],
     )
 
 
-def _state(path: Path, sha256s: dict[str, str]) -> str:
-    """Whether the files are the ones of the certificate."""
-    for name, sha256 in sha256s.items():
-        file = path / name if path.is_dir() else path
-        if not file.is_file():
-            return f"{file} is not there any more."
-        if file_sha256(file) != sha256:
-            return f"{file} is not the file that was certified: its sha256 is another one."
+def _pair(path: Path, size: Any) -> list[Any]:
+    if not isinstance(size, list) or not all(map(is_number, size)):
+        raise UserError(f"{path} is not a certificate of tools/convert_to_d2.py: sizes.")
+    return size
+
+
+def _errors(path: Path, stages: Any) -> dict[str, str]:
+    shown = {}
+    for stage, error in stages.items() if isinstance(stages, dict) else [("errors", None)]:
+        if not isinstance(error, dict) or not is_number(error.get("relative")):
+            raise UserError(
+                f"{path} is not a certificate of tools/convert_to_d2.py: the error of "
+                f"{stage[:40]!r} is not a number."
+            )
+        shown[stage] = f"{error['relative']:.1e}"
+    return shown
+
+
+def _state(path: Path, name: str, sha256s: dict[str, Any]) -> str:
+    """Whether the files are the ones of the certificate; empty if they are."""
+    beside = path.parent / os.path.basename(name)
+    for part, sha256 in sha256s.items():
+        file = beside / os.path.basename(part) if beside.is_dir() else beside
+        try:
+            with open_regular(file) as content:
+                found = hashlib.file_digest(content, "sha256").hexdigest()
+        except (UserError, OSError) as error:
+            return words.cut(error)
+        if found != sha256:
+            return f"{file} is not the file that was certified: its sha256 differs."
     return ""

@@ -1,4 +1,4 @@
-"""How values are written in the report."""
+"""How values are written on the page and in Markdown."""
 
 import json
 import re
@@ -8,37 +8,39 @@ from markupsafe import Markup
 
 from msbreg.run.config import flat
 
+MOST = 600  # characters of one text from a record
+
 
 def escaped(value: Any) -> str:
-    """Text that Markdown, its tables and the HTML in it take for nothing but text."""
-    if isinstance(value, Markup):  # what a template marked as safe is made of escaped parts
+    """Text that Markdown, its tables and the HTML in it show as it is: the filter of every expression."""
+    if isinstance(value, Markup):  # made by this package from escaped parts
         return value
-    text = re.sub(r"\s+", " ", str(value)).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"[\\`*|\[~#]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+    text = re.sub(r"\s+", " ", str(value)).replace("&", "&amp;")
+    text = text.replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"[\\`*|\[\]~#$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+
+
+def cut(value: Any, most: int = MOST) -> str:
+    """The text, with its middle left out where it is long."""
+    text = str(value)
+    if len(text) <= most:
+        return text
+    half = (most - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 def settings(values: dict[str, Any]) -> str:
     """``views = 2, optimizer.base_lr = 4.0``, or ``none``."""
-    return ", ".join(f"{k} = {json.dumps(v)}" for k, v in flat(values).items()) or "none"
-
-
-def in_short(data: dict[str, Any]) -> dict[str, Any]:
-    """What a record says of its data, without lists that may be long: skipped files, classes."""
-    return {
-        name: len(value) if name.endswith("classes") and isinstance(value, list) else value
-        for name, value in flat(data).items()
-        if not name.startswith("skipped")
-    }
-
-
-def some(rows: list[Any], most: int = 16) -> list[Any]:
-    """The first, the last, and evenly spaced ones between, at most ``most``."""
-    if len(rows) <= most:
-        return rows
-    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+    pairs = (f"{k} = {cut(json.dumps(v), 120)}" for k, v in flat(values).items())
+    return cut(", ".join(pairs)) or "none"
 
 
 def duration(seconds: float) -> str:
+    """Hours and minutes, minutes and seconds, or seconds.
+
+    >>> duration(3720)
+    '1 h 02 min'
+    """
     hours, rest = divmod(round(seconds), 3600)
     if hours:
         return f"{hours} h {rest // 60:02d} min"
@@ -46,12 +48,17 @@ def duration(seconds: float) -> str:
 
 
 def points(value: float) -> str:
-    """A signed difference, with a minus as wide as the plus."""
+    """A signed difference, with a minus sign as wide as the plus sign."""
     return f"{value:+.1f}".replace("-", "−")
 
 
 def number(value: Any) -> str:
-    """Thousands apart; four digits of what is no whole number."""
+    """A number with separated thousands, four digits if it is not whole; other values as text."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
+        return cut(value, 120)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def listed(items: list[Any], most: int) -> tuple[list[Any], int]:
+    """The first items, and how many are left out."""
+    return items[:most], max(0, len(items) - most)

@@ -1,6 +1,6 @@
 """Score: what a protocol returns, and all that a report may know of it.
 
-A published number is a ``Score``, too, with a source in place of a run. Two scores belong in one
+A published number is also a ``Score``, with a source in place of a run. Two scores belong in one
 column only if their name, data and rules are equal; nothing is ever decoded from a name.
 """
 
@@ -19,7 +19,7 @@ class DataId:
 
     Attributes:
         name: what tables call the data, such as ``digits`` or ``VOC 2007``.
-        split: such as ``test``.
+        split: such as ``test``; empty where the name includes it, as in ``voc_2007_test``.
         fingerprint: content identity of the split; empty for a published number.
     """
 
@@ -82,12 +82,15 @@ def score_from_dict(fields: Any) -> Score:
         if value is None:
             return math.nan
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{what} of a score is {value!r}; expected a number or null")
-        return float(value)
+            raise UserError(f"{what} of a score is {str(value)[:80]!r}; expected a number or null")
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise UserError(f"{what} of a score is beyond the range of float") from error
 
     data, per_class = fields["data"], fields["per_class"]
     if not isinstance(data, dict) or not all(isinstance(v, str) for v in data.values()):
-        raise UserError(f"data of a score is {data!r}; expected name, split and fingerprint")
+        raise UserError(f"data of a score is {str(data)[:80]!r}; expected name, split, fingerprint")
     texts = [fields[name] for name in ("name", "rules", "unit")]
     if not all(isinstance(text, str) for text in texts) or type(fields["n"]) is not int:
         raise UserError(

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ def test_records_are_found_below_a_folder_once(tmp_path):
     for name in ("b", "a/c"):
         (tmp_path / name).mkdir(parents=True)
         Record(tmp_path / name, kind="knn", config=Settings(), card=Card()).write("done")
-    found = find_records([tmp_path, tmp_path / "b"])
+    found = list(find_records([tmp_path, tmp_path / "b"]))
     assert [folder for folder, _ in found] == [tmp_path / "a/c", tmp_path / "b"]
 
 
@@ -82,23 +83,23 @@ def test_a_record_that_cannot_be_read_leaves_the_others(tmp_path):
     (tmp_path / "b").mkdir()
     Record(tmp_path / "b", kind="knn", config=Settings(), card=Card()).write("done")
     a, b, c, d = (found for _, found in find_records([tmp_path]))
-    assert "a/record.json is not JSON" in a
+    assert "a/record.json is not JSON that can be used" in a
     assert b["status"] == "done"
-    assert "c/record.json has schema 99" in c
+    assert "c/record.json has schema '99'" in c
     assert "d/record.json is not JSON" in d
 
 
 def test_no_record_no_folder_and_no_json_are_clear_errors(tmp_path):
     assert read_record(tmp_path) is None
     with pytest.raises(UserError, match="no record.json at or below"):
-        find_records([tmp_path])
+        list(find_records([tmp_path]))
     with pytest.raises(UserError, match="does not exist"):
-        find_records([tmp_path / "nothing"])
+        list(find_records([tmp_path / "nothing"]))
     (tmp_path / "record.json").write_text("{")
     with pytest.raises(UserError, match="is not JSON"):
         read_record(tmp_path)
     (tmp_path / "record.json").write_text(json.dumps({"schema": 99}))
-    with pytest.raises(UserError, match="has schema 99; expected 1"):
+    with pytest.raises(UserError, match="has schema '99'; this version reads 1 and 2"):
         read_record(tmp_path)
 
 
@@ -156,3 +157,35 @@ def test_resolved_settings_are_in_the_record(tmp_path):
 def test_reading_records_needs_no_pytorch():
     script = "import sys, msbreg.run.record; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
+
+
+def test_a_record_of_schema_1_is_read_and_a_new_one_has_scores(tmp_path):
+    record = Record(tmp_path, kind="knn", config=Settings(), card=Card())
+    record.content["results"] = {}
+    record.write("done")
+    content = read_record(tmp_path)
+    assert (content["schema"], content["scores"]) == (2, [])
+    del content["scores"]
+    (tmp_path / "record.json").write_text(json.dumps(content | {"schema": 1}))
+    assert read_record(tmp_path)["schema"] == 1
+    (tmp_path / "record.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="scores is missing"):
+        read_record(tmp_path)
+
+
+def test_a_record_without_what_every_run_writes_is_refused_by_name(tmp_path):
+    (tmp_path / "record.json").write_text('{"schema": 1, "kind": "knn", "config": []}')
+    with pytest.raises(UserError, match="not a complete record: status, .*config"):
+        read_record(tmp_path)
+
+
+def test_a_folder_or_a_pipe_named_record_is_reported_and_not_waited_for(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "record.json").mkdir()
+    os.mkfifo(tmp_path / "b" / "record.json")
+    (tmp_path / "c" / "record.json").symlink_to("nowhere")
+    a, b, c = (found for _, found in find_records([tmp_path]))
+    assert "a/record.json is not a regular file" in a
+    assert "b/record.json is not a regular file" in b
+    assert "c/record.json does not exist" in c

@@ -64,7 +64,7 @@ def network(seed: int = 0, *, random: bool = False, **changes: Any) -> dict[str,
 def write_knn(
     folder: Path, top1: float, provenance: dict[str, Any], *, size: int = 32, **content: Any
 ) -> Path:
-    """A kNN run with k = 20 on 500 images; ``config`` adds settings."""
+    """A kNN run of schema 1 with k = 20 on 500 images; ``config`` adds settings."""
     config = {"data": "digits", "k": [20], "temperature": 0.07, "seed": 0}
     defaults = {
         "results": {"top1_20nn": top1, "top1_20nn_stderr": 2.0},
@@ -80,8 +80,39 @@ def write_knn(
     return write_record(folder, kind="knn", config=settings, network=provenance, **record)
 
 
+def score(value: float, **changes: Any) -> dict[str, Any]:
+    """A score of 500 images as a record of schema 2 has it."""
+    fields = {
+        "name": "top-1",
+        "value": value,
+        "data": {"name": "pets", "split": "test", "fingerprint": "bb"},
+        "rules": "some rules",
+        "n": 500,
+        "unit": "%",
+        "higher_is_better": True,
+        "stderr": None,
+        "per_class": None,
+    }
+    return fields | changes
+
+
+def write_scores(
+    folder: Path, provenance: dict[str, Any], *scores: dict[str, Any], **content: Any
+) -> Path:
+    """A run of schema 2 of a protocol that the report has never heard of."""
+    return write_record(
+        folder,
+        schema=2,
+        kind="colorization",
+        config=content.pop("config", {"steps": 3}),
+        network=provenance,
+        scores=list(scores),
+        **content,
+    )
+
+
 def write_svm(folder: Path, provenance: dict[str, Any], per_class: dict[str, float]) -> Path:
-    """An SVM run with its per_class.json."""
+    """An SVM run of schema 1 with its per_class.json."""
     write_record(
         folder,
         kind="svm",
@@ -111,7 +142,7 @@ def write_detector(
     classes: dict[str, float | None] | None = None,
     **content: Any,
 ) -> Path:
-    """A detection run with all that it leaves; ``yaml`` adds settings."""
+    """A detection run of schema 1 with all its files; ``yaml`` adds settings."""
     yaml = {"SOLVER.BASE_LR": 0.02, "SOLVER.MAX_ITER": 40, "SOLVER.IMS_PER_BATCH": 4}
     config = {"data": None, "seed": 0, "yaml": yaml | content.pop("yaml", {})}
     splits = {

@@ -1,5 +1,7 @@
-"""The written report stands alone, says what is missing, and takes no record's word for markup."""
+"""The report is one harmless file each, says what is missing, and stays small."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -11,11 +13,13 @@ import pytest
 from msbreg.run.errors import UserError
 from tests.transfer.report.records import (
     network,
+    score,
     write_detector,
     write_knn,
     write_neighbors,
     write_pretraining,
     write_record,
+    write_scores,
     write_svm,
 )
 from transfer.report.render import write_report
@@ -59,7 +63,7 @@ def write_runs(tmp_path):
         write_neighbors(run, tmp_path / "images")
         write_svm(folder / f"svm-{seed}", network(seed), {"cat": 50.0, "dog": 70.0})
     write_detector(folder / "detector", network(0))
-    write_knn(folder / "knn-random", 30.0, network(random=True), config={"temperature": 1.0})
+    write_knn(folder / "knn-random", 30.0, network(random=True), config={"folds": 5})
     write_record(
         folder / "late", kind="linear", config={}, status="failed", error="disk | full\nat 3"
     )
@@ -88,7 +92,7 @@ def test_the_page_loads_nothing_from_elsewhere(written):
     outline = parsed(page)
     assert outline.loads
     assert all(
-        value.startswith(("#", "data:image/png;base64,", "data:image/webp;base64,"))
+        value.startswith(("#", *(f"data:image/{kind};base64," for kind in ("png", "webp", "jpeg"))))
         for value in outline.loads
     )
     assert not outline.tags & {"script", "link", "iframe", "object"}
@@ -124,7 +128,7 @@ def test_text_from_records_is_escaped(tmp_path):
 def test_tables_of_the_markdown_have_rows_of_one_length(written):
     _, text = written
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
-    assert len(tables) == 7  # scores twice, unfinished, curve, neighbors, classes twice
+    assert len(tables) == 9  # scores 3, classes 2, unfinished, curves 2, neighbors
     for table in tables:
         rows = [re.findall(r"(?<!\\)\|", line) for line in table.splitlines()]
         assert len({len(bars) for bars in rows}) == 1
@@ -135,59 +139,92 @@ def test_the_scores_and_their_footnote_are_in_both_files(written):
     for content in written:
         content = re.sub(r"</?(b|span|small)[^>]*>|\s+", " ", content)
         assert re.search(r"60\.5\s+± 0\.7\s+\(2 seeds\)", content)
-        assert "temperature = 1.0 (the rest: 0.07)" in content
+        assert "folds = 5 (the rest: absent)" in content
         assert "nothing is selected" in content
         assert re.search(r"disk \\?\| full at 3", content)
 
 
-def test_a_collapse_is_said_where_the_run_is(written):
+def test_a_warning_is_where_the_run_is(written):
     page, text = written
-    assert "<b>Collapse.</b> epoch 2: the embeddings are collapsing" in page
-    assert "**Collapse.** epoch 2: the embeddings are collapsing" in text
+    assert '<p class="say warn">epoch 2: the embeddings are collapsing' in page
+    assert "Warning: epoch 2: the embeddings are collapsing" in text
 
 
-def test_missing_images_are_said_in_words(runs, tmp_path):
-    (tmp_path / "images" / "1.png").unlink()
+def test_runs_without_scores_and_unread_records_are_folded_away(runs, tmp_path):
+    (runs / "odd").mkdir()
+    (runs / "odd" / "record.json").write_text('{"schema": 1}')
     page, text = report_of(runs, tmp_path)
-    assert "1 image file is gone or cannot be read" in page
-    assert "1 image file is gone or cannot be read" in text
+    assert "<details><summary>1 files could not be read</summary>" in page
+    assert "<details><summary>1 runs have not finished</summary>" in page
+    assert "odd/record.json is not a complete record" in text
 
 
-def test_a_missing_neighbors_file_is_said_in_words(written):
-    page, text = written
-    assert "knn-random/neighbors.json is not there." in page
-    assert "knn-random/neighbors.json is not there." in text
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(None, "is not there"), ("{", "cannot be read"), ("", "holds no epoch")],
-)
-def test_a_curve_that_cannot_be_drawn_is_said_in_words(runs, tmp_path, content, words):
-    curve = runs / "pretrain" / "curve.jsonl"
-    curve.unlink() if content is None else curve.write_text(content)
+def test_missing_images_are_counted(runs, tmp_path):
+    (tmp_path / "images" / "1.png").unlink()
     for written in report_of(runs, tmp_path):
-        assert re.search(rf"pretrain/curve\.jsonl {words}", written)
+        assert "1 of 3 images cannot be read any more" in written
+
+
+def test_a_missing_curve_is_named(runs, tmp_path):
+    (runs / "pretrain" / "curve.jsonl").unlink()
+    for written in report_of(runs, tmp_path):
+        assert "pretrain/curve.jsonl does not exist" in written
 
 
 def test_a_run_that_has_only_begun_has_its_picture(tmp_path):
     write_pretraining(tmp_path / "runs", epochs=0, status="running")
     page, text = report_of(tmp_path / "runs", tmp_path)
-    assert "not recorded" in page
-    assert "There is no finished evaluation" in text
+    assert "effective rank</text>" in page
+    assert "No finished evaluation" in text
 
 
-def test_a_curve_with_numbers_that_are_none_is_drawn(tmp_path):
+def test_text_of_a_curve_is_escaped_in_both_files(tmp_path):
     folder = write_pretraining(tmp_path / "runs")
-    curve = folder / "curve.jsonl"
-    lines = curve.read_text().replace("1.2", "NaN").replace("0.7", "Infinity").replace("0.5", "0.0")
-    curve.write_text(lines)
-    assert "<svg" in report_of(folder, tmp_path)[0]
+    evil = "<script>alert(1)</script>|`x`"
+    row = {"epoch": 1, evil: 2.5, "total": evil, "std": evil, "spectrum": [evil]}
+    (folder / "curve.jsonl").write_text((json.dumps(row) + "\n") * 2)
+    page, text = report_of(folder, tmp_path)
+    assert "script" not in parsed(page).tags
+    assert "<script" not in text
+    assert "alert(1)" in "".join(parsed(page).text)
+
+
+def test_a_network_without_any_files_beside_its_record_is_shown(tmp_path):
+    write_scores(tmp_path / "runs", network(), score(40.0, rules="rules | of *mine*"))
+    page, text = report_of(tmp_path / "runs", tmp_path)
+    assert "rules | of *mine*, %" in page
+    assert "rules \\| of \\*mine\\*, %" in text
+
+
+def test_a_name_that_is_not_unicode_does_not_stop_the_report(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path / "runs") + b"/\xff"))
+    write_scores(folder, network(), score(40.0), warnings=["a"])
+    page, _ = report_of(tmp_path / "runs", tmp_path)
+    assert "40.0" in page
+
+
+def test_the_page_stays_below_its_bound_with_long_records(tmp_path):
+    long = "x" * 5_000
+    for number in range(200):
+        provenance = network(number, name=f"{number} {long}", source=long, sha256=f"{number}{long}")
+        write_scores(
+            tmp_path / "runs" / str(number),
+            provenance,
+            score(40.0, per_class={f"{k} {long[:200]}": 1.0 for k in range(120)}),
+            command=long,
+            warnings=[long] * 30,
+            digest=f"{number}",
+            config={"a": long, "b": number},
+        )
+    page, text = report_of(tmp_path / "runs", tmp_path)
+    assert len(page) < 6_000_000
+    assert len(text) < 6_000_000
+    assert "Not shown: 50 more networks" in page
 
 
 def test_a_record_without_its_network_is_a_clear_error(tmp_path):
-    write_record(tmp_path / "runs", kind="knn", config={})
-    with pytest.raises(UserError, match=r"record\.json lacks network"):
+    write_record(tmp_path / "runs", kind="knn", config={}, network={"name": "a"})
+    with pytest.raises(UserError, match=r"complete record: network\.arch, .* is missing"):
         write_report([tmp_path], tmp_path / "report")
 
 

@@ -1,0 +1,185 @@
+"""curve.jsonl as small plots. Which quantities share a plot is a table; unknown ones get their own.
+
+A row has an ``epoch`` or an ``iteration`` and numbers; a row of an evaluation has them in ``scores``.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from msbreg.run.errors import UserError
+from msbreg.run.json_files import is_number, read_json_lines
+from transfer.drawing.svg import BLUE, GRAY, GREEN, ORANGE, PURPLE, Line, Panel, plots
+
+LIMIT = 64_000_000  # bytes of a curve.jsonl
+_LARGEST = 1e30  # of a value that is drawn
+_MOST_UNKNOWN = 4  # plots of quantities that the table does not have
+_OVER = ("epoch", "iteration")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One line of a plot.
+
+    Attributes:
+        key: its name in a row.
+        weight: the setting that its values are multiplied by.
+    """
+
+    key: str
+    label: str
+    color: str
+    dashed: bool = False
+    weight: str = ""
+
+
+# Title -> the quantities of one plot. A loss term is drawn times its weight: terms add up to the total.
+_PLOTS = {
+    "loss": (
+        Quantity("total", "total", GRAY),
+        Quantity("centroid", "centroid", BLUE),
+        Quantity("singular_value", "λ singular value", ORANGE, weight="lambda_s"),
+        Quantity("brownian", "λ Brownian", GREEN, weight="lambda_b"),
+    ),
+    "detection losses": (
+        Quantity("total_loss", "total", GRAY),
+        Quantity("loss_mask", "masks", GREEN),
+        Quantity("loss_cls", "classes", BLUE),
+        Quantity("loss_box_reg", "boxes", ORANGE),
+        Quantity("loss_rpn_cls", "proposal scores", BLUE, dashed=True),
+        Quantity("loss_rpn_loc", "proposal boxes", ORANGE, dashed=True),
+    ),
+    "scores [%]": (
+        Quantity("box_AP50", "box AP50", BLUE, dashed=True),
+        Quantity("box_AP", "box AP", BLUE),
+        Quantity("mask_AP50", "mask AP50", GREEN, dashed=True),
+        Quantity("mask_AP", "mask AP", GREEN),
+    ),
+    "kNN monitor, top-1 [%]": (Quantity("knn_top1", "", GREEN),),
+    "std per dimension × √D": (Quantity("std", "", BLUE),),
+    "effective rank": (Quantity("effective_rank", "", BLUE),),
+    "alignment and uniformity": (
+        Quantity("alignment", "alignment", BLUE),
+        Quantity("uniformity", "uniformity", ORANGE),
+    ),
+    "learning rate": (Quantity("learning_rate", "", PURPLE),),
+    "target decay": (Quantity("target_decay", "", PURPLE),),
+}
+_LEVELS = {"std": "diagnostics.least_std", "effective_rank": "diagnostics.least_rank"}
+_NOT_DRAWN = {*_OVER, "step", "images_per_second", "spectrum", "scores"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve that was drawn.
+
+    Attributes:
+        over: epoch or iteration.
+        last: its highest value.
+        rows: number of rows in the file.
+        sample: rows for a table: text by name of the column, at most 12 rows.
+    """
+
+    over: str
+    last: float
+    rows: int
+    figure: Markup
+    sample: list[dict[str, Any]]
+
+
+def draw_curve(folder: Path, numbers: dict[str, float], label: str) -> Curve:
+    """Read and draw ``curve.jsonl`` of a run.
+
+    Args:
+        numbers: numeric settings of the run, by dotted name.
+
+    Raises:
+        UserError: the file is missing or is not a curve.
+    """
+    path = folder / "curve.jsonl"
+    rows = read_json_lines(path, LIMIT)
+    over = next((o for o in _OVER if rows and all(_has(row, o) for row in rows)), None)
+    if over is None:
+        raise UserError(f"{path} is not a training curve: a row has neither epoch nor iteration.")
+    flat_rows = [
+        row | row["scores"] if isinstance(row.get("scores"), dict) else row for row in rows
+    ]
+    series = _series(flat_rows, over)
+    panels = [
+        panel
+        for title, quantities in _PLOTS.items()
+        if (panel := _panel(title, quantities, series, numbers, over, len(rows) == 1)).lines
+    ]
+    known = {quantity.key for quantities in _PLOTS.values() for quantity in quantities}
+    own = {key for row in rows for key in row}  # not those of the evaluations' scores
+    others = [key for key in series if key in own and key not in known | _NOT_DRAWN]
+    panels += [Panel(key[:40], [Line(series[key], GRAY)], over) for key in others[:_MOST_UNKNOWN]]
+    if spectrum := _spectrum(rows, over):
+        panels.append(spectrum)
+    figure = plots(panels or [Panel("curve", [])], columns=4, label=f"Training curves of {label}")
+    return Curve(over, float(rows[-1][over]), len(rows), Markup(figure), _sample(flat_rows, over))
+
+
+def _has(row: Any, over: str) -> bool:
+    return isinstance(row, dict) and is_number(row.get(over)) and abs(row[over]) < _LARGEST
+
+
+def _series(rows: list[dict[str, Any]], over: str) -> dict[str, list[tuple[float, float]]]:
+    """The points of every quantity that has a number."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for key, value in row.items():
+            if is_number(value) and abs(value) < _LARGEST:
+                series.setdefault(key, []).append((float(row[over]), float(value)))
+    return {key: sorted(points) for key, points in series.items()}
+
+
+def _panel(
+    title: str,
+    quantities: tuple[Quantity, ...],
+    series: dict[str, list[tuple[float, float]]],
+    numbers: dict[str, float],
+    over: str,
+    only_row: bool,
+) -> Panel:
+    """Its quantities that have at least two points, or one if the curve has only one row."""
+    lines = []
+    for quantity in quantities:
+        factor = numbers.get(quantity.weight, 1.0)
+        points = [(x, factor * y) for x, y in series.get(quantity.key, [])]
+        if len(points) > (0 if only_row else 1) and all(abs(y) < _LARGEST for _, y in points):
+            lines.append(Line(points, quantity.color, quantity.label, quantity.dashed))
+    setting = _LEVELS.get(quantities[0].key)
+    level = numbers.get(setting, _LARGEST) if setting else _LARGEST
+    return Panel(title, lines, over, [(level, "collapse")] if abs(level) < _LARGEST else [])
+
+
+def _spectrum(rows: list[dict[str, Any]], over: str) -> Panel | None:
+    """Singular values of the first and of the last row that have them."""
+    found = [
+        row
+        for row in rows
+        if isinstance(row.get("spectrum"), list)
+        and row["spectrum"]
+        and all(is_number(v) and abs(v) < _LARGEST for v in row["spectrum"])
+    ]
+    if not found:
+        return None
+    shown = [(found[0], GRAY), (found[-1], BLUE)] if len(found) > 1 else [(found[0], BLUE)]
+    lines = [
+        Line(list(enumerate(map(float, row["spectrum"]), 1)), color, f"{over} {row[over]:g}")
+        for row, color in shown
+    ]
+    positive = any(value > 0 for row, _ in shown for value in row["spectrum"])
+    return Panel("singular values", lines, "index", log=positive)
+
+
+def _sample(rows: list[dict[str, Any]], over: str, most: int = 8) -> list[dict[str, Any]]:
+    """The first, the last and evenly spaced rows between, with what a table shows of them."""
+    if len(rows) > most:
+        rows = [rows[round(k * (len(rows) - 1) / (most - 1))] for k in range(most)]
+    known = [q.key for quantities in _PLOTS.values() for q in quantities if q.key in rows[-1]]
+    keys = [over, *(known or [k for k in rows[-1] if k not in _NOT_DRAWN])][:8]
+    return [{key: row[key] if is_number(row.get(key)) else None for key in keys} for row in rows]

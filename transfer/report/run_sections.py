@@ -1,0 +1,228 @@
+"""What runs leave besides scores: training curves, drawings, nearest neighbors, provenance."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from msbreg.run.errors import UserError
+from msbreg.run.json_files import Shape, misfits, read_json
+from transfer.report import words
+from transfer.report.collection import Collection, Network, seed_of
+from transfer.report.curves import Curve, draw_curve
+from transfer.report.embedded_pictures import Budget, Drawing
+from transfer.report.runs import Run
+from transfer.report.score_tables import data_name
+
+MOST_RUNS = 40  # with a curve, in each of the two sections
+MOST_NETWORKS = 6  # with neighbors
+MOST_RECORDS = 250  # in the provenance
+_TITLES = {
+    "curves_box": "Precision and recall of boxes",
+    "curves_mask": "Precision and recall of masks",
+    "detections": "Most confident hits and misses",
+}
+_NEAR: Shape = {"path": str, "class": str, "similarity": (int, float)}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One run with its curve.
+
+    Attributes:
+        scores: such as ``box AP 4.7, box AP50 13.3``.
+        facts: name -> text.
+        problems: why something is not shown.
+        first: of its network on its data.
+    """
+
+    run: Run
+    title: str
+    scores: str
+    facts: dict[str, str]
+    curve: Curve | None
+    problems: list[str]
+    drawings: list[Drawing]
+    first: bool
+
+
+def trainings(collection: Collection) -> tuple[list[Shown], int]:
+    """Runs that evaluate no network, and how many are left out."""
+    runs, more = words.listed(list(collection.trainings), MOST_RUNS)
+    return [_shown(run, _title(run), None, first=True) for run in runs], more
+
+
+def fine_tunings(collection: Collection, budget: Budget) -> tuple[list[Shown], int]:
+    """Evaluations that left a curve or drawings, and how many are left out.
+
+    The first run of every network on every data set comes first, and has drawings before others.
+    """
+    found: list[tuple[Run, str, bool]] = []
+    seen = set()
+    for network in collection.networks:
+        for run in network.runs:
+            if run.drawings or os.path.lexists(run.folder / "curve.jsonl"):
+                key = (network.label, run.scores[0].data)
+                found.append((run, f"{network.label} on {data_name(key[1])}", key not in seen))
+                seen.add(key)
+    found += [
+        (run, _title(run), False)
+        for run in collection.unfinished
+        if run.network is not None and os.path.lexists(run.folder / "curve.jsonl")
+    ]
+    found.sort(key=lambda item: not item[2])
+    shown, more = words.listed(found, MOST_RUNS)
+    return [_shown(run, title, budget, first=first) for run, title, first in shown], more
+
+
+def _title(run: Run) -> str:
+    names = (run.facts.get("method"), run.facts.get("architecture"))
+    said = " ".join(words.cut(n, 60) for n in names if n) or run.kind
+    return f"{said}, seed {run.seed}"
+
+
+def _shown(run: Run, title: str, budget: Budget | None, *, first: bool) -> Shown:
+    curve, problems = None, []
+    if budget is None or os.path.lexists(run.folder / "curve.jsonl"):
+        try:
+            curve = draw_curve(run.folder, run.numbers, title)
+        except UserError as error:
+            problems.append(words.cut(error))
+    drawings = []
+    if budget is not None:
+        drawings = [
+            budget.drawing(run.folder / name, _TITLES.get(Path(name).stem, name))
+            for name in run.drawings
+        ]
+    problems += [drawing.problem for drawing in drawings if drawing.problem]
+    facts = dict(run.facts)
+    if curve is not None:
+        planned = f" of {words.number(run.planned)}" if run.planned is not None else ""
+        facts = {f"{curve.over}s": f"{words.number(int(curve.last))}{planned}"} | facts
+    return Shown(
+        run=run,
+        title=title,
+        scores=", ".join(f"{s.name} {s.value:.1f}" for s in run.scores[:6]),
+        facts={words.cut(name, 60): words.number(value) for name, value in facts.items()},
+        curve=curve,
+        problems=problems,
+        drawings=[drawing for drawing in drawings if drawing.markup],
+        first=first,
+    )
+
+
+# ---- Nearest neighbors
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The nearest neighbors of some queries, by one network on one data set."""
+
+    network: str
+    run: Run
+    data: str
+    queries: list[dict[str, Any]]
+    problem: str
+
+
+def neighbors(networks: Iterable[Network], budget: Budget) -> list[Neighbors]:
+    """For the first networks, from the first run on each data set that left neighbors."""
+    found: list[Neighbors] = []
+    for network in networks:
+        chosen: dict[str, tuple[Run, Path]] = {}
+        for run in network.runs:
+            for name in ("neighbors.json", "neighbours.json"):  # the second is of schema 1
+                if os.path.lexists(run.folder / name):
+                    chosen.setdefault(data_name(run.scores[0].data), (run, run.folder / name))
+        for data, (run, path) in chosen.items():
+            if len(found) < MOST_NETWORKS:
+                found.append(_neighbors(network.label, run, data, path, budget))
+    return found
+
+
+def _neighbors(label: str, run: Run, data: str, path: Path, budget: Budget) -> Neighbors:
+    try:
+        queries = _queries(path, read_json(path))
+    except UserError as error:
+        return Neighbors(label, run, data, [], words.cut(error))
+    rows = [
+        {
+            "class": query["class"],
+            "image": budget.thumbnail(query["path"]),
+            "neighbors": [
+                {
+                    **near,
+                    "image": budget.thumbnail(near["path"]),
+                    "same": near["class"] == query["class"],
+                }
+                for near in query["neighbors"]
+            ],
+        }
+        for query in queries
+    ]
+    items = [item for row in rows for item in (row, *row["neighbors"])]
+    gone = sum(item["image"] is None for item in items)
+    problem = f"{gone} of {len(items)} images cannot be read any more." if gone else ""
+    return Neighbors(label, run, data, rows, problem)
+
+
+def _queries(path: Path, content: Any) -> list[dict[str, Any]]:
+    rows = content[:10] if isinstance(content, list) else []
+    queries = []
+    for row in rows:
+        near = row.get("neighbors", row.get("neighbours")) if isinstance(row, dict) else None
+        wrong = misfits(row, {"path": str, "class": str})
+        if wrong or not isinstance(near, list) or any(misfits(n, _NEAR) for n in near[:8]):
+            raise UserError(f"{path} is not a list of queries and their neighbors.")
+        found = [{**n, "class": words.cut(n["class"], 40)} for n in near[:8]]
+        queries.append(
+            {"path": row["path"], "class": words.cut(row["class"], 40), "neighbors": found}
+        )
+    if not queries:
+        raise UserError(f"{path} is not a list of queries and their neighbors.")
+    return queries
+
+
+# ---- Provenance
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One set of weights with the runs on it."""
+
+    network: str
+    seed: str
+    facts: dict[str, str]
+    runs: list[Run]
+
+
+def provenance(networks: Iterable[Network]) -> tuple[list[Weights], int]:
+    """Every set of weights with its runs, in order of the rows; and how many runs are left out."""
+    found: list[Weights] = []
+    room, more = MOST_RECORDS, 0
+    for network in networks:
+        by_weights: dict[str, list[Run]] = {}
+        for run in network.runs:
+            assert run.network is not None
+            by_weights.setdefault(run.network["sha256"], []).append(run)
+        for runs in by_weights.values():
+            shown = runs[:room]
+            room, more = room - len(shown), more + len(runs) - len(shown)
+            if shown:
+                found.append(Weights(network.label, seed_of(runs[0]), _origin(runs[0]), shown))
+    return found, more
+
+
+def _origin(run: Run) -> dict[str, str]:
+    network = run.network
+    assert network is not None
+    encoder, tensors = network.get("encoder", "unknown encoder"), network.get("tensors", "unknown")
+    return {
+        "source": words.cut(network["source"]),
+        "sha256": words.cut(network["sha256"], 80),
+        "layout": words.cut(
+            f"{network['family']}; {encoder} of {network['arch']}, {tensors} tensors"
+        ),
+        "details": words.settings(network["details"]),
+    }
