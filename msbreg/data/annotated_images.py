@@ -21,8 +21,8 @@ from msbreg.run.errors import UserError
 # ---- Image sizes: one absolute bound for stated sizes and for decoded images
 
 MAX_SIDE = 2**16
-MAX_PIXELS = 2**28
-"""The largest image that is read: 65,536 pixels a side, 268 million in all (805 MB as RGB).
+MAX_PIXELS = 178_956_970
+"""The largest image that is read: 65,536 pixels a side, and Pillow's own limit in all, 0.5 GB as RGB.
 
 JPEG's sides end at 65,535. pycocotools crashes on much larger sizes, such as a width of 250,000,000.
 """

@@ -226,7 +226,7 @@ def test_annotations_that_cannot_be_used_are_named(tmp_path, change, words):
             "category 2 of 2: id 1 is already used by 'a'",
         ),
         (coco_content(images=[(7, 30, 250_000_000)]), "width 250000000; expected at most 65536"),
-        (coco_content(images=[(7, 60_000, 60_000)]), "expected at most 65536 each and 268435456"),
+        (coco_content(images=[(7, 60_000, 60_000)]), "expected at most 65536 each and 178956970"),
         (coco_content(images=[(7, 30, 10**400)]), r"width 1000.*\.\.\.; expected at most 65536"),
         (coco_content(categories=[(1, "\ud800")]), r"name is '\\ud800', which is not Unicode text"),
         ('{"images": [' + "1" * 5000, "is malformed JSON: .*4300 digits"),
