@@ -63,7 +63,6 @@ class Oddity(Enum):
         "objects with no polygon of three points: training drops them, scoring counts them, with an "
         "empty mask"
     )
-    FAR_RING = "polygons that lie more than an image's size outside their image: kept"
     OTHER_IMAGE = "annotations of an image that is not listed: dropped"
     SAME_IMAGE_ID = "images whose id is used again further down: dropped, the last one is kept"
     NO_AREA = "areas that are not numbers: ignored, the area of the mask or box is used"

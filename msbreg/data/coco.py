@@ -14,8 +14,7 @@ import json
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
+from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -342,98 +341,61 @@ def _crowd(value: Any, where: str, odd: Oddities) -> bool:
 # ---- Masks: polygons, run lengths, compressed run lengths
 
 
-_CHUNK = 2**16  # numbers of polygons that are checked together
+REACH = 2 * MAX_SIDE
+"""Largest coordinate of a polygon. Corners may lie outside the image, where drawing cuts them off, but
+pycocotools walks along every edge, and crashes at 2^30 / 5."""
 
 
 def _masks(columns: _Columns, where: Where, odd: Oddities) -> list[Mask]:
     """The mask of each annotation."""
     masks: list[Mask] = []
-    rings: list[list[float]] = []  # of annotations from ``first`` on, not yet checked
-    owners: list[int] = []
-    numbers = array("d")
-
-    def flush() -> None:
-        read = _checked(rings, owners, numbers, columns, where, odd)
-        for index, own in groupby(zip(owners, read, strict=True), key=itemgetter(0)):
-            masks[index] = tuple(ring for _, ring in own)
-        rings.clear()
-        owners.clear()
-        del numbers[:]
-
     for index, entry in enumerate(columns.entries):
         # Removed from the content, which would otherwise hold every polygon of COCO a second time.
         given = entry.pop("segmentation", None)
         if not given:
             masks.append(None)
         elif isinstance(given, list):
-            masks.append(())
-            kept = len(rings)
+            rings: list[tuple[float, ...]] = []
             for ring in given:
-                if type(ring) is not list:
-                    raise _bad_ring(ring, given, where(index))
-                if len(ring) < 6 or len(ring) % 2:
-                    odd.add(
-                        Oddity.SHORT_RING,
-                        f"{where(index)}: segmentation: polygon of {len(ring)} numbers",
-                    )
-                    continue
                 try:
-                    numbers.fromlist(ring)
-                except (TypeError, OverflowError) as error:
-                    raise _bad_ring(ring, given, where(index)) from error
-                rings.append(ring)
-                owners.append(index)
-            if len(rings) == kept:
+                    # The length of a vector is at least that of its longest component.
+                    usual = len(ring) >= 6 and not len(ring) % 2 and hypot(*ring) <= REACH
+                except (TypeError, OverflowError):
+                    usual = False
+                if usual or _is_kept(ring, given, where(index), odd):
+                    rings.append(tuple(map(float, ring)))
+            if not rings:
                 odd.add(Oddity.NO_RING, f"{where(index)}: segmentation: {quote(given)}")
-            if len(numbers) > _CHUNK:
-                flush()
+            masks.append(tuple(rings))
         else:
             height, width = columns.sizes[2 * index : 2 * index + 2]
             masks.append(_run_lengths(given, height, width, f"{where(index)}: segmentation: "))
-    flush()
     return masks
 
 
-def _bad_ring(ring: Any, given: list[Any], where: str) -> UserError:
-    number = next(n for n, other in enumerate(given, 1) if other is ring)
-    return UserError(
-        f"{where}: segmentation: polygon {number} is not a list of numbers x, y, x, y, ..."
-    )
-
-
-def _checked(
-    rings: list[list[float]],
-    owners: list[int],
-    numbers: "array[float]",  # of all rings, one after the other
-    columns: _Columns,
-    where: Where,
-    odd: Oddities,
-) -> Iterator[tuple[float, ...]]:
-    """Each ring as floats.
-
-    Corners may lie outside the image, where drawing cuts them off, but not anywhere: pycocotools walks
-    along every edge, and crashes at coordinates of 2^30 / 5.
+def _is_kept(ring: Any, given: list[Any], where: str, odd: Oddities) -> bool:
+    """Whether an unusual ring is kept; a short one is dropped.
 
     Raises:
-        UserError: a coordinate is not finite or beyond 2 * ``MAX_SIDE``.
+        UserError: it is not a list of numbers, or has one beyond ``REACH`` or that is not finite.
     """
-    if not rings:
-        return
-    flat = np.array(numbers)
-    lengths = np.array([len(ring) for ring in rings])
-    starts = np.cumsum(lengths) - lengths
-    low, high = np.minimum.reduceat(flat, starts), np.maximum.reduceat(flat, starts)
-    has_whole = np.logical_or.reduceat(flat == np.floor(flat), starts)
-    sizes = columns.sizes[2 * owners[0] : 2 * owners[-1] + 2]
-    reach = np.array(sizes).reshape(-1, 2).max(axis=1)[np.array(owners) - owners[0]]
-    for index in np.flatnonzero(~((low >= -reach) & (high <= 2 * reach))).tolist():
-        owner = owners[index]
-        text = f"{where(owner)}: segmentation: polygon with numbers from {low[index]:g} to {high[index]:g}"
-        if not (low[index] >= -2 * MAX_SIDE and high[index] <= 2 * MAX_SIDE):  # nor if NaN
-            raise UserError(f"{text}; expected pixels, from {-2 * MAX_SIDE} to {2 * MAX_SIDE}")
-        odd.add(Oddity.FAR_RING, text)
-    for ring, whole in zip(rings, has_whole.tolist(), strict=True):
-        yield tuple(map(float, ring)) if whole else tuple(ring)
+    number = next(n for n, other in enumerate(given, 1) if other is ring)
+    where = f"{where}: segmentation: polygon {number}"
+    if not isinstance(ring, list):
+        raise UserError(f"{where} is not a list of numbers x, y, x, y, ...")
+    if len(ring) < 6 or len(ring) % 2:
+        odd.add(Oddity.SHORT_RING, f"{where} of {len(ring)} numbers")
+        return False
+    try:
+        values = array("d", ring)
+    except (TypeError, OverflowError) as error:
+        raise UserError(f"{where} is not a list of numbers x, y, x, y, ...") from error
+    if not all(-REACH <= value <= REACH for value in values):  # nor if NaN
+        raise UserError(
+            f"{where} has numbers from {min(values):g} to {max(values):g}; expected pixels, from "
+            f"{-REACH} to {REACH}"
+        )
+    return True
 
 
 def _run_lengths(given: Any, height: int, width: int, where: str) -> RunLengths:

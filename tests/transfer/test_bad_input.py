@@ -105,7 +105,10 @@ def rewritten(pattern: str, replacement: str):
     ("change", "words"),
     [
         (rewritten(r"<xmax>\d+", "<xmax>nan"), r"000003\.xml: object 1 \(\w+\): .* is not finite"),
-        (rewritten("<name>(red|blue)", "<name>gren"), r"object 1 \(gren\): .*known classes: blue, red"),
+        (
+            rewritten("<name>(red|blue)", "<name>gren"),
+            r"object 1 \(gren\): .*known classes: blue, red",
+        ),
         (rewritten(r"<width>\d+", "<width>77"), r"000003\.jpg is .*000003\.xml states 77 x"),
         (rewritten("</annotation>", ""), r"000003\.xml:1 is malformed XML"),
         (lambda voc: (voc / "Annotations/000003.xml").unlink(), r"000003\.xml does not exist"),
