@@ -94,7 +94,7 @@ def _run(config: Config, settings: CfgNode, engine: Engine, running: Job) -> dic
     size = settings.SOLVER.IMS_PER_BATCH
     if not config.eval_only:  # before the data are read, which may take long
         part_of(share_of_batch(size, world), config.accumulate)
-    data = data_of(settings, config.data, train=not config.eval_only)
+    data = data_of(settings, config.data, train=not config.eval_only, strict=config.strict_data)
     running.record.content["data"] = data.described()
     for doubt in data.doubts():
         running.warn(doubt)

@@ -3,6 +3,9 @@
 voc_2007_trainval      ROOT/VOC2007, ROOT/VOCdevkit/VOC2007 or ROOT itself
 coco_2017_train        ROOT/coco/annotations/instances_train2017.json and ROOT/coco/train2017,
                        or the same in ROOT itself
+cityscapes_fine_instance_seg_train
+                       ROOT/cityscapes/leftImg8bit/train and ROOT/cityscapes/gtFine/train, or the
+                       same in ROOT itself
 digits_voc_trainval    embedded, generated on first use
 voc:FOLDER:SPLIT       any classes in VOC's layout
 coco:JSON:IMAGES       any instances JSON and its folder of images
@@ -16,11 +19,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from msbreg.data.cityscapes import cityscapes_scenes
 from msbreg.data.coco import coco_scenes
 from msbreg.data.digits.writers import NAMES as DIGITS
-from msbreg.data.scenes import Scenes
+from msbreg.data.scenes import Scene, Scenes
 from msbreg.data.sources import face
-from msbreg.data.voc import VOC_CLASSES, find_voc, voc_scenes
+from msbreg.data.voc import VOC_CLASSES, UnknownClass, classes_of, find_voc, voc_scenes
 from msbreg.run.errors import UserError
 
 log = logging.getLogger("msbreg")
@@ -38,6 +42,7 @@ DIGITS_NAMES = {
     **{f"digits_voc_{split}": split for split in ("trainval", "train", "val", "test")},
     **{f"digits_coco_{split}": f"{split}2017" for split in ("train", "val")},
 }
+CITYSCAPES_NAMES = {f"cityscapes_fine_instance_seg_{split}": split for split in ("train", "val")}
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 
 
@@ -47,19 +52,22 @@ def load_scenes(
     *,
     classes: Sequence[str] | None = None,
     look_at_images: bool = True,
+    strict: bool = False,
 ) -> Scenes:
     """The scenes called ``name``; the module's docstring lists the names.
 
     Args:
-        root: where named data sets lie, and what relative folders in a name are relative to. None is
-            Detectron2's rule for names ($DETECTRON2_DATASETS, else ./datasets) and the current
+        root: the folder of named data sets, and what relative folders in a name are relative to. None
+            is Detectron2's rule for names ($DETECTRON2_DATASETS, else ./datasets) and the current
             folder for folders.
-        classes: of ``voc:`` folders, in the order of the labels; see ``voc_boxes.classes_of``.
-        look_at_images: whether image files must be there and of the stated size.
+        classes: of ``voc:`` folders, in the order of the labels; see ``voc.classes_of``.
+        look_at_images: whether image files must exist and have the stated size.
+        strict: raise an error for what Detectron2 accepts although it is odd.
 
     Raises:
         UserError: the name is unknown, or the data are missing or malformed.
     """
+    reading = {"look_at_images": look_at_images, "strict": strict}
     kind, colon, rest = name.partition(":")
     if colon and kind in ("voc", "coco"):
         first, colon, last = rest.rpartition(":")
@@ -71,42 +79,55 @@ def load_scenes(
         if kind == "coco":
             _no_classes(name, classes)
             images = base / Path(last).expanduser()
-            return coco_scenes(name, path, images, look_at_images=look_at_images)
-        return voc_scenes(
-            name, _only_voc(path), last, classes=classes, look_at_images=look_at_images
-        )
+            return coco_scenes(name, path, images, **reading)
+        return voc_scenes(name, _only_voc(path), last, classes=classes, **reading)
     _no_classes(name, classes)
-    return _by_name(name, root, look_at_images)
+    return _by_name(name, root, **reading)
 
 
-def _by_name(name: str, root: Path | None, look_at_images: bool) -> Scenes:
+def _by_name(name: str, root: Path | None, **reading: bool) -> Scenes:
     if name in DIGITS_NAMES:
         split = DIGITS_NAMES[name]
         if name.startswith("digits_voc"):
             voc = face("digits", "voc") / "VOC2007"
-            return voc_scenes(name, voc, split, classes=DIGITS, look_at_images=look_at_images)
+            return voc_scenes(name, voc, split, classes=DIGITS, **reading)
         file, images = _coco_files(face("digits", "coco"), split)
-        return coco_scenes(name, file, images, look_at_images=look_at_images)
-    if name not in VOC_NAMES and name not in COCO_NAMES:
-        known = [*VOC_NAMES, *COCO_NAMES, *DIGITS_NAMES]
+        return coco_scenes(name, file, images, **reading)
+    known = [*VOC_NAMES, *COCO_NAMES, *CITYSCAPES_NAMES, *DIGITS_NAMES]
+    if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         raise UserError(
-            f"data set {name!r} is unknown" + (f"; is {near[0]} meant?" if near else ".") + "\n"
+            f"data set {name!r} is unknown" + (f"; did you mean {near[0]}?" if near else ".") + "\n"
             f"Expected voc:FOLDER:SPLIT, coco:JSON:IMAGES or one of: {', '.join(known)}"
         )
     folder = root if root is not None else Path(os.environ.get(ROOT_VARIABLE) or "datasets")
     if not folder.is_dir():
         raise UserError(
-            f"{folder} is no folder; expected the data of {name} below it: give --data ROOT, or set "
-            f"{ROOT_VARIABLE}"
+            f"data folder {str(folder)!r} not found; {name} is expected inside it.\n"
+            f"Give --data ROOT, or set {ROOT_VARIABLE}."
         )
     if name in VOC_NAMES:
         year, split = VOC_NAMES[name]
-        voc = find_voc(folder, year)
-        scenes = voc_scenes(name, voc, split, classes=VOC_CLASSES, look_at_images=look_at_images)
-        return replace(scenes, year=year)
+        return _named_voc(name, find_voc(folder, year), year, split, **reading)
+    if name in CITYSCAPES_NAMES:
+        return cityscapes_scenes(name, _cityscapes(folder), CITYSCAPES_NAMES[name], **reading)
     file, images = _coco_files(folder, COCO_NAMES[name])
-    return coco_scenes(name, file, images, look_at_images=look_at_images)
+    return coco_scenes(name, file, images, **reading)
+
+
+def _named_voc(name: str, voc: Path, year: int, split: str, **reading: bool) -> Scenes:
+    """PASCAL VOC itself; a folder in its layout with other classes needs another name."""
+    try:
+        scenes = voc_scenes(name, voc, split, classes=VOC_CLASSES, **reading)
+    except UnknownClass as error:
+        own = classes_of(voc)
+        raise UserError(
+            f"{error}\n{voc} holds classes of its own ({len(own)}: {', '.join(own[:20])}), but {name} "
+            "is PASCAL VOC with its 20 classes.\n"
+            f"For your own classes, give DATASETS.TRAIN \"('voc:{voc}:{split}',)\", the same form for "
+            f"DATASETS.TEST, and MODEL.ROI_HEADS.NUM_CLASSES {len(own)}."
+        ) from error
+    return replace(scenes, year=year)
 
 
 def join_scenes(parts: Sequence[Scenes]) -> Scenes:
@@ -149,13 +170,30 @@ def join_scenes(parts: Sequence[Scenes]) -> Scenes:
         category_ids=first.category_ids,
         year=years.pop() if len(years) == 1 else None,
         doubts=tuple(doubt for part in parts for doubt in part.doubts),
+        oddities=dict(sum((Counter(part.oddities) for part in parts), Counter())),
+        sized_boxes=first.sized_boxes,
     )
 
 
-def without_empty(scenes: Scenes) -> Scenes:
-    """The scenes that show something other than crowds: Detectron2's filter of training images.
+def drawable(scenes: Scenes) -> Scenes:
+    """The scenes without objects whose polygons all have fewer than three points.
 
-    DATALOADER.FILTER_EMPTY_ANNOTATIONS switches it (detectron2/data/build.py); testing has none.
+    Detectron2's loader (load_coco_json) drops these before training; its evaluation keeps them.
+    """
+
+    def kept(scene: Scene) -> Scene:
+        instances = tuple(i for i in scene.instances if i.mask != ())
+        return (
+            scene if len(instances) == len(scene.instances) else replace(scene, instances=instances)
+        )
+
+    return replace(scenes, scenes=tuple(map(kept, scenes.scenes)))
+
+
+def without_empty(scenes: Scenes) -> Scenes:
+    """The scenes with an object that is not a crowd: Detectron2's filter of training images.
+
+    DATALOADER.FILTER_EMPTY_ANNOTATIONS turns it on (detectron2/data/build.py); testing has none.
 
     Raises:
         UserError: none is left.
@@ -188,6 +226,21 @@ def _coco_files(root: Path, split: str) -> tuple[Path, Path]:
     )
 
 
+def _cityscapes(root: Path) -> Path:
+    """The folder that contains leftImg8bit and gtFine.
+
+    Raises:
+        UserError: neither ROOT/cityscapes nor ROOT does.
+    """
+    for place in (root / "cityscapes", root):
+        if (place / "leftImg8bit").is_dir() and (place / "gtFine").is_dir():
+            return place
+    raise UserError(
+        f"no Cityscapes layout at {root}; expected leftImg8bit/ and gtFine/ in {root / 'cityscapes'} "
+        f"or {root}"
+    )
+
+
 def _only_voc(folder: Path) -> Path:
     """The folder, or the only one in it named VOC..., that holds ImageSets."""
     below = sorted(folder.glob("VOC*")) + sorted(folder.glob("VOCdevkit/VOC*"))
@@ -203,5 +256,5 @@ def _only_voc(folder: Path) -> Path:
 def _no_classes(name: str, classes: Sequence[str] | None) -> None:
     if classes is not None:
         raise UserError(
-            f"{name} has its own classes; expected none given but with voc:FOLDER:SPLIT"
+            f"{name} has its own classes; classes can be given for voc:FOLDER:SPLIT only"
         )

@@ -1,126 +1,97 @@
-"""Masks as a COCO file spells them: polygons, run lengths, compressed run lengths, each checked.
+"""COCO's instances in one JSON file, any classes and any ids.
 
-COCO's instances in one JSON file, any classes and any ids.
-
-As Detectron2 reads them (detectron2/data/datasets/coco.py): images by ascending id, annotations of
-an image in the order of the file, labels by ascending category id. Unlike there, what is malformed
-is an error and not left out, and numbers are floats even where the file has whole ones, which
-Detectron2 keeps as integers and truncates after resizing.
+As Detectron2 reads them (detectron2/data/datasets/coco.py): images by ascending id, annotations of an
+image in the order of the file, labels by ascending category id. What Detectron2 drops is dropped at the
+same stage, and counted (``Oddities``); what would crash it is an error that names file, entry and field.
+Three things differ: numbers are floats even where the file has whole ones, which Detectron2 keeps as
+integers and truncates after resizing; NaN and infinity, which JSON does not have, are errors; and so
+are two categories with one id, from which Detectron2 makes a class without objects.
 """
 
+import contextlib
+import gc
 import json
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import hypot
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from msbreg.data.annotated_images import box_problem, check_images, mending, quote
+from msbreg.data.annotated_images import (
+    BORDER,
+    MAX_SIDE,
+    Oddities,
+    Oddity,
+    advising,
+    box_oddity,
+    check_images,
+    quote,
+    size_problem,
+)
 from msbreg.data.run_lengths import check_runs
 from msbreg.data.scenes import Box, Instance, Polygons, RunLengths, Scene, Scenes
 from msbreg.run.errors import UserError
 
-# ---- Masks as a COCO file spells them: polygons, run lengths, compressed run lengths, each
+ImageId = str | int
+Mask = Polygons | RunLengths | None
+Where = Callable[[int], str]
+"""Index of an annotation -> how messages name it."""
 
 
-def read_polygons(rings: list[Any], height: int, width: int) -> Polygons:
-    """The rings as floats.
-
-    Corners may lie outside the image, where drawing cuts them off, but not farther than it is long:
-    pycocotools walks along every edge, and ends the process at coordinates of 2^30 / 5.
-
-    Raises:
-        UserError: a ring is no list of numbers, has fewer than 6, an odd count, or ones out of reach.
-    """
-    read = []
-    reach = max(height, width)
-    for number, ring in enumerate(rings, 1):
-        try:
-            values = np.asarray(ring)
-        except ValueError:  # lists of unequal length inside
-            values = np.asarray(None)
-        if values.ndim != 1 or (len(values) and values.dtype.kind not in "iuf"):
-            raise UserError(f"polygon {number} is not a list of numbers x, y, x, y, ...")
-        if len(values) < 6 or len(values) % 2:
-            raise UserError(
-                f"polygon {number} has {len(values)} numbers; "
-                "expected an even count of 6 or more: x, y of each corner"
-            )
-        low, high = values.min(), values.max()
-        if not (low >= -reach and high <= 2 * reach):  # nor if one is no number
-            raise UserError(
-                f"polygon {number} has numbers from {low:g} to {high:g}; expected pixels of an image "
-                f"of {width} x {height} (width x height)"
-            )
-        read.append(tuple(values.astype(np.float64).tolist()))
-    return tuple(read)
-
-
-def read_run_lengths(given: dict[str, Any], height: int, width: int) -> RunLengths:
-    """``{"size": [height, width], "counts": ...}`` as it is: compressed if it is a string.
-
-    Raises:
-        UserError: the size is not that of the image, or the counts are malformed or do not fill it.
-    """
-    size, counts = given.get("size"), given.get("counts")
-    if size != [height, width]:
-        raise UserError(
-            f"run lengths have size {size}; expected that of the image, [{height}, {width}]"
-        )
-    mask = {"size": [height, width], "counts": counts}
-    if isinstance(counts, str):
-        check_runs([mask], height, width)
-    elif not isinstance(counts, list) or any(type(run) is not int or run < 0 for run in counts):
-        raise UserError("run lengths have no counts; expected a list of whole numbers or a string")
-    elif sum(counts) != height * width:
-        raise UserError(
-            f"run lengths cover {sum(counts)} pixels; "
-            f"expected all {height * width} of an image of size [{height}, {width}]"
-        )
-    return mask
-
-
-# ---- COCO's instances in one JSON file, any classes and any ids
-
-
-FLAT = 0.01  # pixels; COCO's boxes are rounded to hundredths
-
-
-def coco_scenes(name: str, file: Path, images: Path, *, look_at_images: bool = True) -> Scenes:
-    """All images of an instances JSON, those without annotations, too.
+def coco_scenes(
+    name: str, file: Path, images: Path, *, look_at_images: bool = True, strict: bool = False
+) -> Scenes:
+    """All images of an instances JSON, also those without annotations.
 
     Args:
         name: what the scenes are called.
         file: the JSON.
         images: the folder that ``file_name`` is relative to.
-        look_at_images: whether files must be there and of the stated size; scoring needs none.
+        look_at_images: whether files must exist and have the stated size; scoring needs none.
+        strict: raise an error for what Detectron2 accepts although it is odd.
 
     Raises:
         UserError: anything is missing, malformed or contradictory; file, entry and field are named.
     """
-    content = _read_json(file)
     if look_at_images and not images.is_dir():
-        raise UserError(f"{images} is no folder; expected the images of {file}")
-    with mending():
+        raise UserError(f"folder {images} not found; expected the images of {file}")
+    odd = Oddities(file, strict=strict)
+    with _without_collection(), advising():
+        content = _read_json(file)
         categories = _categories(content["categories"], str(file))
-        listed = _images(content["images"], str(file))
-        instances = _instances(content["annotations"], listed, categories, str(file))
+        listed = _images(content["images"], odd)
+        instances = _instances(content["annotations"], listed, categories, odd)
         scenes = tuple(
             Scene(image_id, images / file_name, height, width, tuple(instances[image_id]))
             for image_id, (file_name, height, width) in sorted(listed.items())
         )
         if look_at_images:
             check_images(scenes, annotated_in=lambda scene: f"{file}: image {scene.id!r}")
-    flat = sum(1 for of_image in instances.values() for i in of_image if _has_no_area(i.box))
-    doubt = f"{file}: {flat} objects have masks and boxes of no area; training drops them"
     return Scenes(
         name,
         tuple(categories[number] for number in sorted(categories)),
         scenes,
         category_ids=tuple(sorted(categories)),
         annotations=file,
-        doubts=(doubt,) if flat else (),
+        doubts=odd.sentences(),
+        oddities=odd.counts(),
+        sized_boxes=True,
     )
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Millions of new objects and no cycles: the collector takes a third of the time to find nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -130,7 +101,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise UserError(
             f"{file} cannot be read: {error.strerror}; expected COCO's instances"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also of text that is not UTF-8, and of integers of 4,300 digits
         raise UserError(f"{file} is malformed JSON: {error}") from error
     except RecursionError as error:
         raise UserError(f"{file} is malformed JSON: nested too deep") from error
@@ -143,6 +114,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+# ---- Categories and images
+
+
 def _categories(entries: list[Any], file: str) -> dict[int, str]:
     """id -> name."""
     categories: dict[int, str] = {}
@@ -150,145 +124,45 @@ def _categories(entries: list[Any], file: str) -> dict[int, str]:
         where = f"{file}: category {number} of {len(entries)}"
         category = _get(entry, "id", int, where)
         if category in categories:
-            raise UserError(f"{where}: id {category} is that of {categories[category]!r}, too")
+            raise UserError(
+                f"{where}: id {category} is already used by {quote(categories[category])}"
+            )
         categories[category] = _get(entry, "name", str, where)
     if not categories:
         raise UserError(f"{file} has no categories; expected one or more")
     return categories
 
 
-def _images(entries: list[Any], file: str) -> dict[str | int, tuple[str, int, int]]:
+def _images(entries: list[Any], odd: Oddities) -> dict[ImageId, tuple[str, int, int]]:
     """id -> file name, height, width."""
-    images: dict[str | int, tuple[str, int, int]] = {}
+    images: dict[ImageId, tuple[str, int, int]] = {}
     for number, entry in enumerate(entries, 1):
-        where = f"{file}: image {number} of {len(entries)}"
+        where = f"{odd.source}: image {number} of {len(entries)}"
         image_id = _get(entry, "id", (int, str), where)
         if image_id in images:
-            raise UserError(
-                f"{where}: id {image_id!r} is that of {images[image_id][0]}, too; ids must differ"
-            )
-        height, width = (_get(entry, side, int, where) for side in ("height", "width"))
-        if min(height, width) < 1:
-            raise UserError(f"{where}: height {height} and width {width}; expected both above 0")
+            first = quote(images[image_id][0])
+            odd.add(Oddity.SAME_IMAGE_ID, f"{where}: id {quote(image_id)}, already used by {first}")
+        height, width = (_side(entry, side, where) for side in ("height", "width"))
+        if problem := size_problem(height, width):
+            raise UserError(f"{where}: {problem}")
         images[image_id] = (_get(entry, "file_name", str, where), height, width)
     if not images:
-        raise UserError(f"{file} lists no images; expected one or more")
+        raise UserError(f"{odd.source} lists no images; expected one or more")
     kinds = {type(image_id).__name__ for image_id in images}
     if len(kinds) > 1:
         raise UserError(
-            f"{file} has image ids of types {', '.join(sorted(kinds))}; expected one type"
+            f"{odd.source} has image ids of types {', '.join(sorted(kinds))}; expected one type"
         )
     return images
 
 
-@dataclass(frozen=True)
-class _Annotation:
-    """One entry of ``annotations`` beside the size of its image."""
-
-    entry: dict[str, Any]
-    where: str
-    height: int
-    width: int
-
-
-def _instances(
-    entries: list[Any],
-    images: dict[str | int, tuple[str, int, int]],
-    categories: dict[int, str],
-    file: str,
-) -> dict[str | int, list[Instance]]:
-    """Image id -> its instances."""
-    labels = {category: label for label, category in enumerate(sorted(categories))}
-    instances: dict[str | int, list[Instance]] = {image_id: [] for image_id in images}
-    seen: set[str | int] = set()
-    for number, entry in enumerate(entries, 1):
-        place = f"{file}: annotation {number} of {len(entries)}"
-        annotation_id = _get(entry, "id", (int, str), place)
-        where = f"{file}: annotation id {annotation_id!r}"
-        if annotation_id in seen:
-            raise UserError(f"{where} occurs twice; ids must differ")
-        seen.add(annotation_id)
-        image_id = _get(entry, "image_id", (int, str), where)
-        if image_id not in images:
-            raise UserError(f"{where}: image_id {image_id!r} is none of the {len(images)} images")
-        file_name, height, width = images[image_id]
-        where = f"{where} (image {image_id!r}, {file_name})"
-        category = _get(entry, "category_id", int, where)
-        if category not in labels:
-            known = ", ".join(map(str, sorted(labels)[:20])) + (", ..." if len(labels) > 20 else "")
-            raise UserError(
-                f"{where}: category_id {category} is none of the {len(labels)} categories: {known}"
-            )
-        instance = _instance(_Annotation(entry, where, height, width), labels[category])
-        instances[image_id].append(instance)
-    return instances
-
-
-def _has_no_area(box: Box) -> bool:
-    return box[2] == box[0] or box[3] == box[1]
-
-
-def _instance(annotation: _Annotation, label: int) -> Instance:
-    entry, where = annotation.entry, annotation.where
-    if entry.get("ignore", 0):
-        raise UserError(f"{where}: ignore is set; expected none (a crowd is marked by iscrowd)")
-    crowd = entry.get("iscrowd", 0)
-    if crowd not in (0, 1):
-        raise UserError(f"{where}: iscrowd is {quote(crowd)}; expected 0 or 1")
-    area = entry.get("area")
-    if area is not None and type(area) not in (int, float):
-        raise UserError(f"{where}: area is {quote(area)}; expected a number")
-    mask = _mask(annotation)
-    return Instance(
-        _box(annotation, mask),
-        label,
-        mask=mask,
-        area=None if area is None else float(area),
-        crowd=bool(crowd),
-    )
-
-
-def _box(annotation: _Annotation, mask: Polygons | RunLengths | None) -> Box:
-    given = annotation.entry.get("bbox")
-    numbers = isinstance(given, list) and all(type(value) in (int, float) for value in given)
-    if given is None or not numbers or len(given) != 4:
-        raise UserError(
-            f"{annotation.where}: bbox is {quote(given)}; expected 4 numbers x, y, width, height"
-        )
-    left, top, width, height = map(float, given)
-    box = (left, top, left + width, top + height)
-    problem = box_problem(box, annotation.height, annotation.width)
-    if problem and not _is_flat(width, height, mask):
-        raise UserError(f"{annotation.where}: bbox {quote(given)} {problem}")
-    return box
-
-
-def _is_flat(width: float, height: float, mask: Polygons | RunLengths | None) -> bool:
-    """Whether a box has no area because its polygons have none, as two of train2017's 860,001.
-
-    These are what their annotator drew (annotation 918 is one). Any other box without area
-    contradicts its mask, or has none to vouch for it.
-    """
-    if not isinstance(mask, tuple) or min(width, height) != 0 or max(width, height) == 0:
-        return False
-    along = slice(0, None, 2) if width == 0 else slice(1, None, 2)
-    coordinates = [value for ring in mask for value in ring[along]]
-    return max(coordinates) - min(coordinates) <= FLAT
-
-
-def _mask(annotation: _Annotation) -> Polygons | RunLengths | None:
-    # Taken out of the content, which would otherwise hold every polygon of COCO a second time.
-    given = annotation.entry.pop("segmentation", None)
-    if given is None or given == []:
-        return None
-    try:
-        if isinstance(given, list):
-            return read_polygons(given, annotation.height, annotation.width)
-        if isinstance(given, dict):
-            return read_run_lengths(given, annotation.height, annotation.width)
-        raise UserError(f"{quote(given)}; expected a list of polygons or an object of run lengths")
-    except UserError as error:
-        raise UserError(f"{annotation.where}: segmentation: {error}") from error
+def _side(entry: Any, key: str, where: str) -> int:
+    """A height or width; 640.0, which some programs write, is 640."""
+    value = entry.get(key)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    side: int = _get(entry, key, int, where)
+    return side
 
 
 def _get(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
@@ -296,7 +170,262 @@ def _get(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any
     kinds = kind if isinstance(kind, tuple) else (kind,)
     value = entry.get(key) if isinstance(entry, dict) else None
     if type(value) not in kinds:
-        expected = " or ".join({int: "a whole number", str: "a text"}[k] for k in kinds)
+        expected = " or ".join({int: "a whole number", str: "a string"}[k] for k in kinds)
         state = f"is {quote(value)}" if value is not None else "is missing"
         raise UserError(f"{where}: {key} {state}; expected {expected}")
+    if isinstance(value, str) and not _encodes(value):
+        raise UserError(f"{where}: {key} is {quote(value)}, which is not Unicode text")
     return value
+
+
+def _encodes(text: str) -> bool:
+    """Whether it has no lone surrogates, which JSON can state and no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# ---- Annotations
+
+
+@dataclass
+class _Columns:
+    """The annotations of listed images, column by column, so that NumPy checks all boxes at once."""
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    images: list[ImageId] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)  # height, width, height, width, ...
+    boxes: "array[float]" = field(default_factory=lambda: array("d"))  # x, y, width, height, ...
+
+
+def _instances(
+    entries: list[Any],
+    images: dict[ImageId, tuple[str, int, int]],
+    categories: dict[int, str],
+    odd: Oddities,
+) -> dict[ImageId, list[Instance]]:
+    """Image id -> its instances."""
+    columns = _columns(entries, images, categories, odd)
+
+    def where(index: int) -> str:
+        image_id = columns.images[index]
+        at = f"{odd.source}: annotation id {quote(columns.entries[index]['id'])}"
+        return f"{at} (image {quote(image_id)}, {quote(images[image_id][0])[1:-1]})"
+
+    boxes = _corners(columns, where, odd)
+    masks = _masks(columns, where, odd)
+    instances: dict[ImageId, list[Instance]] = {image_id: [] for image_id in images}
+    rows = zip(columns.entries, columns.images, columns.labels, boxes, masks, strict=True)
+    for index, (entry, image_id, label, box, mask) in enumerate(rows):
+        area, crowd = entry.get("area"), entry.get("iscrowd", 0)
+        if type(area) is not float and area is not None:
+            area = _area(area, where(index), odd)
+        if crowd != 0 or type(crowd) is not int:
+            crowd = _crowd(crowd, where(index), odd)
+        if entry.get("ignore", 0):
+            raise UserError(
+                f"{where(index)}: ignore is set, which Detectron2 does not support; expected none (a "
+                "crowd is marked by iscrowd)"
+            )
+        instances[image_id].append(Instance(box, label, mask=mask, area=area, crowd=bool(crowd)))
+    return instances
+
+
+def _columns(
+    entries: list[Any],
+    images: dict[ImageId, tuple[str, int, int]],
+    categories: dict[int, str],
+    odd: Oddities,
+) -> _Columns:
+    """The entries of listed images, their image, label and box looked up."""
+    labels = {category: label for label, category in enumerate(sorted(categories))}
+    columns = _Columns()
+    seen: set[ImageId] = set()
+    for number, entry in enumerate(entries, 1):
+        try:
+            annotation_id, image_id = entry["id"], entry["image_id"]
+            known = image_id in images
+        except (KeyError, TypeError):
+            known = False
+        if not known:
+            place = f"{odd.source}: annotation {number} of {len(entries)}"
+            annotation_id = _get(entry, "id", (int, str), place)
+            place = f"{odd.source}: annotation id {quote(annotation_id)}"
+            image_id = quote(_get(entry, "image_id", (int, str), place))
+            odd.add(
+                Oddity.OTHER_IMAGE,
+                f"{place}: image_id {image_id} is none of the {len(images)} images",
+            )
+            continue
+        try:
+            if annotation_id in seen:
+                raise UserError(
+                    f"{odd.source}: annotation id {quote(annotation_id)} occurs twice; ids must differ"
+                )
+            seen.add(annotation_id)
+            label = labels[entry["category_id"]]
+            bbox = entry["bbox"]
+            if len(bbox) != 4:
+                raise TypeError
+            columns.boxes.fromlist(bbox)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise _malformed(entry, images[image_id][0], labels, odd) from error
+        _, height, width = images[image_id]
+        columns.entries.append(entry)
+        columns.images.append(image_id)
+        columns.labels.append(label)
+        columns.sizes += (height, width)
+    return columns
+
+
+def _malformed(
+    entry: dict[str, Any], file_name: str, labels: dict[int, int], odd: Oddities
+) -> UserError:
+    """What is wrong with an annotation whose label or box cannot be read."""
+    annotation_id = _get(entry, "id", (int, str), f"{odd.source}: annotation")
+    where = (
+        f"{odd.source}: annotation id {quote(annotation_id)} (image {quote(entry['image_id'])}, "
+    )
+    where += f"{quote(file_name)[1:-1]})"
+    category = _get(entry, "category_id", int, where)
+    if category not in labels:
+        known = ", ".join(map(str, sorted(labels)[:20])) + (", ..." if len(labels) > 20 else "")
+        return UserError(
+            f"{where}: category_id {quote(category)} is none of the {len(labels)} categories: {known}"
+        )
+    return UserError(
+        f"{where}: bbox is {quote(entry.get('bbox'))}; expected 4 numbers x, y, width, height"
+    )
+
+
+def _corners(columns: _Columns, where: Where, odd: Oddities) -> list[Box]:
+    """The boxes as XYXY."""
+    given = np.frombuffer(columns.boxes, dtype=np.float64).reshape(-1, 4)
+    sizes = np.array(columns.sizes, dtype=np.float64).reshape(-1, 2)
+    boxes = given.copy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        boxes[:, 2:] += given[:, :2]
+        beyond = np.maximum(-given[:, :2].min(axis=1), (boxes[:, 2:] - sizes[:, ::-1]).max(axis=1))
+        unusual = (given[:, 2:].min(axis=1) <= 0) | ~(beyond <= BORDER)
+    for index in np.flatnonzero(unusual).tolist():
+        bbox = f"{where(index)}: bbox {quote(columns.entries[index]['bbox'])}"
+        if not np.isfinite(boxes[index]).all():
+            raise UserError(f"{bbox} is not finite")
+        box_width, box_height = given[index, 2:].tolist()
+        kind = box_oddity(box_width, box_height, float(beyond[index]))
+        if kind is not None:
+            odd.add(kind, bbox)
+    return [(left, top, right, bottom) for left, top, right, bottom in boxes.tolist()]
+
+
+def _area(value: Any, where: str, odd: Oddities) -> float | None:
+    if type(value) is int and abs(value) < 2**63:
+        return float(value)
+    odd.add(Oddity.NO_AREA, f"{where}: area is {quote(value)}")
+    return None
+
+
+def _crowd(value: Any, where: str, odd: Oddities) -> bool:
+    if value not in (0, 1):
+        if type(value) not in (int, float):
+            raise UserError(f"{where}: iscrowd is {quote(value)}; expected 0 or 1")
+        odd.add(Oddity.CROWD_VALUE, f"{where}: iscrowd is {quote(value)}")
+    return bool(value)
+
+
+# ---- Masks: polygons, run lengths, compressed run lengths
+
+
+REACH = 2 * MAX_SIDE
+"""Largest coordinate of a polygon. Corners may lie outside the image, where drawing cuts them off, but
+pycocotools walks along every edge, and crashes at 2^30 / 5."""
+
+
+def _masks(columns: _Columns, where: Where, odd: Oddities) -> list[Mask]:
+    """The mask of each annotation."""
+    masks: list[Mask] = []
+    for index, entry in enumerate(columns.entries):
+        # Removed from the content, which would otherwise hold every polygon of COCO a second time.
+        given = entry.pop("segmentation", None)
+        if not given:
+            masks.append(None)
+        elif isinstance(given, list):
+            rings: list[tuple[float, ...]] = []
+            for ring in given:
+                try:
+                    # The length of a vector is at least that of its longest component.
+                    usual = len(ring) >= 6 and not len(ring) % 2 and hypot(*ring) <= REACH
+                except (TypeError, OverflowError):
+                    usual = False
+                if usual or _is_kept(ring, given, where(index), odd):
+                    rings.append(tuple(map(float, ring)))
+            if not rings:
+                odd.add(Oddity.NO_RING, f"{where(index)}: segmentation: {quote(given)}")
+            masks.append(tuple(rings))
+        else:
+            height, width = columns.sizes[2 * index : 2 * index + 2]
+            masks.append(_run_lengths(given, height, width, f"{where(index)}: segmentation: "))
+    return masks
+
+
+def _is_kept(ring: Any, given: list[Any], where: str, odd: Oddities) -> bool:
+    """Whether an unusual ring is kept; a short one is dropped.
+
+    Raises:
+        UserError: it is not a list of numbers, or has one beyond ``REACH`` or that is not finite.
+    """
+    number = next(n for n, other in enumerate(given, 1) if other is ring)
+    where = f"{where}: segmentation: polygon {number}"
+    if not isinstance(ring, list):
+        raise UserError(f"{where} is not a list of numbers x, y, x, y, ...")
+    if len(ring) < 6 or len(ring) % 2:
+        odd.add(Oddity.SHORT_RING, f"{where} of {len(ring)} numbers")
+        return False
+    try:
+        values = array("d", ring)
+    except (TypeError, OverflowError) as error:
+        raise UserError(f"{where} is not a list of numbers x, y, x, y, ...") from error
+    if not all(-REACH <= value <= REACH for value in values):  # nor if NaN
+        raise UserError(
+            f"{where} has numbers from {min(values):g} to {max(values):g}; expected pixels, from "
+            f"{-REACH} to {REACH}"
+        )
+    return True
+
+
+def _run_lengths(given: Any, height: int, width: int, where: str) -> RunLengths:
+    """``{"size": [height, width], "counts": ...}`` as it is: compressed if it is a string.
+
+    Raises:
+        UserError: it is not that, the size is not the image's, or the counts do not fill it.
+    """
+    if not isinstance(given, dict):
+        raise UserError(
+            f"{where}{quote(given)}; expected a list of polygons or an object of run lengths"
+        )
+    size, counts = given.get("size"), given.get("counts")
+    if size != [height, width]:
+        raise UserError(
+            f"{where}run lengths have size {quote(size)}; expected the image's, [{height}, {width}]"
+        )
+    mask = {"size": [height, width], "counts": counts}
+    if isinstance(counts, str):
+        try:
+            check_runs([mask], height, width)
+        except UserError as error:
+            raise UserError(f"{where}{error}") from error
+    elif not isinstance(counts, list) or any(type(run) is not int or run < 0 for run in counts):
+        raise UserError(
+            f"{where}run lengths have no counts; expected a list of whole numbers or a string"
+        )
+    elif sum(counts) != height * width:
+        raise UserError(
+            f"{where}run lengths cover {quote(sum(counts))} pixels; "
+            f"expected all {height * width} of an image of size [{height}, {width}]"
+        )
+    return mask

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools import mask as codec
 
+from msbreg.data.annotated_images import quote
 from msbreg.data.scenes import Polygons, RunLengths
 from msbreg.run.errors import UserError
 
@@ -78,6 +79,13 @@ def polygons_to_rle(polygons: Polygons, height: int, width: int) -> RunLengths:
     return _as_text(codec.merge(rings))
 
 
+def empty(height: int, width: int) -> RunLengths:
+    """Give the mask without a pixel."""
+    return _as_text(
+        codec.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
+    )
+
+
 def to_rle(mask: Polygons | RunLengths, height: int, width: int) -> RunLengths:
     """Give a mask of an annotation, in any of its three forms, as compressed run lengths.
 
@@ -89,12 +97,16 @@ def to_rle(mask: Polygons | RunLengths, height: int, width: int) -> RunLengths:
 
 
 def all_to_rle(masks: Sequence[Polygons | RunLengths], height: int, width: int) -> list[RunLengths]:
-    """Give the masks of one image as ``to_rle`` does, checked together: one by one takes long."""
+    """Give the masks of one image as ``to_rle`` does, checked together: one by one is slow.
+
+    A mask of no ring at all is empty.
+    """
     check_runs([m for m in masks if isinstance(m, dict) and not _listed(m)], height, width)
     out = []
     for mask in masks:
         if not isinstance(mask, dict):
-            out.append(polygons_to_rle(mask, height, width))
+            drawn = polygons_to_rle(mask, height, width) if mask else empty(height, width)
+            out.append(drawn)
             continue
         if _listed(mask):
             if list(mask["size"]) != [height, width] or sum(mask["counts"]) != height * width:
@@ -134,8 +146,8 @@ def _runs(
         )
     first = np.append(0, np.flatnonzero(last)[:-1] + 1)  # character of each run
     place = np.arange(len(codes)) - np.repeat(first, np.diff(np.append(first, len(codes))))
-    if place.max() > 6:  # a run of 2^35 pixels: its number would not fit either
-        raise UserError("the counts of a mask hold a run of more than 2^30 pixels")
+    if place.max() > 6:  # 2^35 pixels and more; below, sums of runs stay within 64 bits
+        raise UserError("the counts of a mask hold a run of more than 2^34 pixels")
     runs = np.add.reduceat((codes & _VALUE) << (5 * place), first)
     negative = (codes[last] & _SIGN) != 0
     runs -= np.where(negative, 1 << (5 * (place[last] + 1)), 0)
@@ -167,7 +179,8 @@ def _listed(mask: RunLengths) -> bool:
 def characters(mask: RunLengths) -> bytes:
     """Give the counts of a compressed mask, which pycocotools has as bytes and JSON as text."""
     counts = mask["counts"]
-    return counts if isinstance(counts, bytes) else counts.encode("utf-8")
+    # Lone surrogates, which JSON can state, become bytes that no run length has.
+    return counts if isinstance(counts, bytes) else counts.encode("utf-8", "surrogatepass")
 
 
 def _as_text(mask: RunLengths) -> RunLengths:
@@ -178,8 +191,8 @@ def _as_text(mask: RunLengths) -> RunLengths:
 
 
 def _misfit(size: Sequence[int], pixels: int | None, height: int, width: int) -> str:
-    runs = "" if pixels is None else f" with runs over {pixels} pixels"
+    runs = "" if pixels is None else f" with runs over {quote(pixels)} pixels"
     return (
-        f"a mask of size {list(size)}{runs}; expected [{height}, {width}] and "
+        f"a mask of size {quote(size)}{runs}; expected [{height}, {width}] and "
         f"{height * width} pixels, those of its image."
     )

@@ -1,4 +1,4 @@
-"""Scene, Instance, Prediction: what detectors see and say, whatever data set and engine.
+"""Scene, Instance, Prediction: what detectors read and return, whatever the data set and engine.
 
 Conventions, stated here and nowhere else: boxes are XYXY, absolute pixels, floats, 0-based, the right
 and bottom edges exclusive (a box over the whole image is 0, 0, width, height); labels are 0-based
@@ -6,6 +6,7 @@ indices into ``Scenes.classes``; sizes and coordinates are those of the image as
 EXIF rotation; masks are polygons or COCO run lengths in image coordinates.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ class Instance:
     Attributes:
         box: of the object.
         label: index into the scenes' classes.
-        mask: None where the data have boxes only.
+        mask: None where the data have boxes only; no ring (``()``) where none of the object's polygons
+            has three points: Detectron2 does not train on such an object, but scores it.
         area: of the mask in pixels as the data state it; None where they do not.
         crowd: a group that is not separated (COCO's iscrowd): neither trained on nor a miss.
         difficult: VOC's flag: trained on, but neither a hit nor a miss in testing.
@@ -44,7 +46,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Scene:
-    """One image and all that is annotated in it.
+    """One image and its annotations.
 
     Attributes:
         id: of the image in its data set; unique within it.
@@ -71,7 +73,9 @@ class Scenes:
         category_ids: the data set's own id of each label (COCO's have gaps); empty for VOC.
         annotations: the file or folder that evaluation reads, for the record.
         year: of a VOC split, which decides the default of its metric; None otherwise.
-        doubts: sentences for the record: what is odd in the data, and what becomes of it.
+        doubts: warnings for the record: what is odd in the data, and what becomes of it.
+        oddities: kind -> count of what the reader accepted although it is odd, for the record.
+        sized_boxes: whether the data state boxes as x, y, width, height (COCO's JSON does).
     """
 
     name: str
@@ -81,11 +85,13 @@ class Scenes:
     annotations: Path | None = None
     year: int | None = None
     doubts: tuple[str, ...] = ()
+    oddities: Mapping[str, int] = field(default_factory=dict)
+    sized_boxes: bool = False
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says about one scene, best first.
+    """What a detector predicts for one scene, best first.
 
     Attributes:
         scene: id of the scene.

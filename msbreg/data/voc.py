@@ -1,13 +1,12 @@
-"""PASCAL VOC's layout on the disk, any classes: image-level labels from ImageSets/Main.
-
-PASCAL VOC's layout on the disk, any classes: boxes from Annotations/*.xml.
+"""PASCAL VOC's layout, any classes: image labels from ImageSets/Main, boxes from Annotations/*.xml.
 
 A box is read by Detectron2's rule (detectron2/data/datasets/pascal_voc.py): VOC counts pixels from
 1 and its xmax and ymax are the last ones inside, so xmin and ymin lose 1 and xmax and ymax stay.
-Coordinates may have decimals. ``checks.BORDER`` says how far a box may reach beyond its image.
+Coordinates may have decimals. Odd boxes that Detectron2 accepts are accepted and counted (``Oddities``).
 """
 
 import logging
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from msbreg.data.annotated_images import box_problem, check_images, mending, quote
+from msbreg.data.annotated_images import (
+    Oddities,
+    Oddity,
+    advising,
+    box_oddity,
+    check_images,
+    quote,
+    size_problem,
+)
 from msbreg.data.folder import IMAGE_SUFFIXES
 from msbreg.data.scenes import Instance, Scene, Scenes
 from msbreg.run.errors import UserError
@@ -113,6 +120,11 @@ def _read_labels(file: Path) -> dict[str, int]:
 
 log = logging.getLogger("msbreg")
 
+
+class UnknownClass(UserError):
+    """An object is of a class that the data set does not have."""
+
+
 # In the order of Detectron2 (and of the alphabet), on which the labels of trained heads depend.
 # fmt: off
 VOC_CLASSES = (
@@ -131,6 +143,7 @@ def voc_scenes(
     *,
     classes: Sequence[str] | None = None,
     look_at_images: bool = True,
+    strict: bool = False,
 ) -> Scenes:
     """The images of ImageSets/Main/SPLIT.txt with their boxes.
 
@@ -138,25 +151,25 @@ def voc_scenes(
         name: what the scenes are called.
         voc: the folder that holds ImageSets, Annotations and JPEGImages.
         classes: in the order of the labels; None takes ``classes_of(voc)``.
-        look_at_images: whether files must be there and of the stated size; scoring needs none.
+        look_at_images: whether files must exist and have the stated size; scoring needs none.
+        strict: raise an error for what Detectron2 accepts although it is odd.
 
     Raises:
         UserError: anything is missing, malformed or contradictory; file and field are named.
     """
     if look_at_images and not (voc / "JPEGImages").is_dir():
-        raise UserError(
-            f"{voc} has no folder JPEGImages; expected the images there, as VOC has them"
-        )
+        raise UserError(f"{voc} has no folder JPEGImages; expected the images there")
+    odd = Oddities(voc / "Annotations", strict=strict)
     ids = read_split(voc, split)
     files = _image_files(voc) if look_at_images else {}
     scenes = []
-    with mending():
+    with advising():
         names = tuple(classes) if classes is not None else classes_of(voc)
-        check_classes(names, "the classes given")
+        check_classes(names, "the list of classes")
         for scene_id in ids:
             file = files.get(scene_id, voc / "JPEGImages" / f"{scene_id}.jpg")
             scenes.append(
-                read_annotation(voc / "Annotations" / f"{scene_id}.xml", scene_id, file, names)
+                read_annotation(voc / "Annotations" / f"{scene_id}.xml", scene_id, file, names, odd)
             )
         if look_at_images:
             xml = voc / "Annotations"
@@ -167,11 +180,13 @@ def voc_scenes(
         tuple(scenes),
         annotations=voc / "Annotations",
         year=_year(voc),
+        doubts=odd.sentences(),
+        oddities=odd.counts(),
     )
 
 
 def _year(voc: Path) -> int | None:
-    """Of a folder called VOC and four digits, by the name given or by that of its place on the disk."""
+    """The year of a folder called VOC and four digits, by its given or its resolved name."""
     for name in (voc.name, voc.resolve().name):
         if year := re.fullmatch(r"VOC(\d{4})", name):
             return int(year[1])
@@ -210,7 +225,8 @@ def classes_of(voc: Path) -> tuple[str, ...]:
     All annotations are read, not those of one split, so that splits agree on the labels.
 
     Raises:
-        UserError: the file is empty or has doubles, an annotation is malformed, or none has an object.
+        UserError: the file is empty or names a class twice, an annotation is malformed, or none has an
+            object.
     """
     file = voc / CLASSES_FILE
     if file.is_file():
@@ -233,59 +249,97 @@ def classes_of(voc: Path) -> tuple[str, ...]:
 
 
 def check_classes(classes: Sequence[str], where: str) -> None:
-    """There is a class, and each only once.
+    """At least one class is given, and each only once.
 
     Raises:
         UserError: otherwise.
     """
     doubles = sorted({name for name in classes if list(classes).count(name) > 1})
     if not classes or doubles:
-        state = f"name {', '.join(doubles)} twice" if doubles else "are none"
+        state = f"names {', '.join(doubles)} twice" if doubles else "is empty"
         raise UserError(f"{where} {state}; expected one or more different names")
 
 
-def read_annotation(file: Path, scene_id: str, image: Path, classes: Sequence[str]) -> Scene:
+def read_annotation(
+    file: Path, scene_id: str, image: Path, classes: Sequence[str], odd: Oddities
+) -> Scene:
     """One XML file.
 
     Raises:
-        UserError: it is missing or malformed, or a field is missing, no number, or impossible.
+        UserError: it is missing or malformed, or a field is missing, not a number, or impossible.
     """
     root = _parse(file)
     size = root.find("size")
     if size is None:
         raise UserError(f"{file}: size is missing; expected size/width and size/height")
     height, width = (_pixels(size, side, str(file)) for side in ("height", "width"))
+    if problem := size_problem(height, width):
+        raise UserError(f"{file}: size: {problem}")
+    read = _ObjectReader(height, width, classes, odd)
     instances = tuple(
-        _instance(element, f"{file}: object {number}", height, width, classes)
+        read.instance(element, f"{file}: object {number}")
         for number, element in enumerate(root.findall("object"), 1)
     )
     return Scene(scene_id, image, height, width, instances)
 
 
-def _instance(
-    element: ElementTree.Element, where: str, height: int, width: int, classes: Sequence[str]
-) -> Instance:
-    name = _field(element, "name", where)
-    where = f"{where} ({name})"
-    if name not in classes:
-        known = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
-        raise UserError(f"{where}: the class is none of the {len(classes)} known: {known}")
-    bounds = element.find("bndbox")
-    if bounds is None:
-        raise UserError(f"{where}: bndbox is missing; expected xmin, ymin, xmax and ymax in it")
-    left, top, right, bottom = (
-        _number(bounds, side, f"{where}: bndbox") for side in ("xmin", "ymin", "xmax", "ymax")
-    )
-    box = (left - 1.0, top - 1.0, right, bottom)
-    problem = box_problem(box, height, width)
-    if problem:
-        raise UserError(f"{where}: bndbox {left:g}, {top:g}, {right:g}, {bottom:g} {problem}")
-    return Instance(
-        box,
-        classes.index(name),
-        difficult=_flag(element, "difficult", where),
-        truncated=_flag(element, "truncated", where),
-    )
+@dataclass(frozen=True)
+class _ObjectReader:
+    """Reads the objects of one image of this size."""
+
+    height: int
+    width: int
+    classes: Sequence[str]
+    odd: Oddities
+
+    def instance(self, element: ElementTree.Element, where: str) -> Instance:
+        """One ``object`` element."""
+        name = _field(element, "name", where)
+        where = f"{where} ({name})"
+        if name not in self.classes:
+            known = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
+            raise UnknownClass(
+                f"{where}: not one of the {len(self.classes)} known classes: {known}"
+            )
+        bounds = element.find("bndbox")
+        if bounds is None:
+            raise UserError(f"{where}: bndbox is missing; expected xmin, ymin, xmax and ymax in it")
+        left, top, right, bottom = (
+            _number(bounds, side, f"{where}: bndbox") for side in ("xmin", "ymin", "xmax", "ymax")
+        )
+        box = (left - 1.0, top - 1.0, right, bottom)
+        text = f"{where}: bndbox {left:g}, {top:g}, {right:g}, {bottom:g}"
+        if not all(map(math.isfinite, box)):
+            raise UserError(f"{text} is not finite")
+        beyond = max(-min(box[0], box[2]), -min(box[1], box[3]))
+        beyond = max(beyond, max(box[0], box[2]) - self.width, max(box[1], box[3]) - self.height)
+        kind = box_oddity(box[2] - box[0], box[3] - box[1], beyond)
+        if kind is not None:
+            self.odd.add(kind, text)
+        return Instance(
+            box,
+            self.classes.index(name),
+            difficult=self._difficult(element, where),
+            truncated=self._truncated(element, where),
+        )
+
+    def _difficult(self, element: ElementTree.Element, where: str) -> bool:
+        """A number, as for Detectron2's evaluation; missing means 0, as in VOC2012's actions."""
+        text = (element.findtext("difficult") or "0").strip()
+        try:
+            value = int(text)
+        except ValueError as error:
+            raise UserError(f"{where}: difficult is {quote(text)}; expected 0 or 1") from error
+        if value not in (0, 1):
+            self.odd.add(Oddity.DIFFICULT_VALUE, f"{where}: difficult is {quote(text)}")
+        return value != 0
+
+    def _truncated(self, element: ElementTree.Element, where: str) -> bool:
+        """0 or 1; nothing depends on it, so that other values do no harm."""
+        text = (element.findtext("truncated") or "0").strip()
+        if text not in ("0", "1"):
+            self.odd.add(Oddity.TRUNCATED_VALUE, f"{where}: truncated is {quote(text)}")
+        return text == "1"
 
 
 def _parse(file: Path) -> ElementTree.Element:
@@ -320,14 +374,6 @@ def _pixels(size: ElementTree.Element, side: str, where: str) -> int:
     if not (value > 0 and value.is_integer()):
         raise UserError(f"{where}: size: {side} is {value:g}; expected a whole number above 0")
     return int(value)
-
-
-def _flag(element: ElementTree.Element, tag: str, where: str) -> bool:
-    """0 or 1; VOC2012's annotations of actions and layouts leave flags out, which means 0."""
-    text = (element.findtext(tag) or "0").strip()
-    if text not in ("0", "1"):
-        raise UserError(f"{where}: {tag} is {quote(text)}; expected 0 or 1")
-    return text == "1"
 
 
 def _image_files(voc: Path) -> dict[str, Path]:

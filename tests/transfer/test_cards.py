@@ -186,4 +186,5 @@ def test_a_card_has_the_values_of_its_protocol(card):
 
 def test_every_published_detection_card_is_in_the_table():
     detection = {path.stem for path in CARDS.glob("*.yaml") if "DATASETS" in path.read_text()}
-    assert {name for name in detection if not name.startswith("digits")} == PROTOCOLS.keys()
+    ours = ("digits", "photos")  # of no paper
+    assert {name for name in detection if not name.startswith(ours)} == PROTOCOLS.keys()

@@ -253,7 +253,7 @@ def test_an_unreadable_image_is_named_and_loses_nothing(tmp_path):
     image = data / "VOC2007" / "JPEGImages" / "000002.jpg"
     kept = image.read_bytes()
     image.write_bytes(kept[: len(kept) // 2])
-    with pytest.raises(UserError, match=r"000002.jpg cannot be decoded(.|\n)*Mend or replace"):
+    with pytest.raises(UserError, match=r"000002.jpg cannot be decoded(.|\n)*Fix or replace"):
         run(asked(card, tmp_path / "run"))
     assert read_record(tmp_path / "run")["status"] == "failed"
     image.write_bytes(kept)
@@ -409,18 +409,18 @@ def test_two_processes_train_one_detector_and_say_what_their_batchnorm_is(card, 
     ("words", "message"),
     [
         ("--config no.yaml", "no such file: no.yaml"),
-        ("--config .", "error: a folder, no yaml: ."),
+        ("--config .", "error: a folder, expected a yaml file: ."),
         (
             "--config CARD DATASETS.TRAIN voc:a:b",
             "expected tuple, such as ('voc_2007_trainval',)",
         ),
         (
             "--config CARD SOLVER.MAXITER 5",
-            "SOLVER.MAXITER is no setting of Detectron2's; the nearest",
+            "SOLVER.MAXITER is not a Detectron2 setting; did you mean",
         ),
         ("--config CARD SOLVER.MAX_ITER", "SOLVER.MAX_ITER has no VALUE"),
         ("--config CARD SOLVER.MAX_ITER=5", "'SOLVER.MAX_ITER=5' is not a KEY"),
-        ("--config CARD SOLVER.MAX_ITER many", "SOLVER.MAX_ITER is given 'many'"),
+        ("--config CARD SOLVER.MAX_ITER many", "SOLVER.MAX_ITER is 'many'"),
         ("--config CARD SOLVER.MAX_ITER 5 --seed 1", "--seed must come before the KEY VALUE pairs"),
         ("--config CARD solver.max_iter 5", "'solver.max_iter' is not a KEY"),
         ("--config CARD --nonsense 3", "nonsense"),

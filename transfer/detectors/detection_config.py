@@ -25,7 +25,7 @@ class Config:
     harmless: ClassVar[frozenset[str]] = frozenset(
         {"config", "overrides", "trials", "yaml.OUTPUT_DIR", "yaml.MODEL.DEVICE", "yaml.VERSION"}
         | {"yaml.DATALOADER.NUM_WORKERS", "yaml.SOLVER.CHECKPOINT_PERIOD", "yaml.VIS_PERIOD"}
-        | {"yaml.TEST.EXPECTED_RESULTS"}
+        | {"yaml.TEST.EXPECTED_RESULTS", "strict_data"}
     )
     """What cannot change the numbers; the yaml's own settings are compared key by key."""
     not_protocol: ClassVar[frozenset[str]] = frozenset(
@@ -41,6 +41,9 @@ class Config:
     data: Path | None = None
     """Folder that holds VOC2007/, VOC2012/ or COCO's annotations/ (null: $DETECTRON2_DATASETS, else
     ./datasets)."""
+    strict_data: bool = False
+    """Stop at anything odd in the annotations that Detectron2 accepts, such as boxes outside their image,
+    instead of counting it and following Detectron2."""
     output: Path | None = None
     """Folder for record.json, curve.jsonl, the checkpoint, predictions, tables and drawings (null: the
     yaml's OUTPUT_DIR)."""

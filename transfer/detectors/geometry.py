@@ -38,11 +38,15 @@ class Geometry:
         self,
         boxes: np.ndarray,  # (N, 4) float64 XYXY
     ) -> np.ndarray:  # (N, 4) float64 XYXY
-        """Boxes in pixels of the new image, clipped to it."""
+        """Boxes in pixels of the new image, clipped to it.
+
+        The smaller edge comes first, as from fvcore's ``Transform.apply_box``, also where the data
+        state it last.
+        """
         out = np.empty_like(boxes)
         for axis in (0, 1):
-            low, high = self.scaled(boxes[:, axis], axis), self.scaled(boxes[:, axis + 2], axis)
-            out[:, axis], out[:, axis + 2] = (high, low) if self._flips(axis) else (low, high)
+            one, other = self.scaled(boxes[:, axis], axis), self.scaled(boxes[:, axis + 2], axis)
+            out[:, axis], out[:, axis + 2] = np.minimum(one, other), np.maximum(one, other)
         height, width = self.new
         return np.minimum(out.clip(min=0), (width, height, width, height))
 

@@ -132,8 +132,8 @@ def training_sample(
     state of its global generator, ``random`` gives the same sample.
 
     Args:
-        sized_boxes: whether the data state boxes as x, y, width, height (``Scenes.category_ids`` says
-            so): Detectron2 adds these in float32, which moves the last bit.
+        sized_boxes: whether the data state boxes as x, y, width, height (``Scenes.sized_boxes``):
+            Detectron2 adds these in float32, which moves the last bit.
 
     Raises:
         UserError: the image cannot be read, has another size than stated, or a mask is missing or

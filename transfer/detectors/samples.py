@@ -35,7 +35,7 @@ def training_batches(
     continue. PyTorch's global generator is not touched.
 
     Args:
-        scenes: to train on, filtered where that is wanted (``named.without_empty``).
+        scenes: to train on, already filtered (``catalog.without_empty``).
         batch: scenes of all processes together (SOLVER.IMS_PER_BATCH).
         seed: 0 or more; the same in all processes.
         rank, world: number of this process, and of all.
@@ -55,7 +55,7 @@ def training_batches(
     def keys() -> Iterator[list[Key]]:
         return training_keys(shapes, share, seed, rank=rank, world=world, first=first)
 
-    make = _Training(settings, seed, sized=bool(scenes.category_ids))
+    make = _Training(settings, seed, sized=scenes.sized_boxes)
     return decoded(Samples(scenes.scenes, make), keys, workers)
 
 
@@ -67,7 +67,7 @@ def testing_batches(
     world: int,
     workers: int,
 ) -> Generator[list[Sample]]:
-    """This process's share of the scenes, in order, one a batch; to be closed as the other.
+    """This process's share of the scenes, in order, one per batch; the caller closes it.
 
     Raises:
         UserError: an image cannot be read; the message names it. In this process alone, as the
@@ -83,7 +83,7 @@ def testing_batches(
 
 @dataclass(frozen=True)
 class _Training:
-    """Makes samples to train on; a class, for spawned workers get it by pickle."""
+    """Makes samples to train on; a class, because spawned workers receive it by pickle."""
 
     settings: MapperSettings
     seed: int

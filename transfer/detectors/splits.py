@@ -1,4 +1,4 @@
-"""The splits that a yaml names, checked against what it says of them."""
+"""The splits that a yaml names, checked against its settings."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from msbreg.data.catalog import join_scenes, load_scenes, without_empty
+from msbreg.data.catalog import drawable, join_scenes, load_scenes, without_empty
 from msbreg.data.folder import list_fingerprint
 from msbreg.data.scenes import Scenes
 from msbreg.run.errors import UserError
@@ -23,13 +23,13 @@ class Data:
     test: Scenes
 
     def doubts(self) -> list[str]:
-        """What makes scores on these data other than they look."""
+        """Warnings about these data that a reader of the scores must know."""
         found = [*self.train.doubts, *self.test.doubts]
         shared = len(_files(self.train) & _files(self.test))
         if shared:
             found.append(
-                f"{shared} of the {len(self.test.scenes)} images of {self.test.name} are trained on: "
-                "the scores are no test"
+                f"{shared} of the {len(self.test.scenes)} images of {self.test.name} are also trained "
+                "on: the scores do not measure generalization"
             )
         present = {o.label for s in self.test.scenes for o in s.instances if not o.crowd}
         absent = [name for k, name in enumerate(self.test.classes) if k not in present]
@@ -38,9 +38,10 @@ class Data:
         return found
 
     def described(self) -> dict[str, Any]:
-        """For the record. ``annotations`` is a digest of these; ``fingerprint`` of the image files, too.
+        """For the record: names, counts, digests, and what the reader accepted although it is odd.
 
-        Of the files, names and sizes are looked at.
+        ``annotations`` is a digest of the annotations, ``fingerprint`` of these and of the names and
+        sizes of the image files. ``oddities`` is there only if there are any.
         """
         splits = {"train": self.train, "test": self.test}
         return {
@@ -52,17 +53,19 @@ class Data:
                 "annotations": (annotations := split_digest(scenes)),
                 "fingerprint": _fingerprint(annotations, scenes),
             }
+            | ({"oddities": dict(scenes.oddities)} if scenes.oddities else {})
             for which, scenes in splits.items()
             if scenes.scenes
         }
 
 
-def data_of(config: CfgNode, root: Path | None, *, train: bool) -> Data:
+def data_of(config: CfgNode, root: Path | None, *, train: bool, strict: bool = False) -> Data:
     """The scenes of DATASETS.TRAIN, joined and without empty ones as DATALOADER says, and of TEST.
 
     Args:
-        root: where named data sets lie.
+        root: the folder that contains named data sets.
         train: whether anything is trained.
+        strict: raise an error for what Detectron2 accepts although it is odd.
 
     Raises:
         UserError: a split is missing or malformed, the two have other classes, or the yaml has
@@ -75,7 +78,7 @@ def data_of(config: CfgNode, root: Path | None, *, train: bool) -> Data:
             f"DATASETS.TEST is {list(config.DATASETS.TEST)}; expected one data set: its scores are "
             "those of the run"
         )
-    test = load_scenes(config.DATASETS.TEST[0], root)
+    test = load_scenes(config.DATASETS.TEST[0], root, strict=strict)
     _check_classes(config, test)
     if config.MODEL.MASK_ON:
         _check_masks(test)
@@ -87,13 +90,15 @@ def data_of(config: CfgNode, root: Path | None, *, train: bool) -> Data:
     if not train:
         return Data(replace(test, scenes=()), test)
     if not config.DATASETS.TRAIN:
-        raise UserError("DATASETS.TRAIN is empty; expected the name of a data set or more")
-    joined = join_scenes([load_scenes(name, root) for name in config.DATASETS.TRAIN])
+        raise UserError("DATASETS.TRAIN is empty; expected the names of one or more data sets")
+    parts = [load_scenes(name, root, strict=strict) for name in config.DATASETS.TRAIN]
+    joined = join_scenes(parts)
     if joined.classes != test.classes:
         raise UserError(
             f"{joined.name} has the classes {_some(joined.classes)}, {test.name} has "
             f"{_some(test.classes)}; expected the same, in the same order"
         )
+    joined = drawable(joined)
     keeps_all = not config.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     return Data(joined if keeps_all else without_empty(joined), test)
 
@@ -113,8 +118,8 @@ def _folder(root: Path) -> Path:
     folder = root.expanduser()
     if not folder.is_dir():
         raise UserError(
-            f"--data {root} is no folder; expected the one that holds the data sets, such as VOC2007 or "
-            "coco"
+            f"--data: folder {str(root)!r} not found; expected the folder that contains the data sets, "
+            "such as VOC2007 or coco"
         )
     return folder
 

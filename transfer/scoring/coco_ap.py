@@ -1,14 +1,10 @@
-"""pycocotools' COCOeval, given its entries in memory, and without the loops that find nothing.
+"""COCO's average precision and recall of boxes and masks, by pycocotools' COCOeval.
 
+Scenes and predictions reach it as objects in memory instead of through JSON, and one loop is replaced:
 COCOeval's greedy matching goes through all pairs of detections and objects at each of ten thresholds
 and four ranges of sizes. Most pairs overlap too little to match at any; here the loop sees the others
 only. What it finds is the same, and everything else (overlaps, sizes, ignoring, accumulation,
 averages) is pycocotools' own.
-
-COCO's average precision and recall of boxes and masks, by pycocotools.
-
-Its ``COCOeval`` counts and averages, but for one loop (see ``coco_evaluation.py``); here is how scenes
-and predictions reach it: as objects in memory instead of through JSON.
 """
 
 import contextlib
@@ -27,7 +23,7 @@ from msbreg.run.errors import UserError
 from transfer.scoring.detection_scores import DetectionScores
 from transfer.scoring.prediction_checks import in_order
 
-# ---- pycocotools' COCOeval, given its entries in memory, and without the loops that find no
+# ---- COCOeval with entries in memory and a shorter loop
 
 
 Kind = Literal["bbox", "segm"]
@@ -122,7 +118,7 @@ def _match(
                 result["dtIgnore"][t, d] = ignored[match]
 
 
-# ---- COCO's average precision and recall of boxes and masks, by pycocotools
+# ---- Scores
 
 
 # In the order of COCOeval.stats.

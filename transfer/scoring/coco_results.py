@@ -3,10 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
+from msbreg.data.annotated_images import quote
 from msbreg.data.run_lengths import boxes_around, characters, check_runs
 from msbreg.data.scenes import Prediction, RunLengths, Scene, Scenes
 from msbreg.run.errors import UserError
@@ -54,7 +55,7 @@ def read_coco_results(path: Path, scenes: Scenes) -> tuple[Prediction, ...]:
     """
     try:
         entries = json.loads(path.read_bytes())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: also of 4,300 digits
         raise UserError(
             f"{path} cannot be read as JSON ({error}); expected COCO's results."
         ) from error
@@ -75,6 +76,7 @@ def read_coco_results(path: Path, scenes: Scenes) -> tuple[Prediction, ...]:
     return tuple(in_order(scenes, found))
 
 
+_LARGEST = float(np.finfo(np.float32).max) / 2  # the sum of two still fits
 _Row = tuple[list[float], float, int, RunLengths | None]
 
 
@@ -94,19 +96,20 @@ def _row(entry: dict[str, Any], scene: Scene, label: int, with_masks: bool) -> _
     score, box = entry.get("score"), entry.get("bbox")
     if box is None and mask is not None:
         corners = boxes_around([mask])[0].tolist()
-    elif (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(value, (int, float)) for value in box)
-    ):
+    elif isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)):
         corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
     else:
         raise UserError(
-            f"of scene {scene.id!r} has the bbox {box!r}; expected [x, y, width, height]"
+            f"of scene {scene.id!r} has the bbox {quote(box)}; expected [x, y, width, height]"
         )
-    if not isinstance(score, (int, float)):
-        raise UserError(f"of scene {scene.id!r} has the score {score!r}; expected a number")
+    if not _is_number(score):
+        raise UserError(f"of scene {scene.id!r} has the score {quote(score)}; expected a number")
     return corners, float(score), label, mask if with_masks else None
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    """A number that fits a float32."""
+    return isinstance(value, (int, float)) and (value != value or abs(value) <= _LARGEST)
 
 
 def _prediction(scene: Scene, rows: list[_Row], with_masks: bool) -> Prediction:
@@ -130,7 +133,7 @@ def _one_of(entry: Any, key: str, known: dict[Any, Any]) -> Any:
     if not isinstance(value, (str, int)) or value not in known:
         some = ", ".join(repr(name) for name in list(known)[:5])
         raise UserError(
-            f"has the {key} {value!r}, which the split does not have; expected one of its "
+            f"has the {key} {quote(value)}, which the split does not have; expected one of its "
             f"{len(known)}: {some}{', ...' if len(known) > 5 else ''}.\n"
             "Give the data that the results are for."
         )

@@ -69,7 +69,7 @@ def write_coco(root, content):
     if isinstance(content, dict):
         for entry in content.get("images", ()):
             sides = (entry.get("height"), entry.get("width"))
-            if all(isinstance(side, int) and side > 0 for side in sides):
+            if all(isinstance(side, int) and 0 < side < 1000 for side in sides):
                 noise(*sides).save(images / f"{entry['id']}.png")
         content = json.dumps(content)
     (root / "instances.json").write_text(content)

@@ -1,16 +1,22 @@
 """COCO's instances: what is read, and every way in which a file can be wrong."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from pycocotools import mask as codec
 
+from msbreg.data.catalog import drawable
 from msbreg.data.coco import coco_scenes
 from msbreg.run.errors import UserError
 from tests.msbreg.data.annotated_folders import coco_content, write_coco
+from tests.reference.run_lengths import characters
 
 TRIANGLE = [5, 4, 12, 4.5, 8, 10]
 SIZE = [30, 40]
-MEND = "\nMend it or take it out of the data set, then give the same command again."
+FIX = "\nFix it or remove it from the data set, then run the same command again."
 
 
 def read(root, content, **options):
@@ -66,34 +72,96 @@ def test_boxes_may_reach_a_pixel_beyond_the_image(tmp_path):
     assert one(tmp_path, bbox=[-1, -1, 42, 32]).box == (-1, -1, 41, 31)
 
 
-def test_an_object_drawn_without_area_is_kept_and_said(tmp_path):
-    # Annotation 918 of instances_train2017.json.
-    flat = [296.65, 388.33, 296.65, 388.33, 297.68, 388.33, 297.68, 388.33]
-    content = coco_content(
-        [{"bbox": [296.65, 388.33, 1.03, 0.0], "segmentation": [flat], "area": 0.0}],
-        images=[(7, 480, 640)],
-    )
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"bbox": [4, 3, 0, 8]}, "empty_box"),
+        ({"bbox": [4, 3, 5, 0], "segmentation": [TRIANGLE]}, "empty_box"),
+        ({"bbox": [4, 3, -5, 8]}, "flipped_box"),
+        ({"bbox": [4, 3, 38, 8]}, "outside_box"),
+        ({"bbox": [4, -1.5, 8, 8]}, "outside_box"),
+        ({"bbox": [400, 300, 8, 8]}, "outside_box"),
+        ({"segmentation": [TRIANGLE, [1, 2, 3, 4]]}, "short_ring"),
+        ({"segmentation": [TRIANGLE, [1, 2, 3, 4, 5, 6, 7]]}, "short_ring"),
+        ({"area": "big"}, "no_area"),
+        ({"area": 10**400}, "no_area"),
+        ({"iscrowd": 2}, "crowd_value"),
+    ],
+)
+def test_what_detectron2_accepts_is_kept_counted_and_refused_by_strict_reading(
+    tmp_path, change, kind
+):
+    content = coco_content([{}, change, change])
     scenes = read(tmp_path, content)
+    assert len(scenes.scenes[0].instances) == 3
+    assert scenes.oddities == {kind: 2}
+    (warning,) = scenes.doubts
+    assert "instances.json: 2 " in warning
+    assert "the first: " in warning
+    assert "annotation id 2 (image 7, 7.png)" in warning
+    with pytest.raises(UserError, match=r"annotation id 2 \(image 7, 7.png\).*\(--strict-data\)"):
+        read(tmp_path, content, strict=True)
+
+
+def test_clean_data_have_no_oddities_and_are_read_strictly(tmp_path):
+    content = coco_content([{"segmentation": [TRIANGLE], "area": 3}, {"segmentation": []}])
+    scenes = read(tmp_path, content)
+    assert (scenes.oddities, scenes.doubts) == ({}, ())
+    assert read(tmp_path, content, strict=True) == scenes
+
+
+def test_of_several_polygons_those_with_three_points_are_kept(tmp_path):
+    mask = one(
+        tmp_path, segmentation=[[1, 2, 3, 4], TRIANGLE, [1, 2, 3, 4, 5, 6, 7], TRIANGLE]
+    ).mask
+    assert mask == (tuple(map(float, TRIANGLE)),) * 2
+
+
+def test_an_object_without_a_polygon_of_three_points_is_kept_for_scoring_only(tmp_path):
+    scenes = read(tmp_path, coco_content([{}, {"segmentation": [[1, 2, 3, 4], []]}]))
+    assert [i.mask for i in scenes.scenes[0].instances] == [None, ()]
+    assert scenes.oddities == {"short_ring": 2, "no_ring": 1}
+    assert [i.mask for i in drawable(scenes).scenes[0].instances] == [None]
+
+
+@pytest.mark.parametrize("image_id", [8, "7"])
+def test_annotations_of_images_that_are_not_listed_are_dropped(tmp_path, image_id):
+    scenes = read(tmp_path, coco_content([{"image_id": image_id}, {}]))
     assert len(scenes.scenes[0].instances) == 1
-    (doubt,) = scenes.doubts
-    assert "1 objects have masks and boxes of no area" in doubt
-    assert read(tmp_path, coco_content([{}])).doubts == ()
+    assert scenes.oddities == {"other_image": 1}
 
 
-def test_polygons_may_leave_the_image_but_not_for_where_pycocotools_ends_the_process(tmp_path):
-    assert one(tmp_path, segmentation=[[-40, 2, 80, 4, 5, 6]]).mask[0][:3] == (-40, 2, 80)
-    for far in (81, -41, 1e9, 1e300, float("inf"), float("nan")):
-        with pytest.raises(
-            UserError, match="polygon 1 has numbers from .* pixels of an image of 40 x"
-        ):
-            one(tmp_path, segmentation=[[1, 2, far, 4, 5, 6]])
+def test_of_images_with_one_id_the_last_is_kept(tmp_path):
+    scenes = read(tmp_path, coco_content([{}], images=[(7, 20, 30), (7, 30, 40)]))
+    assert [(s.id, s.height, len(s.instances)) for s in scenes.scenes] == [(7, 30, 1)]
+    assert scenes.oddities == {"same_image_id": 1}
+
+
+def test_sizes_may_be_written_with_a_decimal_point(tmp_path):
+    file, images = write_coco(tmp_path, coco_content())
+    file.write_text(file.read_text().replace('"width": 40', '"width": 40.0'))
+    assert coco_scenes("name", file, images).scenes[0].width == 40
+
+
+@pytest.mark.parametrize("far", [200_000, -200_000, 1e9, 1e300, float("inf"), float("nan")])
+def test_polygons_where_pycocotools_would_crash_are_refused(tmp_path, far):
+    with pytest.raises(
+        UserError, match="polygon 1 has numbers from .*; expected pixels, from -131072"
+    ):
+        one(tmp_path, segmentation=[[1, 2, far, 4, 5, 6]])
+
+
+def test_polygons_may_have_many_corners_outside_the_image(tmp_path):
+    ring = [
+        130_000.0,
+        -130_000.0,
+    ] * 50  # whose length as a vector is beyond the bound of its numbers
+    assert one(tmp_path, segmentation=[ring]).mask == (tuple(ring),)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"image_id": 8}, "image_id 8 is none of the 1 images"),
-        ({"image_id": "7"}, "image_id '7' is none of the 1 images"),
         ({"image_id": None}, "image_id is missing"),
         ({"id": 1}, "annotation id 1 occurs twice"),
         (
@@ -101,34 +169,34 @@ def test_polygons_may_leave_the_image_but_not_for_where_pycocotools_ends_the_pro
             r"\(image 7, 7.png\): category_id 3 is none of the 2 categories: 2, 5",
         ),
         ({"category_id": "5"}, "category_id is '5'; expected a whole number"),
-        ({"category_id": True}, "category_id is True; expected a whole number"),
-        ({"bbox": [4, 3, 0, 8]}, r"bbox \[4, 3, 0, 8\] has width 0 and height 8"),
-        ({"bbox": [4, 3, 5, 0], "segmentation": [TRIANGLE]}, "has width 5 and height 0"),
-        ({"bbox": [4, 3, 0, 0], "segmentation": [[4, 3] * 3]}, "has width 0 and height 0"),
-        ({"bbox": [4, 3, -5, 8]}, "has width -5 and height 8"),
-        ({"bbox": [4, 3, 38, 8]}, "reaches 2 pixels beyond its image of 40 x 30"),
-        ({"bbox": [4, -1.5, 8, 8]}, "reaches 1.5 pixels beyond"),
+        ({"category_id": None}, "category_id is missing"),
+        ({"category_id": []}, r"category_id is \[\]; expected a whole number"),
+        ({"category_id": 10**400}, r"category_id 1000.*\.\.\. is none of the 2 categories"),
+        ({"image_id": []}, r"image_id is \[\]; expected a whole number or a string"),
+        ({"iscrowd": "yes"}, "iscrowd is 'yes'; expected 0 or 1"),
+        ({"bbox": [10**400, 3, 5, 8]}, r"bbox is \[1000.*\.\.\.; expected 4 numbers"),
+        ({"bbox": [4, 3, 1e400, 8]}, "is not finite"),
+        ({"bbox": {"x": 4}}, "expected 4 numbers"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 10**400]]}, "polygon 1 is not a list of numbers"),
+        ({"segmentation": {"size": SIZE, "counts": "\ud800"}}, "not COCO's compressed run lengths"),
+        ({"segmentation": {"size": SIZE, "counts": [2**32]}}, "cover 4294967296 pixels"),
+        ({"segmentation": {"size": SIZE, "counts": [10**400]}}, r"cover 1000.*\.\.\. pixels"),
+        ({"segmentation": {"size": 10**400, "counts": []}}, r"have size 1000.*\.\.\.; expected"),
+        ({"segmentation": {"size": SIZE, "counts": characters([2**32])}}, "4294967296 pixels"),
+        ({"segmentation": {"size": SIZE, "counts": "o" * 39 + "0"}}, "a run of more than 2"),
         ({"bbox": [4, 3, float("nan"), 8]}, "is not finite"),
         ({"bbox": [4, 3, 5]}, r"bbox is \[4, 3, 5\]; expected 4 numbers x, y, width, height"),
         ({"bbox": [4, 3, "5", 8]}, "expected 4 numbers"),
         ({"bbox": []}, "expected 4 numbers"),
         ({"bbox": None}, "bbox is None; expected 4 numbers"),
-        ({"iscrowd": 2}, "iscrowd is 2; expected 0 or 1"),
-        ({"area": "big"}, "area is 'big'; expected a number"),
         ({"ignore": 1}, "ignore is set"),
-        (
-            {"segmentation": [[1, 2, 3, 4]]},
-            "segmentation: polygon 1 has 4 numbers; expected an even",
-        ),
-        ({"segmentation": [TRIANGLE, [1, 2, 3, 4, 5, 6, 7]]}, "polygon 2 has 7 numbers"),
-        ({"segmentation": [[]]}, "polygon 1 has 0 numbers"),
         ({"segmentation": TRIANGLE}, "polygon 1 is not a list of numbers"),
         ({"segmentation": [["1", "2", "3", "4", "5", "6"]]}, "polygon 1 is not a list of numbers"),
-        ({"segmentation": [[[1, 2], [3, 4, 5]]]}, "polygon 1 is not a list of numbers"),
+        ({"segmentation": [[[1, 2]] * 6]}, "polygon 1 is not a list of numbers"),
         ({"segmentation": "text"}, "segmentation: 'text'; expected a list of polygons"),
         (
             {"segmentation": compressed(40, 30)},
-            r"size \[40, 30\]; expected that of the image, \[30, 4",
+            r"size \[40, 30\]; expected the image's, \[30, 40\]",
         ),
         ({"segmentation": {"size": SIZE, "counts": [3, 4]}}, "cover 7 pixels; expected all 1200"),
         ({"segmentation": {"size": SIZE, "counts": [1201, -1]}}, "have no counts"),
@@ -141,7 +209,7 @@ def test_annotations_that_cannot_be_used_are_named(tmp_path, change, words):
     with pytest.raises(UserError, match=words) as caught:
         read(tmp_path, coco_content([{}, change]))
     assert "instances.json: annotation id" in str(caught.value)
-    assert str(caught.value).endswith(MEND)
+    assert str(caught.value).endswith(FIX)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +222,13 @@ def test_annotations_that_cannot_be_used_are_named(tmp_path, change, words):
         (coco_content(categories=[]), "has no categories"),
         (
             coco_content(categories=[(1, "a"), (1, "b")]),
-            "category 2 of 2: id 1 is that of 'a', too",
+            "category 2 of 2: id 1 is already used by 'a'",
         ),
-        (coco_content(images=[(7, 3, 3), (7, 3, 3)]), r"image 2 of 2: id 7 is that of 7\.png, too"),
+        (coco_content(images=[(7, 30, 250_000_000)]), "width 250000000; expected at most 65536"),
+        (coco_content(images=[(7, 60_000, 60_000)]), "expected at most 65536 each and 178956970"),
+        (coco_content(images=[(7, 30, 10**400)]), r"width 1000.*\.\.\.; expected at most 65536"),
+        (coco_content(categories=[(1, "\ud800")]), r"name is '\\ud800', which is not Unicode text"),
+        ('{"images": [' + "1" * 5000, "is malformed JSON: .*4300 digits"),
         (coco_content(images=[(7, 3, 3), ("8", 3, 3)]), "image ids of types int, str"),
         (coco_content(images=[(7, 3, 0)]), "image 1 of 1: height 3 and width 0"),
         (
@@ -193,5 +265,33 @@ def test_a_missing_file_or_folder_is_named(tmp_path):
     file, images = write_coco(tmp_path, coco_content())
     with pytest.raises(UserError, match=r"none\.json cannot be read: No such file"):
         coco_scenes("name", tmp_path / "none.json", images)
-    with pytest.raises(UserError, match="no_folder is no folder; expected the images of"):
+    with pytest.raises(UserError, match="no_folder not found; expected the images of"):
         coco_scenes("name", file, tmp_path / "no_folder")
+
+
+def test_a_file_name_that_no_disk_can_hold_is_missing(tmp_path):
+    file, images = write_coco(tmp_path, coco_content())
+    for name in ("x" * 5000, "\0"):
+        file.write_text(file.read_text().replace("7.png", json.dumps(name)[1:-1]))
+        with pytest.raises(UserError, match="1 of 1 images are missing") as caught:
+            coco_scenes("name", file, images)
+        assert len(str(caught.value)) < 1000
+        file.write_text(file.read_text().replace(json.dumps(name)[1:-1], "7.png"))
+
+
+def test_a_polygon_in_an_image_of_a_stated_width_of_250_million_is_a_message(tmp_path):
+    # In a process of its own: pycocotools would end it with SIGSEGV.
+    content = coco_content([{"segmentation": [TRIANGLE]}])
+    file, _ = write_coco(tmp_path, content)
+    file.write_text(file.read_text().replace('"width": 40', '"width": 250000000'))
+    code = f"""
+from pathlib import Path
+from msbreg.data.coco import coco_scenes
+from msbreg.data.run_lengths import to_rle
+scene = coco_scenes("x", Path({str(file)!r}), Path(), look_at_images=False).scenes[0]
+to_rle(scene.instances[0].mask, scene.height, scene.width)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "UserError" in done.stderr
+    assert "width 250000000; expected at most 65536" in done.stderr

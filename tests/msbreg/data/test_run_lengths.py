@@ -76,7 +76,7 @@ def test_all_three_forms_of_a_mask_become_compressed_run_lengths():
     assert masks.to_rle(as_bytes, 4, 3) == compressed
 
 
-@pytest.mark.parametrize("counts", ["", "0", "zzz", "11f00", "é", "S", "o" * 40, "1P"])
+@pytest.mark.parametrize("counts", ["", "0", "zzz", "11f00", "é", "S", "o" * 40, "1P", "\ud800"])
 def test_counts_that_do_not_fill_the_mask_are_refused(counts):
     with pytest.raises(UserError, match=r"pixels|run lengths"):
         masks.decode({"size": [5, 7], "counts": counts})
@@ -111,3 +111,9 @@ def test_run_lengths_of_another_size_or_sum_are_refused_uncompressed_too():
 def test_rings_without_three_points_are_refused(rings):
     with pytest.raises(UserError, match="expected rings"):
         masks.polygons_to_rle(rings, 10, 10)
+
+
+def test_an_object_without_a_ring_has_an_empty_mask():
+    mask = masks.to_rle((), 5, 7)
+    assert masks.area([mask]).tolist() == [0]
+    np.testing.assert_array_equal(masks.decode(mask), np.zeros((5, 7), bool))

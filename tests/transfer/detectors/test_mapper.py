@@ -14,7 +14,7 @@ from msbreg.data.scenes import Instance, Scene
 from msbreg.run.errors import UserError
 from tests.msbreg.data.annotated_folders import noise
 from tests.transfer.detectors import data_by_detectron2 as by_detectron2
-from transfer.detectors.geometry import resized
+from transfer.detectors.geometry import Geometry, resized
 from transfer.detectors.mapper import (
     MapperSettings,
     mapper_settings,
@@ -353,3 +353,12 @@ def test_settings_are_read_from_detectron2s_keys():
 def test_settings_that_are_not_known_are_named(changes, words):
     with pytest.raises(UserError, match=words):
         mapper_settings(config(**changes))
+
+
+@pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
+def test_edges_that_are_exchanged_are_put_in_order_as_by_fvcore(flip):
+    exchanged = np.array([[30.0, 20.0, 10.0, 5.0]])
+    geometry = Geometry((40, 50), (80, 100), flip)
+    np.testing.assert_array_equal(
+        geometry.boxes(exchanged), geometry.boxes(exchanged[:, [2, 3, 0, 1]])
+    )

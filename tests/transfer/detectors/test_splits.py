@@ -88,7 +88,7 @@ def test_names_that_are_no_text_are_refused(tmp_path, key):
 def test_a_folder_of_data_that_is_not_there_is_named_though_no_name_needs_it(tmp_path):
     settings = read_config(tiny_card(tmp_path, make_voc(tmp_path / "boxes")))
     for wrong in ("nowhere", "tiny.yaml"):
-        with pytest.raises(UserError, match=f"--data .*{wrong} is no folder"):
+        with pytest.raises(UserError, match=f"--data: folder .*{wrong}' not found"):
             data_of(settings, tmp_path / wrong, train=True)
     assert data_of(settings, tmp_path, train=True).test.scenes
 
@@ -108,6 +108,20 @@ def test_what_a_reader_doubts_is_doubted(tmp_path):
     found = data(tmp_path)
     odd = Data(replace(found.train, doubts=("odd",)), replace(found.test, doubts=("too",)))
     assert odd.doubts() == ["odd", "too"]
+
+
+def test_odd_annotations_are_recorded_and_refused_with_strict_data(tmp_path):
+    root = make_voc(tmp_path / "boxes")
+    file = root / "VOC2007" / "Annotations" / "000013.xml"
+    file.write_text(re.sub(r"<xmax>\d+", "<xmax>999", file.read_text(), count=1))
+    settings = read_config(tiny_card(tmp_path, root))
+    found = data_of(settings, None, train=True)
+    assert found.described()["test"]["oddities"] == {"outside_box": 1}
+    assert "oddities" not in found.described()["train"]
+    (warning,) = found.doubts()
+    assert "1 boxes that reach outside their image" in warning
+    with pytest.raises(UserError, match=r"000013\.xml: object 1 .*--strict-data"):
+        data_of(settings, None, train=True, strict=True)
 
 
 def test_masks_to_score_are_looked_for_before_anything_is_trained(tmp_path):

@@ -7,13 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from msbreg.data.run_lengths import encode
+from msbreg.data.coco import coco_scenes as read_coco
+from msbreg.data.run_lengths import encode, to_rle
 from msbreg.data.scenes import Instance, Prediction, Scene, Scenes
 from msbreg.run.errors import UserError
+from tests.msbreg.data.annotated_folders import coco_content, write_coco
 from tests.reference import coco_ap as slow
 from tests.transfer.scoring.drawn import box_masks, coco_scenes, predict, voc_scenes
+from transfer.drawing.detection_sheets import detection_sheet
 from transfer.scoring.coco_ap import coco_ap
+from transfer.scoring.coco_results import write_coco_results
 
 ABSENT = "Detectron2 is not installed; pycocotools alone is the peer"
 
@@ -203,3 +209,44 @@ def test_a_mask_of_the_truth_that_does_not_fit_is_named():
 def test_an_empty_split_is_refused():
     with pytest.raises(UserError, match="0 scenes and 1 classes"):
         coco_ap(Scenes("empty", ("cat",), ()), [])
+
+
+def test_odd_annotations_score_as_in_pycocotools(tmp_path):
+    """Boxes without area, with edges exchanged or outside, a two-point polygon, a crowd."""
+    odd = [
+        {"bbox": [4, 3, 0, 8], "area": 0},
+        {"bbox": [14, 13, -5, -8], "area": 40},
+        {"bbox": [30, 20, 30, 30], "area": 900},
+        {"bbox": [400, 300, 8, 8], "area": 64},
+        {"bbox": [5, 4, 7, 6], "area": 21, "segmentation": [[5, 4, 12, 4.5, 8, 10], [1, 2, 30, 4]]},
+        {"bbox": [5, 14, 10, 10], "area": 100, "iscrowd": 1},
+        {"bbox": [5, 4, 7, 6], "area": 21, "image_id": 8},
+    ]
+    file, images = write_coco(tmp_path, coco_content(odd))
+    scenes = read_coco("odd", file, images)
+    boxes = np.array(
+        [[5, 4, 12, 10], [9, 5, 14, 13], [30, 20, 40, 30], [4, 3, 4, 11], [0, 0, 9, 9]]
+    )
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32)
+    found = [Prediction(7, boxes.astype(np.float32), scores, np.ones(5, np.int64))]
+    write_coco_results(tmp_path / "results.json", scenes, found)
+    truth = COCO(str(file))
+    reference = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "bbox")
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    ours = coco_ap(scenes, found).numbers
+    expected = [100 * value if value > -1 else np.nan for value in reference.stats]
+    np.testing.assert_array_equal(list(ours.values()), expected)
+    assert ours["AP"] > 0
+    detection_sheet(scenes, found)  # and they can be drawn
+
+
+def test_an_object_without_a_ring_is_an_object_to_find(tmp_path):
+    polygons = [[[5, 4, 12, 4, 12, 10, 5, 10]], [[1, 2, 3, 4]]]
+    content = coco_content([{"segmentation": p, "area": 42} for p in polygons])
+    scenes = read_coco("odd", *write_coco(tmp_path, content))
+    masks = (to_rle(scenes.scenes[0].instances[0].mask, 30, 40),)
+    box = np.array([[5, 4, 12, 10]], np.float32)
+    found = [Prediction(7, box, np.ones(1, np.float32), np.ones(1, np.int64), masks)]
+    assert coco_ap(scenes, found, "segm").numbers["AR100"] == 50

@@ -95,6 +95,12 @@ FULL = encode(np.ones((1, 200, 200), bool))[0]
         ({"image_id": [1]}, r"image_id \[1\], which"),
         ({"category_id": 1}, "category_id 1, which the split does not have.*2, 3, 17, 40, 90"),
         ({"score": None}, "of scene 900 has the score None; expected a number"),
+        ({"score": 10**400}, r"of scene 900 has the score 1000.*\.\.\.; expected a number"),
+        ({"bbox": [1, 2, 10**400, 4]}, r"of scene 900 has the bbox \[1, 2, 1000.*\.\.\.; expected"),
+        ({"bbox": [1, 2, 1e300, 4]}, r"of scene 900 has the bbox \[1, 2, 1e\+300, 4\]; expected"),
+        ({"image_id": 10**400}, r"image_id 1000.*\.\.\., which the split does not have"),
+        ({"segmentation": {"size": [200, 200], "counts": "\ud800"}}, "not COCO's compressed run"),
+        ({"segmentation": {"size": 250_000_000, "counts": "0"}}, "of scene 900 has"),
         ({"bbox": [1, 2, 3]}, r"of scene 900 has the bbox \[1, 2, 3\]; expected \[x, y, width"),
         ({"bbox": [1, 2, -3, 4]}, "scene 900 of coco_drawn has a box whose right edge"),
         ({"score": float("nan")}, "scene 900 of coco_drawn has scores or boxes that are not"),
@@ -116,7 +122,9 @@ def test_masks_of_some_detections_only_are_refused(tmp_path, scenes):
         read_coco_results(tmp_path / "r.json", scenes)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"image_id": 900', "\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[1]", '[{"image_id": 900', "\xff", "[" * 100_000, "[" + "1" * 5000 + "]"]
+)
 def test_what_is_no_list_of_detections_is_refused(tmp_path, scenes, content):
     (tmp_path / "r.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=r"r\.json"):

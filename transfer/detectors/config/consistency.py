@@ -1,14 +1,11 @@
-"""What settings of a network ask of each other: each rule lists what does not go together.
-
-Settings that may have any value of their type, but for those that no detector or training has.
-"""
+"""Checks of settings against each other (``RULES``) and of single values (``out_of_range``)."""
 
 from collections.abc import Callable
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
-# ---- What settings of a network ask of each other: each rule lists what does not go togethe
+# ---- Settings of a network against each other: each rule lists what does not fit together
 
 
 RESNET, PYRAMID = "build_resnet_backbone", "build_resnet_fpn_backbone"
@@ -34,7 +31,7 @@ def _widths(config: CfgNode) -> list[str]:
 
 
 def _features(config: CfgNode) -> list[str]:
-    """Each part reads what an earlier one gives."""
+    """Each part reads features that an earlier one computes."""
     model = config.MODEL
     given: dict[str, list[str]] = {"MODEL.RESNETS.OUT_FEATURES": list(STAGES)}
     made = list(model.RESNETS.OUT_FEATURES)
@@ -54,9 +51,9 @@ def _features(config: CfgNode) -> list[str]:
 
 
 def _pyramids(config: CfgNode) -> list[str]:
-    """Levels without a gap, where one is doubled into the next or regions are shared out."""
+    """Levels without a gap, where each is upsampled into the next or regions are assigned to levels."""
     if _features(config):
-        return []  # said there
+        return []  # reported there
     keys = ["MODEL.ROI_HEADS.IN_FEATURES"]
     if config.MODEL.BACKBONE.NAME == PYRAMID:
         keys.append("MODEL.FPN.IN_FEATURES")
@@ -112,7 +109,7 @@ def _anchors(config: CfgNode) -> list[str]:
 
 
 def _numbers(config: CfgNode) -> list[str]:
-    """Lists whose length or range is bound."""
+    """Lists of a fixed length or range."""
     problems = []
     for section in ("MODEL.RPN", "MODEL.ROI_HEADS"):
         node = value_of(config, section)
@@ -141,10 +138,10 @@ RULES: tuple[Callable[[CfgNode], list[str]], ...] = (
     _anchors,
     _numbers,
 )
-"""What settings ask of each other."""
+"""Each gives a line for every setting that does not fit the others."""
 
 
-# ---- Settings that may have any value of their type, but for those that no detector or trai
+# ---- Single settings: values of the right type that no detector or training can have
 
 
 def _number(value: Any) -> bool:
@@ -193,7 +190,7 @@ OTHERS: dict[str, tuple[str, Test]] = {
     "MODEL.ANCHOR_GENERATOR.SIZES": ("lists of numbers above 0", lambda v: _lists(v)),
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": ("lists of numbers above 0", lambda v: _lists(v)),
 }
-"""Key -> what is expected, and whether a value is that."""
+"""Key -> what is expected, and a test for it."""
 
 
 def _above_0(values: Any) -> bool:
@@ -205,7 +202,7 @@ def _lists(values: Any) -> bool:
 
 
 def out_of_range(config: CfgNode) -> list[str]:
-    """A line for each setting whose value none can have, with what is expected."""
+    """A line for each invalid setting, with what is expected."""
     tests: dict[str, tuple[str, Test]] = {
         **{key: ("1 or more", lambda v: v >= 1) for key in FROM_1},
         **{key: ("0 or more", lambda v: v >= 0) for key in FROM_0},

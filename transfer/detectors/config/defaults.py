@@ -1,15 +1,15 @@
-"""The settings of an R-CNN, their names and their values where a file says nothing: Detectron2's, version 2.
+"""The names and default values of all settings: Detectron2's, version 2.
 
 Source: detectron2/config/defaults.py at 02b5c4e2. A yaml for Detectron2 merges into this tree and the
-other way round; nothing is added to it. The type of a value is the type that a file has to give
-(tuples and lists stand for each other).
+other way round; nothing is added to it. A value in a file must have the type of the default (a list
+may replace a tuple, and the other way round).
 """
 
 from typing import Any
 
 VERSION = 2
 
-# What every run reads, in the order in which an image meets it.
+# Read by every run, in the order of processing.
 _DATA: dict[str, dict[str, Any]] = {
     "DATASETS": {
         "TRAIN": (),

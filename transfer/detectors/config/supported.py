@@ -1,7 +1,8 @@
-"""What of Detectron2's settings is implemented, as a table: nothing is passed over in silence.
+"""Which of Detectron2's settings are implemented, as a table.
 
-Every key of DEFAULTS is either HONORED with any value (of its type), LIMITED to some values, or
-UNREAD, because it only matters where a limited one has another value.
+A key that is not in the table may have any value of its type: it is followed, or it only matters where
+a key of the table has a value that is refused (INPUT.CROP.SIZE, for example, where INPUT.CROP.ENABLED
+is True). A test holds every key against the code.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ from transfer.detectors.config.consistency import (
     out_of_range,
     value_of,
 )
-from transfer.detectors.config.defaults import DEFAULTS, VERSION
+from transfer.detectors.config.defaults import VERSION
 
 Key = str
 Values = tuple[Any, ...]
@@ -50,7 +51,7 @@ LIMITED_DATA: dict[Key, Values] = {
     "FLOAT32_PRECISION": ("",),
     "VIS_PERIOD": (0,),
 }
-"""Of data, loop and evaluation, which both engines share."""
+"""Key -> supported values, of data, loop and evaluation, which both engines share."""
 
 LIMITED_NETWORK: dict[Key, Values] = {
     "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),
@@ -85,71 +86,25 @@ LIMITED_NETWORK: dict[Key, Values] = {
     "MODEL.ROI_MASK_HEAD.NORM": ("", *NORMS),
     "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": (False,),
 }
-"""Of the network."""
-
-HONORED: dict[str, str] = {
-    "DATASETS": "TRAIN TEST",
-    "DATALOADER": "NUM_WORKERS ASPECT_RATIO_GROUPING FILTER_EMPTY_ANNOTATIONS",
-    "INPUT": "MIN_SIZE_TRAIN MAX_SIZE_TRAIN MIN_SIZE_TEST MAX_SIZE_TEST",
-    "MODEL": "DEVICE WEIGHTS PIXEL_MEAN PIXEL_STD MASK_ON",
-    "MODEL.RESNETS": "STRIDE_IN_1X1 OUT_FEATURES STEM_OUT_CHANNELS RES2_OUT_CHANNELS WIDTH_PER_GROUP",
-    "MODEL.FPN": "IN_FEATURES OUT_CHANNELS",
-    "MODEL.PROPOSAL_GENERATOR": "MIN_SIZE",
-    "MODEL.ANCHOR_GENERATOR": "SIZES ASPECT_RATIOS OFFSET",
-    "MODEL.RPN": "IN_FEATURES IOU_THRESHOLDS IOU_LABELS BATCH_SIZE_PER_IMAGE POSITIVE_FRACTION "
-    "BBOX_REG_WEIGHTS BBOX_REG_LOSS_WEIGHT SMOOTH_L1_BETA LOSS_WEIGHT PRE_NMS_TOPK_TRAIN "
-    "PRE_NMS_TOPK_TEST POST_NMS_TOPK_TRAIN POST_NMS_TOPK_TEST NMS_THRESH",
-    "MODEL.ROI_HEADS": "NUM_CLASSES IN_FEATURES IOU_THRESHOLDS IOU_LABELS BATCH_SIZE_PER_IMAGE "
-    "POSITIVE_FRACTION PROPOSAL_APPEND_GT SCORE_THRESH_TEST NMS_THRESH_TEST",
-    "MODEL.ROI_BOX_HEAD": "POOLER_RESOLUTION POOLER_SAMPLING_RATIO NUM_CONV CONV_DIM NUM_FC FC_DIM "
-    "BBOX_REG_WEIGHTS BBOX_REG_LOSS_WEIGHT SMOOTH_L1_BETA",
-    "MODEL.ROI_MASK_HEAD": "POOLER_RESOLUTION POOLER_SAMPLING_RATIO NUM_CONV CONV_DIM",
-    "SOLVER": "IMS_PER_BATCH MAX_ITER BASE_LR BASE_LR_END STEPS GAMMA NUM_DECAYS RESCALE_INTERVAL "
-    "WARMUP_FACTOR WARMUP_ITERS MOMENTUM NESTEROV WEIGHT_DECAY WEIGHT_DECAY_NORM WEIGHT_DECAY_BIAS "
-    "BIAS_LR_FACTOR CHECKPOINT_PERIOD",
-    "SOLVER.CLIP_GRADIENTS": "ENABLED CLIP_VALUE NORM_TYPE",
-    "SOLVER.AMP": "ENABLED",
-    "TEST": "DETECTIONS_PER_IMAGE EVAL_PERIOD",
-    "TEST.PRECISE_BN": "ENABLED NUM_ITER",
-    "": "OUTPUT_DIR SEED",
-}
-"""Section -> names of its keys that may have any value."""
-
-UNREAD: dict[str, str] = {
-    "DATASETS.PRECOMPUTED_": "MODEL.LOAD_PROPOSALS is False",
-    "DATALOADER.REPEAT_": "DATALOADER.SAMPLER_TRAIN is TrainingSampler",
-    "INPUT.CROP.": "INPUT.CROP.ENABLED is False",
-    "MODEL.ANCHOR_GENERATOR.ANGLES": "boxes are not rotated",
-    "MODEL.RESNETS.DEFORM_": "no stage is deformable",
-    "MODEL.ROI_BOX_HEAD.FED_LOSS_": "MODEL.ROI_BOX_HEAD.USE_FED_LOSS is False",
-    "MODEL.ROI_BOX_CASCADE_HEAD.": "MODEL.ROI_HEADS.NAME is no cascade",
-    "MODEL.ROI_KEYPOINT_HEAD.": "MODEL.KEYPOINT_ON is False",
-    "MODEL.SEM_SEG_HEAD.": "MODEL.META_ARCHITECTURE is GeneralizedRCNN",
-    "MODEL.PANOPTIC_FPN.": "MODEL.META_ARCHITECTURE is GeneralizedRCNN",
-    "MODEL.RETINANET.": "MODEL.META_ARCHITECTURE is GeneralizedRCNN",
-    "TEST.AUG.": "TEST.AUG.ENABLED is False",
-    "TEST.KEYPOINT_OKS_SIGMAS": "MODEL.KEYPOINT_ON is False",
-    "GLOBAL.": "Detectron2 itself reads it nowhere",
-}
-"""Beginning of a key -> why its value changes nothing here (nor in Detectron2)."""
+"""Key -> supported values, of the network."""
 
 
 def check_run(config: CfgNode) -> None:
-    """That data, loop and evaluation can do what a config asks, and anything can, whatever the engine.
+    """Check that data, loop and evaluation, which engines share, support a config.
 
     Raises:
-        UserError: the message lists each setting that they cannot follow, and what they can.
+        UserError: the message lists each unsupported setting with the supported values.
     """
     if problems := out_of_range(config):
-        raise UserError("settings that cannot be:\n  " + "\n  ".join(problems))
+        raise UserError("invalid settings:\n  " + "\n  ".join(problems))
     _raise(_beyond(config, LIMITED_DATA))
 
 
 def check_supported(config: CfgNode) -> None:
-    """That the engine of torchvision's parts can do all that a config asks.
+    """Check that the engine of torchvision's parts supports a config.
 
     Raises:
-        UserError: the message lists each setting that it cannot follow, and what it can.
+        UserError: the message lists each unsupported setting with the supported values.
     """
     problems = _beyond(config, LIMITED_DATA | LIMITED_NETWORK)
     _raise(problems or [line for rule in RULES for line in rule(config)])
@@ -158,7 +113,7 @@ def check_supported(config: CfgNode) -> None:
 def _raise(problems: list[str]) -> None:
     if problems:
         raise UserError(
-            "this config asks for what is not implemented here:\n  "
+            "this config has settings that are not supported here:\n  "
             + "\n  ".join(problems)
             + "\nChange these settings, or train with Detectron2's own tools."
         )
@@ -172,14 +127,3 @@ def _beyond(config: CfgNode, limits: dict[Key, Values]) -> list[str]:
         if plain[0] not in plain[1:]:
             problems.append(f"{key} is {given!r}; supported: " + ", ".join(map(repr, allowed)))
     return problems
-
-
-def honored_keys() -> list[Key]:
-    """Dotted keys of HONORED."""
-    return [f"{s}.{n}".lstrip(".") for s, names in HONORED.items() for n in names.split()]
-
-
-def unread_keys() -> list[Key]:
-    """Dotted keys that UNREAD covers, without those that a limit covers."""
-    limited = {**LIMITED_DATA, **LIMITED_NETWORK}
-    return [k for k in DEFAULTS if k.startswith(tuple(UNREAD)) and k not in limited]

@@ -1,11 +1,13 @@
 """Detection settings: Detectron2's yaml, read with or without Detectron2.
 
 A file names only what differs from DEFAULTS (or from its ``_BASE_``, a path relative to itself) and
-overrides come last, as ``KEY VALUE`` pairs. What does not fit is an error that names the key.
+overrides come last, as ``KEY VALUE`` pairs. What does not fit is an error that names the key. A file
+cannot run code, and what reading it costs is bounded (``MAX_BYTES`` and others).
 """
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from msbreg.run.errors import UserError
 from transfer.detectors.config.defaults import DEFAULTS, VERSION
 
 _EXAMPLES = {"DATASETS.TRAIN": ("voc_2007_trainval",), "DATASETS.TEST": ("voc_2007_test",)}
-"""Of values whose default, an empty tuple, would be no example."""
+"""For keys whose default, an empty tuple, is not a helpful example."""
+ARCHITECTURE = "MODEL.META_ARCHITECTURE"
 
 
 def default_config() -> CfgNode:
@@ -40,28 +43,25 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> CfgNode:
         overrides: key, value, key, value, ..., as on a command line.
 
     Raises:
-        UserError: a file is missing, no yaml, or its own base; a key is unknown; a value is of
-            another type than the key's; an override has no value.
+        UserError: a file is missing, not plain yaml, its own base, or larger than any configuration
+            is; a key is unknown; a value is of another type than the key's; an override has no value.
     """
     path = Path(path)
-    _check_files(path, ())
-    try:
-        content = CfgNode.load_yaml_with_base(str(path))
-    except AssertionError as error:  # fvcore's, where a section takes the place of a value
-        raise UserError(f"{path} does not fit its {BASE_KEY}: {error}") from error
+    content = _Reader().content(path, ())
     config = default_config()
     version = content.get("VERSION", VERSION)
     if version != VERSION:
         raise UserError(
-            f"{path} has VERSION {version!r}; settings of version {VERSION} are read.\n"
-            "Bring it up to date with Detectron2 (detectron2.config.upgrade_config)."
+            f"{path} has VERSION {_shown(version)}; only settings of version {VERSION} are supported.\n"
+            "Upgrade it with Detectron2 (detectron2.config.upgrade_config)."
         )
     pairs = list(_leaves(content))
     _check_names([key for key, _ in pairs], str(path))
+    _check_plain(pairs, str(path))
     _merge(config, pairs, str(path))
     if len(overrides) % 2:
         raise UserError(
-            f"overrides come as KEY VALUE pairs; the last of these has no value: {list(overrides)}"
+            f"overrides are KEY VALUE pairs; the last of these has no value: {list(overrides)}"
         )
     given = list(zip(overrides[::2], overrides[1::2], strict=True))
     _check_names([key for key, _ in given], "the overrides")
@@ -70,27 +70,205 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> CfgNode:
     return config
 
 
-def _check_files(path: Path, opened: tuple[Path, ...]) -> None:
-    """That a file and all its bases exist and are yaml mappings.
+# ---- Files: one yaml and its bases, within bounds that no configuration reaches
+
+
+MAX_BYTES = 2**20
+MAX_NODES = 20_000  # keys, values and sections, each alias counted as what it stands for
+MAX_DEPTH = 20
+MAX_FILES = 30  # Detectron2's longest chain has 4
+_PYTHON = "tag:yaml.org,2002:python/"
+
+
+@dataclass(frozen=True)
+class _Code:
+    """A value that is Python code (``!!python/...``), which is never run."""
+
+    tag: str
+    line: int
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain yaml. No setting is a date: what looks like one is a string. Code is not run but kept."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the base class's attribute, without one entry
+        first: [(tag, regex) for tag, regex in entries if tag != "tag:yaml.org,2002:timestamp"]
+        for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: Any, index: Any) -> Any:  # named by the base class
+        self.depth = getattr(self, "depth", 0) + 1
+        if self.depth > 2 * MAX_DEPTH:
+            line = self.peek_event().start_mark.line + 1
+            raise UserError(f"line {line}: nested deeper than {MAX_DEPTH} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _kept_code(loader: Any, suffix: str, node: Any) -> _Code:
+    return _Code(f"!!python/{suffix}", node.start_mark.line + 1)
+
+
+_Loader.add_multi_constructor(_PYTHON, _kept_code)
+
+
+def _parsed(text: str) -> Any:
+    """The value of a yaml text.
+
+    Raises:
+        UserError, yaml.YAMLError, ValueError: it is not plain yaml, or too large.
+    """
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _count(root, {}, set())
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _count(node: Any, counted: dict[int, int], open_: set[int]) -> int:
+    """Nodes below this one and itself; an alias counts as often as it occurs.
 
     Args:
-        opened: the files that led here, each by its ``_BASE_``.
+        counted: of nodes that are already counted.
+        open_: the nodes on the way from the root.
+
+    Raises:
+        UserError: more than MAX_NODES, or a node contains itself.
     """
-    by = f" ({BASE_KEY} of {opened[-1]})" if opened else ""
-    if path.resolve() in [file.resolve() for file in opened]:
-        raise UserError(f"{path}{by} is its own base")
-    if not path.is_file():
-        raise UserError(f"{'a folder, no yaml' if path.is_dir() else 'no such file'}: {path}{by}")
+    if id(node) in open_:
+        raise UserError(f"line {node.start_mark.line + 1}: contains itself, by an alias")
+    if id(node) not in counted:
+        children = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in children for child in pair]
+        inner = open_ | {id(node)}
+        total = 1 + sum(_count(child, counted, inner) for child in children)
+        if total > MAX_NODES:
+            raise UserError(
+                f"line {node.start_mark.line + 1}: more than {MAX_NODES} values once its aliases are "
+                "expanded"
+            )
+        counted[id(node)] = total
+    return counted[id(node)]
+
+
+class _Reader:
+    """Reads a file and its bases, each file once."""
+
+    def __init__(self) -> None:
+        self._done: dict[Path, dict[str, Any]] = {}
+
+    def content(self, path: Path, opened: tuple[Path, ...]) -> dict[str, Any]:
+        """The settings of a file on top of those of its bases, as fvcore merges them.
+
+        Args:
+            opened: the files that led here, each by its ``_BASE_``.
+
+        Raises:
+            UserError: a file is missing, not plain yaml, or its own base, or there are too many.
+        """
+        by = f" ({BASE_KEY} of {opened[-1]})" if opened else ""
+        try:
+            resolved = path.resolve()
+            is_file = path.is_file()
+        except (OSError, ValueError) as error:
+            raise UserError(f"no such file: {_shown(str(path))}{by}: {error}") from error
+        if resolved in [file.resolve() for file in opened]:
+            raise UserError(f"{path}{by} is its own base")
+        if not is_file:
+            state = "a folder, expected a yaml file" if path.is_dir() else "no such file"
+            raise UserError(f"{state}: {path}{by}")
+        if resolved not in self._done:
+            if len(opened) >= MAX_FILES or len(self._done) >= MAX_FILES:
+                raise UserError(f"{path}{by}: more than {MAX_FILES} files by {BASE_KEY}")
+            own = _read(path, by)
+            bases = own.pop(BASE_KEY, [])
+            merged: dict[str, Any] = {}
+            for base in bases if isinstance(bases, list) else [bases]:
+                if not isinstance(base, str):
+                    raise UserError(f"{path}: {BASE_KEY} is {_shown(base)}; expected a file name")
+                # An absolute path stays as it is when joined.
+                file = path.parent / Path(base).expanduser()
+                _overlay(merged, self.content(file, (*opened, path)), path)
+            _overlay(merged, own, path)
+            self._done[resolved] = merged
+        return self._done[resolved]
+
+
+def _read(path: Path, by: str) -> dict[str, Any]:
+    """The mapping in one file."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}{by} is no plain yaml: {error}") from error
+        with open(path, "rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise UserError(f"larger than {MAX_BYTES} bytes")
+        content = _parsed(raw.decode())
+    except OSError as error:
+        raise UserError(f"{path}{by} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        # UserError is a ValueError; others are of numbers that are none, such as 0b or 5,000 digits.
+        raise UserError(f"{path}{by} is not plain yaml: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}{by} holds no settings (a yaml mapping) but {content!r:.60}")
-    bases = content.get(BASE_KEY, [])
-    for base in bases if isinstance(bases, list) else [bases]:
-        # An absolute path stays as it is when joined.
-        _check_files(path.parent / Path(str(base)).expanduser(), (*opened, path))
+        raise UserError(f"{path}{by} has no settings (a yaml mapping) but {_shown(content)}")
+    return content
+
+
+def _overlay(below: dict[str, Any], above: Mapping[str, Any], path: Path) -> None:
+    """Put the settings of ``above`` into ``below``, section by section."""
+    for key, value in above.items():
+        if isinstance(value, dict):
+            inner = below.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise UserError(
+                    f"{path} does not fit its {BASE_KEY}: {_shown(key)} is a section here, and a value "
+                    "there"
+                )
+            _overlay(inner, value, path)
+        else:
+            below[key] = value
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: its beginning, never the whole of something large."""
+    if isinstance(value, dict | list | tuple | set):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+
+
+# ---- Keys and values
+
+
+def _code_in(value: Any) -> _Code | None:
+    """The first Python code in a value."""
+    if isinstance(value, list):
+        return next(filter(None, map(_code_in, value)), None)
+    return value if isinstance(value, _Code) else None
+
+
+def _check_plain(pairs: Sequence[tuple[str, Any]], where: str) -> None:
+    """No value is Python code. If the architecture is not supported either, say that first."""
+    code = [(key, found) for key, value in pairs if (found := _code_in(value)) is not None]
+    if not code:
+        return
+    lines = [
+        f"{key} (line {found.line}) is Python code, {found.tag}, which is not run; write its value"
+        for key, found in code
+    ]
+    architecture = dict(pairs).get(ARCHITECTURE, DEFAULTS[ARCHITECTURE])
+    if architecture != DEFAULTS[ARCHITECTURE]:
+        lines.insert(
+            0,
+            f"{ARCHITECTURE} is {_shown(architecture)}, which is not supported; supported: "
+            f"{DEFAULTS[ARCHITECTURE]!r}",
+        )
+    raise UserError(f"{where} cannot be used:\n  " + "\n  ".join(lines))
 
 
 def _leaves(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -105,25 +283,26 @@ def _leaves(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _check_names(keys: Sequence[str], where: str) -> None:
     unknown = [key for key in keys if key not in DEFAULTS]
     if unknown:
-        raise UserError(f"{where}: " + "\n".join(_stranger(key) for key in unknown))
+        more = f"\n... and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        raise UserError(f"{where}: " + "\n".join(map(_stranger, unknown[:10])) + more)
 
 
 def _stranger(key: str) -> str:
-    """What to say of an unknown key."""
+    """What to say about an unknown key."""
     inside = [known for known in DEFAULTS if known.startswith(f"{key}.")]
     if inside:
-        return f"{key} is a section and takes no value; it holds " + ", ".join(inside[:4])
+        return f"{key} is a section and takes no value; its keys are " + ", ".join(inside[:4])
     # First the same last word in another section (FREEZE_AT under MODEL), then similar spelling.
     last = key.rpartition(".")[2]
     close = [known for known in DEFAULTS if known.rpartition(".")[2] == last]
-    close = difflib.get_close_matches(key, close or list(DEFAULTS), n=1, cutoff=0.0)
-    return f"{key} is no setting of Detectron2's; the nearest is {close[0]}"
+    close = difflib.get_close_matches(key[:100], close or list(DEFAULTS), n=1, cutoff=0.0)
+    return f"{_shown(key)[1:-1]} is not a Detectron2 setting; did you mean {close[0]}?"
 
 
 def _merge(config: CfgNode, pairs: Sequence[tuple[str, Any]], where: str) -> None:
     """Set values one by one by yacs's rules, so that an error can name its key."""
     for key, value in pairs:
-        # Else yacs would take a key that was left empty, whatever its type.
+        # yacs would accept a key that was left empty, whatever its type.
         if DEFAULTS[key] is not None and value in (None, "None"):
             raise UserError(
                 f"{where}: {key} has no value; expected {type(DEFAULTS[key]).__name__}, such as "
@@ -131,10 +310,17 @@ def _merge(config: CfgNode, pairs: Sequence[tuple[str, Any]], where: str) -> Non
             )
         try:
             config.merge_from_list([key, value])
-        except ValueError as error:
+        except (ValueError, RecursionError, MemoryError) as error:
             expected = DEFAULTS[key]
-            kind = type(config._decode_cfg_value(value)).__name__
             raise UserError(
-                f"{where}: {key} is given {value!r}, which reads as {kind}; expected "
+                f"{where}: {key} is {_shown(value)}{_kind(config, value)}; expected "
                 f"{type(expected).__name__}, such as {_EXAMPLES.get(key, expected)!r}"
             ) from error
+
+
+def _kind(config: CfgNode, value: Any) -> str:
+    """Which type yacs makes of a value."""
+    try:
+        return f", which reads as {type(config._decode_cfg_value(value)).__name__}"
+    except (ValueError, RecursionError, MemoryError):  # nested too deep for Python's parser
+        return ""

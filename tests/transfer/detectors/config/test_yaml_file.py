@@ -1,5 +1,7 @@
 """Detectron2's yaml without Detectron2: what merges, what is refused, and in which words."""
 
+import subprocess
+import sys
 import textwrap
 import warnings
 
@@ -102,6 +104,7 @@ def test_the_public_voc_card_of_pixpro_reads_as_it_is(tmp_path):
     ("text", "overrides", "words"),
     [
         ("MODEL: {FREEZE_AT: 0}", [], ["MODEL.FREEZE_AT", "MODEL.BACKBONE.FREEZE_AT", "a.yaml"]),
+        ("SEED: 1", ["SEED", "[" * 900], ["SEED is"]),
         ("SEED: 1", ["MODEL.RPN.NMS_TRESH", "0.5"], ["overrides", "MODEL.RPN.NMS_THRESH"]),
         ("SEED: 1", ["SEED"], ["KEY VALUE"]),
         ("SEED: 1", ["SOLVER.BASE_LR", "much"], ["SOLVER.BASE_LR", "'much'", "str", "float"]),
@@ -113,9 +116,30 @@ def test_the_public_voc_card_of_pixpro_reads_as_it_is(tmp_path):
         ("VERSION: 1", [], ["VERSION 1"]),
         ("_BASE_: b.yaml", [], ["no such file", "b.yaml", "_BASE_ of"]),
         ("_BASE_: a.yaml", [], ["its own base"]),
-        ("- 1", [], ["no settings"]),
-        ("A: [", [], ["no plain yaml"]),
-        ("A: !!python/object/apply:eval ['1']", [], ["no plain yaml"]),
+        ("- 1", [], ["has no settings (a yaml mapping) but a list of 1"]),
+        ("A: [", [], ["not plain yaml"]),
+        ("SEED: !!python/object/apply:eval ['1']", [], ["SEED (line 1) is Python code", "not run"]),
+        ("SEED: 2021-13-45", [], ["SEED is '2021-13-45'", "expected int"]),
+        ("SEED: !!timestamp 2021-13-45", [], ["not plain yaml", "month"]),
+        ("SEED: 0b", [], ["SEED"]),
+        ("SEED: " + "1" * 5000, [], ["a.yaml is not plain yaml", "4300"]),
+        ("SEED: 0x" + "f" * 5000, [], ["SEED is an integer of 20000 bits"]),
+        ("VERSION: 0x" + "f" * 5000, [], ["VERSION an integer of 20000 bits"]),
+        (
+            "MODEL: {PIXEL_MEAN: [1.0, !!python/name:os.system '']}",
+            [],
+            ["PIXEL_MEAN (line 1) is Py"],
+        ),
+        ("? {a: 1}\n: 3", [], ["not plain yaml", "unhashable"]),
+        ("A: " + "[" * 3000, [], ["nested deeper than 20 levels"]),
+        ("A:\n" + "".join(" " * n + "a:\n" for n in range(1, 200)), [], ["nested deeper than 20"]),
+        ("A: &a [*a]", [], ["line 1: contains itself"]),
+        ("x" * 900 + ": 1", [], ["is not a Detectron2 setting"]),
+        ("SEED: " + "(" * 900, [], ["SEED is"]),
+        ("#" * (2**20 + 1), [], ["larger than 1048576 bytes"]),
+        ("_BASE_: " + "x" * 5000, [], ["no such file", "File name too long"]),
+        ("_BASE_: 3", [], ["_BASE_ is 3; expected a file name"]),
+        ("_BASE_: [[a]]", [], ["_BASE_ is a list of 1; expected a file name"]),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, text, overrides, words):
@@ -129,6 +153,69 @@ def test_what_does_not_fit_is_named(tmp_path, text, overrides, words):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no such file: .*card\.yaml"):
         read_config(tmp_path / "card.yaml")
+
+
+def test_an_alias_bomb_is_refused_without_expanding_it(tmp_path):
+    """331 bytes that stand for 10^10 values: minutes and gigabytes if they are built or shown."""
+    lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x,x]"]
+    lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    with pytest.raises(UserError, match="more than 20000 values once its aliases are expanded"):
+        read_config(write(tmp_path, "a.yaml", "\n".join(lines) + "\n"))
+
+
+def test_aliases_of_a_usual_size_are_read(tmp_path):
+    text = "MODEL: {RPN: {IN_FEATURES: &f [res4]}, ROI_HEADS: {IN_FEATURES: *f}}\n"
+    assert read_config(write(tmp_path, "a.yaml", text)).MODEL.ROI_HEADS.IN_FEATURES == ["res4"]
+
+
+def test_a_diamond_of_bases_is_read_once_a_file(tmp_path):
+    """2^25 readings, were each file read as often as it is named."""
+    write(tmp_path, "0.yaml", "SEED: 5\n")
+    for n in range(1, 26):
+        write(tmp_path, f"{n}.yaml", f"_BASE_: [{n - 1}.yaml, {n - 1}.yaml]\nVIS_PERIOD: {n}\n")
+    config = read_config(tmp_path / "25.yaml")
+    assert (config.SEED, config.VIS_PERIOD) == (5, 25)
+
+
+def test_a_long_chain_of_bases_is_refused(tmp_path):
+    write(tmp_path, "0.yaml", "SEED: 5\n")
+    for n in range(1, 2000):
+        write(tmp_path, f"{n}.yaml", f"_BASE_: {n - 1}.yaml\n")
+    with pytest.raises(UserError, match="more than 30 files by _BASE_"):
+        read_config(tmp_path / "1999.yaml")
+
+
+def test_a_section_in_place_of_a_value_of_the_base_is_named(tmp_path):
+    write(tmp_path, "b.yaml", "SEED: 5\n")
+    with pytest.raises(UserError, match="does not fit its _BASE_: 'SEED' is a section here"):
+        read_config(write(tmp_path, "a.yaml", "_BASE_: b.yaml\nSEED: {A: 1}\n"))
+
+
+def test_retinanet_is_named_where_its_file_has_python_code(tmp_path):
+    """As in Detectron2's Base-RetinaNet.yaml."""
+    text = """
+        MODEL:
+          META_ARCHITECTURE: "RetinaNet"
+          ANCHOR_GENERATOR:
+            SIZES: !!python/object/apply:eval ["[[x, x * 2**(1.0/3)] for x in [32, 64]]"]
+        """
+    with pytest.raises(UserError) as caught:
+        read_config(write(tmp_path, "a.yaml", text))
+    for words in (
+        "MODEL.META_ARCHITECTURE is 'RetinaNet', which is not supported",
+        "MODEL.ANCHOR_GENERATOR.SIZES (line 5) is Python code, !!python/object/apply:eval, which is not",
+    ):
+        assert words in str(caught.value)
+
+
+def test_the_configuration_is_read_and_checked_without_torch():
+    code = (
+        "import sys; from transfer.detectors.config.yaml_file import default_config; "
+        "from transfer.detectors.config.supported import check_run, check_supported; "
+        "check_run(default_config()); check_supported(default_config()); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_the_defaults_are_detectron2s_in_value_and_type():
