@@ -54,7 +54,7 @@ WRONG = [
     ("transfer/detection.py", f"{VOC} --checkpoint nowhere.pth", "nowhere.pth does not exist"),
     ("transfer/detection.py", f"{VOC} --data nowhere", "data 'nowhere'"),
     ("transfer/detection.py", f"{VOC} SOLVER.MAX_ITERS 3", "SOLVER.MAX_ITERS"),
-    ("transfer/detection.py", f"{VOC} SOLVER.MAX_ITER many", "SOLVER.MAX_ITER is given 'many'"),
+    ("transfer/detection.py", f"{VOC} SOLVER.MAX_ITER many", "SOLVER.MAX_ITER is 'many'"),
     ("tools/convert_to_d2.py", "nowhere.pth", "nowhere.pth does not exist"),
     ("tools/convert_to_d2.py", "README.md --to nothing", "invalid choice: 'nothing'"),
     ("tools/inspect_checkpoint.py", "nowhere.pth", "nowhere.pth does not exist"),
