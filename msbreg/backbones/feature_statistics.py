@@ -1,9 +1,9 @@
-"""Is a backbone trained? What its features of a few photographs say, beside those of its random twin.
+"""Is a backbone trained? Its features of a few photographs, compared with those of its untrained twin.
 
-The features of random layers have one direction in common and little beside it: every image gives
-nearly the same vector. Statistics that were lost in a conversion, or layers of two networks put
-together, look alike. What cannot be told in this way are random networks whose BatchNorm statistics
-fit them, which ``msbreg/trained.py`` tells from the weights.
+Features of random layers share one direction and have little else: every image gives nearly the same
+vector. Networks whose statistics were lost in a conversion, or that mix layers of two networks, look the
+same. Random networks whose BatchNorm statistics fit them do not show here;
+``msbreg/backbones/trained.py`` finds those from the weights.
 """
 
 import math
@@ -116,7 +116,7 @@ def effective_rank(
 
 
 def signs_in_features(own: FeatureStatistics, twin: FeatureStatistics) -> tuple[str, ...]:
-    """What features say against a trained network, a sentence each; empty for a trained one.
+    """Signs in the features that a network is not trained, one sentence each; empty for a trained one.
 
     Args:
         own: of PHOTOGRAPHS images.

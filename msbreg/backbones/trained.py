@@ -1,9 +1,9 @@
-"""Is a backbone trained? What its BatchNorm layers say.
+"""Is a backbone trained? What its BatchNorm layers tell.
 
-A wrong prefix, a twin that never ran or statistics lost in a conversion all load without a complaint
-and then give a number that looks like a weak method's. PyTorch initializes BatchNorm to exact values
-that no training leaves in place, so most of these can be told from the weights; for the others see
-``msbreg/feature_statistics.py``.
+A wrong prefix, a momentum encoder that was never updated or statistics lost in a conversion all load
+without an error, and then give a number that looks like a weak method's. PyTorch initializes BatchNorm to
+exact values that no training leaves unchanged, so most of these cases show in the weights; for the others
+see ``msbreg/backbones/feature_statistics.py``.
 """
 
 from collections import Counter
@@ -18,14 +18,14 @@ from msbreg.run.errors import UserError
 
 @dataclass(frozen=True)
 class NormLayer:
-    """What of a BatchNorm layer is still exactly as PyTorch initializes it.
+    """Which parts of a BatchNorm layer are still exactly as PyTorch initializes them.
 
     Attributes:
         name: of the layer, such as ``layer1.0.bn3``.
         affine: weight is 1 throughout (or 0 throughout: zero-initialized residuals), and bias is 0.
         mean: running_mean is 0 throughout.
         variance: running_var is 1 throughout.
-        batches: num_batches_tracked; None where the state has none.
+        batches: num_batches_tracked; None if the state has none.
     """
 
     name: str
@@ -78,9 +78,9 @@ def norm_layers(
 def signs_of_no_training(
     state: Mapping[str, Tensor],  # torchvision names, complete
 ) -> tuple[str, ...]:
-    """What speaks against a trained network, a sentence each; empty for a trained one.
+    """Signs that a network is not trained, one sentence each; empty for a trained one.
 
-    num_batches_tracked alone is no sign: most converters drop it, and it is then 0 again.
+    num_batches_tracked alone is not a sign: most converters drop it, and it is 0 again on loading.
 
     Raises:
         UserError: a running variance is negative, or a statistic is not finite.

@@ -1,4 +1,4 @@
-"""Errors of identify(): what a file is nearest to, and where it differs."""
+"""Error messages of identify(): the nearest layouts, and where the file differs from them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from msbreg.checkpoints.read.inert import printable
 
 LOOK = "Look at it with:  python tools/inspect_checkpoint.py {path}"
 
-# What a file is that holds no plain ResNet: pattern of its keys -> sentence.
+# Files that do not contain a plain ResNet: pattern of a key -> sentence.
 HINTS = {
     "*patch_embed*": "It holds a vision transformer; this suite evaluates ResNets.",
     "*encoder1.conv1.weight": "CMC splits Lab images over two half networks: there is no RGB ResNet in it.",
@@ -60,7 +60,7 @@ def difference_of(
 
 
 def _stages(state: Mapping[str, Any]) -> list[str]:
-    """What network it is instead, as far as names and shapes say."""
+    """Which network it is instead, as far as names and shapes tell."""
     blocks = [
         len({name.split(".")[1] for name in state if name.startswith(f"layer{s}.")})
         for s in range(1, 5)

@@ -1,4 +1,4 @@
-"""What a file, or a description beside it, says of its network: architecture, input, stride, training."""
+"""What a file, or a description beside it, states: architecture, input, stride and training."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ KEPT = ("method", "views", "epochs", "batch_size", "seed")  # of our config, int
 
 @dataclass(frozen=True)
 class Stated:
-    """None and empty where nothing is said.
+    """None and empty: not stated.
 
     Attributes:
         arch: name in ARCHITECTURES.
