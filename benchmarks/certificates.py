@@ -32,7 +32,7 @@ from msbreg.checkpoints.convert.certificate import (
     passed,
 )
 from msbreg.checkpoints.convert.convert import TARGETS
-from msbreg.checkpoints.convert.executor import Executor
+from msbreg.checkpoints.convert.target import Executor
 from msbreg.checkpoints.layouts.names import to_dialect
 
 SIZE = (33, 48)

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from msbreg.backbones.resnet import normalize
 from msbreg.run import distributed
 from msbreg.train.loop import Loss, Trainable
-from msbreg.train.optimizers import LARS, lars_groups
-from msbreg.train.schedules import warmup_cosine
+from msbreg.train.optimizers import LARS, lars_groups, warmup_cosine
 from pretrain.methods.method import Method
 from pretrain.recipe import Config
 

@@ -8,19 +8,20 @@ from typing import Any
 
 from torch import Tensor
 
-from msbreg.backbones.feature_statistics import (
+from msbreg.backbones.resnet import build_backbone
+from msbreg.backbones.trained import (
+    NormLayer,
     feature_statistics,
+    norm_layers,
     photographs,
     side_for,
     signs_in_features,
+    signs_of_no_training,
 )
-from msbreg.backbones.resnet import build_backbone
-from msbreg.backbones.trained import NormLayer, norm_layers, signs_of_no_training
 from msbreg.checkpoints.convert.to_detectron2 import DETECTRON2
 from msbreg.checkpoints.layouts import FORMATS
-from msbreg.checkpoints.layouts.content import groups
-from msbreg.checkpoints.layouts.differences import LOOK, seen
-from msbreg.checkpoints.layouts.match import Match, contents, identify
+from msbreg.checkpoints.layouts.match import LOOK, Match, contents, identify, seen
+from msbreg.checkpoints.layouts.tensors import groups
 from msbreg.checkpoints.load import load_exactly
 from msbreg.checkpoints.read import FileContent, read_file
 from msbreg.checkpoints.read.inert import Inert, plain

@@ -69,7 +69,7 @@ from rich.console import Console
 from rich.table import Table
 
 from msbreg.backbones.spec import Normalization
-from msbreg.checkpoints.layouts.differences import seen
+from msbreg.checkpoints.layouts.match import seen
 from tools.checkpoint_facts import Facts, Question, facts_of, families
 
 Row = tuple[str, ...]

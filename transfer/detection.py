@@ -37,8 +37,8 @@ from transfer.detectors.config.supported import check_run
 from transfer.detectors.config.yaml_file import read_config
 from transfer.detectors.engine import Engine, choose
 from transfer.detectors.mapper import Sample, mapper_settings
-from transfer.detectors.sample_order import share_of_batch
-from transfer.detectors.samples import training_batches
+from transfer.detectors.results import run_trials
+from transfer.detectors.samples import share_of_batch, training_batches
 from transfer.detectors.solver import check_schedule, unreached_steps
 from transfer.detectors.splits import data_of
 from transfer.detectors.start import start_detector, weights_digest
@@ -54,8 +54,7 @@ from transfer.detectors.trainable import (
     resume,
     training_advice,
 )
-from transfer.detectors.trials import run_trials
-from transfer.scoring.detection_scores import DetectionScores
+from transfer.scoring.score import DetectionScores
 
 CHECKPOINT = "checkpoint.pth"
 STATISTICS = 2**32  # added to the seed of the batches that only BatchNorm statistics are made of

@@ -15,10 +15,10 @@ from msbreg.backbones.resnet import ResNet, build_backbone
 from msbreg.backbones.spec import Provenance
 from msbreg.backbones.trained import signs_of_no_training
 from msbreg.backbones.twin import random_backbone
-from msbreg.checkpoints.layouts.content import overview
 from msbreg.checkpoints.layouts.match import identify
 from msbreg.checkpoints.layouts.rows_libraries import KIND
 from msbreg.checkpoints.layouts.stated import SCHEMA
+from msbreg.checkpoints.layouts.tensors import overview
 from msbreg.checkpoints.read import read_file
 from msbreg.run.errors import UserError
 from msbreg.run.files import write_atomically

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from msbreg.backbones.resnet import build_backbone
-from pretrain.networks import build_networks, head, update_target
+from pretrain.methods.method import build_networks, head, update_target
 
 
 def test_the_target_starts_as_a_copy_and_has_no_gradient():

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from msbreg.backbones.feature_statistics import photographs
 from msbreg.backbones.resnet import build_backbone, embed, normalize
+from msbreg.backbones.trained import photographs
 from msbreg.checkpoints.layouts import FORMATS
 from msbreg.checkpoints.load import save_checkpoint
 from tools.inspect_checkpoint import main

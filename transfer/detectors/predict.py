@@ -15,8 +15,7 @@ from msbreg.run.failures import as_told, raise_first
 from msbreg.run.progress import Progress
 from msbreg.train.health import NotFinite
 from transfer.detectors.mapper import MapperSettings, Sample
-from transfer.detectors.sample_order import testing_share
-from transfer.detectors.samples import testing_batches
+from transfer.detectors.samples import testing_batches, testing_share
 
 OUTPUTS = ("proposal_generator.rpn_head", "roi_heads.box_predictor")
 """Modules of either engine's detectors whose outputs are scores and boxes before any is left out."""

@@ -1,17 +1,24 @@
 """Save predictions, score them, and write tables and drawings, in this order."""
 
+import dataclasses
 import json
 import math
-from collections.abc import Sequence
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 from msbreg.data.scenes import Prediction, Scenes
+from msbreg.run.config import Card, plain
+from msbreg.run.errors import UserError
 from msbreg.run.files import write_atomically
-from msbreg.run.job import Job, log
+from msbreg.run.job import Job, log, log_to_terminal
+from msbreg.run.record import read_record
 from transfer.drawing.detection_sheets import write_drawings
 from transfer.scoring.coco_ap import coco_ap
-from transfer.scoring.detection_scores import DetectionScores
 from transfer.scoring.predictions import save_predictions
-from transfer.scoring.score import DataId, Score
+from transfer.scoring.score import DataId, DetectionScores, Score
 from transfer.scoring.voc_ap import voc_ap
 
 PREDICTIONS = "predictions.npz"
@@ -100,3 +107,68 @@ def in_words(scores: dict[str, DetectionScores]) -> str:
         f"{kind} " + ", ".join(f"{n} {of_kind.numbers[n]:.1f}" for n in ("AP", "AP50", "AP75"))
         for kind, of_kind in scores.items()
     )
+
+
+# ---- Several seeds of one run: their mean and spread (MoCo reports the mean of five on VOC)
+
+
+C = TypeVar("C")
+FILE = "trials.json"
+
+
+def run_trials(
+    config: C, card: Card | None, run: Callable[[C, Card | None], Any]
+) -> dict[str, Any]:
+    """Run seeds 0 to N - 1 in OUTPUT/trial-0, ...; skip those that are finished.
+
+    Args:
+        config: has output, trials, seed and finished.
+        run: one trial.
+
+    Returns:
+        For each result: mean, standard deviation over the trials (N - 1) and the values.
+    """
+    log_to_terminal()
+    asked: Any = config
+    output = Path(asked.output).expanduser()
+    if read_record(output) is not None:
+        raise UserError(
+            f"output folder {output} contains a single run; give another --output for --trials"
+        )
+    folders = [output / f"trial-{seed}" for seed in range(asked.trials)]
+    for seed, folder in enumerate(folders):
+        log.info("---- trial %d of %d, seed %d", seed + 1, asked.trials, seed)
+        changes = {"output": folder, "seed": seed, "trials": 1, "finished": "skip"}
+        run(dataclasses.replace(asked, **changes), card)
+    if int(os.environ.get("RANK", "0")):
+        return {}  # torchrun's first process has the records
+    found = [_results(folder) for folder in folders]
+    summary = {
+        name: spread([one[name] for one in found]) for name in found[0] if _number(found, name)
+    }
+    content = {"trials": asked.trials, "folders": [f.name for f in folders], "results": summary}
+    write_atomically(output / FILE, (json.dumps(plain(content), indent=2) + "\n").encode())
+    for name, values in summary.items():
+        log.info("%s: %.2f ± %.2f", name, values["mean"], values["std"])
+    return summary
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean and sample standard deviation.
+
+    >>> spread([1.0, 3.0])
+    {'mean': 2.0, 'std': 1.4142135623730951, 'values': [1.0, 3.0]}
+    """
+    std = statistics.stdev(values) if len(values) > 1 else math.nan
+    return {"mean": statistics.fmean(values), "std": std, "values": values}
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    record = read_record(folder)
+    assert record is not None, "a trial leaves a record"
+    return record["results"]
+
+
+def _number(found: list[dict[str, Any]], name: str) -> bool:
+    """Whether every trial has a score of that name; AP of small objects is null without any."""
+    return all(isinstance(one.get(name), float) for one in found)

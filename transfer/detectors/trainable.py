@@ -10,7 +10,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from msbreg.checkpoints.layouts.content import overview
+from msbreg.checkpoints.layouts.tensors import overview
 from msbreg.checkpoints.load import load_exactly
 from msbreg.checkpoints.read import read_file
 from msbreg.run.errors import UserError

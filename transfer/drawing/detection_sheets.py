@@ -1,8 +1,4 @@
-"""Drawings of a detector's results: precision-recall curves (SVG), detections beside the truth (WebP).
-
-Both can be read on white and on black pages: the SVG's text follows the reader's color scheme, and the
-sheet is transparent around its images.
-"""
+"""Which single detections were right and which were wrong, to look at; no score is made of it."""
 
 import io
 from collections.abc import Sequence
@@ -17,8 +13,85 @@ from msbreg.data.run_lengths import decode, to_rle
 from msbreg.data.scenes import Prediction, RunLengths, Scene, Scenes
 from msbreg.run.files import write_atomically
 from transfer.drawing.svg import BLUE, GRAY, GREEN, ORANGE, Line, Panel, as_file, plots
-from transfer.scoring.detection_scores import RECALLS, DetectionScores
-from transfer.scoring.verdicts import Pick, best_and_worst
+from transfer.scoring.predictions import in_order
+from transfer.scoring.score import RECALLS, DetectionScores
+from transfer.scoring.voc_ap import (
+    VocRules,
+    best_overlaps,
+    class_detections,
+    class_objects,
+    hits_and_misses,
+)
+
+THRESHOLD = 0.5
+# VOC's judgment of boxes as they are; the metric plays no part in it.
+_RULES = VocRules("area", rounding=False, ties="stable")
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One detection.
+
+    Attributes:
+        scene: its place in the split.
+        index: its place in the prediction of that scene.
+        overlap: its highest IoU with an object of its class; -inf where the scene has none.
+    """
+
+    scene: int
+    index: int
+    overlap: float
+
+
+def best_and_worst(
+    scenes: Scenes, predictions: Sequence[Prediction], count: int
+) -> tuple[list[Pick], list[Pick]]:
+    """Give the hits and the misses of the highest scores, up to ``count``, one of a scene each.
+
+    A hit is the first by score with an IoU above 0.5 with the object of its class that it overlaps
+    most; what lies on a difficult object or a crowd is neither.
+
+    Raises:
+        UserError: the predictions do not fit the split; see ``in_order``.
+    """
+    ordered = in_order(scenes, predictions)
+    lengths = [len(p.scores) for p in ordered]
+    scene = np.repeat(np.arange(len(ordered)), lengths)
+    index = np.concatenate([np.arange(0), *map(np.arange, lengths)])
+    scores = np.concatenate([np.zeros(0), *(p.scores for p in ordered)])
+    hit, miss, overlap = judged(scenes, ordered)
+    ranking = np.argsort(-scores, kind="stable")
+
+    def first(chosen: np.ndarray) -> list[Pick]:  # (N,) bool
+        ranked = ranking[chosen[ranking]]
+        _, places = np.unique(scene[ranked], return_index=True)
+        kept = ranked[np.sort(places)][:count]
+        return [Pick(int(scene[i]), int(index[i]), float(overlap[i])) for i in kept]
+
+    return first(hit), first(miss)
+
+
+def judged(
+    scenes: Scenes, ordered: Sequence[Prediction]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (N,) bool, (N,) bool, (N,) float64
+    """Judge all N detections, scene by scene: hit, miss (or neither), and highest IoU."""
+    labels = np.concatenate([np.zeros(0, np.int64), *(p.labels for p in ordered)])
+    hit, miss = np.zeros(len(labels), bool), np.zeros(len(labels), bool)
+    overlap = np.full(len(labels), -np.inf)
+    objects = class_objects(scenes, _RULES)
+    found = class_detections(ordered, len(scenes.classes), _RULES)
+    for k, (own_objects, own) in enumerate(zip(objects, found, strict=True)):
+        places = np.flatnonzero(labels == k)
+        overlap[places], nearest = best_overlaps(own_objects, own, pixel=1.0)
+        order = np.argsort(-own.scores, kind="stable")
+        above = overlap[places][order] > THRESHOLD
+        ranked = places[order]
+        hit[ranked], miss[ranked] = hits_and_misses(above, nearest[order], own_objects.difficult)
+    return hit, miss, overlap
+
+
+# ---- Drawings of a detector's results: precision-recall curves (SVG), detections beside the
+
 
 CURVES, SHEET = "curves_{}.svg", "detections.webp"
 SHOWN_SCORE = 0.5  # weaker detections are drawn only if the picture is about them

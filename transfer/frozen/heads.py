@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from msbreg.run.errors import UserError
-from msbreg.train.schedules import warmup_cosine
+from msbreg.train.optimizers import warmup_cosine
 
 Schedule = Literal["cosine", "multistep"]
 

@@ -20,8 +20,8 @@ from pycocotools.cocoeval import COCOeval
 from msbreg.data.run_lengths import all_to_rle, area
 from msbreg.data.scenes import Prediction, RunLengths, Scene, Scenes
 from msbreg.run.errors import UserError
-from transfer.scoring.detection_scores import DetectionScores
-from transfer.scoring.prediction_checks import in_order
+from transfer.scoring.predictions import in_order
+from transfer.scoring.score import DetectionScores
 
 # ---- COCOeval with entries in memory and a shorter loop
 

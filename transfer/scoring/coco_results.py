@@ -12,7 +12,7 @@ from msbreg.data.run_lengths import boxes_around, characters, check_runs
 from msbreg.data.scenes import Prediction, RunLengths, Scene, Scenes
 from msbreg.run.errors import UserError
 from msbreg.run.files import write_atomically
-from transfer.scoring.prediction_checks import in_order
+from transfer.scoring.predictions import in_order
 
 
 def write_coco_results(path: Path, scenes: Scenes, predictions: Sequence[Prediction]) -> None:

@@ -20,8 +20,15 @@ from torch import Tensor
 
 from msbreg.backbones.resnet import ResNet
 from msbreg.backbones.spec import BackboneSpec
-from msbreg.checkpoints.convert.executor import Executor
-from msbreg.checkpoints.convert.target import STAGES, Features, Reader, Reading, Target, Words
+from msbreg.checkpoints.convert.target import (
+    STAGES,
+    Executor,
+    Features,
+    Reader,
+    Reading,
+    Target,
+    Words,
+)
 from msbreg.checkpoints.layouts.names import place
 from msbreg.run.errors import UserError
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from msbreg.backbones.architectures import BLOCKS, Architecture, name_of
 from msbreg.backbones.spec import BackboneSpec, Normalization
-from msbreg.checkpoints.convert.executor import prepared
 from msbreg.checkpoints.convert.target import (
     STAGES,
     Content,
@@ -22,6 +21,7 @@ from msbreg.checkpoints.convert.target import (
     as_json,
     as_safetensors,
     no_small_stem,
+    prepared,
 )
 from msbreg.checkpoints.layouts.names import huggingface
 from msbreg.checkpoints.read import read_file

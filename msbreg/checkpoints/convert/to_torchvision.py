@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from msbreg.backbones.spec import BackboneSpec, Normalization, spec_of_record
 from msbreg.checkpoints.convert.certificate import features_of
-from msbreg.checkpoints.convert.executor import prepared
 from msbreg.checkpoints.convert.target import (
     STAGES,
     Content,
@@ -23,6 +22,7 @@ from msbreg.checkpoints.convert.target import (
     Words,
     as_safetensors,
     no_small_stem,
+    prepared,
     torch_saved,
 )
 from msbreg.checkpoints.layouts.names import torchvision as torchvision_names

@@ -4,10 +4,9 @@ To add a layout, add a row to one of the tables: how it is recognized, which enc
 prefix, dialect of the names, keys dropped on purpose, input normalization, place of the stride.
 """
 
-from msbreg.checkpoints.layouts.row import Encoder, Format
+from msbreg.checkpoints.layouts.format import Encoder, Format
 from msbreg.checkpoints.layouts.rows_libraries import LIBRARIES, OURS
-from msbreg.checkpoints.layouts.rows_momentum import MOMENTUM
-from msbreg.checkpoints.layouts.rows_single import SINGLE
+from msbreg.checkpoints.layouts.rows_methods import MOMENTUM, SINGLE
 from msbreg.checkpoints.layouts.rows_toolboxes import LIGHTNING, OPENMMLAB, VISSL
 
 FORMATS: tuple[Format, ...] = (

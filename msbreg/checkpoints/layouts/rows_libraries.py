@@ -1,7 +1,7 @@
 """Weights as model libraries publish them: torchvision, timm, Hugging Face, Detectron2; and our own."""
 
 from msbreg.checkpoints.layouts import names
-from msbreg.checkpoints.layouts.row import CAFFE2, MSRA, Encoder, Format
+from msbreg.checkpoints.layouts.format import CAFFE2, MSRA, Encoder, Format
 
 NO_INPUT = (
     "the file does not say what input it was trained with: ImageNet's normalization is assumed"

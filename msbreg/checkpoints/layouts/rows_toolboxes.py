@@ -1,8 +1,8 @@
 """Checkpoints of toolboxes: OpenMMLab, VISSL, solo-learn, lightly and plain Lightning."""
 
 from msbreg.checkpoints.layouts import names
-from msbreg.checkpoints.layouts.row import Encoder, Format
-from msbreg.checkpoints.layouts.rows_momentum import QUERY
+from msbreg.checkpoints.layouts.format import Encoder, Format
+from msbreg.checkpoints.layouts.rows_methods import QUERY
 
 # Modules of OpenSelfSup, MMSelfSup and MMPretrain beside the backbone.
 MM_DROPPED = (

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from msbreg.backbones.architectures import PUBLISHED
 from msbreg.backbones.spec import Normalization, normalization_of, spec_of_record
-from msbreg.checkpoints.layouts.row import Format
+from msbreg.checkpoints.layouts.format import Format
 from msbreg.checkpoints.read import FileContent
 from msbreg.run.errors import UserError
 

@@ -5,7 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from msbreg.backbones.feature_statistics import (
+from msbreg.backbones.resnet import build_backbone, embed, normalize
+from msbreg.backbones.spec import IMAGENET
+from msbreg.backbones.trained import (
     PHOTOGRAPHS,
     effective_rank,
     feature_statistics,
@@ -13,8 +15,6 @@ from msbreg.backbones.feature_statistics import (
     side_for,
     signs_in_features,
 )
-from msbreg.backbones.resnet import build_backbone, embed, normalize
-from msbreg.backbones.spec import IMAGENET
 from tests.reference import feature_statistics as slow
 
 

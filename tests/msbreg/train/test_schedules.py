@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from msbreg.train.schedules import target_decay, warmup_cosine
+from msbreg.train.optimizers import target_decay, warmup_cosine
 
 
 def test_warmup_is_linear_and_meets_the_cosine_at_its_peak():

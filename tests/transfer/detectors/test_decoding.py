@@ -11,9 +11,8 @@ import torch
 
 from msbreg.data.catalog import load_scenes
 from tests.msbreg.data.annotated_folders import coco_content, write_coco
-from transfer.detectors.decoding import PackedScenes, Samples
 from transfer.detectors.mapper import MapperSettings
-from transfer.detectors.samples import _Testing, _Training, testing_batches
+from transfer.detectors.samples import PackedScenes, Samples, _Testing, _Training, testing_batches
 
 testing_batches.__test__ = False
 

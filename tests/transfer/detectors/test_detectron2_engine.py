@@ -6,10 +6,9 @@ import torch
 from msbreg.backbones.spec import IMAGENET, BackboneSpec
 from msbreg.checkpoints.convert.certificate import ConversionFailed, features_of
 from msbreg.checkpoints.convert.convert import TARGETS, convert
-from msbreg.checkpoints.convert.executor import prepared
-from msbreg.checkpoints.convert.target import Content
+from msbreg.checkpoints.convert.target import Content, prepared
+from msbreg.checkpoints.layouts.format import MSRA
 from msbreg.checkpoints.layouts.names import to_dialect
-from msbreg.checkpoints.layouts.row import MSRA
 from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
 from transfer.detectors import detectron2_engine as with_detectron2
 

@@ -14,11 +14,12 @@ from msbreg.data.scenes import Instance, Scene
 from msbreg.run.errors import UserError
 from tests.msbreg.data.annotated_folders import noise
 from tests.transfer.detectors import data_by_detectron2 as by_detectron2
-from transfer.detectors.geometry import Geometry, resized
 from transfer.detectors.mapper import (
+    Geometry,
     MapperSettings,
     mapper_settings,
     random_state,
+    resized,
     testing_sample,
     training_sample,
 )

@@ -6,7 +6,7 @@ import pytest
 
 from msbreg.run.errors import UserError
 from tests.transfer.detectors import data_by_detectron2 as by_detectron2
-from transfer.detectors.sample_order import (
+from transfer.detectors.samples import (
     endless_order,
     grouped,
     share_of_batch,

@@ -9,8 +9,7 @@ import pytest
 from msbreg.data.scenes import Instance
 from msbreg.run.errors import UserError
 from tests.transfer.scoring.drawn import box_masks, coco_scenes, predict, voc_scenes
-from transfer.scoring.prediction_checks import in_order, split_digest
-from transfer.scoring.predictions import load_predictions, save_predictions
+from transfer.scoring.predictions import in_order, load_predictions, save_predictions, split_digest
 
 
 @pytest.fixture

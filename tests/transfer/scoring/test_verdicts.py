@@ -5,7 +5,7 @@ import pytest
 
 from tests.reference import verdicts as slow
 from tests.transfer.scoring.drawn import coco_scenes, predict, voc_scenes
-from transfer.scoring.verdicts import best_and_worst, judged
+from transfer.drawing.detection_sheets import best_and_worst, judged
 
 
 @pytest.fixture(params=["voc", "coco"])

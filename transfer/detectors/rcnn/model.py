@@ -10,7 +10,7 @@ from transfer.detectors.config.supported import check_supported
 from transfer.detectors.mapper import Sample
 from transfer.detectors.rcnn.backbone import build_backbone
 from transfer.detectors.rcnn.boxes import larger_than
-from transfer.detectors.rcnn.mask_head import paste
+from transfer.detectors.rcnn.branches import paste
 from transfer.detectors.rcnn.proposals import ProposalNetwork
 from transfer.detectors.rcnn.regions import Detections, Size
 from transfer.detectors.rcnn.roi_heads import Truth, build_heads

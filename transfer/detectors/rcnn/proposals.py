@@ -9,16 +9,18 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from transfer.detectors.rcnn.boxes import (
+    IGNORE,
     cell_anchors,
     decode,
     encode,
     grid_anchors,
     larger_than,
+    match,
     pairwise_iou,
+    sample,
     smooth_l1_sum,
 )
 from transfer.detectors.rcnn.layers import Conv, fill_normal
-from transfer.detectors.rcnn.matching import IGNORE, match, sample
 from transfer.detectors.rcnn.regions import Regions, Size
 
 

@@ -9,17 +9,19 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from transfer.detectors.rcnn.backbone import build_res5
-from transfer.detectors.rcnn.box_head import BoxHead, BoxPredictor, box_losses, detect
-from transfer.detectors.rcnn.boxes import pairwise_iou
-from transfer.detectors.rcnn.layers import build_norm
-from transfer.detectors.rcnn.mask_head import (
+from transfer.detectors.rcnn.boxes import match, pairwise_iou, sample
+from transfer.detectors.rcnn.branches import (
+    BoxHead,
+    BoxPredictor,
     MaskHead,
     Polygons,
+    box_losses,
+    detect,
     mask_loss,
     mask_probabilities,
     mask_targets,
 )
-from transfer.detectors.rcnn.matching import match, sample
+from transfer.detectors.rcnn.layers import build_norm
 from transfer.detectors.rcnn.regions import Detections, RegionPooler, Regions
 
 EXTRA_NORM = "Res5ROIHeadsExtraNorm"

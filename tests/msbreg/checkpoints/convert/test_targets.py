@@ -7,7 +7,7 @@ import torch
 
 from msbreg.backbones.spec import IMAGENET, BackboneSpec
 from msbreg.checkpoints.convert.convert import TARGETS, convert
-from msbreg.checkpoints.layouts.row import MSRA, SWAV
+from msbreg.checkpoints.layouts.format import MSRA, SWAV
 from msbreg.checkpoints.load import load_backbone
 from msbreg.run.errors import UserError
 from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance

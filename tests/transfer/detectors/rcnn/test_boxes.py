@@ -7,17 +7,18 @@ import torch
 
 from tests.transfer.detectors.cases import batch_of, changed, config_of
 from transfer.detectors.rcnn import build_model
-from transfer.detectors.rcnn.box_head import detect
 from transfer.detectors.rcnn.boxes import (
     cell_anchors,
     decode,
     encode,
     grid_anchors,
     larger_than,
+    match,
     pairwise_iou,
+    sample,
     smooth_l1_sum,
 )
-from transfer.detectors.rcnn.matching import match, sample
+from transfer.detectors.rcnn.branches import detect
 from transfer.detectors.rcnn.proposals import ProposalNetwork
 from transfer.detectors.rcnn.regions import Regions
 from transfer.detectors.rcnn.roi_heads import Truth, choose

@@ -10,8 +10,8 @@ from torch import nn
 from msbreg.run.errors import UserError
 from tests.transfer.detectors.cases import batch_of, config_of, sample_of
 from transfer.detectors.rcnn import Detections, build_model
+from transfer.detectors.rcnn.branches import draw, mask_loss, mask_targets, paste, rings_in_box
 from transfer.detectors.rcnn.layers import FrozenBatchNorm, freeze
-from transfer.detectors.rcnn.mask_head import draw, mask_loss, mask_targets, paste, rings_in_box
 from transfer.detectors.rcnn.model import restore
 from transfer.detectors.rcnn.regions import RegionPooler
 

@@ -1,7 +1,7 @@
 """Methods with a moving average beside the network, as their own repositories write them."""
 
 from msbreg.checkpoints.layouts import names
-from msbreg.checkpoints.layouts.row import ZERO_TO_ONE, Encoder, Format
+from msbreg.checkpoints.layouts.format import SWAV, ZERO_TO_ONE, Encoder, Format
 
 QUERY = (
     "the query (online) encoder is the one its authors evaluate; the other is its moving average"
@@ -175,5 +175,155 @@ MOMENTUM = (
         marks=("online_encoder.*",),
         aliases=("online_encoder.net.",),
         dropped=("online_encoder.projector.*", "target_encoder.projector.*", "online_predictor.*"),
+    ),
+)
+
+
+# ---- Methods with one network, as their own repositories write them
+
+
+SINGLE = (
+    Format(
+        "simsiam",
+        covers="SimSiam",
+        source="facebookresearch/simsiam simsiam/builder.py, main_simsiam.py",
+        entry=("state_dict",),
+        encoders=(Encoder("encoder", "encoder."),),
+        marks=("predictor.*",),
+        top_without=("meta",),
+        dropped=("predictor.*",),
+    ),
+    Format(
+        "swav",
+        covers="SwAV, DeepCluster-v2, SeLa-v2: published files",
+        source="facebookresearch/swav hubconf.py, src/resnet50.py, src/multicropdataset.py",
+        encoders=(Encoder("encoder", ""),),
+        marks=("projection_head.*",),
+        normalization=SWAV,
+        dropped=("projection_head.*", "prototypes.*"),
+    ),
+    Format(
+        "swav-training",
+        covers="SwAV, DeepCluster-v2, SeLa-v2: training files",
+        source="facebookresearch/swav main_swav.py",
+        entry=("state_dict",),
+        encoders=(Encoder("encoder", ""),),
+        marks=("projection_head.*",),
+        normalization=SWAV,
+        dropped=("projection_head.*", "prototypes.*"),
+    ),
+    Format(
+        "barlow-twins",
+        covers="Barlow Twins: full training file",
+        source="facebookresearch/barlowtwins main.py",
+        entry=("model",),
+        encoders=(Encoder("encoder", "backbone."),),
+        marks=("projector.*", "bn.running_mean"),
+        dropped=("projector.*", "bn.*"),
+    ),
+    Format(
+        "vicreg",
+        covers="VICReg: full training file",
+        source="facebookresearch/vicreg main_vicreg.py",
+        entry=("model",),
+        encoders=(Encoder("encoder", "backbone."),),
+        marks=("projector.*",),
+        without=("bn.*",),
+        dropped=("projector.*",),
+    ),
+    Format(
+        "w-mse",
+        covers="W-MSE, and BYOL, SimCLR of the same repository",
+        source="htdt/self-supervised methods/base.py, methods/byol.py, model.py",
+        encoders=(Encoder("online", "model."), Encoder("target", "model_t.")),
+        why=QUERY,
+        marks=("head.*",),
+        dropped=("head.*", "pred.*", "head_t.*"),
+    ),
+    Format(
+        "pycontrast",
+        covers="PyContrast: InstDis, MoCo, PIRL, InfoMin",
+        source="HobbitLong/PyContrast pycontrast/networks, learning/contrast_trainer.py",
+        entry=("model",),
+        encoders=(
+            Encoder("encoder", "encoder."),
+            Encoder("momentum", "encoder.", (("model_ema",),)),
+        ),
+        why=QUERY,
+        without=("encoder_k.*",),
+        marks=("head.*",),
+        dropped=("head.*", "head_jig.*"),
+    ),
+    Format(
+        "npid",
+        covers="Instance discrimination (NPID; its memory is a pickled module: needs --trust-pickle)",
+        source="zhirongw/lemniscate.pytorch main.py, models/resnet.py",
+        entry=("state_dict",),
+        encoders=(Encoder("encoder", ""),),
+        top=("lemniscate",),
+    ),
+    Format(
+        "local-aggregation",
+        covers="Local Aggregation, PyTorch (its memory bank is an object: needs --trust-pickle)",
+        source="neuroailab/LocalAggregation-Pytorch src/agents/agents.py",
+        entry=("model_state_dict",),
+        encoders=(Encoder("encoder", ""),),
+        top=("memory_bank",),
+    ),
+    Format(
+        "simclr-tf",
+        covers="SimCLR v1 converted from TensorFlow (tonylins/simclr-converter)",
+        source="tonylins/simclr-converter convert.py; google-research/simclr for the input",
+        entry=("state_dict",),
+        encoders=(Encoder("encoder", ""),),
+        marks=("fc.weight",),
+        top_without=("arch", "epoch", "meta", "optimizer", "lemniscate"),
+        normalization=ZERO_TO_ONE,
+        note="trained with TensorFlow's SAME max-pool; evaluated with torchvision's symmetric one",
+    ),
+    Format(
+        "simclr-v2-tf",
+        covers="SimCLR v2 converted from TensorFlow (Separius/SimCLRv2-Pytorch), r50_1x_sk0",
+        source="Separius/SimCLRv2-Pytorch convert.py, resnet.py",
+        entry=("resnet",),
+        encoders=(Encoder("encoder", ""),),
+        names=names.simclr_v2,
+        normalization=ZERO_TO_ONE,
+        note="trained with TensorFlow's SAME max-pool; evaluated with torchvision's symmetric one",
+    ),
+    Format(
+        "simclr-sthalles",
+        covers="SimCLR (sthalles)",
+        source="sthalles/SimCLR simclr.py, models/resnet_simclr.py",
+        entry=("state_dict",),
+        encoders=(Encoder("encoder", "backbone."),),
+        marks=("backbone.fc.0.weight", "backbone.fc.2.weight"),
+        without=("backbone.fc.1.*", "backbone.fc.3.*"),
+        top=("arch",),
+        top_without=("meta", "pytorch-lightning_version"),
+        normalization=ZERO_TO_ONE,
+    ),
+    Format(
+        "simclr-spijkervet",
+        covers="SimCLR (Spijkervet)",
+        source="Spijkervet/SimCLR simclr/simclr.py, main.py",
+        encoders=(Encoder("encoder", "encoder."),),
+        marks=("projector.0.weight", "projector.2.weight"),
+        without=("projector.*bias", "projector.1.*", "projector.3.*"),
+        normalization=ZERO_TO_ONE,
+        dropped=("projector.*",),
+    ),
+    Format(
+        "simclr-spijkervet-lightning",
+        covers="SimCLR (Spijkervet): Lightning script",
+        source="Spijkervet/SimCLR main_pl.py",
+        entry=("state_dict",),
+        encoders=(Encoder("encoder", "model.encoder."),),
+        top=("pytorch-lightning_version",),
+        marks=("encoder.conv1.weight", "model.projector.0.weight", "model.projector.2.weight"),
+        without=("model.projector.*bias", "model.projector.1.*", "model.projector.3.*"),
+        aliases=("encoder.",),
+        normalization=ZERO_TO_ONE,
+        dropped=("model.projector.*", "projector.*"),
     ),
 )
