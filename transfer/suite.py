@@ -76,10 +76,10 @@ class Config:
         Raises:
             UserError: they are not.
         """
-        from msbreg.data.sources import DATASETS  # OpenCV, which only this check needs
+        from msbreg.data.sources import EMBEDDED  # OpenCV, which only this check needs
 
         check_checkpoint(str(self.checkpoint))
-        check_data(self.data, DATASETS)
+        check_data(self.data, EMBEDDED)
         check_output(self.output)
         for name in self.protocols:
             _card(self.cards, name)

@@ -106,13 +106,13 @@ def test_knn_is_the_brute_force_vote_of_the_features(tmp_path, data, checkpoint)
     results = knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(5,)))
     backbone = build_backbone("resnet18-tiny", seed=7).eval()
     from msbreg.backbones.resnet import embed, normalize
-    from msbreg.data.sources import image_split
+    from msbreg.data.sources import open_source
 
     transform = EvaluationTransform(16, 16)
 
     def features(split):
-        images = image_split(str(data), split)
-        pixels = torch.from_numpy(np.stack([transform(images.read(i)) for i in range(len(images))]))
+        images = open_source(str(data), split)
+        pixels = torch.from_numpy(np.stack([transform(images.image(i)) for i in range(len(images))]))
         with torch.inference_mode():
             x = embed(backbone, normalize(pixels, torch.device("cpu")))
         return torch.nn.functional.normalize(x, dim=1), images.labels

@@ -71,8 +71,8 @@ class FrozenConfig:
         Raises:
             UserError: the checkpoint or the data do not exist, or the output cannot be a folder.
         """
-        from msbreg.data.sources import DATASETS  # OpenCV, which only this check needs
+        from msbreg.data.sources import EMBEDDED  # OpenCV, which only this check needs
 
         check_checkpoint(self.checkpoint)
-        check_data(self.data, DATASETS)
+        check_data(self.data, EMBEDDED)
         check_output(self.output)
