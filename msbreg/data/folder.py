@@ -170,7 +170,9 @@ def balanced_subset(images: ImageList, count: int, *, seed: int) -> ImageList:
         UserError: there are fewer images than that.
     """
     if not 0 < count <= len(images):
-        raise UserError(f"{count} images were requested from {images.root}, which has {len(images)}")
+        raise UserError(
+            f"{count} images were requested from {images.root}, which has {len(images)}"
+        )
     order = np.random.default_rng([seed, count]).permutation(len(images))
     if images.labels is None:
         return images.subset(np.sort(order[:count]))

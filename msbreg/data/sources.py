@@ -65,7 +65,9 @@ def open_folder(root: Path, split: str) -> ImageList:
 def open_flat(root: Path, split: str) -> ImageList:
     """Images without labels: all files below ``ROOT/SPLIT``, or below ROOT for an empty split."""
     images = list_images(root / split if split else root)
-    return ImageList(images.root, images.paths, None, (), images.fingerprint, ignored=images.ignored)
+    return ImageList(
+        images.root, images.paths, None, (), images.fingerprint, ignored=images.ignored
+    )
 
 
 def open_voc(root: Path, split: str) -> ImageList:
@@ -107,14 +109,26 @@ def data_root(data: str, layout: str) -> Path:
     return path
 
 
+def split_layout(data: str) -> tuple[str, str]:
+    """(layout, folder) of LAYOUT:FOLDER; the layout is empty where none is given.
+
+    >>> split_layout("voc:/data/VOCdevkit"), split_layout("digits")
+    (('voc', '/data/VOCdevkit'), ('', 'digits'))
+    """
+    layout, colon, folder = data.partition(":")
+    if colon and layout in SOURCES and not Path(data).exists():
+        return layout, folder
+    return "", data
+
+
 def data_name(data: str) -> str:
     """What tables call a data set: its name, or the last part of its path.
 
     >>> data_name("digits"), data_name("/data/imagenet/"), data_name("voc:/data/VOCdevkit")
     ('digits', 'imagenet', 'VOCdevkit')
     """
-    path = data if Path(data).exists() else data.removeprefix(f"{_prefix(data)}:")
-    return Path(path).name or path
+    _, folder = split_layout(data)
+    return Path(folder).name or folder
 
 
 def open_source(data: str, split: str, *, layout: str = "folder") -> ImageList:
@@ -123,10 +137,9 @@ def open_source(data: str, split: str, *, layout: str = "folder") -> ImageList:
     Raises:
         UserError: the data are missing or not in that layout.
     """
-    prefix = _prefix(data)
-    if prefix and not Path(data).exists():
-        layout, data = prefix, data.removeprefix(f"{prefix}:")
-    return SOURCES[layout](data_root(data, layout), split)
+    given, folder = split_layout(data)
+    layout = given or layout
+    return SOURCES[layout](data_root(folder, layout), split)
 
 
 def as_source(images: "str | Path | Sequence[str | Path] | ImageSource") -> "ImageSource":
@@ -157,12 +170,6 @@ def training_images(data: str, *, classes_file: Path | None = None) -> ImageList
             f"expected {folder}/train, or the folder of one split"
         )
     return list_images(folder, classes_file=classes_file)
-
-
-def _prefix(data: str) -> str:
-    """The layout in LAYOUT:FOLDER; empty where there is none."""
-    layout, colon, _ = data.partition(":")
-    return layout if colon and layout in SOURCES else ""
 
 
 def _missing_split(root: Path, split: str) -> str:

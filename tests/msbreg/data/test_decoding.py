@@ -36,7 +36,9 @@ def huge_png(side: int) -> bytes:
     """A valid PNG of side x side black pixels, one bit each: 124 kB for a side of 32,000."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     packer = zlib.compressobj(9)
     row = b"\0" * (1 + side // 8)
