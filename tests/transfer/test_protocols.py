@@ -1,5 +1,6 @@
 """The protocol scripts, from a checkpoint on the disk to a record."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -11,14 +12,16 @@ import pytest
 import torch
 
 from msbreg.backbones.resnet import build_backbone
+from msbreg.backbones.spec import BackboneSpec, Normalization
 from msbreg.checkpoints.load import save_checkpoint
 from msbreg.data import sources
 from msbreg.data.digits.generate import prepare_digits
 from msbreg.data.transforms import EvaluationTransform
-from msbreg.run.config import main
 from msbreg.run.errors import UserError
+from msbreg.run.options import exit_codes, parse
 from msbreg.run.record import read_record
 from transfer import knn, linear, svm
+from transfer.frozen import evaluation
 from transfer.scoring.score import score_from_dict
 
 
@@ -413,6 +416,34 @@ def test_files_that_are_not_images_are_counted_in_the_record(tmp_path, data, che
     assert "1 files are ignored because of their suffix (1 x .gif)" in warning
 
 
+@pytest.mark.parametrize("protocol", [knn, linear, svm])
+def test_the_untrained_twin_sees_what_the_checkpoint_sees(
+    tmp_path, data, voc, checkpoint, protocol, monkeypatch
+):
+    spec = BackboneSpec(
+        "resnet18-tiny", Normalization((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "BGR"), image_size=24
+    )
+    load = evaluation.load_backbone
+
+    def load_other(*arguments, **options):
+        backbone, provenance = load(*arguments, **options)
+        return backbone, dataclasses.replace(provenance, spec=spec)
+
+    monkeypatch.setattr(evaluation, "load_backbone", load_other)
+    settings = common(tmp_path, voc if protocol is svm else data, "random")
+    settings |= {"k": (3,)} if protocol is knn else {}
+    settings |= {"epochs": 2} if protocol is linear else {}
+    settings |= {"costs": (0.1,)} if protocol is svm else {}
+    protocol.run(protocol.Config(**settings, twin_of=checkpoint))
+    record = read_record(tmp_path / "run")
+    assert record["network"]["source"] == "random"
+    seen = record["network"]["normalization"]
+    assert (seen["mean"], seen["channels"]) == ([0.5, 0.4, 0.3], "BGR")
+    assert record["transform"]["crop"] == 24
+    with pytest.raises(UserError, match="expected --checkpoint random with --twin-of"):
+        protocol.Config(**settings | {"checkpoint": str(checkpoint)}, twin_of=checkpoint)
+
+
 @pytest.mark.parametrize(
     ("script", "flags", "words"),
     [
@@ -434,8 +465,8 @@ def test_what_a_user_gets_wrong_is_one_message(
     protocol = {"knn": knn, "linear": linear, "svm": svm}[script]
     options = ["--checkpoint", str(checkpoint), "--data", str(data), "--device", "cpu"]
     options += ["--output", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
-    with pytest.raises(SystemExit) as end:
-        main(protocol.Config, protocol.run, options + flags.split())
+    with pytest.raises(SystemExit) as end, exit_codes():
+        protocol.run(*parse(protocol.Config, options + flags.split()))
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert words in said

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from msbreg.backbones.resnet import ResNet
-from msbreg.checkpoints.load import Provenance, file_sha256, load_backbone, random_backbone
+from msbreg.backbones.spec import Provenance
+from msbreg.backbones.twin import random_backbone
+from msbreg.checkpoints.load import file_sha256, load_backbone
 from msbreg.data.folder import ImageList
 from msbreg.data.sources import data_name, open_source
 from msbreg.data.transforms import EvaluationTransform, default_transform

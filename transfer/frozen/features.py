@@ -14,7 +14,7 @@ import numpy as np
 
 from msbreg.backbones.features import extract_features
 from msbreg.backbones.resnet import ResNet
-from msbreg.checkpoints.load import Provenance
+from msbreg.backbones.spec import Provenance
 from msbreg.data.decoding import UnreadableImage
 from msbreg.data.sources import ImageSource
 from msbreg.data.transforms import EvaluationTransform
