@@ -1,14 +1,11 @@
 """Frozen features of a split: extracted once, kept in a cache, exported on request."""
 
-import contextlib
 import hashlib
 import json
-import os
 import zipfile
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +16,7 @@ from msbreg.data.decoding import UnreadableImage
 from msbreg.data.sources import ImageSource
 from msbreg.data.transforms import EvaluationTransform
 from msbreg.run.config import plain
-from msbreg.run.errors import RunFailed
+from msbreg.run.files import replacing, writing
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
 
@@ -139,7 +136,9 @@ def _load(path: Path, shape: tuple[int, int]) -> Features | str:
 def _store(path: Path, features: Features) -> None:
     """Keep the features; a cache that cannot be written costs time, not the result."""
     try:
-        _write_whole(path, lambda file: np.savez(file, x=features.x, contents=features.contents))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            np.savez(file, x=features.x, contents=features.contents)
     except OSError as error:
         log.warning("features are not kept in %s: %s", path.parent, error.strerror or error)
 
@@ -155,44 +154,21 @@ def export(path: Path, splits: dict[str, tuple[ImageSource, np.ndarray]]) -> Non
     Raises:
         RunFailed: the file cannot be written.
     """
-    arrays: dict[str, Any] = {}
-    for name, (source, x) in splits.items():
-        arrays[f"{name}_features"] = x
-        arrays[f"{name}_labels"] = np.array([source.label(i) for i in range(len(source))])
-        arrays[f"{name}_paths"] = np.array([source.name(i) for i in range(len(source))])
-        arrays["classes"] = np.array(source.classes)
-    try:
+    with writing(path, "features", instead="give another --features-out"):
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".npz":
-            _write_whole(path, lambda file: np.savez(file, **arrays))
+            arrays: dict[str, Any] = {}
+            for name, (source, x) in splits.items():
+                arrays[f"{name}_features"] = x
+                arrays[f"{name}_labels"] = np.array([source.label(i) for i in range(len(source))])
+                arrays[f"{name}_paths"] = np.array([source.name(i) for i in range(len(source))])
+                arrays["classes"] = np.array(source.classes)
+            with replacing(path) as file:
+                np.savez(file, **arrays)
             log.info("features: %s", path)
             return
         for name, (_, x) in splits.items():
             part = path.with_name(f"{path.stem}-{name}.npy")
-            _write_whole(part, lambda file, x=x: np.save(file, x))  # type: ignore[misc]
+            with replacing(part) as file:
+                np.save(file, x)
             log.info("features of %s: %s", name, part)
-    except OSError as error:
-        raise RunFailed(
-            f"features cannot be written to {path}: {error.strerror or error}; "
-            "give another --features-out"
-        ) from error
-
-
-def _write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """A file that appears whole on the disk, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary(path) as temporary:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-
-
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A name beside the path, and no file of that name afterwards."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
