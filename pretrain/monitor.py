@@ -214,7 +214,7 @@ class Monitor:
     def _pixels(self, images: ImageList, most: int) -> tuple[Tensor, np.ndarray]:
         chosen = balanced_subset(images, min(most, len(images)), seed=0)
         assert chosen.labels is not None
-        pixels = np.stack([self.transform(chosen.read(i)) for i in range(len(chosen))])
+        pixels = np.stack([self.transform(chosen.image(i)) for i in range(len(chosen))])
         return torch.from_numpy(pixels), chosen.labels
 
     def _batched(

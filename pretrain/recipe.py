@@ -219,9 +219,9 @@ class Config:
         Raises:
             UserError: the data or the file of classes do not exist, or the output cannot be a folder.
         """
-        from msbreg.data.sources import DATASETS  # OpenCV, which only this check needs
+        from msbreg.data.sources import EMBEDDED  # OpenCV, which only this check needs
 
-        check_data(self.data, DATASETS)
+        check_data(self.data, EMBEDDED)
         check_output(self.output)
         if self.classes_file is not None and not self.classes_file.is_file():
             raise UserError(

@@ -25,8 +25,8 @@ if __name__ == "__main__":  # options, cards and paths are checked before PyTorc
 import numpy as np
 
 from msbreg.checkpoints.load import file_sha256, load_checkpoint
-from msbreg.data.folder import ImageList, balanced_subset, without_unreadable
-from msbreg.data.sources import DATASETS, training_images
+from msbreg.data.folder import ImageList, balanced_subset, unreadable
+from msbreg.data.sources import EMBEDDED, training_images
 from msbreg.run import distributed
 from msbreg.run.job import AlreadyFinished, Job, job, log
 from msbreg.run.progress import Progress
@@ -89,8 +89,11 @@ def _run(config: Config, card: Card, running: Job) -> dict[str, Any]:
         running.warn(
             "each process has BatchNorm statistics of its own: PyTorch has no SyncBatchNorm on CPUs"
         )
-    if card.name == "defaults" and config.data not in DATASETS:
-        running.warn("the settings are the digits recipe's; configs/ has cards for other data")
+    if card.name == "defaults" and config.data not in EMBEDDED:
+        running.warn(
+            "no --config was given, so the settings are those of the embedded digits. For small "
+            "photographs of your own, use --config configs/photos_msbreg.yaml"
+        )
 
     # ---- What is watched.
     monitor = _monitor(config, running, images, augmentations, state.step)
@@ -172,9 +175,11 @@ def _images(config: Config, running: Job) -> ImageList:
     if config.classes_file is not None:  # which classes, wherever the file is
         names = "\n".join(images.classes).encode()
         running.record.resolve(classes_file=hashlib.sha256(names).hexdigest())
+    if note := images.ignored_files():
+        running.warn(note)
     if config.skip_unreadable:
-        with Progress("looking at every file", len(images), unit="files") as progress:
-            images = without_unreadable(images, progress=lambda done, _: progress.update(done))
+        # One process decides: a passing failure to read must not give each process other images.
+        images = images.without(distributed.from_main(lambda: _unreadable(images)))
         if images.skipped:
             running.warn(f"{len(images.skipped)} unreadable files are left out")
     if config.max_images is not None:
@@ -188,6 +193,11 @@ def _images(config: Config, running: Job) -> ImageList:
         "skipped_files": list(images.skipped[:100]),
     }
     return images
+
+
+def _unreadable(images: ImageList) -> tuple[str, ...]:
+    with Progress("checking every file", len(images), unit="files") as progress:
+        return unreadable(images, progress=lambda done, _: progress.update(done))
 
 
 def _augmentations(config: Config) -> tuple[Augmentation, ...]:

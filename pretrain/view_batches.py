@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msbreg.data.folder import ImageList, UnreadableImage
+from msbreg.data.decoding import ImageIOError, UnreadableImage
+from msbreg.data.folder import ImageList
 from msbreg.data.loading import stream
 from msbreg.run.errors import UserError
 from pretrain.views import Augmentation, make_views, view_generator
@@ -73,12 +74,16 @@ class _Views:
     def __call__(self, key: tuple[int, int]) -> Tensor:
         epoch, index = key
         try:
-            image = self.images.read(index)
+            image = self.images.image(index)
         except UnreadableImage as error:
-            raise UserError(
+            raise UnreadableImage(
                 f"{error}.\n"
                 "Fix or remove the file and give the same command again to continue, or add "
                 "--skip-unreadable (with a new --output) to leave such files out."
+            ) from error
+        except ImageIOError as error:
+            raise ImageIOError(
+                f"{error}.\nOnce the file can be read, the same command continues the run."
             ) from error
         generator = view_generator(self.seed, epoch, index)
         return torch.from_numpy(make_views(image, self.policy, self.views, generator))
@@ -107,7 +112,8 @@ def batches_of_views(
     """The views of each step's images, from ``first_step`` to the end of the run.
 
     Raises:
-        UserError: an image cannot be read; the message names it.
+        UserError: a file is not an image; the message names it.
+        ImageIOError: a file cannot be read.
         RunFailed: worker processes cannot be started, or one was lost.
     """
     return stream(
@@ -131,6 +137,6 @@ def fixed_views(
     """Two views each of ``count`` images spread over the list, the same ones at every call."""
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
     pairs = [
-        make_views(images.read(int(i)), policy, 2, view_generator(seed, 0, int(i))) for i in chosen
+        make_views(images.image(int(i)), policy, 2, view_generator(seed, 0, int(i))) for i in chosen
     ]
     return torch.from_numpy(np.stack(pairs, axis=1))

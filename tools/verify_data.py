@@ -1,10 +1,12 @@
-"""Check a data set on disk: the ImageFolder, VOC (boxes, label maps) and COCO layouts.
+"""Check a data set with the readers that the protocols use, and decode every image.
 
     python tools/verify_data.py                                  # the embedded digits
-    python tools/verify_data.py --data /data/VOCdevkit --face voc
+    python tools/verify_data.py --data photographs/              # train/CLASS/, CLASS/, or images alone
+    python tools/verify_data.py --data /data/VOCdevkit --layout voc
+    python tools/verify_data.py --data coco:JSON:IMAGES          # any name of transfer/detection.py
 
-Prints one row per split, the instances per class, and what is wrong. Exit code 0: nothing is;
-1: something is; 2: the question made no sense.
+Prints one row per split, the labels per class, and the problems. Exit code 0: no problem; 1: at least
+one; 2: there is no such data set.
 """
 
 import sys
@@ -13,242 +15,223 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import contextlib
 import hashlib
-import io
-import json
-import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
+from PIL import Image
 
+from msbreg.data.annotated_images import read_upright
+from msbreg.data.catalog import load_scenes
+from msbreg.data.coco import coco_scenes
+from msbreg.data.decoding import ImageIOError, read_image
+from msbreg.data.digits.generate import prepare_digits
+from msbreg.data.folder import list_images
+from msbreg.data.scenes import Scenes
+from msbreg.data.voc import classes_of, image_labels, read_split, voc_scenes
 from msbreg.run.errors import UserError
-from msbreg.run.inputs import check_data
 from msbreg.run.options import ToolParser, exit_codes
 
-FACES = ("folder", "voc", "segmentation", "coco")
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
+T = TypeVar("T")
+R = TypeVar("R")
+
+LAYOUTS = ("folder", "voc", "segmentation", "coco")
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 VOID = 255
 SHOWN = 5  # problems listed per split
+THREADS = 4
 
 
 @dataclass
 class Split:
-    """What was found in one split. `classes` counts images (folder) or instances (others)."""
+    """What was found in one split.
 
-    face: str
+    Attributes:
+        labels: class -> images (folder) or objects (voc, coco); index -> images (segmentation).
+        problems: what a protocol would refuse, or would silently get wrong.
+        notes: what is unusual but can be used.
+        files: names or contents by which splits are compared.
+    """
+
+    layout: str
     name: str
     images: int = 0
-    classes: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    files: set[str] = field(default_factory=set)
 
 
-def find_faces(root: Path) -> Iterator[tuple[str, Path]]:
-    """The layouts that lie at `root` or up to two folders below it."""
-    folders = [root]
-    for _ in range(2):
-        folders += [path for base in list(folders) for path in base.iterdir() if path.is_dir()][:50]
-    for base in dict.fromkeys(folders):
-        if (base / "ImageSets").is_dir() and (base / "Annotations").is_dir():
-            yield "voc", base
-        if (base / "ImageSets").is_dir() and (base / "SegmentationClass").is_dir():
-            yield "segmentation", base
-        if list((base / "annotations").glob("instances_*.json")):
-            yield "coco", base
-        elif all(any(p.is_dir() for p in (base / s).glob("*")) for s in ("train", "val")):
-            yield "folder", base
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image that decodes to its end; ValueError where it does not."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image.size
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path.name} does not decode: {error}") from error
+# ---- One check per layout
 
 
 def check_folder(root: Path) -> Iterator[Split]:
-    seen: dict[str, str] = {}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        split = Split("folder", folder.name)
-        for path in sorted(p for p in folder.glob("*/*") if p.suffix.lower() in SUFFIXES):
-            split.images += 1
-            split.classes[path.parent.name] += 1
-            try:
-                image_size(path)
-            except ValueError as error:
-                split.problems.append(str(error))
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            other = seen.setdefault(digest, folder.name)
-            if other != folder.name:
-                split.problems.append(f"{path.name} is also in {other}")
-        yield split
+    """ROOT/SPLIT/CLASS/*, ROOT/CLASS/* or images alone."""
+    names = sorted(e.name for e in root.iterdir() if e.is_dir() and e.name.lower() in SPLITS)
+    splits = [_check_images(root / name, name) for name in names]
+    if not names:
+        splits = [_check_images(root, root.name)]
+    trained = next((split for split in splits if split.name.lower().startswith("train")), None)
+    for split in splits:
+        for other in splits[: splits.index(split)]:
+            if both := len(split.files & other.files):
+                split.problems.append(f"{both} images are copies of images in {other.name}")
+        if trained is not None and split is not trained and trained.labels:
+            for absent in sorted(trained.labels.keys() - split.labels.keys()):
+                split.problems.append(f"class {absent} of {trained.name} is missing")
+            for extra in sorted(split.labels.keys() - trained.labels.keys()):
+                split.problems.append(f"class {extra} is missing in {trained.name}")
+    yield from splits
 
 
-def image_set(root: Path, kind: str, name: str) -> list[str]:
-    return (root / "ImageSets" / kind / f"{name}.txt").read_text().split()
+def _check_images(folder: Path, name: str) -> Split:
+    split = Split("folder", name)
+    try:
+        images = list_images(folder)
+    except UserError as error:
+        split.problems.append(str(error))
+        return split
+    split.images = len(images)
+    if images.labels is not None:
+        split.labels.update(images.classes[label] for label in images.labels)
+    if note := images.ignored_files():
+        split.notes.append(note)
 
+    def check(i: int) -> str:
+        images.image(i)
+        return hashlib.sha256((images.root / images.paths[i]).read_bytes()).hexdigest()
 
-def voc_splits(root: Path, kind: str) -> list[str]:
-    """Splits that list images, without the per-class files."""
-    stems = {path.stem for path in (root / "ImageSets" / kind).glob("*.txt")}
-    return [name for name in ("train", "val", "trainval", "test") if name in stems]
-
-
-def check_disjoint(root: Path, kind: str, split: Split) -> None:
-    names = {other: set(image_set(root, kind, other)) for other in voc_splits(root, kind)}
-    apart = {"train": ("val", "test"), "val": ("train", "test"), "test": ("trainval",)}
-    for other in apart.get(split.name, ()):
-        if both := names[split.name] & names.get(other, set()):
-            split.problems.append(f"{len(both)} images are also in {other}")
-    parts = names.get("train", set()) | names.get("val", set())
-    if split.name == "trainval" and parts and parts != names["trainval"]:
-        split.problems.append("trainval is not train and val together")
-
-
-def check_voc_image(root: Path, name: str, split: Split) -> dict[str, int]:
-    """Check one image and its boxes; returns class -> 1, or 0 if only difficult."""
-    tree = ET.parse(root / "Annotations" / f"{name}.xml")
-    declared = tuple(int(tree.findtext(f"size/{key}", "0")) for key in ("width", "height"))
-    size = image_size(root / "JPEGImages" / f"{name}.jpg")
-    if size != declared:
-        split.problems.append(f"{name}: image is {size}, annotation says {declared}")
-    present: dict[str, int] = {}
-    for element in tree.iter("object"):
-        label = element.findtext("name", "")
-        split.classes[label] += 1
-        easy = int(element.findtext("difficult", "0") == "0")
-        present[label] = max(present.get(label, 0), easy)
-        keys = ("xmin", "ymin", "xmax", "ymax")
-        x0, y0, x1, y1 = (float(element.findtext(f"bndbox/{key}", "nan")) for key in keys)
-        if not (1 <= x0 <= x1 <= size[0] and 1 <= y0 <= y1 <= size[1]):
-            split.problems.append(f"{name}: box {(x0, y0, x1, y1)} is not inside {size}")
-    return present
+    split.files |= set(_each(check, range(len(images)), split))
+    return split
 
 
 def check_voc(root: Path) -> Iterator[Split]:
-    for split_name in voc_splits(root, "Main"):
-        split = Split("voc", split_name)
-        check_disjoint(root, "Main", split)
-        present: dict[str, dict[str, int]] = {}
-        for name in image_set(root, "Main", split_name):
-            split.images += 1
-            try:
-                present[name] = check_voc_image(root, name, split)
-            except (OSError, ET.ParseError, ValueError) as error:
-                split.problems.append(f"{name}: {error}")
-        for path in sorted((root / "ImageSets" / "Main").glob(f"*_{split_name}.txt")):
-            label = path.stem.removesuffix(f"_{split_name}")
-            listed = dict(line.split() for line in path.read_text().splitlines() if line.strip())
-            if listed.keys() != set(image_set(root, "Main", split_name)):
-                split.problems.append(f"{path.name} lists other images than {split_name}.txt")
-            wrong = [n for n in present if int(listed.get(n, -9)) != present[n].get(label, -1)]
-            if wrong:
-                split.problems.append(f"{path.name} contradicts the XML of {', '.join(wrong[:3])}")
-        yield split
+    """Boxes of Annotations, and the image-level labels of ImageSets/Main where there are any."""
+    splits = [
+        _check_scenes("voc", name, partial(voc_scenes, name, root, name))
+        for name in _splits(root, "Main")
+    ]
+    for split in splits:
+        yield _compared(split, splits)
+        if any((root / "ImageSets" / "Main").glob(f"*_{split.name}.txt")):
+            _check_presence(root, split)
 
 
-def check_segmentation(root: Path) -> Iterator[Split]:
-    from PIL import Image
-
-    mains = (root / "ImageSets" / "Main").glob("*_train.txt")
-    classes = len(list(mains)) or 20
-    for split_name in voc_splits(root, "Segmentation"):
-        split = Split("segmentation", split_name)
-        check_disjoint(root, "Segmentation", split)
-        for name in image_set(root, "Segmentation", split_name):
-            split.images += 1
-            try:
-                size = image_size(root / "JPEGImages" / f"{name}.jpg")
-                with Image.open(root / "SegmentationClass" / f"{name}.png") as image:
-                    mode, values = image.mode, np.unique(np.asarray(image))
-                    if image.size != size:
-                        split.problems.append(f"{name}: map is {image.size}, image is {size}")
-            except (OSError, ValueError) as error:
-                split.problems.append(f"{name}: {error}")
-                continue
-            split.classes.update(str(value) for value in values)
-            if mode != "P":
-                split.problems.append(f"{name}: mode {mode}, not a palette image")
-            if wrong := [int(v) for v in values if v > classes and v != VOID]:
-                split.problems.append(f"{name}: labels {wrong} with {classes} classes")
-        yield split
+def _check_presence(root: Path, split: Split) -> None:
+    """The image-level labels are those of the boxes: 1, 0 for difficult objects only, or -1."""
+    try:
+        listed = image_labels(root, split.name)
+        scenes = voc_scenes(split.name, root, split.name, look_at_images=False)
+        ids = read_split(root, split.name)
+    except UserError as error:
+        split.problems.append(str(error))
+        return
+    if [path.stem for path in listed.paths] != ids:
+        split.problems.append(f"the class files list other images than {split.name}.txt")
+        return
+    for scene, row in zip(scenes.scenes, listed.labels, strict=True):
+        for name, stated in zip(listed.classes, row, strict=True):
+            difficult = [i.difficult for i in scene.instances if scenes.classes[i.label] == name]
+            found = -1 if not difficult else int(not all(difficult))
+            if found != stated:
+                split.problems.append(
+                    f"{scene.id}: {name}_{split.name}.txt says {stated}, the annotation {found}"
+                )
 
 
 def check_coco(root: Path) -> Iterator[Split]:
-    from pycocotools.coco import COCO
+    """Every annotations/instances_SPLIT.json with the images of SPLIT/."""
+    for file in sorted((root / "annotations").glob("instances_*.json")):
+        name = file.stem.removeprefix("instances_")
+        yield _check_scenes("coco", name, partial(coco_scenes, name, file, root / name))
 
-    for path in sorted((root / "annotations").glob("instances_*.json")):
-        split = Split("coco", path.stem.removeprefix("instances_"))
+
+def check_segmentation(root: Path) -> Iterator[Split]:
+    """Label maps of SegmentationClass: palette images of their image's size, labels in range."""
+    classes = len(classes_of(root)) if (root / "Annotations").is_dir() else 20
+    splits = []
+    for name in _splits(root, "Segmentation"):
+        split = Split("segmentation", name)
+        ids = (root / "ImageSets" / "Segmentation" / f"{name}.txt").read_text().split()
+        split.images, split.files = len(ids), set(ids)
+
+        def check(image_id: str, split: Split = split) -> list[str]:
+            height, width = read_image(root / "JPEGImages" / f"{image_id}.jpg").shape[:2]
+            with Image.open(root / "SegmentationClass" / f"{image_id}.png") as labels:
+                mode, size, values = labels.mode, labels.size, np.unique(np.asarray(labels))
+            if mode != "P":
+                raise UserError(f"{image_id}: the label map has mode {mode}, not a palette")
+            if size != (width, height):
+                raise UserError(f"{image_id}: map of {size}, image of {(width, height)}")
+            if wrong := [int(v) for v in values if v > classes and v != VOID]:
+                raise UserError(f"{image_id}: labels {wrong}, but there are {classes} classes")
+            return [str(value) for value in values]
+
+        for found in _each(check, ids, split):
+            split.labels.update(found)
+        splits.append(split)
+    for split in splits:
+        yield _compared(split, splits)
+
+
+def _check_scenes(layout: str, name: str, read: Callable[[], Scenes]) -> Split:
+    split = Split(layout, name)
+    try:
+        scenes = read()
+    except UserError as error:
+        split.problems.append(str(error))
+        return split
+    split.images = len(scenes.scenes)
+    split.labels.update(scenes.classes[i.label] for scene in scenes.scenes for i in scene.instances)
+    split.notes += scenes.doubts
+    split.files = {str(scene.file) for scene in scenes.scenes}
+    _each(read_upright, scenes.scenes, split)
+    return split
+
+
+# ---- What the checks share
+
+
+def _each(check: Callable[[T], R], items: Iterable[T], split: Split) -> list[R]:
+    """The results of a check that raises; what it raises becomes a problem of the split."""
+
+    def caught(item: T) -> tuple[R | None, str]:
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                coco = COCO(path)
-        except (json.JSONDecodeError, KeyError) as error:
-            split.problems.append(f"{path.name} does not load: {error!r}")
-            yield split
-            continue
-        split.images = len(coco.imgs)
-        for image in coco.imgs.values():
-            try:
-                size = image_size(root / split.name / image["file_name"])
-                if size != (image["width"], image["height"]):
-                    split.problems.append(f"{image['file_name']}: image is {size}")
-            except (OSError, ValueError) as error:
-                split.problems.append(str(error))
-        check_coco_annotations(coco, split)
-        if not split.problems:
-            for kind in ("bbox", "segm"):
-                if (score := self_precision(coco, kind)) < 1 - 1e-6:
-                    split.problems.append(f"{kind}: the truth scores AP {score:.4f} on itself")
-        yield split
+            return check(item), ""
+        except (UserError, ImageIOError) as error:
+            return None, str(error)
+        except (OSError, SyntaxError, ValueError) as error:
+            return None, f"{item}: {error}"
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        outcomes = list(pool.map(caught, items))
+    split.problems += [problem for _, problem in outcomes if problem]
+    return [result for result, problem in outcomes if not problem and result is not None]
 
 
-def check_coco_annotations(coco: Any, split: Split) -> None:
-    if len(coco.anns) != len(coco.dataset["annotations"]):
-        split.problems.append("annotation ids repeat")
-    for annotation in coco.dataset["annotations"]:
-        image, category = (
-            coco.imgs.get(annotation["image_id"]),
-            coco.cats.get(annotation["category_id"]),
-        )
-        if image is None or category is None:
-            split.problems.append(f"annotation {annotation['id']}: no such image or category")
-            continue
-        split.classes[category["name"]] += 1
-        x, y, width, height = annotation["bbox"]
-        inside = x + width <= image["width"] + 0.5 and y + height <= image["height"] + 0.5
-        if min(x, y) < 0 or min(width, height) <= 0 or not inside:
-            split.problems.append(f"annotation {annotation['id']}: box {annotation['bbox']}")
+def _splits(root: Path, kind: str) -> list[str]:
+    """The lists of images in ImageSets/KIND, without the files CLASS_SPLIT.txt."""
+    stems = sorted(path.stem for path in (root / "ImageSets" / kind).glob("*.txt"))
+    return [stem for stem in stems if not any(stem.endswith(f"_{other}") for other in stems)]
 
 
-def self_precision(coco: Any, kind: str, images: int = 500) -> float:
-    """COCO AP (all sizes) of the non-crowd truth of the first `images` against itself."""
-    from pycocotools.cocoeval import COCOeval
-
-    chosen = sorted(coco.imgs)[:images]
-    truth = coco.loadAnns(coco.getAnnIds(chosen, iscrowd=0))
-    keys = {"image_id", "category_id", "bbox"}
-    found = [{key: a[key] for key in keys} | {"score": 1.0} for a in truth]
-    if kind == "segm":
-        for detection, annotation in zip(found, truth, strict=True):
-            del detection["bbox"]
-            detection["segmentation"] = coco.annToRLE(annotation)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(coco, coco.loadRes(found), kind)
-        evaluation.params.imgIds = chosen
-        evaluation.params.maxDets = [max(Counter(a["image_id"] for a in truth).values())]
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"]
-    return float(precision[precision > -1].mean())
+def _compared(split: Split, splits: list[Split]) -> Split:
+    """The split, with images shared with a split that it must not share any with as problems."""
+    apart = {"train": ("val", "test"), "val": ("train", "test"), "test": ("trainval",)}
+    by_name = {other.name: other for other in splits}
+    for name in apart.get(split.name, ()):
+        if name in by_name and (both := len(split.files & by_name[name].files)):
+            split.problems.append(f"{both} images are also in {name}")
+    if split.name == "trainval" and {"train", "val"} <= by_name.keys():
+        parts = by_name["train"].files | by_name["val"].files
+        if parts != split.files:
+            split.problems.append("trainval is not the union of train and val")
+    return split
 
 
 CHECKS: dict[str, Callable[[Path], Iterator[Split]]] = {
@@ -259,51 +242,87 @@ CHECKS: dict[str, Callable[[Path], Iterator[Split]]] = {
 }
 
 
-def table(splits: list[Split]) -> str:
-    lines = [f"{'face':<13}{'split':<12}{'images':>7}{'labels':>8}{'problems':>10}"]
-    for s in splits:
-        labels = sum(s.classes.values())
-        lines.append(f"{s.face:<13}{s.name:<12}{s.images:>7}{labels:>8}{len(s.problems):>10}")
-    for s in splits:
-        counts = "  ".join(f"{name} {s.classes[name]}" for name in sorted(s.classes)[:25])
-        lines.append(f"\n{s.face} {s.name}: {counts}")
-        lines += [f"  ! {problem}" for problem in s.problems[:SHOWN]]
-        if len(s.problems) > SHOWN:
-            lines.append(f"  ! and {len(s.problems) - SHOWN} more")
-    return "\n".join(lines)
+def find_layouts(root: Path) -> Iterator[tuple[str, Path]]:
+    """The layouts at ``root`` or up to two folders below it; (folder, root) if there is no other."""
+    folders = [root]
+    for _ in range(2):
+        folders += [path for base in list(folders) for path in base.iterdir() if path.is_dir()][:50]
+    found = False
+    for base in dict.fromkeys(folders):
+        sets = base / "ImageSets"
+        layouts = {
+            "voc": (sets / "Main").is_dir() and (base / "Annotations").is_dir(),
+            "segmentation": (sets / "Segmentation").is_dir()
+            and (base / "SegmentationClass").is_dir(),
+            "coco": any((base / "annotations").glob("instances_*.json")),
+        }
+        if not any(layouts.values()):
+            layouts["folder"] = any((base / name).is_dir() for name in SPLITS)
+        for layout, present in layouts.items():
+            if present:
+                found = True
+                yield layout, base
+    if not found:
+        yield "folder", root
 
 
-def verify(data: str, face: str) -> list[Split]:
+def verify(data: str, layout: str) -> list[Split]:
+    """Check everything that a name or a folder has in one layout or in ``all``.
+
+    Raises:
+        UserError: there is no such data set, or it does not have the layout.
+    """
     if data == "digits":
-        from msbreg.data.digits.generate import prepare_digits
-
         root = prepare_digits()
+    elif not Path(data).expanduser().exists() and (":" in data or "_" in data):
+        name, _, rest = data.partition(":")
+        return [_check_scenes(name if rest else "scenes", data, partial(load_scenes, data))]
     else:
         root = Path(data).expanduser()
     if not root.is_dir():
-        raise UserError(f"{data} is neither a folder nor the name of an embedded set (digits).")
-    wanted = FACES if face == "all" else (face,)
-    splits = [s for f, base in find_faces(root) if f in wanted for s in CHECKS[f](base)]
+        raise UserError(
+            f"{data} is neither a folder nor a data set's name; expected digits, a folder, "
+            "voc:FOLDER:SPLIT or coco:JSON:IMAGES"
+        )
+    wanted = LAYOUTS if layout == "all" else (layout,)
+    splits = [s for name, base in find_layouts(root) if name in wanted for s in CHECKS[name](base)]
     if not splits:
         raise UserError(
-            f"{root} holds no {' or '.join(wanted)} layout.\n"
-            "  folder        wants train/CLASS/ and val/CLASS/\n"
-            "  voc           wants ImageSets/Main/ and Annotations/\n"
-            "  segmentation  wants ImageSets/Segmentation/ and SegmentationClass/\n"
-            "  coco          wants annotations/instances_*.json\n"
+            f"{root} has no {' or '.join(wanted)} layout.\n"
+            "  folder        expects train/CLASS/ and val/CLASS/, CLASS/, or images alone\n"
+            "  voc           expects ImageSets/Main/ and Annotations/\n"
+            "  segmentation  expects ImageSets/Segmentation/ and SegmentationClass/\n"
+            "  coco          expects annotations/instances_*.json\n"
             "here or up to two folders below."
         )
     return splits
 
 
+def table(splits: list[Split]) -> str:
+    """One row per split, then its labels, notes and first problems."""
+    width = max(12, *(len(split.name) + 2 for split in splits))
+    heading = f"{'images':>8}{'classes':>9}{'labels':>9}{'problems':>10}"
+    lines = [f"{'layout':<14}{'split':<{width}}{heading}"]
+    for s in splits:
+        counts = f"{s.images:>8}{len(s.labels):>9}{s.labels.total():>9}{len(s.problems):>10}"
+        lines.append(f"{s.layout:<14}{s.name:<{width}}{counts}")
+    for s in splits:
+        counts = "  ".join(f"{name} {s.labels[name]}" for name in sorted(s.labels)[:25])
+        lines.append(f"\n{s.layout} {s.name}: {counts or 'no labels'}")
+        lines += [f"  note: {note}" for note in s.notes]
+        lines += [f"  problem: {problem}" for problem in s.problems[:SHOWN]]
+        if len(s.problems) > SHOWN:
+            lines.append(f"  and {len(s.problems) - SHOWN} more problems")
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = ToolParser(__doc__)
-    parser.add_argument("--data", default="digits", help="digits, or a folder")
-    parser.add_argument("--face", default="all", choices=("all", *FACES))
-    options = parser.parse_args()
+    parser.add_argument("--data", default="digits", help="digits, a folder, or a detection name")
+    parser.add_argument("--layout", default="all", choices=("all", *LAYOUTS))
     with exit_codes():
-        check_data(options.data, ("digits",))
-        splits = verify(options.data, options.face)
+        options = parser.parse_args()
+        splits = verify(options.data, options.layout)
     print(table(splits))
     return int(any(split.problems for split in splits))
 

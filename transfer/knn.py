@@ -16,19 +16,19 @@ if not __package__:
 from msbreg.run.config import Card
 from msbreg.run.errors import UserError
 from msbreg.run.options import main, read_options
-from transfer.frozen.frozen_config import FrozenConfig
+from transfer.frozen.frozen_config import LabeledConfig
 
 
 @dataclass(frozen=True)
-class Config(FrozenConfig):
-    """One kNN evaluation on DATA/train (the bank) and DATA/val (the queries)."""
+class Config(LabeledConfig):
+    """One kNN evaluation: DATA/train is the bank, DATA/val the queries."""
 
     script: ClassVar[str] = "transfer/knn.py"
 
     output: Path = Path("runs/knn")
     """Folder for record.json, log.txt and neighbors.json."""
     k: tuple[int, ...] = (20, 200)
-    """Numbers of neighbors; one larger than the bank is left out, and the record says so."""
+    """Numbers of neighbors; numbers larger than the bank are skipped with a warning."""
     temperature: float = 0.07
     """tau of the weights exp(similarity / tau)."""
     vote: Literal["weighted", "majority"] = "weighted"
@@ -51,9 +51,8 @@ from msbreg.data.folder import ImageList
 from msbreg.neighbors import majority_vote, nearest, weighted_vote
 from msbreg.run.files import write_atomically
 from msbreg.run.job import Job, log
-from transfer.frozen.evaluation import evaluate
-from transfer.frozen.labeled import labeled_splits
-from transfer.scoring.classification import standard_error, top_k_accuracy
+from transfer.frozen.evaluation import accuracy_scores, evaluate, labeled_splits
+from transfer.scoring.score import Score
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
@@ -69,7 +68,7 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
     # ---- One search at the largest k serves them all.
     numbers = [k for k in config.k if k <= len(bank.labels)]
     for k in sorted(set(config.k) - set(numbers)):
-        running.warn(f"k = {k} is left out: the bank has {len(bank.labels)} images")
+        running.warn(f"k = {k} is skipped: the bank has {len(bank.labels)} images")
     if not numbers:
         raise UserError(f"k is {list(config.k)}, but the bank has only {len(bank.labels)} images")
     similarities, indices = nearest(queries.x, bank.x, max(numbers))
@@ -77,18 +76,26 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
     # ---- Votes and scores.
     classes = len(bank.images.classes)
     results: dict[str, Any] = {}
+    scores: list[Score] = []
+    weights = f"exp(s / {config.temperature:g})" if config.vote == "weighted" else "equal"
     for k in numbers:
         neighbors = bank.labels[indices[:, :k]]
         if config.vote == "weighted":
-            scores = weighted_vote(similarities[:, :k], neighbors, classes, config.temperature)
+            votes = weighted_vote(similarities[:, :k], neighbors, classes, config.temperature)
         else:
-            scores = majority_vote(neighbors, classes)
-        top1 = top_k_accuracy(scores, queries.labels, 1)
-        results[f"top1_{k}nn"] = top1
-        results[f"top1_{k}nn_stderr"] = standard_error(top1, len(queries.labels))
-        if classes > 5:
-            results[f"top5_{k}nn"] = top_k_accuracy(scores, queries.labels, 5)
-        log.info("%d-NN top-1: %.2f %%", k, top1)
+            votes = majority_vote(neighbors, classes)
+        top1, *top5 = accuracy_scores(
+            votes,
+            queries,
+            name=f"{k}-NN",
+            rules=f"cosine similarity s, {k} neighbors, weights {weights}",
+        )
+        scores += [top1, *top5]
+        results[f"top1_{k}nn"] = top1.value
+        results[f"top1_{k}nn_stderr"] = top1.stderr
+        results |= {f"top5_{k}nn": score.value for score in top5}
+        log.info("%d-NN top-1: %.2f %%", k, top1.value)
+    running.record.content["scores"] = [score.as_dict() for score in scores]
     shown = _shown_neighbors(bank.images, queries.images, similarities, indices)
     write_atomically(running.output / "neighbors.json", json.dumps(shown, indent=1).encode())
     return results
@@ -109,13 +116,13 @@ def _shown_neighbors(
         query = int(np.flatnonzero(queries.labels == label)[0])
         near = [
             {
-                "path": str((bank.root / bank.paths[i]).resolve()),
+                "path": str(Path(bank.name(i)).resolve()),
                 "class": bank.classes[bank.labels[i]],
                 "similarity": round(float(s), 4),
             }
             for i, s in zip(indices[query, :8], similarities[query, :8], strict=True)
         ]
-        path = str((queries.root / queries.paths[query]).resolve())
+        path = str(Path(queries.name(query)).resolve())
         shown.append({"path": path, "class": queries.classes[label], "neighbors": near})
     return shown
 

@@ -16,11 +16,11 @@ if not __package__:
 from msbreg.run.config import Card
 from msbreg.run.errors import UserError
 from msbreg.run.options import main, read_options
-from transfer.frozen.frozen_config import FrozenConfig
+from transfer.frozen.frozen_config import LabeledConfig
 
 
 @dataclass(frozen=True)
-class Config(FrozenConfig):
+class Config(LabeledConfig):
     """One linear evaluation: fitted on DATA/train, scored on DATA/val."""
 
     script: ClassVar[str] = "transfer/linear.py"
@@ -63,10 +63,9 @@ from torch import Tensor
 
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
-from transfer.frozen.evaluation import evaluate
+from transfer.frozen.evaluation import accuracy_scores, evaluate, labeled_splits
 from transfer.frozen.heads import LinearModel, best_on_held_out, fit_linear, held_out_split, logits
-from transfer.frozen.labeled import labeled_splits
-from transfer.scoring.classification import standard_error, top_k_accuracy
+from transfer.scoring.classification import top_k_accuracy
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
@@ -98,16 +97,23 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
 
     # ---- The layer, on all training images; one look at the test split.
     model = _fit(config, train, labels, classes, (chosen,), "fitting")
-    scores = logits(model, test)[0].cpu().numpy()
-    top1 = top_k_accuracy(scores, tested.labels, 1)
+    outputs = logits(model, test)[0].cpu().numpy()
+    top1, *top5 = accuracy_scores(
+        outputs,
+        tested,
+        name="linear",
+        rules="linear layer on frozen features, "
+        + ("learning rate chosen on held-out training images" if held else "one learning rate"),
+    )
+    running.record.content["scores"] = [score.as_dict() for score in (top1, *top5)]
     results: dict[str, Any] = {
-        "top1": top1,
-        "top1_stderr": standard_error(top1, len(tested.labels)),
-        **({"top5": top_k_accuracy(scores, tested.labels, 5)} if classes > 5 else {}),
+        "top1": top1.value,
+        "top1_stderr": top1.stderr,
+        **({"top5": top5[0].value} if top5 else {}),
         "learning_rate": chosen,
         "held_out_top1": held,
     }
-    log.info("top-1: %.2f %% with learning rate %g", top1, chosen)
+    log.info("top-1: %.2f %% with learning rate %g", top1.value, chosen)
     if len(held) > 1 and chosen in (min(config.learning_rates), max(config.learning_rates)):
         running.warn(
             f"the chosen learning rate {chosen:g} is at the end of its list; extend the list"
@@ -157,7 +163,6 @@ def _fit(
             momentum=config.momentum,
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
-            schedule="cosine",
             seed=config.seed,
             progress=lambda done, _: progress.update(done),
         )

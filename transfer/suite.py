@@ -1,6 +1,7 @@
-"""Every protocol for one checkpoint and its untrained twins, then the report.
+"""Every protocol for one checkpoint and its untrained twins, with a report.
 
-Runs that are finished in the output folder are left as they are, so the same command continues.
+Completed runs in the output folder are skipped, so that the same command continues an interrupted suite.
+The report is written after each run.
 """
 
 import sys
@@ -20,6 +21,7 @@ from transfer.detectors.config.yaml_file import read_config
 
 CARDS = Path(__file__).resolve().parents[1] / "configs"
 PROTOCOLS = ("knn", "linear", "svm")
+DEFAULT_CHECKPOINT = Path("runs/pretrain/checkpoint.pth")
 
 
 @dataclass(frozen=True)
@@ -28,28 +30,30 @@ class Config:
 
     script: ClassVar[str] = "transfer/suite.py"
 
-    checkpoint: Path = Path("runs/pretrain/checkpoint.pth")
-    """The checkpoint; its untrained twins have the same architecture."""
-    data: str = "digits"
-    """digits, or a folder that has every protocol's layout."""
+    checkpoint: Path = DEFAULT_CHECKPOINT
+    """The checkpoint; its untrained twins have the same architecture and input."""
+    data: str | None = None
+    """digits, or a folder that has the layout of every protocol (null: the embedded digits)."""
     output: Path = Path("runs/suite")
     """Folder for one run of each protocol and network, and report/."""
     protocols: tuple[str, ...] = ("knn", "linear", "svm")
-    """Which protocols."""
-    cards: str = "digits"
-    """Cards configs/CARDS_PROTOCOL.yaml; empty takes each protocol's defaults."""
+    """Which protocols to run: knn, linear, svm."""
+    cards: str | None = None
+    """Use the cards configs/CARDS_PROTOCOL.yaml (null: digits for the embedded digits, each
+    protocol's defaults for other data)."""
     detectors: tuple[str, ...] = ()
     """Detectors to fine-tune: cards configs/NAME.yaml, such as digits_voc_c4."""
     random_seeds: int = 3
-    """Untrained twins, with seeds 0, 1, ...; their spread shows what is luck."""
+    """Number of untrained twins, with seeds 0, 1, ...; their spread shows the effect of chance."""
     random_detectors: int = 1
-    """Untrained twins that detectors are fine-tuned from; each costs as much as a pre-trained one."""
+    """Number of untrained twins that detectors are fine-tuned from; each takes as long as the
+    checkpoint."""
     encoder: str | None = None
-    """Which network of a checkpoint that holds several (null: the one that its family evaluates)."""
+    """Which network of a checkpoint that has several (null: the one that its family evaluates)."""
     family: str | None = None
-    """Layout of the checkpoint, where it fits more than one (tools/inspect_checkpoint.py --list)."""
+    """Layout of the checkpoint, where it fits several (tools/inspect_checkpoint.py --list)."""
     trust_pickle: bool = False
-    """Read a checkpoint that holds more than tensors; none of its code is run in any case."""
+    """Read a checkpoint that contains more than tensors; its code is never run."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     workers: int | None = None
@@ -76,24 +80,41 @@ class Config:
         Raises:
             UserError: they are not.
         """
-        from msbreg.data.sources import DATASETS  # OpenCV, which only this check needs
+        from msbreg.data.sources import EMBEDDED, data_root  # OpenCV, which only this check needs
+        from msbreg.data.voc import find_voc
 
         check_checkpoint(str(self.checkpoint))
-        check_data(self.data, DATASETS)
         check_output(self.output)
         for name in self.protocols:
-            _card(self.cards, name)
+            _card(self.which_cards, name)
+        if self.data is None or self.data in EMBEDDED:
+            return
+        check_data(self.data, EMBEDDED)
+        if "svm" in self.protocols:
+            try:
+                find_voc(data_root(self.data, "voc"))
+            except UserError as error:
+                raise UserError(
+                    f"{error}\nThe SVM needs that layout; without it, use --protocols '[knn, linear]'"
+                ) from error
+
+    @property
+    def which_cards(self) -> str:
+        """The prefix of the cards; empty for each protocol's defaults."""
+        if self.cards is not None:
+            return self.cards
+        return "digits" if self.data in (None, "digits") else ""
 
 
 def _check_detector(name: str) -> None:
-    """That a card is a detector's and can be followed: found out before the protocols run, not after."""
+    """That a card is a detector's and can be followed: reported before the protocols run."""
     file = _yaml(name)
     try:
         settings = read_config(file)
     except UserError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"detectors: {name} is no card of a detector ({reason}).\n"
+            f"detectors: {name} is not a detector card ({reason}).\n"
             f"Expected some of: {', '.join(_detector_cards())}"
         ) from error
     check_run(settings)
@@ -104,12 +125,12 @@ def _yaml(name: str) -> Path:
     file = CARDS / f"{name}.yaml"
     if not file.is_file():
         known = ", ".join(_detector_cards())
-        raise UserError(f"there is no card {file}; expected one of: {known}")
+        raise UserError(f"card {file} does not exist; expected one of: {known}")
     return file
 
 
 def _detector_cards() -> list[str]:
-    """Those that say which kind of detector they are."""
+    """The cards that state a detector's architecture."""
     return sorted(f.stem for f in CARDS.glob("*.yaml") if "META_ARCHITECTURE" in f.read_text())
 
 
@@ -121,7 +142,7 @@ def _card(cards: str, protocol: str) -> list[str]:
     if not file.is_file():
         known = sorted({f.stem.rpartition("_")[0] for f in CARDS.glob(f"*_{protocol}.yaml")})
         raise UserError(
-            f"there is no card {file}; cards is {cards!r}, expected one of: {', '.join(known)}"
+            f"card {file} does not exist; cards is {cards!r}, expected one of: {', '.join(known)}"
         )
     return [f"--config={file}"]
 
@@ -129,17 +150,34 @@ def _card(cards: str, protocol: str) -> list[str]:
 if __name__ == "__main__":  # options, cards and paths are checked before PyTorch is imported
     OPTIONS = read_options(Config)
 
+import statistics
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
 from msbreg.checkpoints.load import load_backbone
 from msbreg.run.job import log, log_to_terminal
+from msbreg.run.record import read_record
 from transfer import detection, knn, linear, svm
 from transfer.report.render import write_report
+from transfer.scoring.score import Score, score_from_dict
 
 SCRIPTS = {"knn": knn, "linear": linear, "svm": svm}
 
 
 def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
-    """Run all; returns the report's HTML file."""
+    """Run everything; returns the report's HTML file."""
     log_to_terminal()
+    data = config.data or "digits"
+    log.info("suite of %s on %s", config.checkpoint, data)
+    if config.data is None and config.checkpoint != DEFAULT_CHECKPOINT:
+        log.warning(
+            "no --data was given: %s is evaluated on the EMBEDDED DIGITS, not on data of your own. "
+            "Use --data FOLDER, or --data digits to silence this warning",
+            config.checkpoint,
+        )
+    config.check_inputs()
     _, provenance = load_backbone(
         config.checkpoint.expanduser(),
         encoder=config.encoder,
@@ -157,30 +195,82 @@ def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
             for name in config.protocols:
                 log.info("---- %s of %s", name, folder.name)
                 protocol = SCRIPTS[name]
-                arguments = [
-                    *_card(config.cards, name),
-                    *same,
-                    f"--data={config.data}",
-                    f"--output={folder / name}",
-                    f"--arch={provenance.arch}",
-                    f"--image_size={provenance.image_size}",
-                ]
+                arguments = [*_card(config.which_cards, name), *same, f"--data={data}"]
+                arguments.append(f"--output={folder / name}")
+                if random:
+                    arguments += [f"--twin_of={config.checkpoint}", *_which(config)]
                 protocol.run(*parse(protocol.Config, arguments))
+                _write_report(config)
         if not random or seed < config.random_detectors:
             for name in config.detectors:
                 log.info("---- %s of %s", name, folder.name)
                 arguments = [f"--config={_yaml(name)}", *same, f"--output={folder / name}"]
-                if config.data != "digits":
-                    arguments.append(f"--data={config.data}")
+                if data != "digits":
+                    arguments.append(f"--data={data}")
                 detection.run(*parse(detection.Config, arguments, pairs="overrides"))
+                _write_report(config)
+    page = _write_report(config)
+    print_scores(config.output)
+    print(f"report: {page}")
+    return page
+
+
+def _write_report(config: Config) -> Path:
+    """The report on the runs so far, and on the pre-training where its record is beside the checkpoint."""
     found = [config.output]
     if (config.checkpoint.parent / "record.json").is_file():
-        found.append(config.checkpoint.parent)  # the curves of its pre-training
+        found.append(config.checkpoint.parent)
     return write_report(found, config.output / "report")
 
 
+# ---- The table in the terminal
+
+
+def print_scores(output: Path) -> None:
+    """All scores of the completed runs: the checkpoint's, and the mean of its untrained twins'."""
+    rows: dict[tuple[str, str, str], dict[str, list[Score]]] = {}
+    for folder in sorted(output.glob("*/*")):
+        record = read_record(folder)
+        if record is None or record["status"] != "done":
+            continue
+        network = "untrained" if folder.parent.name.startswith("random-") else "pretrained"
+        for score in map(score_from_dict, record.get("scores", [])):
+            key = score.name, f"{score.data.name} {score.data.split}", score.rules
+            rows.setdefault(key, {}).setdefault(network, []).append(score)
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    table = Table(box=box.SIMPLE if console.is_terminal else None, pad_edge=False)
+    for heading in ("score", "data", "pretrained", "untrained", "difference"):
+        table.add_column(heading, justify="left" if heading in ("score", "data") else "right")
+    for (name, data, _), found in rows.items():
+        means = {who: statistics.fmean(s.value for s in scores) for who, scores in found.items()}
+        difference = means["pretrained"] - means["untrained"] if len(means) == 2 else None
+        table.add_row(
+            name,
+            data,
+            *(_cell(found.get(who, [])) for who in ("pretrained", "untrained")),
+            f"{difference:+.1f}" if difference is not None else "",
+        )
+    console.print(table)
+
+
+def _cell(scores: list[Score]) -> str:
+    """One score with its standard error, or the mean and standard deviation over several seeds."""
+    if not scores:
+        return ""
+    if len(scores) > 1:
+        values = [score.value for score in scores]
+        return (
+            f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f} ({len(values)} seeds)"
+        )
+    stderr = scores[0].stderr
+    return f"{scores[0].value:.1f}" + (f" ± {stderr:.1f}" if stderr is not None else "")
+
+
+# ---- Arguments of the scripts
+
+
 def arguments_of_all(config: Config, checkpoint: str, seed: int) -> list[str]:
-    """The words that every script understands: which network, and where it is evaluated."""
+    """The options that all scripts share: which network, and where it is evaluated."""
     words = [f"--checkpoint={checkpoint}", f"--seed={seed}", f"--device={config.device}"]
     words.append("--finished=skip")
     if config.workers is not None:
@@ -189,7 +279,7 @@ def arguments_of_all(config: Config, checkpoint: str, seed: int) -> list[str]:
 
 
 def _which(config: Config) -> list[str]:
-    """The arguments that say which network of a checkpoint is meant."""
+    """The options that select a network of the checkpoint."""
     said = {"encoder": config.encoder, "family": config.family}
     words = [f"--{name}={value}" for name, value in said.items() if value is not None]
     return words + (["--trust_pickle=true"] if config.trust_pickle else [])

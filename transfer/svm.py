@@ -5,6 +5,7 @@ by 3-fold cross-validation on trainval, mean average precision on test (Goyal et
 VISSL's list of costs).
 """
 
+import dataclasses
 import json
 import sys
 from dataclasses import dataclass
@@ -31,17 +32,22 @@ class Config(FrozenConfig):
     c_grid: Literal["vissl", "goyal", "obow"] = "vissl"
     """The list of costs that cross-validation chooses from."""
     costs: tuple[float, ...] | None = None
-    """A list of costs of your own instead."""
+    """Other costs to choose from, instead of a published list."""
     folds: int = 3
-    """Of the cross-validation on the training images."""
+    """Number of folds of the cross-validation on the training images."""
     difficult_train: Literal["negative", "exclude"] = "negative"
-    """Images that show a class as difficult objects only, when fitting."""
+    """How to treat images that show a class only as difficult objects, in fitting."""
     difficult_test: Literal["exclude", "negative"] = "exclude"
-    """The same, when scoring."""
+    """The same in scoring."""
     train_split: str = "trainval"
     """Name in ImageSets/Main."""
     test_split: str = "test"
     """Name in ImageSets/Main."""
+    classes: tuple[str, ...] | None = None
+    """Evaluate only these classes (null: every CLASS_SPLIT.txt in ImageSets/Main)."""
+    unusable_classes: Literal["error", "skip"] = "error"
+    """What to do with classes that have too few images to be fitted or scored; ``skip`` evaluates the
+    others, with a warning in the record."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,6 +55,10 @@ class Config(FrozenConfig):
             raise UserError(f"folds is {self.folds}; expected at least 2")
         if self.costs is not None and (not self.costs or min(self.costs) <= 0):
             raise UserError(f"costs is {list(self.costs)}; expected numbers above 0")
+        if self.classes is not None and (
+            not self.classes or len(set(self.classes)) < len(self.classes)
+        ):
+            raise UserError(f"classes is {list(self.classes)}; expected different names")
         if self.train_split == self.test_split:
             raise UserError(
                 f"train_split and test_split are both {self.train_split!r}; expected two splits"
@@ -60,15 +70,21 @@ if __name__ == "__main__":  # options, cards and paths are checked before PyTorc
 
 import numpy as np
 
-from msbreg.data.folder import list_fingerprint
-from msbreg.data.sources import face
-from msbreg.data.voc import ImageLabels, image_labels
+from msbreg.data.folder import ImageList
+from msbreg.data.sources import data_name, open_source
 from msbreg.run.files import write_atomically
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
-from transfer.frozen.evaluation import evaluate, load_network, resolve_transform
-from transfer.frozen.features import extract
-from transfer.frozen.svm_solver import C_GRIDS, class_average_precisions, decision, fit_svm
+from transfer.frozen.evaluation import evaluate, split_features
+from transfer.frozen.svm_solver import (
+    C_GRIDS,
+    bootstrap_stderr,
+    class_average_precisions,
+    decision,
+    fit_svm,
+    unusable_classes,
+)
+from transfer.scoring.score import Score
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
@@ -78,39 +94,25 @@ def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - 
 
 def _run(config: Config, running: Job) -> dict[str, Any]:
     # ---- Images with their labels, and their features.
-    backbone, provenance = load_network(config, running)
-    transform = resolve_transform(config, provenance, running)
-    root = face(config.data, "voc")
-    splits = {name: image_labels(root, name) for name in (config.train_split, config.test_split)}
-    train, test = splits.values()
-    _check(train, test)
-    fingerprints = {name: list_fingerprint(split.paths) for name, split in splits.items()}
-    features = {
-        name: extract(
-            backbone,
-            provenance,
-            split.paths,
-            transform=transform,
-            job=running,
-            cache=config.cache,
-            label=name,
-            threads=config.workers,
-        ).x
-        for name, split in splits.items()
+    assert config.data is not None
+    lists = {
+        name: open_source(config.data, name, layout="voc")
+        for name in (config.train_split, config.test_split)
     }
-    running.record.content["data"] = {
-        name: {"images": len(split.paths), "fingerprint": fingerprints[name]}
-        for name, split in splits.items()
-    }
+    chosen = _usable_classes(config, running, *lists.values())
+    lists = {name: _of_classes(images, chosen) for name, images in lists.items()}
+    folder = next(iter(lists.values())).root.parent.name  # VOC2007
+    name = config.data if config.data == "digits" else folder or data_name(config.data)
+    train, test = split_features(config, running, lists, name=name)
     running.record.content["selection"] = (
         f"cost of each class by {config.folds}-fold cross-validation on {config.train_split}"
     )
 
     # ---- One classifier a class, fitted on the training split alone.
     costs = list(config.costs or C_GRIDS[config.c_grid])
-    with Progress("classifiers", len(train.classes), unit="classes") as progress:
+    with Progress("classifiers", len(chosen), unit="classes") as progress:
         model = fit_svm(
-            features[config.train_split],
+            train.x,
             train.labels,
             costs=costs,
             folds=config.folds,
@@ -126,40 +128,80 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
         )
 
     # ---- Average precision on the test split.
-    decisions = decision(model, features[config.test_split])
+    decisions = decision(model, test.x)
     per_class = class_average_precisions(decisions, test.labels, config.difficult_test)
     mean = float(per_class.mean())
     rows = {
         name: {"ap": float(ap), "cost": float(cost), "cv_ap": float(100 * scores.max())}
         for name, ap, cost, scores in zip(
-            train.classes, per_class, model.costs, model.cv_scores, strict=True
+            chosen, per_class, model.costs, model.cv_scores, strict=True
         )
     }
     write_atomically(running.output / "per_class.json", json.dumps(rows, indent=1).encode())
-    results = {"map": mean, "unconverged_fits": int(model.unconverged)}
-    log.info("mAP: %.2f %%", mean)
-    return results
+    generator = np.random.default_rng(config.seed)
+    score = Score(
+        name="SVM mAP",
+        value=mean,
+        data=test.data,
+        rules="mean over classes of the interpolated AP; images with difficult objects only are "
+        + {"exclude": "excluded", "negative": "negatives"}[config.difficult_test],
+        n=len(test.labels),
+        stderr=bootstrap_stderr(decisions, test.labels, config.difficult_test, generator),
+        per_class={name: row["ap"] for name, row in rows.items()},
+    )
+    running.record.content["scores"] = [score.as_dict()]
+    log.info("mAP: %.2f +- %.2f %% (bootstrap over test images)", mean, score.stderr)
+    return {"map": mean, "unconverged_fits": int(model.unconverged)}
 
 
-def _check(train: ImageLabels, test: ImageLabels) -> None:
+def _usable_classes(
+    config: Config, running: Job, train: ImageList, test: ImageList
+) -> tuple[str, ...]:
+    """The classes to evaluate: those asked for, without unusable ones if they are to be skipped."""
+    splits = f"{config.train_split} and {config.test_split}"
     if train.classes != test.classes:
+        only = {
+            config.train_split: sorted(set(train.classes) - set(test.classes)),
+            config.test_split: sorted(set(test.classes) - set(train.classes)),
+        }
+        parts = [f"only {split} has {', '.join(names)}" for split, names in only.items() if names]
+        raise UserError(f"{splits} have different classes: {'; '.join(parts)}; expected the same")
+    wanted = config.classes or train.classes
+    unknown = [name for name in wanted if name not in train.classes]
+    if unknown:
         raise UserError(
-            f"the training split has the classes {', '.join(train.classes)}, "
-            f"the test split {', '.join(test.classes)}; expected the same"
+            f"classes names {', '.join(unknown)}, of which {splits} have no files; "
+            f"expected some of: {', '.join(train.classes)}"
         )
-    shared = set(train.paths) & set(test.paths)
-    if shared:
+    train, test = _of_classes(train, wanted), _of_classes(test, wanted)
+    assert train.labels is not None
+    assert test.labels is not None
+    reasons = unusable_classes(
+        train.labels, test.labels, wanted, config.folds, config.difficult_train
+    )
+    usable = tuple(name for name in wanted if name not in reasons)
+    listed = "\n".join(f"  {name}: {reason}" for name, reason in reasons.items())
+    if reasons and (config.unusable_classes == "error" or not usable):
+        remedy = (
+            f"Choose others with --classes '[{', '.join(usable)}]', or skip them with "
+            "--unusable-classes skip; the mean is then over the other classes."
+            if usable
+            else "Give splits with more images, or fewer --folds."
+        )
         raise UserError(
-            f"{len(shared)} images are in both splits, {sorted(shared)[0].name} among them; "
-            "a test image must not be trained on"
+            f"{len(reasons)} of {len(wanted)} classes cannot be evaluated:\n{listed}\n{remedy}"
         )
-    empty = [
-        c for c, column in zip(test.classes, test.labels.T, strict=True) if not np.any(column == 1)
-    ]
-    if empty:
-        raise UserError(
-            f"the test split shows no {', '.join(empty)}: its average precision is undefined"
-        )
+    if reasons:
+        running.warn(f"skipped {len(reasons)} of {len(wanted)} classes:\n{listed}")
+        running.record.content["skipped_classes"] = reasons
+    return usable
+
+
+def _of_classes(images: ImageList, classes: tuple[str, ...]) -> ImageList:
+    """The same images with the labels of these classes alone."""
+    assert images.labels is not None
+    columns = [images.classes.index(name) for name in classes]
+    return dataclasses.replace(images, classes=classes, labels=images.labels[:, columns])
 
 
 if __name__ == "__main__":

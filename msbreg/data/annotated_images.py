@@ -14,15 +14,14 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from msbreg.data.folder import UnreadableImage
+from msbreg.data.decoding import MAX_PIXELS, UnreadableImage
 from msbreg.data.scenes import Scene
 from msbreg.run.errors import UserError
 
 # ---- Image sizes: one absolute bound for stated sizes and for decoded images
 
 MAX_SIDE = 2**16
-MAX_PIXELS = 178_956_970
-"""The largest image that is read: 65,536 pixels a side, and Pillow's own limit in all, 0.5 GB as RGB.
+"""The longest side that is read, in pixels; ``decoding.MAX_PIXELS`` bounds their product.
 
 JPEG's sides end at 65,535. pycocotools crashes on much larger sizes, such as a width of 250,000,000.
 """

@@ -23,7 +23,7 @@ from msbreg.data.cityscapes import cityscapes_scenes
 from msbreg.data.coco import coco_scenes
 from msbreg.data.digits.writers import NAMES as DIGITS
 from msbreg.data.scenes import Scene, Scenes
-from msbreg.data.sources import face
+from msbreg.data.sources import data_root
 from msbreg.data.voc import VOC_CLASSES, UnknownClass, classes_of, find_voc, voc_scenes
 from msbreg.run.errors import UserError
 
@@ -89,9 +89,9 @@ def _by_name(name: str, root: Path | None, **reading: bool) -> Scenes:
     if name in DIGITS_NAMES:
         split = DIGITS_NAMES[name]
         if name.startswith("digits_voc"):
-            voc = face("digits", "voc") / "VOC2007"
+            voc = data_root("digits", "voc") / "VOC2007"
             return voc_scenes(name, voc, split, classes=DIGITS, **reading)
-        file, images = _coco_files(face("digits", "coco"), split)
+        file, images = _coco_files(data_root("digits", "coco"), split)
         return coco_scenes(name, file, images, **reading)
     known = [*VOC_NAMES, *COCO_NAMES, *CITYSCAPES_NAMES, *DIGITS_NAMES]
     if name not in known:

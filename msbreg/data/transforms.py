@@ -73,3 +73,15 @@ class EvaluationTransform:
 def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
     """The long side is cut to whole pixels, the short side exact (torchvision's Resize)."""
     return max(1, int(height * scale + 1e-6)), max(1, int(width * scale + 1e-6))
+
+
+def default_transform(
+    image_size: int,  # side of the views in pre-training; 0 if unknown
+) -> EvaluationTransform:
+    """The usual evaluation of a network: 256 / 224, or all of a small image at its training size.
+
+    Published families train on 224 pixels, so an unknown size counts as large.
+    """
+    if image_size == 0 or image_size > 64:
+        return EvaluationTransform()
+    return EvaluationTransform(resize=image_size, crop=image_size)

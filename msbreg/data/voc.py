@@ -24,7 +24,7 @@ from msbreg.data.annotated_images import (
     quote,
     size_problem,
 )
-from msbreg.data.folder import IMAGE_SUFFIXES
+from msbreg.data.decoding import IMAGE_SUFFIXES
 from msbreg.data.scenes import Instance, Scene, Scenes
 from msbreg.run.errors import UserError
 

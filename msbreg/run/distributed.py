@@ -6,8 +6,8 @@ then the identity, a constant or a no-op, so that callers never ask.
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,8 @@ from msbreg.run.errors import UserError
 # Control messages (stop, save, a failure) travel over the CPU, so that no GPU waits for them. None is the
 # default group, which is a CPU group already where the device is the CPU.
 _cpu_group: Any = None
+
+T = TypeVar("T")
 
 
 def start(device: torch.device) -> None:
@@ -109,6 +111,26 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value, group=_cpu_group)
     return values
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What ``make`` returns on process 0, on every process; the others do not call it.
+
+    An error that it raises is raised on every process, so that none waits for the others.
+    """
+    if not dist.is_initialized():
+        return make()
+    outcome: list[tuple[Any, Exception | None]] = [(None, None)]
+    if is_main():
+        try:
+            outcome = [(make(), None)]
+        except Exception as error:  # noqa: BLE001 - raised again below, on every process
+            outcome = [(None, error)]
+    dist.broadcast_object_list(outcome, group=_cpu_group)
+    value, failure = outcome[0]
+    if failure is not None:
+        raise failure
+    return value
 
 
 def gather(

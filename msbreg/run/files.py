@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from msbreg.run.errors import RunFailed, UserError
 
@@ -42,18 +43,28 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         RunFailed: the write failed (disk full, say); the old file is untouched and nothing is left over.
     """
-    temporary = temporary_name(path)
     kept = "the previous file is untouched" if path.exists() else "nothing was written"
-    with writing(path, in_bytes(len(content)), kept=kept):
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with writing(path, in_bytes(len(content)), kept=kept), replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """An open file whose content replaces ``path`` at the end, unless an error is raised before.
+
+    Raises:
+        OSError: the write failed; the old file is untouched and nothing is left over.
+    """
+    temporary = temporary_name(path)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     # The rename itself is durable once the folder is on the disk; some file systems cannot say.
     folder = os.open(path.parent, os.O_RDONLY)
     try:

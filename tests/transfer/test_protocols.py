@@ -1,9 +1,9 @@
 """The protocol scripts, from a checkpoint on the disk to a record."""
 
+import dataclasses
+import io
 import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import cv2
@@ -12,13 +12,17 @@ import pytest
 import torch
 
 from msbreg.backbones.resnet import build_backbone
+from msbreg.backbones.spec import BackboneSpec, Normalization
 from msbreg.checkpoints.load import save_checkpoint
+from msbreg.data import sources
+from msbreg.data.digits.generate import prepare_digits
 from msbreg.data.transforms import EvaluationTransform
 from msbreg.run.errors import UserError
+from msbreg.run.options import exit_codes, parse
 from msbreg.run.record import read_record
 from transfer import knn, linear, svm
-
-ROOT = Path(__file__).resolve().parents[2]
+from transfer.frozen import evaluation
+from transfer.scoring.score import score_from_dict
 
 
 @pytest.fixture
@@ -87,7 +91,7 @@ def test_knn_scores_and_leaves_a_record(tmp_path, data, checkpoint):
     assert record["results"] == results
     assert 0 <= results["top1_3nn"] <= 100
     assert "top1_200nn" not in results
-    assert record["warnings"] == ["k = 200 is left out: the bank has 30 images"]
+    assert record["warnings"] == ["k = 200 is skipped: the bank has 30 images"]
     assert record["selection"] == "nothing is selected"
     assert record["network"]["name"] == "msbreg resnet18-tiny"
     assert record["network"]["sha256"]
@@ -106,13 +110,15 @@ def test_knn_is_the_brute_force_vote_of_the_features(tmp_path, data, checkpoint)
     results = knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(5,)))
     backbone = build_backbone("resnet18-tiny", seed=7).eval()
     from msbreg.backbones.resnet import embed, normalize
-    from msbreg.data.sources import image_split
+    from msbreg.data.sources import open_source
 
     transform = EvaluationTransform(16, 16)
 
     def features(split):
-        images = image_split(str(data), split)
-        pixels = torch.from_numpy(np.stack([transform(images.read(i)) for i in range(len(images))]))
+        images = open_source(str(data), split)
+        pixels = torch.from_numpy(
+            np.stack([transform(images.image(i)) for i in range(len(images))])
+        )
         with torch.inference_mode():
             x = embed(backbone, normalize(pixels, torch.device("cpu")))
         return torch.nn.functional.normalize(x, dim=1), images.labels
@@ -190,15 +196,18 @@ def test_svm_learns_what_an_image_shows(tmp_path, voc, checkpoint):
 @pytest.mark.parametrize("protocol", [knn, linear])
 def test_classes_that_differ_between_splits_are_refused(tmp_path, data, checkpoint, protocol):
     (data / "val" / "class2").rename(data / "val" / "other")
-    with pytest.raises(UserError, match="train and val have different classes"):
+    with pytest.raises(
+        UserError,
+        match="train and val have different classes: val has no class2; train has no other",
+    ):
         protocol.run(protocol.Config(**common(tmp_path, data, checkpoint)))
 
 
 def test_an_unreadable_image_stops_an_evaluation(tmp_path, data, checkpoint):
     (data / "val" / "class1" / "003.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"class1/003\.png is not an image(.|\n)*no score"):
+    with pytest.raises(UserError, match=r"class1/003\.png is not an image(.|\n)*not comparable"):
         knn.run(knn.Config(**common(tmp_path, data, checkpoint)))
-    assert read_record(tmp_path / "run")["status"] == "failed"
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_image_in_both_splits_is_refused(tmp_path, voc, checkpoint):
@@ -206,7 +215,9 @@ def test_an_image_in_both_splits_is_refused(tmp_path, voc, checkpoint):
     for label in ("red", "green"):
         test = main / f"{label}_test.txt"
         test.write_text(test.read_text() + "trainval000 1\n")
-    with pytest.raises(UserError, match=r"1 images are in both splits, trainval000\.jpg"):
+    with pytest.raises(
+        UserError, match=r"1 of the 17 images of test are also in trainval.*trainval000\.jpg"
+    ):
         svm.run(svm.Config(**common(tmp_path, voc, checkpoint)))
 
 
@@ -218,6 +229,219 @@ def test_the_random_twin_needs_no_file_and_follows_the_seed(tmp_path, data):
     assert networks[0]["sha256"] != networks[1]["sha256"]
     assert networks[0]["name"] == networks[1]["name"] == "random resnet18-narrow"
     assert networks[0]["image_size"] == 16
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "zeroed":
+        path.write_bytes(bytes(len(content)))
+    elif how == "one byte":
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    else:
+        with np.load(path) as arrays:
+            x, contents = arrays["x"], arrays["contents"]
+        if how == "another width":
+            x = x[:, :-1]
+        elif how == "NaN":
+            x[3, 5] = np.nan
+        np.savez(path, x=x, contents=contents)
+
+
+@pytest.mark.parametrize(
+    "how", ["empty", "truncated", "zeroed", "one byte", "another width", "NaN"]
+)
+def test_a_damaged_feature_cache_is_extracted_again(tmp_path, data, checkpoint, how):
+    first = knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
+    stored = sorted((tmp_path / "cache").iterdir())
+    before = [path.read_bytes() for path in stored]
+    for path in stored:
+        damage(path, how)
+    assert knn.run(knn.Config(**common(tmp_path, data, checkpoint, "again"), k=(3,))) == first
+    warnings = read_record(tmp_path / "again")["warnings"]
+    assert len(warnings) == 2
+    assert all("is damaged" in warning for warning in warnings)
+    with np.load(stored[0]) as new, np.load(io.BytesIO(before[0])) as old:
+        assert np.array_equal(new["x"], old["x"])
+
+
+def test_a_protocol_returns_scores_that_say_what_they_are(tmp_path, data, voc, checkpoint):
+    knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
+    linear.run(linear.Config(**common(tmp_path, data, checkpoint, "b"), epochs=2))
+    svm.run(svm.Config(**common(tmp_path, voc, checkpoint, "c"), costs=(0.1, 1.0)))
+    found = []
+    for folder, result in (("run", "top1_3nn"), ("b", "top1"), ("c", "map")):
+        record = read_record(tmp_path / folder)
+        score = score_from_dict(record["scores"][0])
+        assert score.value == record["results"][result]
+        split = {"val": "val"}.get(score.data.split, "test")
+        assert score.data.fingerprint == record["data"][split]["fingerprint"]
+        assert score.n == record["data"][split]["images"]
+        assert 0 <= score.stderr < 20
+        assert np.mean(list(score.per_class.values())) == pytest.approx(
+            score.value
+        )  # equal classes
+        found.append((score.name, score.data.name, score.unit))
+    assert found == [
+        ("3-NN top-1", "data", "%"),
+        ("linear top-1", "data", "%"),
+        ("SVM mAP", "VOC2007", "%"),
+    ]
+
+
+def test_other_split_names_are_options_and_a_missing_one_is_suggested(tmp_path, data, checkpoint):
+    (data / "val").rename(data / "test")
+    settings = common(tmp_path, data, checkpoint)
+    with pytest.raises(UserError, match=r"no folder 'val'(.|\n)*--val-split test"):
+        knn.run(knn.Config(**settings, k=(3,)))
+    assert knn.run(knn.Config(**settings, k=(3,), val_split="test"))
+
+
+def test_a_class_that_is_missing_in_val_points_to_test(tmp_path, data, checkpoint):
+    shutil.copytree(data / "val", data / "test")
+    shutil.rmtree(data / "val" / "class2")
+    with pytest.raises(UserError, match=r"val has no class2(.|\n)*--val-split test"):
+        linear.run(linear.Config(**common(tmp_path, data, checkpoint)))
+
+
+@pytest.mark.parametrize("protocol", [knn, linear])
+def test_a_single_class_is_refused(tmp_path, make_folder, checkpoint, protocol):
+    data = make_folder("one", classes=1)
+    with pytest.raises(UserError, match="single class 'class0'; classification needs at least two"):
+        protocol.run(protocol.Config(**common(tmp_path, data, checkpoint)))
+
+
+@pytest.mark.parametrize("how", ["link of a split", "link of a file", "copy"])
+def test_images_in_both_splits_are_refused(tmp_path, data, checkpoint, how):
+    val, train = data / "val", data / "train"
+    if how == "link of a split":
+        shutil.rmtree(val)
+        val.symlink_to(train)
+    elif how == "link of a file":
+        (val / "class0" / "new.png").symlink_to(train / "class0" / "000.png")
+    else:
+        shutil.copy(train / "class0" / "000.png", val / "class0" / "new.png")
+    with pytest.raises(UserError, match="a test image must not be trained on"):
+        knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
+
+
+def test_a_few_copies_among_many_images_are_a_warning(tmp_path, make_folder, checkpoint):
+    data = make_folder("many", classes=2, side=8, train=3, val=60)
+    shutil.copy(data / "train" / "class0" / "000.png", data / "val" / "class0" / "new.png")
+    knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
+    (warning,) = read_record(tmp_path / "run")["warnings"]
+    assert warning.startswith("1 of the 121 test images are copies of training images")
+
+
+@pytest.mark.parametrize("protocol", [knn, linear])
+def test_voc_layout_points_to_its_protocols(tmp_path, voc, checkpoint, protocol):
+    with pytest.raises(UserError, match=r"transfer/svm\.py --data(.|\n)*voc:.*:SPLIT"):
+        protocol.run(protocol.Config(**common(tmp_path, voc, checkpoint)))
+
+
+def relabel(voc: Path, label: str, split: str, value: int) -> None:
+    """A class file in which every image has the value."""
+    main = voc / "VOC2007" / "ImageSets" / "Main"
+    rows = (main / f"red_{split}.txt").read_text().splitlines()
+    text = "".join(f"{row.split()[0]} {value}\n" for row in rows)
+    (main / f"{label}_{split}.txt").write_text(text)
+
+
+def test_all_unusable_classes_are_named_at_once_and_can_be_skipped(tmp_path, voc, checkpoint):
+    for label, value in (("always", 1), ("never", -1)):
+        for split in ("trainval", "test"):
+            relabel(voc, label, split, value)
+    settings = common(tmp_path, voc, checkpoint) | {"costs": (0.1, 1.0)}
+    with pytest.raises(UserError) as error:
+        svm.run(svm.Config(**settings))
+    message = str(error.value)
+    assert "2 of 4 classes cannot be evaluated" in message
+    assert "always: 0 negative training images, expected at least 3" in message
+    assert (
+        "never: 0 positive training images, expected at least 3, one for each fold; no" in message
+    )
+    assert "--classes '[green, red]'" in message
+    skipped = svm.run(svm.Config(**settings, unusable_classes="skip"))
+    record = read_record(tmp_path / "run")
+    assert list(record["skipped_classes"]) == ["always", "never"]
+    assert "skipped 2 of 4 classes" in record["warnings"][0]
+    settings |= {"output": tmp_path / "chosen"}
+    assert svm.run(svm.Config(**settings, classes=("green", "red"))) == skipped
+    settings |= {"output": tmp_path / "unknown"}
+    with pytest.raises(UserError, match="classes names blue.*some of: always, green, never, red"):
+        svm.run(svm.Config(**settings, classes=("blue", "red")))
+
+
+def test_features_are_written_for_other_programs(tmp_path, data, checkpoint):
+    settings = common(tmp_path, data, checkpoint) | {"k": (3,)}
+    knn.run(knn.Config(**settings, features_out=tmp_path / "out" / "features.npz"))
+    with np.load(tmp_path / "out" / "features.npz") as arrays:
+        assert arrays["train_features"].shape == (30, 256)
+        assert arrays["val_labels"].tolist() == [0] * 6 + [1] * 6 + [2] * 6
+        assert arrays["classes"].tolist() == ["class0", "class1", "class2"]
+        assert arrays["val_paths"][0] == str(data / "val" / "class0" / "000.png")
+        val = arrays["val_features"]
+    settings |= {"output": tmp_path / "b"}
+    knn.run(knn.Config(**settings, features_out=tmp_path / "features.npy"))
+    assert np.array_equal(np.load(tmp_path / "features-val.npy"), val)
+    with pytest.raises(UserError, match=r"expected FILE\.npz or FILE\.npy"):
+        knn.Config(**settings, features_out=tmp_path / "features.txt")
+
+
+def test_without_data_the_embedded_digits_are_announced(tmp_path, checkpoint, monkeypatch):
+    root = prepare_digits(tmp_path / "digits", scale=1 / 60)
+    monkeypatch.setitem(sources.EMBEDDED, "digits", lambda: root)
+    settings = common(tmp_path, "digits", checkpoint) | {"k": (3,)}
+    knn.run(knn.Config(**settings | {"data": None}))
+    record = read_record(tmp_path / "run")
+    assert record["config"]["data"] == "digits"
+    assert "EMBEDDED DIGITS" in record["warnings"][0]
+    knn.run(knn.Config(**settings | {"output": tmp_path / "said"}))
+    assert read_record(tmp_path / "said")["warnings"] == []
+
+
+def test_the_first_line_names_checkpoint_and_data(tmp_path, data, checkpoint, capsys):
+    knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
+    assert capsys.readouterr().err.startswith(f"knn of {checkpoint} on {data}\n")
+
+
+def test_files_that_are_not_images_are_counted_in_the_record(tmp_path, data, checkpoint):
+    (data / "val" / "class0" / "dance.gif").write_bytes(b"GIF89a")
+    knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
+    (warning,) = read_record(tmp_path / "run")["warnings"]
+    assert "1 files are ignored because of their suffix (1 x .gif)" in warning
+
+
+@pytest.mark.parametrize("protocol", [knn, linear, svm])
+def test_the_untrained_twin_sees_what_the_checkpoint_sees(
+    tmp_path, data, voc, checkpoint, protocol, monkeypatch
+):
+    spec = BackboneSpec(
+        "resnet18-tiny", Normalization((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "BGR"), image_size=24
+    )
+    load = evaluation.load_backbone
+
+    def load_other(*arguments, **options):
+        backbone, provenance = load(*arguments, **options)
+        return backbone, dataclasses.replace(provenance, spec=spec)
+
+    monkeypatch.setattr(evaluation, "load_backbone", load_other)
+    settings = common(tmp_path, voc if protocol is svm else data, "random")
+    settings |= {"k": (3,)} if protocol is knn else {}
+    settings |= {"epochs": 2} if protocol is linear else {}
+    settings |= {"costs": (0.1,)} if protocol is svm else {}
+    protocol.run(protocol.Config(**settings, twin_of=checkpoint))
+    record = read_record(tmp_path / "run")
+    assert record["network"]["source"] == "random"
+    seen = record["network"]["normalization"]
+    assert (seen["mean"], seen["channels"]) == ([0.5, 0.4, 0.3], "BGR")
+    assert record["transform"]["crop"] == 24
+    with pytest.raises(UserError, match="expected --checkpoint random with --twin-of"):
+        protocol.Config(**settings | {"checkpoint": str(checkpoint)}, twin_of=checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -235,18 +459,15 @@ def test_the_random_twin_needs_no_file_and_follows_the_seed(tmp_path, data):
         ("svm", "", "no VOC layout at"),
     ],
 )
-def test_what_a_user_gets_wrong_is_one_message(tmp_path, data, checkpoint, script, flags, words):
-    command = [sys.executable, str(ROOT / "transfer" / f"{script}.py")]
-    command += ["--checkpoint", str(checkpoint), "--data", str(data), "--device", "cpu"]
-    command += ["--output", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
-    done = subprocess.run(
-        command + flags.split(),
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 2, done.stderr
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+def test_what_a_user_gets_wrong_is_one_message(
+    tmp_path, data, checkpoint, capsys, script, flags, words
+):
+    protocol = {"knn": knn, "linear": linear, "svm": svm}[script]
+    options = ["--checkpoint", str(checkpoint), "--data", str(data), "--device", "cpu"]
+    options += ["--output", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
+    with pytest.raises(SystemExit) as end, exit_codes():
+        protocol.run(*parse(protocol.Config, options + flags.split()))
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Traceback" not in said

@@ -20,7 +20,7 @@ def save_untrained(path) -> None:
 
 
 def test_protocols_and_detectors_of_a_checkpoint_and_its_twin_end_in_a_report(
-    tmp_path, make_folder, monkeypatch
+    tmp_path, make_folder, monkeypatch, capsys
 ):
     monkeypatch.setattr(suite, "CARDS", tmp_path)
     monkeypatch.setenv("MSBREG_CACHE", str(tmp_path / "cache"))
@@ -45,6 +45,50 @@ def test_protocols_and_detectors_of_a_checkpoint_and_its_twin_end_in_a_report(
             assert record["config"]["workers"] == 1
     assert "Transfer report" in page
     assert "box AP50" in page
+    twin = read_record(tmp_path / "runs" / "random-0" / "knn")
+    assert twin["network"]["image_size"] == 16  # that of the checkpoint
+    said = capsys.readouterr()
+    assert said.err.startswith(f"suite of {config.checkpoint} on {config.data}\n")
+    (row,) = [line for line in said.out.splitlines() if line.startswith("20-NN top-1")]
+    value = read_record(tmp_path / "runs" / "pretrained" / "knn")["results"]["top1_20nn"]
+    assert f"{value:.1f}" in row
+    assert said.out.endswith(f"report: {tmp_path / 'runs' / 'report' / 'report.html'}\n")
+
+
+def test_the_report_is_written_after_each_run(tmp_path, make_folder, monkeypatch):
+    save_untrained(tmp_path / "checkpoint.pth")
+    monkeypatch.setenv("MSBREG_CACHE", str(tmp_path / "cache"))
+    data = make_folder(train=20, val=2)
+    config = suite.Config(
+        checkpoint=tmp_path / "checkpoint.pth",
+        data=str(data),
+        output=tmp_path / "runs",
+        protocols=("knn", "linear"),
+        random_seeds=0,
+        device="cpu",
+    )
+    cut = data / "val" / "class0" / "000.png"
+    knn_run = knn.run
+
+    def spoil_after(*arguments):
+        results = knn_run(*arguments)
+        cut.write_bytes(b"")
+        return results
+
+    monkeypatch.setattr(knn, "run", spoil_after)
+    with pytest.raises(UserError, match="is empty"):
+        suite.run(config)
+    assert "20-NN top-1" in (tmp_path / "runs" / "report" / "report.md").read_text()
+
+
+def test_data_without_voc_layout_is_reported_before_anything_runs(tmp_path, make_folder):
+    save_untrained(tmp_path / "checkpoint.pth")
+    config = suite.Config(
+        checkpoint=tmp_path / "checkpoint.pth", data=str(make_folder()), output=tmp_path / "runs"
+    )
+    with pytest.raises(UserError, match=r"no VOC layout(.|\n)*--protocols '\[knn, linear\]'"):
+        suite.run(config)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +104,7 @@ def test_workers_reach_protocols_and_detectors_alike(given, detector, protocol):
 
 
 def test_a_card_that_is_no_detectors_is_refused_at_once():
-    with pytest.raises(UserError, match=r"digits_knn is no card of a detector(.|\n)*digits_voc_c4"):
+    with pytest.raises(UserError, match=r"digits_knn is not a detector card(.|\n)*digits_voc_c4"):
         suite.Config(detectors=("digits_voc_c4", "digits_knn"))
 
 
@@ -72,5 +116,7 @@ def test_a_detector_that_asks_for_what_cannot_be_done_is_refused_at_once(tmp_pat
 
 
 def test_a_card_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(UserError, match=r"no card .*nothing\.yaml; expected one of: .*voc_c4"):
+    with pytest.raises(
+        UserError, match=r"card .*nothing\.yaml does not exist; expected one of: .*voc_c4"
+    ):
         suite.Config(detectors=("nothing",))

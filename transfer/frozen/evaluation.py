@@ -1,25 +1,72 @@
-"""What every frozen-feature protocol does before any mathematics: the job, the network, the transform."""
+"""From the settings of a frozen-feature protocol to its network and its labeled features."""
 
+import dataclasses
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from msbreg.backbones.resnet import ResNet
-from msbreg.checkpoints.load import Provenance, file_sha256, load_backbone, random_backbone
-from msbreg.data.transforms import EvaluationTransform
+from msbreg.backbones.spec import Provenance
+from msbreg.backbones.twin import random_backbone
+from msbreg.checkpoints.load import file_sha256, load_backbone
+from msbreg.data.folder import ImageList
+from msbreg.data.sources import data_name, open_source
+from msbreg.data.transforms import EvaluationTransform, default_transform
 from msbreg.run.config import Card, plain
+from msbreg.run.errors import UserError
 from msbreg.run.job import AlreadyFinished, Job, job, log
-from transfer.frozen.frozen_config import FrozenConfig
+from transfer.frozen.features import export, extract
+from transfer.frozen.frozen_config import FrozenConfig, LabeledConfig
+from transfer.scoring.classification import class_accuracies, standard_error, top_k_accuracy
+from transfer.scoring.score import DataId, Score
 
 C = TypeVar("C", bound=FrozenConfig)
+
+MOST_COPIES = 0.01
+"""Largest share of test images that may also be training images.
+
+Public data sets have a few exact duplicates across splits (CIFAR-10 and ImageNet among them), and
+published scores include them; a larger share means that the splits were mixed up.
+"""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split with its features.
+
+    Attributes:
+        images: the N images, with labels.
+        x: (N, D) float32 features.
+        labels: (N,) class indices, or (N, C) in {1, -1, 0}.
+        data: identity of the split, for scores.
+    """
+
+    images: ImageList
+    x: np.ndarray
+    labels: np.ndarray
+    data: DataId
 
 
 def evaluate(
     kind: str, config: C, card: Card, protocol: Callable[[C, Job], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Run a protocol as a job; nothing is done where its finished run is to be skipped."""
+    """Run a protocol as a job; does nothing if its completed run is to be skipped."""
+    given = config.data is not None
+    if not given:
+        config = dataclasses.replace(config, data="digits")
     try:
         with job(config, card, kind=kind, inputs=inputs(config)) as running:
+            log.info("%s of %s on %s", kind, config.checkpoint, config.data)
+            default = FrozenConfig.checkpoint
+            if not given and config.checkpoint not in ("random", default):
+                running.warn(
+                    f"no --data was given: {config.checkpoint} is evaluated on the EMBEDDED DIGITS, not "
+                    "on data of your own. Use --data FOLDER, or --data digits to silence this warning"
+                )
             running.results = protocol(config, running)
             return running.results
     except AlreadyFinished as finished:
@@ -28,26 +75,31 @@ def evaluate(
 
 
 def inputs(config: FrozenConfig) -> dict[str, str]:
-    """Digest of the checkpoint's contents, by which a finished run is known again."""
-    file = Path(config.checkpoint).expanduser()
-    known = config.checkpoint != "random" and file.is_file()
-    return {"checkpoint": file_sha256(file) if known else config.checkpoint}
+    """Digests of the checkpoints' contents, by which a completed run is recognized."""
+    named = {"checkpoint": config.checkpoint}
+    if config.twin_of is not None:
+        named["twin_of"] = str(config.twin_of)
+    files = {name: Path(value).expanduser() for name, value in named.items()}
+    return {
+        name: file_sha256(file) if named[name] != "random" and file.is_file() else named[name]
+        for name, file in files.items()
+    }
+
+
+# ---- The network
 
 
 def load_network(config: FrozenConfig, running: Job) -> tuple[ResNet, Provenance]:
-    """The frozen backbone, its provenance written into the record."""
-    if config.checkpoint == "random":
+    """The frozen backbone; its provenance goes into the record."""
+    if config.checkpoint != "random":
+        backbone, provenance = _load(config, Path(config.checkpoint))
+    elif config.twin_of is not None:
+        _, of = _load(config, config.twin_of)
+        backbone, provenance = random_backbone(of.spec, seed=config.seed)
+    else:
         arch = config.arch or "resnet18-narrow"
         size = config.image_size or {"resnet18-narrow": 48}.get(arch, 32 if "-" in arch else 224)
         backbone, provenance = random_backbone(arch, seed=config.seed, image_size=size)
-    else:
-        backbone, provenance = load_backbone(
-            Path(config.checkpoint).expanduser(),
-            arch=config.arch,
-            encoder=config.encoder,
-            family=config.family,
-            trust_pickle=config.trust_pickle,
-        )
     running.record.content["network"] = provenance.as_dict() | {
         "name": network_name(config, provenance)
     }
@@ -59,6 +111,16 @@ def load_network(config: FrozenConfig, running: Job) -> tuple[ResNet, Provenance
         provenance.family,
     )
     return backbone, provenance
+
+
+def _load(config: FrozenConfig, path: Path) -> tuple[ResNet, Provenance]:
+    return load_backbone(
+        path.expanduser(),
+        arch=config.arch,
+        encoder=config.encoder,
+        family=config.family,
+        trust_pickle=config.trust_pickle,
+    )
 
 
 def network_name(config: FrozenConfig, provenance: Provenance) -> str:
@@ -73,13 +135,176 @@ def resolve_transform(
     config: FrozenConfig, provenance: Provenance, running: Job
 ) -> EvaluationTransform:
     """The transform of the settings, or the default for the network; the record states which."""
-    size = provenance.image_size
-    if config.transform is not None:
-        chosen = config.transform
-    elif size == 0 or size > 64:  # 0: not stated; all published families train on 224 pixels
-        chosen = EvaluationTransform()
-    else:
-        chosen = EvaluationTransform(resize=size, crop=size)
+    chosen = config.transform or default_transform(provenance.image_size)
     running.record.content["transform"] = plain(chosen)
     running.record.resolve(transform=chosen)
     return chosen
+
+
+# ---- The images and their features
+
+
+def labeled_splits(config: LabeledConfig, running: Job) -> tuple[Split, Split]:
+    """Features of the training and the test images of an ImageFolder tree.
+
+    Raises:
+        UserError: the network or the images cannot be read, the splits have different classes, or
+            they share images.
+    """
+    assert config.data is not None
+    train, test = (open_source(config.data, s) for s in (config.train_split, config.val_split))
+    _check_classes(train, test, config)
+    for images in (train, test):
+        if note := images.ignored_files():
+            running.warn(note)
+    lists = {config.train_split: train, config.val_split: test}
+    return split_features(config, running, lists, name=data_name(config.data))
+
+
+def split_features(
+    config: FrozenConfig, running: Job, lists: dict[str, ImageList], *, name: str
+) -> tuple[Split, Split]:
+    """Features of a training and a test split; network, transform and data go into the record.
+
+    Args:
+        lists: name of the split -> images with labels; training first.
+        name: what tables call the data.
+
+    Raises:
+        UserError: the network or an image cannot be read, or the splits share images.
+    """
+    _check_files(lists)
+    backbone, provenance = load_network(config, running)
+    transform = resolve_transform(config, provenance, running)
+    running.record.content["data"] = {
+        split: {"images": len(images), "fingerprint": images.fingerprint}
+        for split, images in lists.items()
+    }
+    features = {
+        split: extract(
+            backbone,
+            provenance,
+            images,
+            transform=transform,
+            job=running,
+            cache=config.cache,
+            label=split,
+            threads=config.workers,
+        )
+        for split, images in lists.items()
+    }
+    (_, train), (test_name, test) = features.items()
+    copies = np.flatnonzero(np.isin(test.contents, train.contents))
+    _check_copies(copies, lists[test_name], running)
+    if config.features_out is not None:
+        export(
+            config.features_out.expanduser(),
+            {split: (images, features[split].x) for split, images in lists.items()},
+        )
+    first, second = (
+        Split(
+            images,
+            features[split].x,
+            np.asarray(images.labels),
+            DataId(name, split, images.fingerprint),
+        )
+        for split, images in lists.items()
+    )
+    return first, second
+
+
+# ---- Scores
+
+
+def accuracy_scores(
+    outputs: np.ndarray,  # (N, C)
+    split: Split,
+    *,
+    name: str,
+    rules: str,
+) -> list[Score]:
+    """``NAME top-1`` and, of more than 5 classes, ``NAME top-5``, with binomial standard errors."""
+    by_class = class_accuracies(outputs, split.labels)
+    scores = []
+    for k in (1, 5) if outputs.shape[1] > 5 else (1,):
+        value = top_k_accuracy(outputs, split.labels, k)
+        scores.append(
+            Score(
+                name=f"{name} top-{k}",
+                value=value,
+                data=split.data,
+                rules=rules,
+                n=len(split.labels),
+                stderr=standard_error(value, len(split.labels)),
+                per_class=dict(zip(split.images.classes, by_class.tolist(), strict=True))
+                if k == 1
+                else None,
+            )
+        )
+    return scores
+
+
+# ---- Checks
+
+
+def _check_classes(train: ImageList, test: ImageList, config: LabeledConfig) -> None:
+    """Both splits have the same classes, at least two."""
+    names = f"{config.train_split} and {config.val_split}"
+    if train.classes != test.classes:
+        parts = []
+        for here, there, split in (
+            (train, test, config.val_split),
+            (test, train, config.train_split),
+        ):
+            missing = [name for name in here.classes if name not in there.classes]
+            if missing:
+                shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+                parts.append(f"{split} has no {shown}")
+        hint = ""
+        if (test.root.parent / "test").is_dir() and config.val_split != "test":
+            hint = f"\n{test.root.parent / 'test'} exists: did you mean --val-split test?"
+        raise UserError(
+            f"{config.data}: {names} have different classes: {'; '.join(parts)}.\n"
+            f"Expected the same class folders in both.{hint}"
+        )
+    if len(train.classes) < 2:
+        raise UserError(
+            f"{config.data} has the single class {train.classes[0]!r}; classification needs at least "
+            "two class folders in each split"
+        )
+
+
+def _check_files(lists: dict[str, ImageList]) -> None:
+    """No file is in both splits, by whatever path or link."""
+    (train_name, train), (test_name, test) = lists.items()
+    known = {_file_id(train.name(i)) for i in range(len(train))}
+    shared = [test.name(i) for i in range(len(test)) if _file_id(test.name(i)) in known]
+    if shared:
+        raise UserError(
+            f"{len(shared)} of the {len(test)} images of {test_name} are also in {train_name}, such as "
+            f"{shared[0]}; a test image must not be trained on. Give splits without common files"
+        )
+
+
+def _file_id(path: str) -> object:
+    """Equal for two paths exactly if they lead to the same file."""
+    try:
+        state = os.stat(path)
+    except OSError:  # reading the image reports it
+        return path
+    return state.st_dev, state.st_ino
+
+
+def _check_copies(copies: np.ndarray, test: ImageList, running: Job) -> None:
+    """Few test images at most are copies of training images."""
+    if not len(copies):
+        return
+    found = (
+        f"{len(copies)} of the {len(test)} test images are copies of training images, such as "
+        f"{test.name(int(copies[0]))}"
+    )
+    if len(copies) > MOST_COPIES * len(test):
+        raise UserError(
+            f"{found}; a test image must not be trained on. Give splits without common images"
+        )
+    running.warn(found)

@@ -1,28 +1,26 @@
-"""Frozen features: extracted once, kept in a cache, gathered by sample index."""
+"""Frozen features of a split: extracted once, kept in a cache, exported on request."""
 
-import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
-from msbreg.backbones.resnet import ResNet, embed, normalize
-from msbreg.backbones.spec import Normalization
-from msbreg.checkpoints.load import Provenance
-from msbreg.data.folder import UnreadableImage, read_image
+from msbreg.backbones.features import extract_features
+from msbreg.backbones.resnet import ResNet
+from msbreg.backbones.spec import Provenance
+from msbreg.data.decoding import UnreadableImage
+from msbreg.data.sources import ImageSource
 from msbreg.data.transforms import EvaluationTransform
 from msbreg.run.config import plain
-from msbreg.run.errors import UserError
+from msbreg.run.files import replacing, writing
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
 
-FORMAT = 2  # of the cache; part of its key
+FORMAT = 3  # of the cache; part of its key
 
 
 @dataclass(frozen=True)
@@ -30,20 +28,18 @@ class Features:
     """Features of one split.
 
     Attributes:
-        x: (N, D) float32, row i is image i of the list that was given.
-        paths: the N images, as given.
-        seconds: what extraction took; 0 from the cache.
+        x: (N, D) float32; row i is image i of the source.
+        contents: (N,) uint64 hashes of the decoded images; equal for copies of one image.
     """
 
     x: np.ndarray
-    paths: tuple[Path, ...]
-    seconds: float
+    contents: np.ndarray
 
 
 def extract(
     backbone: ResNet,
     provenance: Provenance,
-    paths: Sequence[Path],
+    source: ImageSource,
     *,
     transform: EvaluationTransform,
     job: Job,
@@ -54,95 +50,125 @@ def extract(
 ) -> Features:
     """Global average pools of the frozen backbone for the images, from the cache where it has them.
 
-    The cache's key is (weights, files, transform, normalization, device type), where a file is its
-    place, size and time of change: names and sizes alone are equal in many a train and val folder.
+    The cache's key is (weights, source, transform, normalization, device type); a source's
+    ``cache_key`` holds place, size and time of change of each file. A damaged cache file is computed
+    again, with a warning.
 
     Args:
         label: name of the split, for the progress display.
 
     Raises:
-        UserError: an image cannot be read (the message names it).
+        UserError: a file is not an image (the message names it).
+        ImageIOError: a file cannot be read.
     """
-    key = [FORMAT, provenance.sha256, provenance.encoder, _identity(paths), plain(transform)]
+    key = [FORMAT, provenance.sha256, provenance.encoder, source.cache_key(), plain(transform)]
     key += [job.device.type, asdict(provenance.normalization), provenance.stride]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
-    stored = cache / f"{name}.npy"
+    stored = cache / f"{name}.npz"
     if stored.is_file():
-        x = np.load(stored, allow_pickle=False)
-        if x.shape[0] == len(paths):
-            log.info("features of %s (%d images): from the cache", label, len(paths))
-            return Features(x, tuple(paths), 0.0)
-    with Progress(f"features of {label}", len(paths), unit="images") as progress:
-        x = _forward(
-            backbone, paths, transform, provenance.normalization, job, progress, batch_size, threads
-        )
-        log.info("features of %s: %d images at %.0f images/s", label, len(paths), progress.rate)
-        seconds = len(paths) / progress.rate
-    _store(stored, x)
-    return Features(x, tuple(paths), seconds)
+        kept = _load(stored, (len(source), backbone.channels["c5"]))
+        if isinstance(kept, Features):
+            log.info("features of %s (%d images): from the cache", label, len(source))
+            return kept
+        job.warn(f"the feature cache {stored} is damaged ({kept}); extracting the features again")
+    hashed = _Hashed(source)
+    with Progress(f"features of {label}", len(source), unit="images") as progress:
+        try:
+            x = extract_features(
+                backbone,
+                provenance,
+                hashed,
+                transform=transform,
+                device=job.device,
+                batch_size=batch_size,
+                threads=threads,
+                progress=lambda done, _: progress.update(done),
+            )
+        except UnreadableImage as error:
+            raise UnreadableImage(
+                f"{error}.\nA score over part of a split is not comparable: fix the file, or remove it "
+                "from the data set for every method that you compare."
+            ) from error
+        log.info("features of %s: %d images at %.0f images/s", label, len(source), progress.rate)
+    features = Features(x, hashed.contents)
+    if np.isfinite(x).all():
+        _store(stored, features)
+    return features
 
 
-def _forward(
-    backbone: ResNet,
-    paths: Sequence[Path],
-    transform: EvaluationTransform,
-    normalization: Normalization,
-    job: Job,
-    progress: Progress,
-    batch_size: int,
-    threads: int,
-) -> np.ndarray:
-    """Decode in threads (OpenCV lets go of the interpreter), one batch ahead of the network."""
-    backbone = backbone.to(job.device).to(memory_format=torch.channels_last).eval()
+class _Hashed:
+    """A source that notes a hash of each image it decodes."""
 
-    def pixels(path: Path) -> np.ndarray:
-        return transform(read_image(path))
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+        self.contents = np.zeros(len(source), np.uint64)
+        self.classes, self.fingerprint = source.classes, source.fingerprint
+        self.label, self.name, self.cache_key = source.label, source.name, source.cache_key
 
-    starts = range(0, len(paths), batch_size)
-    x = np.empty((len(paths), backbone.channels["c5"]), np.float32)
-    with ThreadPoolExecutor(threads) as pool, torch.inference_mode():
-        submit = lambda first: [pool.submit(pixels, p) for p in paths[first : first + batch_size]]  # noqa: E731
-        ahead = submit(0)
-        for first in starts:
-            waiting, ahead = ahead, submit(first + batch_size)
-            try:
-                batch = torch.from_numpy(np.stack([future.result() for future in waiting]))
-            except UnreadableImage as error:
-                for future in ahead:
-                    future.cancel()
-                raise UserError(
-                    f"{error}.\nA score over part of a split is no score: mend the file, or leave it "
-                    "out of the data set for every method that you compare."
-                ) from error
-            features = embed(backbone, normalize(batch, job.device, normalization))
-            x[first : first + len(batch)] = features.float().cpu().numpy()
-            progress.update(min(first + batch_size, len(paths)))
-    return x
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def image(self, i: int) -> np.ndarray:  # (H, W, 3) uint8 RGB
+        pixels = self._source.image(i)
+        digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=8)
+        digest.update(repr(pixels.shape).encode())
+        self.contents[i] = int.from_bytes(digest.digest(), "little")
+        return pixels
 
 
-def _store(path: Path, x: np.ndarray) -> None:
+def _load(path: Path, shape: tuple[int, int]) -> Features | str:
+    """The features in a cache file, or what is wrong with it."""
+    try:
+        # zipfile checks the sums of both arrays.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            x, contents = arrays["x"], arrays["contents"]
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        return str(error) or type(error).__name__
+    if x.shape != shape or contents.shape != shape[:1]:
+        return f"shape {x.shape}, expected {shape}"
+    if x.dtype != np.float32 or contents.dtype != np.uint64:
+        return f"type {x.dtype}, expected float32"
+    if not np.isfinite(x).all():
+        return "values that are not finite"
+    return Features(x, contents)
+
+
+def _store(path: Path, features: Features) -> None:
     """Keep the features; a cache that cannot be written costs time, not the result."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            np.save(file, x, allow_pickle=False)
-        os.replace(temporary, path)
+        with replacing(path) as file:
+            np.savez(file, x=features.x, contents=features.contents)
     except OSError as error:
         log.warning("features are not kept in %s: %s", path.parent, error.strerror or error)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
-def _identity(paths: Sequence[Path]) -> str:
-    """sha256 over place, size and time of change of each file."""
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            state = path.stat()
-            seen = f"{state.st_size} {state.st_mtime_ns}"
-        except OSError:  # reading it will name it
-            seen = "missing"
-        digest.update(f"{path.absolute()}\0{seen}\n".encode())
-    return digest.hexdigest()
+def export(path: Path, splits: dict[str, tuple[ImageSource, np.ndarray]]) -> None:
+    """Write features for a user's own analysis.
+
+    Args:
+        path: ``FILE.npz``: for each split ``SPLIT_features`` (N, D) float32, ``SPLIT_labels`` and
+            ``SPLIT_paths`` (N,), and ``classes``. ``FILE.npy``: ``FILE-SPLIT.npy``, features alone.
+        splits: name -> (source, features).
+
+    Raises:
+        RunFailed: the file cannot be written.
+    """
+    with writing(path, "features", instead="give another --features-out"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".npz":
+            arrays: dict[str, Any] = {}
+            for name, (source, x) in splits.items():
+                arrays[f"{name}_features"] = x
+                arrays[f"{name}_labels"] = np.array([source.label(i) for i in range(len(source))])
+                arrays[f"{name}_paths"] = np.array([source.name(i) for i in range(len(source))])
+                arrays["classes"] = np.array(source.classes)
+            with replacing(path) as file:
+                np.savez(file, **arrays)
+            log.info("features: %s", path)
+            return
+        for name, (_, x) in splits.items():
+            part = path.with_name(f"{path.stem}-{name}.npy")
+            with replacing(part) as file:
+                np.save(file, x)
+            log.info("features of %s: %s", name, part)

@@ -1,11 +1,11 @@
-"""The settings that every frozen-feature protocol shares. Imports no PyTorch: see msbreg/run/options.py."""
+"""Settings that every frozen-feature protocol shares. Imports no PyTorch: see msbreg/run/options.py."""
 
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from msbreg.backbones.architectures import ARCHITECTURES
+from msbreg.backbones.architectures import architecture
 from msbreg.data.transforms import EvaluationTransform
 from msbreg.run.errors import UserError
 from msbreg.run.inputs import check_checkpoint, check_data, check_output
@@ -21,49 +21,62 @@ class FrozenConfig:
     """Settings that all frozen-feature protocols share."""
 
     not_protocol: ClassVar[frozenset[str]] = frozenset(
-        {"arch", "image_size", "encoder", "family", "trust_pickle"}
-    )  # which network, not how
+        {"arch", "image_size", "encoder", "family", "trust_pickle", "twin_of", "features_out"}
+    )  # which network, not how it is evaluated
 
     checkpoint: str = "runs/pretrain/checkpoint.pth"
-    """A checkpoint, or ``random`` for the untrained twin."""
-    data: str = "digits"
-    """digits, or the root of the data set's folders."""
+    """A checkpoint, or ``random`` for an untrained network."""
+    data: str | None = None
+    """digits, the root of the data set's folders, or LAYOUT:FOLDER (null: the embedded digits)."""
     output: Path = Path("runs/transfer")
     """Folder for record.json, log.txt and the protocol's own files."""
     seed: int = 0
-    """Random seed; with ``--checkpoint random`` also that of the weights."""
+    """Random seed, also of the weights of ``--checkpoint random``."""
     name: str = ""
-    """What tables call this network; empty takes the method and architecture."""
+    """What tables call this network (empty: its method and architecture)."""
     arch: str | None = None
     """Expected architecture (an error if the checkpoint has another); for ``random``, the one to
     build (null: resnet18-narrow, the demo's)."""
     encoder: str | None = None
-    """Which network of a checkpoint that holds several (null: the one that its family evaluates)."""
+    """Which network of a checkpoint that has several (null: the one that its family evaluates)."""
     family: str | None = None
-    """Layout of the checkpoint, where it fits more than one (tools/inspect_checkpoint.py --list)."""
+    """Layout of the checkpoint, where it fits several (tools/inspect_checkpoint.py --list)."""
     trust_pickle: bool = False
-    """Read a checkpoint that holds more than tensors; none of its code is run in any case."""
+    """Read a checkpoint that contains more than tensors; its code is never run."""
+    twin_of: Path | None = None
+    """For ``random``: the checkpoint to be compared with. The untrained twin has its architecture,
+    normalization, channel order, stride and image size."""
     image_size: int | None = None
-    """For ``random``: the training size of the network that it is the twin of (null: 48 for
-    resnet18-narrow, 32 for small-image networks, 224 for others)."""
+    """For ``random`` without ``twin_of``: the training size to assume (null: 48 for resnet18-narrow, 32
+    for small-image networks, 224 for others)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     workers: int = 2
     """Threads that decode images, and processes that fit classifiers."""
     cache: Path = field(default_factory=default_cache)
-    """Where extracted features are kept."""
+    """Folder where extracted features are kept."""
+    features_out: Path | None = None
+    """Also write the features to this file: FILE.npz with the labels, paths and classes of both splits,
+    or FILE.npy, one file per split."""
     finished: Literal["error", "skip"] = "error"
-    """What to do when the output folder holds this very run, finished."""
+    """What to do if the output folder already contains this completed run."""
     transform: EvaluationTransform | None = None
     """null: 256 / 224 for networks trained above 64 pixels, else the training size, center square."""
 
     def __post_init__(self) -> None:
-        if self.arch is not None and self.arch not in ARCHITECTURES:
-            raise UserError(f"arch is {self.arch!r}; expected one of {', '.join(ARCHITECTURES)}")
+        if self.arch is not None:
+            architecture(self.arch)  # refuses unknown names
         if not 0 <= self.seed < 2**31 or self.workers < 1:
             raise UserError(
                 f"seed is {self.seed} and workers {self.workers}; expected 0 to 2^31 - 1, and at least 1"
             )
+        if self.twin_of is not None and self.checkpoint != "random":
+            raise UserError(
+                f"twin_of is {self.twin_of}, but the checkpoint is {self.checkpoint}; "
+                "expected --checkpoint random with --twin-of"
+            )
+        if self.features_out is not None and self.features_out.suffix not in (".npz", ".npy"):
+            raise UserError(f"features_out is {self.features_out}; expected FILE.npz or FILE.npy")
 
     def check_inputs(self) -> None:
         """That the paths can be used.
@@ -71,8 +84,31 @@ class FrozenConfig:
         Raises:
             UserError: the checkpoint or the data do not exist, or the output cannot be a folder.
         """
-        from msbreg.data.sources import DATASETS  # OpenCV, which only this check needs
+        from msbreg.data.sources import (  # OpenCV, which only this check needs
+            EMBEDDED,
+            split_layout,
+        )
 
         check_checkpoint(self.checkpoint)
-        check_data(self.data, DATASETS)
+        if self.twin_of is not None:
+            check_checkpoint(str(self.twin_of))
+        if self.data is not None:
+            check_data(split_layout(self.data)[1], EMBEDDED)
         check_output(self.output)
+
+
+@dataclass(frozen=True)
+class LabeledConfig(FrozenConfig):
+    """Settings of the protocols on DATA/SPLIT/CLASS/*, one label per image."""
+
+    train_split: str = "train"
+    """Folder of the training images."""
+    val_split: str = "val"
+    """Folder of the images that are scored."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_split == self.val_split:
+            raise UserError(
+                f"train_split and val_split are both {self.train_split!r}; expected two splits"
+            )

@@ -1,13 +1,12 @@
-"""One linear layer on cached features, trained at several learning rates at once.
+"""One linear layer on cached features, trained with several learning rates at once.
 
 The L layers share every batch, so that one matrix product (B, D) x (D, L C) serves them all. The
-gradient of softmax cross-entropy is written out; nothing is recorded by autograd.
+gradient of softmax cross-entropy is written out; autograd is not used.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,12 +14,10 @@ from torch import Tensor
 from msbreg.run.errors import UserError
 from msbreg.train.optimizers import warmup_cosine
 
-Schedule = Literal["cosine", "multistep"]
-
 
 @dataclass(frozen=True)
 class LinearModel:
-    """L linear layers that differ in nothing but the learning rate they were trained at."""
+    """L linear layers that differ only in the learning rate they were trained with."""
 
     weights: Tensor  # (L, D, C) float32
     bias: Tensor  # (L, C)
@@ -39,22 +36,20 @@ def fit_linear(
     momentum: float = 0.9,
     nesterov: bool = True,
     weight_decay: float = 0.0,
-    schedule: Schedule = "cosine",
-    milestones: Sequence[float] = (1 / 3, 2 / 3),
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> LinearModel:
     """Minimize cross-entropy by SGD for each learning rate, on the device of the features.
 
-    Learning rates are used as given: scaling them by batch size / 256 is the caller's affair. All
+    Learning rates are used as given: scaling them by batch size / 256 is the caller's job. All
     layers start from the same weights, N(0, 0.01) with bias 0 (Goyal et al. 2019, MoCo, SwAV), and
-    see the same batches; the last, smaller batch of an epoch counts. Updates are those of
-    `torch.optim.SGD`: weight decay is added to the gradient, of the bias too, and the learning rate
-    is applied after momentum. It changes per step: half a cosine to zero, or a tenth from each
-    milestone (a fraction of training) on. `progress(done, total)` counts epochs.
+    see the same batches; the last, smaller batch of an epoch is used. Updates are those of
+    `torch.optim.SGD`: weight decay is added to the gradient, also that of the bias, and the learning
+    rate is applied after momentum. Each step's learning rate follows half a cosine down to zero.
+    `progress(done, total)` counts epochs.
 
-    A learning rate that diverges spoils no other: its loss is inf and `best_on_held_out` never
-    takes it. Raises UserError if shapes, labels, rates or sizes are unusable.
+    A learning rate that diverges does not affect the others: its loss is inf and `best_on_held_out`
+    never takes it. Raises UserError if shapes, labels, rates or sizes are unusable.
     """
     _check_training(features, labels, classes, learning_rates, epochs, batch_size)
     images, width, layers = len(features), features.shape[1], len(learning_rates)
@@ -74,7 +69,7 @@ def fit_linear(
             scores = torch.addmm(bias, batch, weights).view(-1, layers, classes)
             losses, slope = cross_entropy_and_gradient(scores, labels[chosen])
             slope = slope.view(len(chosen), -1)
-            now = rates * schedule_factor(step, total, schedule, milestones)
+            now = rates * warmup_cosine(step, total, peak=1.0, warmup=0)
             for value, gradient, velocity in (
                 (weights, batch.T @ slope, velocities[0]),
                 (bias, slope.sum(0), velocities[1]),
@@ -95,7 +90,7 @@ def logits(
     model: LinearModel,
     features: Tensor,  # (N, D)
 ) -> Tensor:  # (L, N, C) float32
-    """Give the scores of every layer; those of a diverged one may be no numbers."""
+    """The scores of every layer; those of a diverged one may be NaN."""
     if features.shape[-1] != model.weights.shape[1]:
         raise UserError(
             f"features have shape {tuple(features.shape)}, the layer was fitted on width "
@@ -109,7 +104,7 @@ def best_on_held_out(
     features: Tensor,  # (N, D), held out of the training split
     labels: Tensor,  # (N,)
 ) -> int:
-    """Give the index of the learning rate with the highest top-1 accuracy; first of equals.
+    """Index of the learning rate with the highest top-1 accuracy; the first of equals.
 
     Meant for images held out of the training split (`held_out_split`), never for the split that is
     reported. Raises UserError if every learning rate diverged.
@@ -118,7 +113,7 @@ def best_on_held_out(
     if not sound.any():
         raise UserError(
             f"all {len(sound)} learning rates diverged: {list(model.learning_rates)}. "
-            "Expected one with a finite loss at least: give lower ones."
+            "Expected at least one with a finite loss: give lower ones."
         )
     hits = (logits(model, features).argmax(2) == labels.to(features.device)).sum(1)
     return int(torch.where(sound, hits, -1).argmax())
@@ -145,7 +140,7 @@ def held_out_split(
         raise UserError(
             f"holding out {fraction} of {len(labels)} images in {len(sizes)} classes leaves "
             f"{len(held_out)}: expected a fraction between 0 and 1 that gives at least one. "
-            "Raise it, or give one learning rate, which needs no choice."
+            "Raise it, or give a single learning rate, which needs no selection."
         )
     return order[rank >= quota[group]].sort().values, held_out
 
@@ -161,20 +156,6 @@ def cross_entropy_and_gradient(
     gradient = log_shares.exp_()
     gradient.scatter_add_(2, at_labels, gradient.new_full((1, 1, 1), -1.0).expand(at_labels.shape))
     return losses, gradient.div_(len(labels))
-
-
-def schedule_factor(
-    step: int,
-    total: int,
-    schedule: Schedule,
-    milestones: Sequence[float],
-) -> float:
-    """Give the factor on the learning rate at a step, counted from 0; 1 at the first."""
-    if schedule == "cosine":
-        return warmup_cosine(step, total, peak=1.0, warmup=0)
-    if schedule == "multistep":
-        return 0.1 ** sum(step / total >= milestone for milestone in milestones)
-    raise UserError(f"schedule is {schedule!r}, expected one of {', '.join(get_args(Schedule))}.")
 
 
 def _descend(

@@ -89,7 +89,7 @@ def decision(
     model: SvmModel,
     features: np.ndarray,  # (N, D)
 ) -> np.ndarray:  # (N, C)
-    """Give the signed scores of each class; features are normalized as those of training were."""
+    """Signed scores of each class; features are normalized as in training."""
     if features.ndim != 2 or features.shape[1] != model.weights.shape[1]:
         raise UserError(
             f"features have shape {features.shape}, the SVM was fitted on width "
@@ -103,7 +103,7 @@ def class_average_precisions(
     labels: np.ndarray,  # (N, C): 1 = present, -1 = absent, 0 = only difficult objects
     difficult_test: Difficult = "exclude",
 ) -> np.ndarray:  # (C,)
-    """Give the interpolated average precision of each class, in percent.
+    """Interpolated average precision of each class, in percent.
 
     Images that show a class only as difficult objects are left out for that class, as in FSSB and
     VISSL, or are negatives, as in PCL. Raises UserError if a class has no positive image.
@@ -123,13 +123,62 @@ def class_average_precisions(
     )
 
 
-def mean_average_precision(
+def bootstrap_stderr(
     decisions: np.ndarray,  # (N, C)
-    labels: np.ndarray,  # (N, C)
-    difficult_test: Difficult = "exclude",
+    labels: np.ndarray,  # (N, C): 1 = present, -1 = absent, 0 = only difficult objects
+    difficult_test: Difficult,
+    generator: np.random.Generator,
+    *,
+    resamples: int = 200,
 ) -> float:
-    """Average `class_average_precisions` over the classes, in percent."""
-    return float(class_average_precisions(decisions, labels, difficult_test).mean())
+    """Standard error of the mean average precision by sampling of the test images, in percent points.
+
+    The standard deviation over bootstrap resamples of the N images (Efron 1979). A class without a
+    positive image in a resample is left out of that resample's mean.
+    """
+    images = len(labels)
+    counts = generator.multinomial(images, np.full(images, 1 / images), size=resamples)  # (R, N)
+    columns = []
+    for scores, column in zip(decisions.T, labels.T, strict=True):
+        kept = _kept(column, difficult_test)
+        order = np.argsort(-scores[kept], kind="stable")
+        falling, weights = scores[kept][order], counts[:, kept][:, order]
+        ends = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
+        retrieved = weights.cumsum(axis=1)[:, ends]
+        found = (weights * (column[kept][order] == 1)).cumsum(axis=1)[:, ends]
+        precision = found / np.maximum(retrieved, 1)
+        envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        area = (np.diff(found, axis=1, prepend=0) * envelope).sum(axis=1)
+        positives = found[:, -1]
+        columns.append(np.where(positives > 0, 100 * area / np.maximum(positives, 1), np.nan))
+    by_class = np.stack(columns)  # (C, R)
+    defined = ~np.isnan(by_class).all(axis=0)
+    means = np.nanmean(by_class[:, defined], axis=0)
+    return float(means.std(ddof=1)) if len(means) > 1 else float("nan")
+
+
+def unusable_classes(
+    train: np.ndarray,  # (N, C): 1 = present, -1 = absent, 0 = only difficult objects
+    test: np.ndarray,  # (M, C)
+    classes: Sequence[str],
+    folds: int,
+    difficult_train: Difficult,
+) -> dict[str, str]:
+    """Class -> why it can be neither fitted nor scored; empty if all can be."""
+    reasons: dict[str, str] = {}
+    for name, fitted, scored in zip(classes, train.T, test.T, strict=True):
+        positives = np.count_nonzero(fitted == 1)
+        negatives = np.count_nonzero(_kept(fitted, difficult_train)) - positives
+        problems = [
+            f"{count} {kind} training images, expected at least {folds}, one for each fold"
+            for count, kind in ((positives, "positive"), (negatives, "negative"))
+            if count < folds
+        ]
+        if not np.any(scored == 1):
+            problems.append("no positive test image")
+        if problems:
+            reasons[name] = "; ".join(problems)
+    return reasons
 
 
 def _fit_class(

@@ -28,18 +28,18 @@ def top_k_accuracy(
     return 100 * float(np.mean(_places(scores, labels) < k))
 
 
-def mean_per_class_accuracy(
+def class_accuracies(
     scores: np.ndarray,  # (N, C)
     labels: np.ndarray,  # (N,), in 0..C-1
-) -> float:
-    """Average the top-1 accuracies of the classes that have images, in percent.
+) -> np.ndarray:  # (C,)
+    """Top-1 accuracy of each class, in percent; NaN for a class without images.
 
     Raises UserError as `top_k_accuracy` does.
     """
     hits = _places(scores, labels) == 0
-    images = np.bincount(labels)
-    present = images > 0
-    return 100 * float(np.mean(np.bincount(labels, weights=hits)[present] / images[present]))
+    images = np.bincount(labels, minlength=scores.shape[1])
+    correct = np.bincount(labels, weights=hits, minlength=scores.shape[1])
+    return 100 * np.divide(correct, images, where=images > 0, out=np.full(len(images), np.nan))
 
 
 def average_precision(

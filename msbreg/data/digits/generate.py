@@ -9,8 +9,8 @@ version and seed give the same bytes.
       coco/{train2017,val2017,annotations}/             instance masks, crowds
       digits.json                                       what was generated, from which scans
 
-Whoever looks at held-out images has seen none of their scans: `train` and `test` share no scan in
-any face. VOC's `val`, which is part of `trainval`, has a third set of its own.
+Training and test images never show the same scan: `train` and `test` share none in any layout. VOC's
+`val`, which is part of `trainval`, has a third set of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ import hashlib
 import json
 import logging
 import os
+import platform
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,7 +99,7 @@ def compose_scene(
     crowd: bool = False,
     empty: bool = False,
 ) -> scenes.Scene:
-    """One to four digits on a photograph, above a crowd of tiny ones where that is asked for."""
+    """One to four digits on a photograph, optionally with a crowd of tiny ones below them."""
     size = SIZES[rng.integers(len(SIZES))]
     scene = scenes.Scene(scenes.background(rng, material.photographs, size, style))
     if crowd:
@@ -153,7 +156,7 @@ def coco_scenes(material: Material, seed: int, scale: float) -> dict[str, list[s
 
 
 def generate(root: Path, *, seed: int, scale: float = 1.0) -> dict[str, Any]:
-    """Write all faces under the empty folder `root` and return the manifest, written last."""
+    """Write all layouts into the empty folder `root` and return the manifest, which is written last."""
     material = load_material()
     counts: dict[str, dict[str, int]] = {"folder": {}, "voc": {}, "coco": {}}
     scans: dict[str, dict[str, list[int]]] = {"folder": {}, "voc": {}, "coco": {}}
@@ -185,7 +188,7 @@ def generate(root: Path, *, seed: int, scale: float = 1.0) -> dict[str, Any]:
 
 
 def digest(root: Path) -> str:
-    """sha256 over the paths and bytes of all files but the manifest, in sorted order."""
+    """sha256 over the paths and bytes of all files except the manifest, in sorted order."""
     total = hashlib.sha256()
     names = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     for name in sorted(names):
@@ -205,10 +208,14 @@ def is_complete(root: Path, seed: int, scale: float) -> bool:
 
 
 def prepare_digits(cache: Path | None = None, *, seed: int = 0, scale: float = 1.0) -> Path:
-    """The root of the data set, generated first where the cache does not hold it.
+    """The root of the data set; it is generated if the cache does not contain it.
 
     `cache` defaults to $MSBREG_CACHE, else ~/.cache/msbreg. `scale` below 1 makes fewer images (for
     tests). The folder appears whole or not at all, and two processes may ask at the same time.
+
+    Raises:
+        UserError: the cache contains an incomplete data set.
+        RunFailed: the cache cannot be written, because the disk is full for example.
     """
     if cache is None:
         cache = Path(os.environ.get("MSBREG_CACHE") or Path.home() / ".cache" / "msbreg")
@@ -220,11 +227,13 @@ def prepare_digits(cache: Path | None = None, *, seed: int = 0, scale: float = 1
     if root.exists():
         raise UserError(f"{root} is not a complete data set.\nRemove it, then start again.")
     log.info("Generating the digits data set in %s (once, about ten seconds)", root)
-    draft = cache / f".{root.name}-{uuid.uuid4().hex}"
+    draft = cache / _draft_name(root.name)
     instead = "name another cache folder in the environment variable MSBREG_CACHE"
     try:
         with writing(root, "the digits data set", kept="nothing of it is kept", instead=instead):
-            draft.mkdir(parents=True)
+            cache.mkdir(parents=True, exist_ok=True)
+            _remove_stale_drafts(cache)
+            draft.mkdir()
             manifest = generate(draft, seed=seed, scale=scale)
             try:
                 os.rename(draft, root)
@@ -237,6 +246,39 @@ def prepare_digits(cache: Path | None = None, *, seed: int = 0, scale: float = 1
         "Generated %d images in %s", sum(sum(c.values()) for c in manifest["counts"].values()), root
     )
     return root
+
+
+# A generation in progress: .NAME-HOST-PID-UUID.draft; before, .NAME-UUID.
+_DRAFT = re.compile(
+    r"\.digits-v\d+-seed\d+(-scale[\d.e-]+?)?-((?P<host>.*)-(?P<pid>\d+)-)?[0-9a-f]{32}(\.draft)?"
+)
+_STALE_SECONDS = 3600
+
+
+def _draft_name(name: str) -> str:
+    return f".{name}-{platform.node()}-{os.getpid()}-{uuid.uuid4().hex}.draft"
+
+
+def _remove_stale_drafts(cache: Path) -> None:
+    """Delete what killed generations left: their process has ended, or they are older than an hour."""
+    for entry in cache.iterdir():
+        found = _DRAFT.fullmatch(entry.name)
+        if found is None or entry.is_symlink() or not entry.is_dir():
+            continue
+        ended = found["host"] == platform.node() and not _is_running(int(found["pid"]))
+        if ended or time.time() - entry.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(entry, ignore_errors=True)
+            log.info("removed %s, which an interrupted generation left behind", entry)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's process
+        return True
+    return True
 
 
 def main() -> None:

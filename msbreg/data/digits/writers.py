@@ -145,7 +145,7 @@ def write_coco(root: Path, splits: Mapping[str, Sequence[Scene]]) -> None:
         content = coco_header()
         first = {"train": 1009, "val": 500009}[split]
         for index, scene in enumerate(scenes):
-            image_id = first + 13 * index  # COCO's image ids have gaps, too
+            image_id = first + 13 * index  # COCO's image ids also have gaps
             name = f"{image_id:012d}.jpg"
             Image.fromarray(to_uint8(scene.image)).save(folder / name, **JPEG)
             height, width = scene.image.shape[:2]
@@ -227,8 +227,8 @@ def run_lengths(mask: Mask) -> list[int]:
 def mask_polygons(mask: Mask, zoom: int = 4, tolerance: float = 0.3) -> list[list[float]]:
     """Outlines of the mask's parts in pixel-edge coordinates, simplified by `tolerance` pixels.
 
-    OpenCV's contours run through pixel centers; on the enlarged mask that loses 1/8 of a pixel
-    only. Holes are not expressed.
+    OpenCV's contours run through pixel centers; on the enlarged mask that loses only 1/8 of a
+    pixel. Holes are not represented.
     """
     import cv2
 

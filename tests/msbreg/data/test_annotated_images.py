@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from msbreg.data.annotated_images import MAX_SIDE, quote, read_upright, size_problem, upright_size
-from msbreg.data.folder import UnreadableImage
+from msbreg.data.decoding import UnreadableImage
 from msbreg.data.scenes import Scene
 
 

@@ -3,15 +3,9 @@ import shutil
 import numpy as np
 import pytest
 
-from msbreg.data.folder import (
-    UnreadableImage,
-    balanced_subset,
-    held_out_tail,
-    list_images,
-    read_image,
-    without_unreadable,
-)
-from msbreg.data.sources import image_split, training_images
+from msbreg.data.decoding import ImageIOError
+from msbreg.data.folder import balanced_subset, held_out_tail, list_images, unreadable
+from msbreg.data.sources import open_source, training_images
 from msbreg.run.errors import UserError
 
 
@@ -20,7 +14,7 @@ def test_class_folders_become_labels_in_sorted_order(make_folder):
     assert images.classes == ("class0", "class1")
     assert images.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert images.paths[0] == "class0/000.png"
-    assert images.read(0).shape == (20, 20, 3)
+    assert images.image(0).shape == (20, 20, 3)
 
 
 def test_a_flat_folder_has_no_labels(make_folder):
@@ -37,7 +31,7 @@ def test_nested_folders_belong_to_their_class(make_folder):
 
 
 def test_pixels_are_rgb(make_folder):
-    image = list_images(make_folder(train=1) / "train").read(0)
+    image = list_images(make_folder(train=1) / "train").image(0)
     # class 0 was written by OpenCV with its first channel, blue, dimmed
     assert image[..., 2].mean() < image[..., 0].mean() / 2
 
@@ -57,9 +51,9 @@ def test_the_fingerprint_changes_with_names_and_sizes(make_folder):
     ("spoil", "words"),
     [
         (lambda root: root.rename(root.parent / "gone"), "does not exist"),
-        (lambda root: [f.unlink() for f in root.rglob("*.png")], "holds no image"),
-        (lambda root: (root / "a.png").write_bytes(b"x"), "holds both images"),
-        (lambda root: (root / "empty").mkdir(), "holds no image"),
+        (lambda root: [f.unlink() for f in root.rglob("*.png")], "contains no image"),
+        (lambda root: (root / "a.png").write_bytes(b"x"), "contains both images"),
+        (lambda root: (root / "empty").mkdir(), "contains no image"),
     ],
 )
 def test_a_folder_that_cannot_be_used_says_why(make_folder, spoil, words):
@@ -77,39 +71,15 @@ def test_a_classes_file_selects_folders(make_folder, tmp_path):
     assert chosen.classes == ("class0", "class2")
     assert len(chosen) == 4
     names.write_text("class2\nnothing\n")
-    with pytest.raises(UserError, match="1 are no folder of .*: nothing"):
+    with pytest.raises(UserError, match="1 of them are not folders of .*: nothing"):
         list_images(root, classes_file=names)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_a_truncated_image_is_named(make_folder, suffix):
-    import cv2
-
-    root = make_folder(train=1) / "train" / "class0"
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    path = root / f"cut{suffix}"
-    cv2.imwrite(str(path), noise)
-    whole = path.read_bytes()
-    assert read_image(path).shape == (64, 64, 3)
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UnreadableImage, match=f"cut{suffix}"):
-        read_image(path)
-    path.write_bytes(whole + b"\0" * 100)  # trailing bytes after the image do no harm
-    assert read_image(path).shape == (64, 64, 3)
-
-
-@pytest.mark.parametrize(("content", "words"), [(b"", "empty"), (b"no image", "is not an image")])
-def test_a_file_that_is_no_image_is_named(tmp_path, content, words):
-    path = tmp_path / "x.png"
-    path.write_bytes(content)
-    with pytest.raises(UnreadableImage, match=words):
-        read_image(path)
 
 
 def test_unreadable_files_are_left_out_and_named(make_folder):
     root = make_folder(train=3) / "train"
     (root / "class0" / "001.png").write_bytes(b"no image")
-    images = without_unreadable(list_images(root))
+    images = list_images(root)
+    images = images.without(unreadable(images))
     assert len(images) == 5
     assert images.skipped == ("class0/001.png",)
     assert images.labels.tolist() == [0, 0, 1, 1, 1]
@@ -120,7 +90,7 @@ def test_if_nothing_is_readable_that_is_an_error(make_folder):
     for file in root.rglob("*.png"):
         file.write_bytes(b"no image")
     with pytest.raises(UserError, match="none of the 2 files"):
-        without_unreadable(list_images(root))
+        list_images(root).without(unreadable(list_images(root)))
 
 
 def test_a_balanced_subset_has_the_same_number_of_every_class(make_folder):
@@ -134,7 +104,7 @@ def test_a_balanced_subset_has_the_same_number_of_every_class(make_folder):
 
 def test_a_subset_larger_than_the_list_is_refused(make_folder):
     images = list_images(make_folder(train=2) / "train")
-    with pytest.raises(UserError, match="5 images asked of .*, which holds 4"):
+    with pytest.raises(UserError, match="5 images were requested from .*, which has 4"):
         balanced_subset(images, 5, seed=0)
 
 
@@ -163,8 +133,8 @@ def test_a_split_without_class_folders_is_refused(make_folder):
         file.rename(root / "val" / file.name)
     for name in ("class0", "class1"):
         shutil.rmtree(root / "val" / name)
-    with pytest.raises(UserError, match="holds images but no class folders"):
-        image_split(str(root), "val")
+    with pytest.raises(UserError, match="contains images but no class folders"):
+        open_source(str(root), "val")
 
 
 def test_hidden_folders_are_no_classes_and_dangling_links_are_named(make_folder):
@@ -173,5 +143,38 @@ def test_hidden_folders_are_no_classes_and_dangling_links_are_named(make_folder)
     (root / "class0" / "zzz.png").symlink_to(root / "nowhere.png")
     images = list_images(root)
     assert images.classes == ("class0", "class1")
-    with pytest.raises(UnreadableImage, match=r"zzz\.png cannot be read"):
-        images.read(2)
+    with pytest.raises(ImageIOError, match=r"zzz\.png cannot be read"):
+        images.image(2)
+
+
+def test_an_io_error_is_not_an_unreadable_image(make_folder):
+    root = make_folder(train=2) / "train"
+    (root / "class0" / "zzz.png").symlink_to(root / "nowhere.png")
+    with pytest.raises(ImageIOError, match=r"zzz\.png cannot be read"):
+        unreadable(list_images(root))
+
+
+def test_class_names_may_contain_blanks(make_folder, tmp_path):
+    root = make_folder(classes=2, train=2) / "train"
+    (root / "class1").rename(root / "great white shark")
+    names = tmp_path / "names.txt"
+    names.write_text("great white shark\n\n")
+    assert list_images(root, classes_file=names).classes == ("great white shark",)
+
+
+def test_files_of_other_types_are_counted_and_named(make_folder):
+    root = make_folder(train=2) / "train"
+    (root / "class1" / "dance.gif").write_bytes(b"GIF89a")
+    (root / "class1" / "notes.txt").write_text("x")
+    (root / "class1" / ".DS_Store").write_text("x")
+    images = list_images(root)
+    assert images.ignored == ("class1/dance.gif", "class1/notes.txt")
+    assert "2 files are ignored" in images.ignored_files()
+    assert "1 x .gif" in images.ignored_files()
+    assert images.subset([0, 1]).ignored == images.ignored
+
+
+def test_a_folder_of_gifs_alone_says_so(tmp_path):
+    (tmp_path / "dance.gif").write_bytes(b"GIF89a")
+    with pytest.raises(UserError, match=r"contains no image.*1 others, such as dance\.gif"):
+        list_images(tmp_path)

@@ -1,6 +1,6 @@
 import pytest
 
-from msbreg.data.sources import face
+from msbreg.data.sources import data_root
 from msbreg.data.voc import image_labels
 from msbreg.run.errors import UserError
 
@@ -51,6 +51,6 @@ def test_a_folder_in_another_layout_is_named(tmp_path):
 
 
 def test_the_embedded_scenes_are_read_with_difficult_ones():
-    read = image_labels(face("digits", "voc"), "trainval")
+    read = image_labels(data_root("digits", "voc"), "trainval")
     assert len(read.classes) == 10
     assert set(read.labels.flatten().tolist()) == {-1, 0, 1}

@@ -13,7 +13,6 @@ from transfer.frozen.heads import (
     fit_linear,
     held_out_split,
     logits,
-    schedule_factor,
 )
 
 RATES = (0.01, 0.1, 0.5)
@@ -35,19 +34,15 @@ def relative_error(ours, expected):
 
 
 @pytest.mark.parametrize(
-    ("momentum", "nesterov", "weight_decay", "schedule"),
-    [(0.9, True, 0.0, "cosine"), (0.9, False, 1e-2, "multistep"), (0.0, False, 1e-4, "cosine")],
+    ("momentum", "nesterov", "weight_decay"),
+    [(0.9, True, 0.0), (0.9, False, 1e-2), (0.0, False, 1e-4)],
 )
-def test_every_layer_equals_autograd_with_the_sgd_of_torch(
-    data, momentum, nesterov, weight_decay, schedule
-):
+def test_every_layer_equals_autograd_with_the_sgd_of_torch(data, momentum, nesterov, weight_decay):
     options = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
-    model = fit_linear(*data, learning_rates=RATES, schedule=schedule, **options, **SETTINGS)
+    model = fit_linear(*data, learning_rates=RATES, **options, **SETTINGS)
 
     def factor(share):
-        if schedule == "cosine":
-            return (1 + math.cos(math.pi * share)) / 2
-        return 1 if share < 1 / 3 else 0.1 if share < 2 / 3 else 0.01
+        return (1 + math.cos(math.pi * share)) / 2
 
     for index, rate in enumerate(RATES):
         layer, loss = slow.fit_linear(
@@ -136,13 +131,6 @@ def test_progress_counts_the_epochs(data):
     assert calls == [(epoch, 6) for epoch in range(1, 7)]
 
 
-def test_the_cosine_begins_at_one_and_multistep_drops_at_its_milestones():
-    cosine = [schedule_factor(step, 4, "cosine", ()) for step in range(4)]
-    steps = [schedule_factor(step, 4, "multistep", (0.5, 0.75)) for step in range(4)]
-    assert cosine == pytest.approx([1, 0.5 + 2**0.5 / 4, 0.5, 0.5 - 2**0.5 / 4])
-    assert steps == pytest.approx([1, 1, 0.1, 0.01])
-
-
 def test_a_held_out_split_takes_the_fraction_of_each_class_and_every_image_once():
     labels = torch.tensor([0] * 100 + [3] * 40 + [1] * 5)
     labels = labels[torch.randperm(145, generator=torch.Generator().manual_seed(2))]
@@ -179,8 +167,6 @@ def test_unusable_features_labels_and_sizes_are_refused(data):
         fit_linear(features / 0, labels, learning_rates=RATES, **SETTINGS)
     with pytest.raises(UserError, match="expected learning rates above 0"):
         fit_linear(features, labels, learning_rates=(), **SETTINGS)
-    with pytest.raises(UserError, match="schedule is 'step', expected one of cosine, multistep"):
-        fit_linear(features, labels, learning_rates=RATES, schedule="step", **SETTINGS)
     model = fit_linear(features, labels, learning_rates=RATES, **SETTINGS)
     with pytest.raises(UserError, match="same backbone and layer"):
         logits(model, features[:, :3])

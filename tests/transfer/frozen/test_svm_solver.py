@@ -6,8 +6,14 @@ from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
 from msbreg.run.errors import UserError
-from transfer.frozen import svm_solver as svm_fit
-from transfer.frozen.svm_solver import C_GRIDS, class_average_precisions, decision, fit_svm
+from transfer.frozen.svm_solver import (
+    C_GRIDS,
+    bootstrap_stderr,
+    class_average_precisions,
+    decision,
+    fit_svm,
+    unusable_classes,
+)
 from transfer.scoring.classification import average_precision
 
 COSTS = (0.01, 1.0, 20.0)
@@ -76,7 +82,6 @@ def test_difficult_images_leave_the_test_of_their_class_or_are_negatives(model):
         assert excluded[index] == average_precision(decisions[used, index], column[used])
         assert negative[index] == average_precision(decisions[:, index], column)
     assert (excluded > negative).all()  # more negatives, at random places, lower the precision
-    assert svm_fit.mean_average_precision(decisions, labels) == excluded.mean()
 
 
 def test_two_processes_fit_what_one_fits(train, model):
@@ -153,3 +158,36 @@ def test_unusable_features_labels_and_costs_are_refused(train, model):
         fit_svm(features, labels, costs=())
     with pytest.raises(UserError, match="same backbone and layer"):
         decision(model, features[:, :5])
+
+
+@pytest.mark.parametrize("difficult", ["exclude", "negative"])
+def test_the_bootstrap_error_is_that_of_resampled_images_scored_one_by_one(model, difficult):
+    features, labels = multi_label_data(60, seed=1)
+    decisions = decision(model, features).round(1)  # with ties
+    ours = bootstrap_stderr(decisions, labels, difficult, np.random.default_rng(3), resamples=20)
+    generator = np.random.default_rng(3)
+    counts = generator.multinomial(60, np.full(60, 1 / 60), size=20)
+    means = []
+    for row in counts:
+        chosen = np.repeat(np.arange(60), row)
+        means.append(class_average_precisions(decisions[chosen], labels[chosen], difficult).mean())
+    assert ours == pytest.approx(np.std(means, ddof=1), rel=1e-9)
+    assert ours > 0
+
+
+def test_classes_without_a_positive_in_a_resample_are_left_out_of_its_mean():
+    labels = np.array([[1, 1], [-1, 1], [-1, -1], [-1, -1]])
+    decisions = np.array([[2.0, 1.0], [1.0, 2.0], [3.0, 0.0], [0.0, -1.0]])
+    error = bootstrap_stderr(decisions, labels, "exclude", np.random.default_rng(0))
+    assert 0 < error < 100
+
+
+def test_every_unusable_class_is_named_with_its_reasons():
+    train = np.array([[1, 1, -1], [1, -1, 1], [-1, 1, 1], [-1, -1, 1], [0, -1, 1]])
+    test = np.array([[1, 1, 1], [-1, -1, -1]])
+    test[:, 1] = -1
+    found = unusable_classes(train, test, ("a", "b", "c"), 2, "negative")
+    assert found == {
+        "b": "no positive test image",
+        "c": "1 negative training images, expected at least 2, one for each fold",
+    }

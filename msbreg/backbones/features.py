@@ -1,0 +1,92 @@
+"""``extract_features``: images through a frozen backbone, for every protocol and for your own analysis."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from msbreg.backbones.resnet import ResNet, embed, normalize
+from msbreg.backbones.spec import BackboneSpec, Provenance
+from msbreg.data.sources import ImageSource, as_source
+from msbreg.data.transforms import EvaluationTransform, default_transform
+from msbreg.run.distributed import pick_device
+
+
+def extract_features(
+    backbone: ResNet,
+    spec: BackboneSpec | Provenance,
+    images: str | Path | Sequence[str | Path] | ImageSource,
+    *,
+    transform: EvaluationTransform | None = None,
+    device: str | torch.device = "auto",
+    batch_size: int = 64,
+    threads: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:  # (N, D) float32
+    """Global average pools of the last stage of a frozen backbone.
+
+    Row i belongs to image i of the list or the source, or to the i-th file of a folder in the order of
+    ``msbreg.data.folder.list_images(folder).paths``.
+
+    Args:
+        spec: of the backbone: its normalization, channel order and image size are applied.
+        images: a folder (its images, or one subfolder per class), a list of files, or a source.
+        transform: None is the default of the network: short side 256, center crop 224; for networks
+            trained on at most 64 pixels, a center square of their training size.
+        device: auto, cpu, cuda, cuda:N or a ``torch.device``.
+        batch_size: images per forward pass.
+        threads: that decode images, one batch ahead of the network.
+        progress: called with (done, total) after each batch.
+
+    Raises:
+        UserError: the folder has no images, the list is empty, or a file is not an image.
+        ImageIOError: a file cannot be read.
+
+    Example::
+
+        import msbreg
+
+        backbone, spec = msbreg.load_backbone("checkpoint.pth")
+        features = msbreg.extract_features(backbone, spec, "photographs/")
+
+    >>> from msbreg import random_backbone
+    >>> backbone, spec = random_backbone("resnet18-tiny", seed=0, image_size=32)
+    >>> class Gray:
+    ...     classes, fingerprint = (), "gray"
+    ...     def __len__(self): return 3
+    ...     def image(self, i): return np.full((32, 32, 3), 40 * i, np.uint8)
+    >>> extract_features(backbone, spec, Gray(), device="cpu").shape
+    (3, 256)
+    """
+    source = as_source(images)
+    if transform is None:
+        transform = default_transform(spec.image_size)
+    device = pick_device(device) if isinstance(device, str) else device
+    backbone = backbone.to(device).to(memory_format=torch.channels_last).eval()
+    total = len(source)
+
+    def pixels(i: int) -> np.ndarray:
+        return transform(source.image(i))
+
+    x = np.empty((total, backbone.channels["c5"]), np.float32)
+    with ThreadPoolExecutor(threads) as pool, torch.inference_mode():
+
+        def decode(first: int) -> list[Future[np.ndarray]]:
+            return [pool.submit(pixels, i) for i in range(first, min(first + batch_size, total))]
+
+        ahead = decode(0)
+        for first in range(0, total, batch_size):
+            waiting, ahead = ahead, decode(first + batch_size)
+            try:
+                batch = torch.from_numpy(np.stack([future.result() for future in waiting]))
+            except BaseException:
+                for future in ahead:
+                    future.cancel()
+                raise
+            features = embed(backbone, normalize(batch, device, spec.normalization))
+            x[first : first + len(batch)] = features.float().cpu().numpy()
+            if progress is not None:
+                progress(first + len(batch), total)
+    return x

@@ -1,0 +1,119 @@
+"""The one reader of image files: 8-bit RGB, bounded in memory by the size that the header states.
+
+EXIF orientation is ignored, as torchvision's readers ignore it and as the published classification
+scores were computed. Detection, whose boxes refer to the upright image, reads through
+``annotated_images.read_upright`` instead.
+"""
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from msbreg.run.errors import RunFailed, UserError
+
+# torchvision's IMG_EXTENSIONS. Pillow, libjpeg and OpenCV decode all of them.
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+)
+
+MAX_PIXELS = 178_956_970
+"""Largest height x width that any reader decodes, about 0.5 GB as RGB; Pillow's own limit."""
+
+
+class UnreadableImage(UserError):
+    """The content of a file is not an image, is cut short, or is too large to decode."""
+
+
+class ImageIOError(RunFailed):
+    """A file could not be read at all: it is missing, not permitted, or the disk or network failed.
+
+    It says nothing about the image, so that ``--skip-unreadable`` does not skip it.
+    """
+
+
+def read_image(path: Path) -> np.ndarray:  # (H, W, 3) uint8 RGB
+    """Decode an image file as 8-bit RGB; the EXIF orientation is ignored.
+
+    Raises:
+        UnreadableImage: the file is empty, not an image, has more than MAX_PIXELS pixels, or ends
+            before the image does.
+        ImageIOError: the file cannot be read.
+    """
+    data = read_bytes(path)
+    check_header(path, data)
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise UnreadableImage(f"{path} cannot be decoded: {str(error).strip()}") from error
+    if image is None:
+        raise UnreadableImage(f"{path} is not an image that OpenCV can decode ({len(data)} bytes)")
+    # OpenCV fills the missing part of a truncated JPEG or PNG with gray, without an error. The end
+    # markers are cheap to look for; where they are not at the end, a stricter decoder decides.
+    end = data[-64:]
+    cut_jpeg = data[:2] == b"\xff\xd8" and b"\xff\xd9" not in end
+    cut_png = data[:4] == b"\x89PNG" and b"IEND" not in end
+    if (cut_jpeg or cut_png) and not _decodes_fully(data):
+        raise UnreadableImage(
+            f"{path} is truncated: the file ends before the image ({len(data)} bytes)"
+        )
+    return image
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        ImageIOError: the file cannot be read.
+        UnreadableImage: it is empty.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageIOError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise UnreadableImage(f"{path} is empty (0 bytes); expected an image")
+    return data
+
+
+def check_header(path: Path, data: bytes) -> None:
+    """Check the size that an image's header states, before anything is decoded.
+
+    A PNG of 124 kB can state 32000 x 32000 pixels, which are 3 GB.
+
+    Raises:
+        UnreadableImage: the header is not that of an image, or states more than MAX_PIXELS pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(_too_large(path)) from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(
+            f"{path} is not an image in a known format ({len(data)} bytes)"
+        ) from error
+    except (OSError, SyntaxError, ValueError, OverflowError) as error:
+        raise UnreadableImage(f"{path} has a damaged header: {error}") from error
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(_too_large(path))
+
+
+def _too_large(path: Path) -> str:
+    return (
+        f"{path} is too large: its header states more than {MAX_PIXELS:,} pixels, the most that are "
+        "decoded.\nResize the image, or remove it from the data set."
+    )
+
+
+def _decodes_fully(data: bytes) -> bool:
+    """Whether Pillow, which does not fill in missing parts, decodes the image to its end."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True

@@ -1,0 +1,75 @@
+"""Reading image files: what is decoded, and what is refused before it is."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from msbreg.data.decoding import MAX_PIXELS, ImageIOError, UnreadableImage, read_image
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_truncated_image_is_named(tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"cut{suffix}"
+    cv2.imwrite(str(path), noise)
+    whole = path.read_bytes()
+    assert read_image(path).shape == (64, 64, 3)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnreadableImage, match=f"cut{suffix}"):
+        read_image(path)
+    path.write_bytes(whole + b"\0" * 100)  # trailing bytes after the image do no harm
+    assert read_image(path).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"", "empty"), (b"no image", "is not an image")])
+def test_a_file_that_is_no_image_is_named(tmp_path, content, words):
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImage, match=words):
+        read_image(path)
+
+
+def huge_png(side: int) -> bytes:
+    """A valid PNG of side x side black pixels, one bit each: 124 kB for a side of 32,000."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    packer = zlib.compressobj(9)
+    row = b"\0" * (1 + side // 8)
+    pixels = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_a_small_file_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(huge_png(32_000))
+    assert path.stat().st_size < 200_000
+
+    def decode(*_):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(cv2, "imdecode", decode)
+    with pytest.raises(UnreadableImage, match=rf"too large.* {MAX_PIXELS:,} pixels"):
+        read_image(path)
+
+
+def test_a_missing_file_is_an_io_error(tmp_path):
+    with pytest.raises(ImageIOError, match="cannot be read: No such file"):
+        read_image(tmp_path / "gone.png")
+
+
+def test_the_exif_orientation_is_ignored(tmp_path):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by a quarter
+    Image.fromarray(np.zeros((8, 24, 3), np.uint8)).save(tmp_path / "x.jpg", exif=exif)
+    assert read_image(tmp_path / "x.jpg").shape == (8, 24, 3)

@@ -1,0 +1,30 @@
+"""Decisions that one process makes for all."""
+
+import json
+
+import pytest
+
+from msbreg.run import distributed
+from msbreg.run.errors import UserError
+from tests.pair import run_pair
+
+
+def test_unreadable_files_are_decided_once_and_errors_reach_every_process(make_folder, tmp_path):
+    root = make_folder(train=3) / "train"
+    (root / "class1" / "002.png").write_bytes(b"no image")
+    assert run_pair("tests.msbreg.run.shared_decision", root, tmp_path) == [0, 0]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first["skipped"] == ["class1/002.png"]
+    assert len(first["paths"]) == 5
+    assert first["error"] == "not on this process"
+
+
+def test_one_process_decides_for_itself():
+    assert distributed.from_main(lambda: 3) == 3
+
+    def refuse():
+        raise UserError("no")
+
+    with pytest.raises(UserError, match="no"):
+        distributed.from_main(refuse)
