@@ -61,16 +61,24 @@ if __name__ == "__main__":  # options, cards and paths are checked before PyTorc
 import torch
 from torch import Tensor
 
+from msbreg.checkpoints.read import read_file
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
+from msbreg.train.loop import Plan, train
+from msbreg.train.state import Checkpoint, State
 from transfer.frozen.evaluation import accuracy_scores, evaluate, labeled_splits
-from transfer.frozen.heads import LinearModel, best_on_held_out, fit_linear, held_out_split, logits
+from transfer.frozen.heads import LinearHeads, LinearModel, best_on_held_out, held_out_split, logits
 from transfer.scoring.classification import top_k_accuracy
+
+CHECKPOINT = "heads.pth"
+KIND = "msbreg-linear"
+FITTING = "fitting"
+SAVE_SECONDS = 60.0
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
     """Evaluate; returns the results that the record holds, accuracies in percent."""
-    return evaluate("linear", config, card, _run)
+    return evaluate("linear", config, card, _run, resume_file=CHECKPOINT)
 
 
 def _run(config: Config, running: Job) -> dict[str, Any]:
@@ -87,7 +95,11 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
     chosen = config.learning_rates[0]
     held: dict[str, float | None] = {}
     if len(config.learning_rates) > 1:
-        chosen, held = _choose(config, train, labels, classes)
+        before = _unfinished(running)
+        if before.get("phase") == FITTING:  # it was chosen before the interruption
+            chosen, held = before["choice"]["learning_rate"], before["choice"]["held_out_top1"]
+        else:
+            chosen, held = _choose(config, running, train, labels, classes)
         running.record.content["selection"] = (
             f"learning rate on {round(config.held_out * 100)} % of the training images, held out; "
             f"then all {len(labels)}"
@@ -96,7 +108,8 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
         running.record.content["selection"] = "nothing is selected: one learning rate was given"
 
     # ---- The layer, on all training images; one look at the test split.
-    model = _fit(config, train, labels, classes, (chosen,), "fitting")
+    choice = {"learning_rate": chosen, "held_out_top1": held}
+    model = _fit(config, running, train, labels, classes, (chosen,), FITTING, choice)
     outputs = logits(model, test)[0].cpu().numpy()
     top1, *top5 = accuracy_scores(
         outputs,
@@ -123,6 +136,7 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
 
 def _choose(
     config: Config,
+    running: Job,
     features: Tensor,  # (N, D)
     labels: Tensor,  # (N,)
     classes: int,
@@ -131,7 +145,9 @@ def _choose(
     fit_index, held_index = held_out_split(labels, config.held_out, config.seed)
     x, y = features[held_index], labels[held_index]
     rates = config.learning_rates
-    tried = _fit(config, features[fit_index], labels[fit_index], classes, rates, "choosing")
+    tried = _fit(
+        config, running, features[fit_index], labels[fit_index], classes, rates, "choosing", {}
+    )
     best = best_on_held_out(tried, x, y)
     top1 = {
         str(rate): top_k_accuracy(scores.cpu().numpy(), y.cpu().numpy(), 1) if finite else None
@@ -144,28 +160,65 @@ def _choose(
 
 def _fit(
     config: Config,
+    running: Job,
     features: Tensor,  # (N, D)
     labels: Tensor,  # (N,)
     classes: int,
     rates: tuple[float, ...],
-    label: str,
+    phase: str,
+    choice: dict[str, Any],
 ) -> LinearModel:
-    with Progress(
-        f"{label} ({len(rates)} learning rates)", config.epochs, unit="epochs"
-    ) as progress:
-        return fit_linear(
-            features,
-            labels,
-            classes=classes,
-            learning_rates=[rate * config.batch_size / 256 for rate in rates],
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-            seed=config.seed,
-            progress=lambda done, _: progress.update(done),
+    """Train; a run that was interrupted in this phase continues."""
+    heads = LinearHeads(
+        features,
+        labels,
+        classes=classes,
+        learning_rates=[rate * config.batch_size / 256 for rate in rates],
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+    )
+    state = State()
+    about = {"kind": KIND, "phase": phase, "choice": choice}
+    checkpoint = Checkpoint(running.output / CHECKPOINT, lambda step: about)
+    before = _unfinished(running)
+    if before.get("phase") == phase:
+        checkpoint.restore(heads, state, before)
+        log.info("continuing %s from step %d of %d", phase, state.step, heads.steps)
+    plan = Plan(
+        steps=heads.steps,
+        row_every=heads.epoch,
+        save_seconds=SAVE_SECONDS,
+        read_every=1 if features.device.type == "cpu" else heads.epoch,
+    )
+    label = f"{phase} ({len(rates)} learning rates)"
+    running.stop.watched = True  # from here on: save first, then stop
+    with Progress(label, heads.steps, first=state.step, unit="steps") as progress:
+        train(
+            heads,
+            heads.batches(state.step),
+            plan,
+            state,
+            checkpoint,
+            job=running,
+            progress=progress,
         )
+    running.stop.watched = False
+    return heads.result()
+
+
+def _unfinished(running: Job) -> dict[str, Any]:
+    """The checkpoint of an interrupted run of these settings; empty where there is none."""
+    path = running.output / CHECKPOINT
+    if not (running.resumed and path.exists()):
+        return {}
+    content = read_file(path).content
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise UserError(f"{path} is not a checkpoint of transfer/linear.py; move the file away")
+    return content
 
 
 if __name__ == "__main__":

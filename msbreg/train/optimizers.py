@@ -1,4 +1,7 @@
-"""Pure functions from a step to a value. Steps count from 0; ``total`` is the number of steps."""
+"""LARS as BYOL uses it, its parameter groups, and schedules: pure functions from a step to a value.
+
+Steps count from 0; ``total`` is the number of steps.
+"""
 
 import math
 from collections.abc import Iterable

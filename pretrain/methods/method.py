@@ -1,4 +1,7 @@
-"""The online and the target branch of BYOL (Grill et al., arXiv 2006.07733, §3.1), as MSBReg uses it."""
+"""Method: what a way of pre-training adds to the loop; and BYOL's pair of networks, online and target.
+
+Grill et al., arXiv 2006.07733, §3.1, as MSBReg uses it.
+"""
 
 import abc
 import copy

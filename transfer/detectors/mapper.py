@@ -1,6 +1,9 @@
-"""How one image, its boxes and its polygons are resized and flipped, to the bit as in Detectron2.
+"""From a scene to what a detector is fed, pixel-equal to Detectron2's DatasetMapper.
 
-detectron2/data/transforms (ResizeTransform, ResizeShortestEdge) and fvcore's HFlipTransform.
+The order is that of detectron2/data/dataset_mapper.py: EXIF rotation, RGB, Pillow's bilinear resize
+of 8-bit pixels to a randomly drawn shortest side, a randomly drawn flip, INPUT.FORMAT's channels;
+boxes and polygons follow in float64, boxes are clipped and become float32. Resizing and flipping are
+those of detectron2/data/transforms (ResizeShortestEdge) and fvcore's HFlipTransform.
 """
 
 from dataclasses import dataclass

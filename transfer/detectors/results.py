@@ -1,4 +1,4 @@
-"""Save predictions, score them, and write tables and drawings, in this order."""
+"""Save predictions, score them, write tables and drawings; and the spread over several trials."""
 
 import dataclasses
 import json

@@ -1,8 +1,9 @@
-"""Which scenes make each batch: a function of the seed, the process and the iteration, nothing else.
+"""Batches of decoded samples: which scenes make each batch, and the worker processes that decode them.
 
-TrainingSampler and InferenceSampler of detectron2/data/samplers and AspectRatioGroupedDataset of
-detectron2/data/common.py. Without worker processes the batches are Detectron2's; with them, its order
-depends on their number, and this one does not.
+The order is a function of the seed, the process and the iteration: TrainingSampler and
+InferenceSampler of detectron2/data/samplers, AspectRatioGroupedDataset of detectron2/data/common.py.
+Without worker processes the batches are Detectron2's; with them, its order depends on their number
+and ours does not.
 """
 
 import pickle

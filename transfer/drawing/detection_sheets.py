@@ -1,4 +1,4 @@
-"""Which single detections were right and which were wrong, to look at; no score is made of it."""
+"""What a detection run leaves to look at: precision-recall curves, and its best hits and worst misses."""
 
 import io
 from collections.abc import Sequence

@@ -52,14 +52,25 @@ class Split:
 
 
 def evaluate(
-    kind: str, config: C, card: Card, protocol: Callable[[C, Job], dict[str, Any]]
+    kind: str,
+    config: C,
+    card: Card,
+    protocol: Callable[[C, Job], dict[str, Any]],
+    *,
+    resume_file: str | None = None,
 ) -> dict[str, Any]:
-    """Run a protocol as a job; does nothing if its completed run is to be skipped."""
+    """Run a protocol as a job; does nothing if its completed run is to be skipped.
+
+    Args:
+        resume_file: the file in the output folder that an unfinished run is continued from.
+    """
     given = config.data is not None
     if not given:
         config = dataclasses.replace(config, data="digits")
     try:
-        with job(config, card, kind=kind, inputs=inputs(config)) as running:
+        with job(
+            config, card, kind=kind, inputs=inputs(config), resume_file=resume_file
+        ) as running:
             log.info("%s of %s on %s", kind, config.checkpoint, config.data)
             default = FrozenConfig.checkpoint
             if not given and config.checkpoint not in ("random", default):

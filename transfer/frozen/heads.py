@@ -1,17 +1,19 @@
 """One linear layer on cached features, trained with several learning rates at once.
 
-The L layers share every batch, so that one matrix product (B, D) x (D, L C) serves them all. The
-gradient of softmax cross-entropy is written out; autograd is not used.
+The L layers share every batch, so that one matrix product (B, D) x (D, L C) serves them all.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from msbreg.checkpoints.load import load_exactly
 from msbreg.run.errors import UserError
+from msbreg.train.loop import Loss, Trainable
 from msbreg.train.optimizers import warmup_cosine
 
 
@@ -25,65 +27,207 @@ class LinearModel:
     final_losses: Tensor  # (L,), cross-entropy averaged over the last epoch; inf = diverged
 
 
-def fit_linear(
-    features: Tensor,  # (N, D)
-    labels: Tensor,  # (N,), in 0..C-1
-    *,
-    classes: int,
-    learning_rates: Sequence[float],
-    epochs: int,
-    batch_size: int,
-    momentum: float = 0.9,
-    nesterov: bool = True,
-    weight_decay: float = 0.0,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> LinearModel:
-    """Minimize cross-entropy by SGD for each learning rate, on the device of the features.
+class LinearHeads(Trainable):
+    """L linear layers on cached features, trained with one learning rate each.
 
-    Learning rates are used as given: scaling them by batch size / 256 is the caller's job. All
-    layers start from the same weights, N(0, 0.01) with bias 0 (Goyal et al. 2019, MoCo, SwAV), and
-    see the same batches; the last, smaller batch of an epoch is used. Updates are those of
-    `torch.optim.SGD`: weight decay is added to the gradient, also that of the bias, and the learning
-    rate is applied after momentum. Each step's learning rate follows half a cosine down to zero.
-    `progress(done, total)` counts epochs.
+    Learning rates are used as given: scaling them by batch size / 256 is the caller's job. All layers
+    start from the same weights, N(0, 0.01) with bias 0 (Goyal et al. 2019, MoCo, SwAV), and see the same
+    batches; the last, smaller batch of an epoch is used. Updates are those of `torch.optim.SGD`: weight
+    decay is added to the gradient, also that of the bias, and the learning rate is applied after
+    momentum. Each step's learning rate follows half a cosine down to zero.
 
     A learning rate that diverges does not affect the others: its loss is inf and `best_on_held_out`
-    never takes it. Raises UserError if shapes, labels, rates or sizes are unusable.
+    never takes it. Training fails when all of them have diverged.
     """
-    _check_training(features, labels, classes, learning_rates, epochs, batch_size)
-    images, width, layers = len(features), features.shape[1], len(learning_rates)
-    device, generator = features.device, torch.Generator().manual_seed(seed)
-    start = 0.01 * torch.randn(width, 1, classes, generator=generator)
-    weights = start.expand(-1, layers, -1).to(device).reshape(width, layers * classes)
-    bias = torch.zeros(layers * classes, device=device)
-    velocities = torch.zeros_like(weights), torch.zeros_like(bias)
-    rates = torch.tensor(learning_rates, device=device).repeat_interleave(classes)
-    labels, total = labels.to(device), epochs * math.ceil(images / batch_size)
 
-    step, sound = 0, torch.ones(layers, dtype=torch.bool, device=device)
-    for epoch in range(epochs):
-        loss_sums = torch.zeros(layers, device=device)
-        for chosen in torch.randperm(images, generator=generator).to(device).split(batch_size):
-            batch = features[chosen].float()
-            scores = torch.addmm(bias, batch, weights).view(-1, layers, classes)
-            losses, slope = cross_entropy_and_gradient(scores, labels[chosen])
-            slope = slope.view(len(chosen), -1)
-            now = rates * warmup_cosine(step, total, peak=1.0, warmup=0)
-            for value, gradient, velocity in (
-                (weights, batch.T @ slope, velocities[0]),
-                (bias, slope.sum(0), velocities[1]),
-            ):
-                _descend(value, gradient, velocity, now, momentum, nesterov, weight_decay)
-            loss_sums += losses * len(chosen)
-            step += 1
-        sound &= loss_sums.isfinite()
-        if progress is not None:
-            progress(epoch + 1, epochs)
-    by_layer = weights.view(width, layers, classes).transpose(0, 1).contiguous()
-    sound &= by_layer.isfinite().all(dim=2).all(dim=1)  # the last step may have been the fatal one
-    final_losses = torch.where(sound, loss_sums / images, torch.inf)
-    return LinearModel(by_layer, bias.view(layers, classes), tuple(learning_rates), final_losses)
+    model: "_Layers"
+    advice = "Give lower --learning-rates, in a new --output."
+
+    def __init__(
+        self,
+        features: Tensor,  # (N, D), on the device to train on
+        labels: Tensor,  # (N,), in 0..C-1
+        *,
+        classes: int,
+        learning_rates: Sequence[float],
+        epochs: int,
+        batch_size: int,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Raises UserError if shapes, labels, rates or sizes are unusable."""
+        _check_training(features, labels, classes, learning_rates, epochs, batch_size)
+        self.features, self.labels = features, labels.to(features.device)
+        self.learning_rate_of_layer = tuple(learning_rates)
+        self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
+        self.epoch = math.ceil(len(features) / batch_size)  # steps
+        self.model = _Layers(
+            features.shape[1], classes, len(learning_rates), torch.Generator().manual_seed(seed)
+        ).to(features.device)
+        rates = torch.tensor(learning_rates, device=features.device).repeat_interleave(classes)
+        self.optimizer = ColumnSGD(
+            self.model.parameters(), rates, momentum, nesterov=nesterov, weight_decay=weight_decay
+        )
+        layers = len(learning_rates)
+        self.loss_sums = torch.zeros(layers, device=features.device)  # of the epoch so far
+        self.sound = torch.ones(layers, dtype=torch.bool, device=features.device)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.epochs * self.epoch
+
+    def batches(self, first_step: int) -> Iterator[Tensor]:
+        """Positions of the images of each step, a new order every epoch."""
+        first_epoch, position = divmod(first_step, self.epoch)
+        generator = self._generator(first_epoch)
+        for _ in range(first_epoch, self.epochs):
+            order = torch.randperm(len(self.features), generator=generator)
+            yield from order.to(self.features.device).split(self.batch_size)[position:]
+            position = 0
+
+    def _generator(self, epoch: int) -> torch.Generator:
+        """The random numbers from an epoch on; the initial weights and earlier orders are drawn."""
+        generator = torch.Generator().manual_seed(self.seed)
+        torch.randn(self.model.start_shape, generator=generator)
+        for _ in range(epoch):
+            torch.randperm(len(self.features), generator=generator)
+        return generator
+
+    def learning_rates(self, step: int) -> list[float]:
+        """A factor on each layer's own learning rate."""
+        return [warmup_cosine(step, self.steps, peak=1.0, warmup=0)]
+
+    def losses(self, forward: nn.Module, batch: Tensor, step: int) -> Iterator[Loss]:
+        total, losses = forward(self.features[batch].float(), self.labels[batch])
+        if step % self.epoch == 0:
+            self.loss_sums = torch.zeros_like(self.loss_sums)
+        self.loss_sums = self.loss_sums + losses * len(batch)
+        # Of the layers that are still sound: infinite once there is none.
+        yield Loss(total, {"loss": torch.where(losses.isfinite(), losses, torch.inf).min()})
+
+    def after_step(self, step: int) -> None:
+        if (step + 1) % self.epoch == 0:
+            self.sound &= self.loss_sums.isfinite()
+
+    def row(self, step: int, means: dict[str, float]) -> dict[str, Any]:
+        return {"epoch": step // self.epoch, "step": step} | means
+
+    def state_dict(self) -> dict[str, Any]:
+        # Layers that diverged are kept as zeros: a checkpoint holds finite numbers only.
+        state = {k: v.nan_to_num(0.0, 0.0, 0.0) for k, v in self.model.state_dict().items()}
+        return {
+            "model": state,
+            "optimizer": self.optimizer.state_dict(),
+            "sound": self._sound_now(),
+            "loss_sums": self.loss_sums.nan_to_num(torch.finfo(torch.float32).max),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        load_exactly(self.model, state["model"], "the linear layers")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sound = state["sound"].to(self.features.device)
+        self.loss_sums = state["loss_sums"].to(self.features.device)
+
+    def result(self) -> LinearModel:
+        """The layers as they are."""
+        weights, bias = self.model.by_layer()
+        sound = self._sound_now()
+        final = torch.where(sound, self.loss_sums / len(self.features), torch.inf)
+        return LinearModel(weights, bias, self.learning_rate_of_layer, final)
+
+    def _sound_now(self) -> Tensor:  # (L,) bool
+        weights, _ = self.model.by_layer()  # the last step may have been the fatal one
+        return self.sound & weights.isfinite().all(dim=2).all(dim=1)
+
+
+class _Layers(nn.Module):
+    """L layers side by side, so that one matrix product (B, D) x (D, L C) serves them all."""
+
+    def __init__(self, width: int, classes: int, layers: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.start_shape = (width, 1, classes)
+        start = 0.01 * torch.randn(self.start_shape, generator=generator)
+        self.layers, self.classes = layers, classes
+        self.weight = nn.Parameter(start.expand(-1, layers, -1).reshape(width, layers * classes))
+        self.bias = nn.Parameter(torch.zeros(layers * classes))
+
+    def forward(
+        self,
+        features: Tensor,  # (B, D) float32
+        labels: Tensor,  # (B,)
+    ) -> tuple[Tensor, Tensor]:  # (), (L,)
+        """The sum of the layers' losses, with gradient, and each one's."""
+        total, losses = _SummedCrossEntropy.apply(
+            self.weight, self.bias, features, labels, self.layers
+        )
+        return total, losses
+
+    def by_layer(self) -> tuple[Tensor, Tensor]:  # (L, D, C), (L, C)
+        weight = self.weight.detach().view(-1, self.layers, self.classes)
+        bias = self.bias.detach().view(self.layers, self.classes)
+        return weight.transpose(0, 1).contiguous(), bias.clone()
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of L layers whose gradient is written out, which takes half of autograd's time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, bias: Tensor, features: Tensor, labels: Tensor, layers: int
+    ) -> tuple[Tensor, Tensor]:
+        scores = torch.addmm(bias, features, weight).view(len(features), layers, -1)
+        losses, slope = cross_entropy_and_gradient(scores, labels)
+        ctx.save_for_backward(features, slope.view(len(features), -1))
+        ctx.mark_non_differentiable(losses)
+        return losses.sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        features, slope = ctx.saved_tensors
+        return features.T @ slope * gradient, slope.sum(0) * gradient, None, None, None
+
+
+class ColumnSGD(torch.optim.Optimizer):
+    """`torch.optim.SGD` in which each column of the parameters has a learning rate of its own.
+
+    Args:
+        rates: (L C,); the group's `lr` multiplies them.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],  # each (..., L C)
+        rates: Tensor,
+        momentum: float,
+        *,
+        nesterov: bool,
+        weight_decay: float,
+    ) -> None:
+        self.rates = rates
+        options = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        super().__init__(parameters, {"lr": 1.0, **options})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter."""
+        assert closure is None, "the loss is not evaluated again"
+        for group in self.param_groups:
+            for values in group["params"]:
+                state = self.state[values]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(values)
+                _descend(
+                    values,
+                    values.grad,
+                    state["momentum_buffer"],
+                    self.rates * group["lr"],
+                    group["momentum"],
+                    group["nesterov"],
+                    group["weight_decay"],
+                )
 
 
 def logits(

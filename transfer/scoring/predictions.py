@@ -1,4 +1,4 @@
-"""Whether predictions fit a split, and what identifies one."""
+"""Predictions on disk, and checks that they fit a split. They are saved before they are scored."""
 
 import hashlib
 import io

@@ -1,7 +1,8 @@
-"""A ResNet without modules: functions of a state dict, in the names of whoever will read it.
+"""What one toolbox wants: names, settings, files, how to read them back; and the common reader.
 
-It shares nothing with the network that was converted, nor with the dialects that named the tensors:
-a wrong name, stride, channel order, epsilon or tensor shows as a wrong number.
+The reader is a ResNet without modules: functions of a state dict in the toolbox's own names. It shares
+nothing with the network that was converted, so that a wrong name, stride, channel order, epsilon or
+tensor shows as a wrong number.
 """
 
 import io

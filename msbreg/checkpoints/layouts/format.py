@@ -1,4 +1,4 @@
-"""What one row of FORMATS says about a checkpoint layout."""
+"""Format: what one row of FORMATS says about a checkpoint layout, and how a file is held against it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from torch import Tensor
 from msbreg.backbones.architectures import PUBLISHED
 from msbreg.backbones.spec import IMAGENET, Normalization
 from msbreg.checkpoints.layouts.names import Dialect, place, shapes, table, torchvision
-from msbreg.checkpoints.layouts.tensors import matches, networks, state_at, unwrapped
+from msbreg.checkpoints.layouts.tensors import Entry, matches, networks, state_at, unwrapped
 from msbreg.checkpoints.read.inert import printable
 
 ZERO_TO_ONE = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -23,8 +23,6 @@ CAFFE2 = Normalization((0.406, 0.456, 0.485), (0.225, 0.224, 0.229), "BGR")
 
 MSRA = Normalization((103.53 / 255, 116.28 / 255, 123.675 / 255), (1 / 255,) * 3, "BGR")
 """Caffe's: BGR in [0, 255], mean only (Detectron2's default PIXEL_MEAN and PIXEL_STD)."""
-
-Entry = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)

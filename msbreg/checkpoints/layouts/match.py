@@ -1,4 +1,4 @@
-"""Error messages of identify(): the nearest layouts, and where the file differs from them."""
+"""identify(): exactly one row of FORMATS for a file, or an error that shows the difference."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Methods with a moving average beside the network, as their own repositories write them."""
+"""Rows of self-supervised methods, as their own repositories write checkpoints."""
 
 from msbreg.checkpoints.layouts import names
 from msbreg.checkpoints.layouts.format import SWAV, ZERO_TO_ONE, Encoder, Format

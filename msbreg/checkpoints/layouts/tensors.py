@@ -1,4 +1,4 @@
-"""Flat state dicts from the content of a file, with keys free of wrapper tokens."""
+"""Flat state dicts from the content of a file, and their tensors against those of an architecture."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from msbreg.backbones.architectures import PUBLISHED
-from msbreg.checkpoints.layouts.format import Entry
 from msbreg.checkpoints.layouts.names import (
     COUNTER,
     children,
@@ -23,6 +22,9 @@ from msbreg.checkpoints.layouts.names import (
 )
 from msbreg.checkpoints.read.inert import printable
 from msbreg.run.errors import UserError
+
+Entry = tuple[str | int, ...]
+"""Where something is in nested mappings and lists: the keys on the way."""
 
 # Added by DataParallel and DDP, torch.compile, FSDP and activation checkpointing: at the start of a key,
 # or in its middle if a submodule was wrapped.

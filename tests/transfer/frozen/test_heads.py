@@ -5,12 +5,15 @@ import math
 import pytest
 import torch
 
-from msbreg.run.errors import UserError
+from msbreg.run.errors import RunFailed, UserError
+from msbreg.train.loop import Plan
+from msbreg.train.state import Checkpoint, State
 from tests.reference import linear as slow
+from tests.transfer.detectors.toys import fit
 from transfer.frozen.heads import (
+    LinearHeads,
     best_on_held_out,
     cross_entropy_and_gradient,
-    fit_linear,
     held_out_split,
     logits,
 )
@@ -29,6 +32,19 @@ def data():
     return centers[labels] + torch.randn(150, 16, generator=generator), labels
 
 
+@pytest.fixture
+def fit_linear(tmp_path):
+    """Train heads to the end with the loop of every training."""
+
+    def run(features, labels, **options):
+        heads = LinearHeads(features, labels, **options)
+        plan = Plan(steps=heads.steps, row_every=heads.epoch)
+        fit(heads, heads.batches(0), plan, tmp_path)
+        return heads.result()
+
+    return run
+
+
 def relative_error(ours, expected):
     return float((ours - expected).norm() / expected.norm())
 
@@ -37,7 +53,9 @@ def relative_error(ours, expected):
     ("momentum", "nesterov", "weight_decay"),
     [(0.9, True, 0.0), (0.9, False, 1e-2), (0.0, False, 1e-4)],
 )
-def test_every_layer_equals_autograd_with_the_sgd_of_torch(data, momentum, nesterov, weight_decay):
+def test_every_layer_equals_autograd_with_the_sgd_of_torch(
+    fit_linear, data, momentum, nesterov, weight_decay
+):
     options = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
     model = fit_linear(*data, learning_rates=RATES, **options, **SETTINGS)
 
@@ -54,7 +72,7 @@ def test_every_layer_equals_autograd_with_the_sgd_of_torch(data, momentum, neste
         assert float(model.final_losses[index]) == pytest.approx(loss, rel=1e-5)
 
 
-def test_learning_rates_at_once_equal_one_at_a_time(data):
+def test_learning_rates_at_once_equal_one_at_a_time(fit_linear, data):
     together = fit_linear(*data, learning_rates=RATES, **SETTINGS)
     for index, rate in enumerate(RATES):
         alone = fit_linear(*data, learning_rates=[rate], **SETTINGS)
@@ -66,7 +84,7 @@ def test_learning_rates_at_once_equal_one_at_a_time(data):
         )
 
 
-def test_a_learning_rate_that_diverges_spoils_no_other_and_is_never_best(data):
+def test_a_learning_rate_that_diverges_spoils_no_other_and_is_never_best(fit_linear, data):
     features, labels = data
     model = fit_linear(features, labels, learning_rates=(1e38, 0.1), **SETTINGS)
     alone = fit_linear(features, labels, learning_rates=(0.1,), **SETTINGS)
@@ -75,26 +93,27 @@ def test_a_learning_rate_that_diverges_spoils_no_other_and_is_never_best(data):
     assert best_on_held_out(model, features, labels) == 1
 
 
-def test_the_best_rate_has_the_highest_accuracy_and_the_first_of_equals_wins(data):
+def test_the_best_rate_has_the_highest_accuracy_and_the_first_of_equals_wins(fit_linear, data):
     features, labels = data
     model = fit_linear(features, labels, learning_rates=(1e-6, 0.1, 0.1), **SETTINGS)
     assert best_on_held_out(model, features, labels) == 1
 
 
-def test_it_is_refused_to_choose_among_diverged_rates_alone(data):
-    model = fit_linear(*data, learning_rates=(1e38,), **SETTINGS)
-    with pytest.raises(UserError, match="all 1 learning rates diverged"):
-        best_on_held_out(model, *data)
+def test_training_fails_when_every_learning_rate_diverges(fit_linear, data):
+    with pytest.raises(
+        RunFailed, match=r"diverged at step 1: loss = inf(.|\n)*lower --learning-rates"
+    ):
+        fit_linear(*data, learning_rates=(1e38, 3e38), **SETTINGS)
 
 
-def test_logits_are_those_of_each_layer(data):
+def test_logits_are_those_of_each_layer(fit_linear, data):
     features, _ = data
     model = fit_linear(*data, learning_rates=RATES, **SETTINGS)
     expected = [features @ model.weights[index] + model.bias[index] for index in range(3)]
     torch.testing.assert_close(logits(model, features), torch.stack(expected))
 
 
-def test_the_gradient_is_that_of_autograd(data):
+def test_the_gradient_is_that_of_autograd(fit_linear, data):
     generator = torch.Generator().manual_seed(1)
     scores = torch.randn(20, 3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     labels = data[1][:20]
@@ -107,28 +126,57 @@ def test_the_gradient_is_that_of_autograd(data):
     torch.testing.assert_close(gradient, scores.grad)
 
 
-def test_the_same_seed_gives_the_same_layer_and_another_seed_another(data):
+def test_the_same_seed_gives_the_same_layer_and_another_seed_another(fit_linear, data):
     first, again = (fit_linear(*data, learning_rates=RATES, **SETTINGS) for _ in range(2))
     other = fit_linear(*data, learning_rates=RATES, **(SETTINGS | {"seed": 8}))
     assert torch.equal(first.weights, again.weights)
     assert not torch.equal(first.weights, other.weights)
 
 
-def test_half_precision_features_train_as_their_single_precision_copy(data):
+def test_half_precision_features_train_as_their_single_precision_copy(fit_linear, data):
     features, labels = data[0].half(), data[1]
     model = fit_linear(features, labels, learning_rates=RATES, **SETTINGS)
     expected = fit_linear(features.float(), labels, learning_rates=RATES, **SETTINGS)
     assert torch.equal(model.weights, expected.weights)
 
 
-def test_progress_counts_the_epochs(data):
-    calls = []
+@pytest.mark.parametrize("stop_at", [3, 5, 13])
+def test_heads_that_were_stopped_and_continued_end_with_the_same_bits(tmp_path, data, stop_at):
+    def heads():
+        return LinearHeads(*data, learning_rates=(0.1, 1e38), **SETTINGS)
 
-    def report(done, total):
-        calls.append((done, total))
+    class Stopped(Exception):
+        pass
 
-    fit_linear(*data, learning_rates=RATES, progress=report, **SETTINGS)
-    assert calls == [(epoch, 6) for epoch in range(1, 7)]
+    def some(batches):
+        for number, batch in enumerate(batches):
+            if number == stop_at:
+                raise Stopped
+            yield batch
+
+    whole, broken, again = heads(), heads(), heads()
+    plan = Plan(steps=whole.steps, row_every=whole.epoch, save_every=stop_at)
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    fit(whole, whole.batches(0), plan, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        fit(broken, some(broken.batches(0)), plan, tmp_path / "broken")
+    checkpoint = Checkpoint(tmp_path / "broken" / "checkpoint.pth", lambda step: {})
+    state = State()
+    content = torch.load(checkpoint.path, weights_only=True)
+    assert checkpoint.restore(again, state, content) is None
+    assert state.step == stop_at
+    for step, batch in enumerate(again.batches(state.step), state.step):
+        again.optimizer.param_groups[0]["lr"] = again.learning_rates(step)[0]
+        again.optimizer.zero_grad()
+        (loss,) = again.losses(again.model, batch, step)
+        loss.total.backward()
+        again.optimizer.step()
+        again.after_step(step)
+    expected, found = whole.result(), again.result()
+    assert torch.equal(expected.weights[0], found.weights[0])
+    assert torch.equal(expected.final_losses, found.final_losses)
+    assert expected.final_losses[1] == torch.inf
 
 
 def test_a_held_out_split_takes_the_fraction_of_each_class_and_every_image_once():
@@ -159,7 +207,7 @@ def test_a_fraction_that_holds_out_nothing_or_everything_is_refused(fraction):
         held_out_split(torch.arange(3).repeat(10), fraction, seed=0)
 
 
-def test_unusable_features_labels_and_sizes_are_refused(data):
+def test_unusable_features_labels_and_sizes_are_refused(fit_linear, data):
     features, labels = data
     with pytest.raises(UserError, match=r"labels lie in 0..4, expected 0..2"):
         fit_linear(features, labels, learning_rates=RATES, **(SETTINGS | {"classes": 3}))

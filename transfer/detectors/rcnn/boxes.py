@@ -1,4 +1,4 @@
-"""Boxes, anchors and offsets: pure functions. Boxes are XYXY in pixels of the network's input."""
+"""Boxes, anchors, offsets and matching: pure functions. Boxes are XYXY in pixels of the network's input."""
 
 import math
 

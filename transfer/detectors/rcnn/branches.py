@@ -1,4 +1,8 @@
-"""Box branch: features of a region to a class and one box per class (Fast R-CNN, arXiv 1504.08083)."""
+"""The branches of an R-CNN: a region's class and box, and its mask.
+
+Fast R-CNN (arXiv 1504.08083): one box per class. Mask R-CNN (arXiv 1703.06870): one small mask per
+class, its loss, and how it is pasted into the image.
+"""
 
 import math
 import warnings
