@@ -281,7 +281,7 @@ def verify(data: str, layout: str) -> list[Split]:
         root = Path(data).expanduser()
     if not root.is_dir():
         raise UserError(
-            f"{data} is neither a folder nor a data set's name; expected digits, a folder, "
+            f"data {data!r} is neither a folder nor a known name; expected digits, a folder, "
             "voc:FOLDER:SPLIT or coco:JSON:IMAGES"
         )
     wanted = LAYOUTS if layout == "all" else (layout,)

@@ -101,9 +101,7 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
     }
     chosen = _usable_classes(config, running, *lists.values())
     lists = {name: _of_classes(images, chosen) for name, images in lists.items()}
-    folder = next(iter(lists.values())).root.parent.name  # VOC2007
-    name = config.data if config.data == "digits" else folder or data_name(config.data)
-    train, test = split_features(config, running, lists, name=name)
+    train, test = split_features(config, running, lists, name=data_name(config.data))
     running.record.content["selection"] = (
         f"cost of each class by {config.folds}-fold cross-validation on {config.train_split}"
     )

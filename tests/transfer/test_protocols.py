@@ -289,7 +289,7 @@ def test_a_protocol_returns_scores_that_say_what_they_are(tmp_path, data, voc, c
     assert found == [
         ("3-NN top-1", "data", "%"),
         ("linear top-1", "data", "%"),
-        ("SVM mAP", "VOC2007", "%"),
+        ("SVM mAP", "voc", "%"),
     ]
 
 

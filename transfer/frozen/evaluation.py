@@ -19,7 +19,7 @@ from msbreg.data.transforms import EvaluationTransform, default_transform
 from msbreg.run.config import Card, plain
 from msbreg.run.errors import UserError
 from msbreg.run.job import AlreadyFinished, Job, job, log
-from transfer.frozen.features import export, extract
+from transfer.frozen.feature_cache import export, extract
 from transfer.frozen.frozen_config import FrozenConfig, LabeledConfig
 from transfer.scoring.classification import class_accuracies, standard_error, top_k_accuracy
 from transfer.scoring.score import DataId, Score

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from msbreg.backbones.architectures import architecture
+from msbreg.backbones.architectures import ARCHITECTURES
 from msbreg.data.transforms import EvaluationTransform
 from msbreg.run.errors import UserError
 from msbreg.run.inputs import check_checkpoint, check_data, check_output
@@ -64,8 +64,8 @@ class FrozenConfig:
     """null: 256 / 224 for networks trained above 64 pixels, else the training size, center square."""
 
     def __post_init__(self) -> None:
-        if self.arch is not None:
-            architecture(self.arch)  # refuses unknown names
+        if self.arch is not None and self.arch not in ARCHITECTURES:
+            raise UserError(f"arch is {self.arch!r}; expected one of {', '.join(ARCHITECTURES)}")
         if not 0 <= self.seed < 2**31 or self.workers < 1:
             raise UserError(
                 f"seed is {self.seed} and workers {self.workers}; expected 0 to 2^31 - 1, and at least 1"

@@ -307,19 +307,25 @@ def test_the_checks_find_a_truncated_image(copy: Path) -> None:
     assert path.name in problems[0]
 
 
-def test_the_checks_find_a_box_outside_its_image_and_a_wrong_class_file(copy: Path) -> None:
+def test_the_checks_find_odd_and_malformed_boxes_and_a_wrong_class_file(copy: Path) -> None:
     name = voc_names(copy, "test")[0]
     path = copy / f"voc/VOC2007/Annotations/{name}.xml"
     text = path.read_text()
-    path.write_text(text.replace("<xmin>", "<xmin>9", 1))
+
+    def problems() -> list[str]:
+        return [p for s in verify_data.verify(str(copy), "voc") for p in s.problems]
+
+    path.write_text(text.replace("<xmax>", "<xmax>9", 1))
+    (split,) = [s for s in verify_data.verify(str(copy), "voc") if s.name == "test"]
+    assert split.problems == []
+    assert any("outside their image" in note for note in split.notes)
+    path.write_text(text.replace("<xmin>", "<xmin>x", 1))
+    assert any(f"{name}.xml: object 1" in p for p in problems())
+    path.write_text(text)
     sets = copy / "voc/VOC2007/ImageSets/Main/one_test.txt"
     sets.write_text(sets.read_text().replace(" -1", "  1", 1))
-    problems = [p for s in verify_data.verify(str(copy), "voc") for p in s.problems]
-    assert any(f"{name}.xml: object 1" in p for p in problems)
-    path.write_text(text)
-    problems = [p for s in verify_data.verify(str(copy), "voc") for p in s.problems]
-    assert len(problems) == 1
-    assert "one_test.txt says 1, the annotation -1" in problems[0]
+    (problem,) = problems()
+    assert "one_test.txt says 1, the annotation -1" in problem
 
 
 def test_the_checks_refuse_a_path_without_any_layout(tmp_path: Path) -> None:
