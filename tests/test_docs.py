@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transfer.detectors.config.yaml_file import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+API = ROOT / "docs" / "api.md"
 CARDS = sorted((ROOT / "configs").glob("*.yaml"))
 SCRIPT = re.compile(r"(?:python|torchrun)\b[^`\n]*? ((?:pretrain|transfer|tools)/\w+\.py)([^`\n]*)")
 
@@ -35,8 +37,9 @@ def check(script: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> 
     assert (ROOT / script).is_file(), script
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
     if script.startswith("tools/"):
-        with pytest.raises(SystemExit):
-            getattr(module, "read_options", module.main)(["--help"])
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(sys, "argv", [script, "--help"])
+            module.main()
         known = capsys.readouterr().out
         assert not [w for w in words if w.startswith("--") and not re.search(rf"{w}\b", known)]
         return
@@ -82,12 +85,17 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
 
 @pytest.mark.parametrize("page", names(PAGES))
 def test_every_path_in_the_text_exists(page):
-    found = re.findall(
-        r"`((?:msbreg|pretrain|transfer|tools|tests|configs|docs)/[\w./]*)`",
-        (ROOT / page).read_text(),
-    )
+    folders = "msbreg|pretrain|transfer|tools|tests|configs|docs"
+    found = re.findall(rf"`((?:{folders})/[\w./]*)`", (ROOT / page).read_text())
     placeholder = re.compile(r"NAME|METRIC")  # of files to be written
     assert [n for n in found if not (ROOT / n).exists() and not placeholder.search(n)] == []
+
+
+def test_every_function_of_the_api_page_exists():
+    rows = re.findall(r"^\| `([\w.]+)` \| ((?:`\w+`(?:, )?)+) \|$", API.read_text(), re.MULTILINE)
+    listed = [(module, name) for module, names in rows for name in re.findall(r"\w+", names)]
+    assert len(listed) > 10
+    assert [n for m, n in listed if not hasattr(importlib.import_module(m), n)] == []
 
 
 def anchors(page: Path) -> set[str]:
