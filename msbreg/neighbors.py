@@ -64,6 +64,10 @@ def weighted_vote(
 
     Source: Wu et al. 2018 (NPID), equation 9; 0.07 is the temperature of NPID and of DINO's kNN.
     Raises UserError if a label is outside 0..C-1, shapes differ or the temperature is not positive.
+
+    >>> similarities, labels = np.array([[0.9, 0.8, 0.8]]), np.array([[0, 1, 1]])
+    >>> weighted_vote(similarities, labels, classes=2).round(2)  # 2 * exp(-0.1 / 0.07) = 0.48
+    array([[1.  , 0.48]])
     """
     if similarities.shape != labels_of_neighbors.shape:
         raise UserError(
@@ -86,6 +90,9 @@ def majority_vote(
 
     Equal counts go to the smallest class index by `argmax`, the rule of W-MSE's 5-NN
     (Ermolov et al. 2021, htdt/self-supervised). Raises UserError if a label is outside 0..C-1.
+
+    >>> majority_vote(np.array([[0, 1, 1]]), classes=3)
+    array([[1., 2., 0.]])
     """
     return _sum_by_class(np.ones(labels_of_neighbors.shape), labels_of_neighbors, classes)
 

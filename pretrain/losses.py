@@ -30,6 +30,10 @@ def centroid_loss(
 
     Eq. 3; in [0, 4]. The centroid is not normalized again. Up to the spread of the targets, which has
     no gradient, this is the mean over all pairs of views, a view with itself included.
+
+    >>> same, opposite = torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[-1.0, 0.0]]])
+    >>> centroid_loss(same, same).item(), centroid_loss(same, opposite).item()
+    (0.0, 4.0)
     """
     centroid = F.normalize(targets, dim=-1).mean(0)  # (N, D)
     return (F.normalize(predictions, dim=-1) - centroid).square().sum(-1).mean()
@@ -43,6 +47,11 @@ def singular_value_loss(
     Eq. 5-7, in the Frobenius form of Eq. 6, with divisor N - 1. The covariance ``S`` (D, D) and the
     Gram matrix ``G`` (N, N) of the centered predictions share their non-zero eigenvalues, and the D - N
     others of ``S`` are 0, so ``|S - I|^2 = |G - I|^2 + D - N``: the smaller of the two is formed.
+
+    >>> collapsed = torch.zeros(1, 4, 2)  # S = 0, so |S - I|^2 = D
+    >>> spread = torch.tensor([[[1.0, 1], [1, -1], [-1, 1], [-1, -1]]])  # S = 4/3 I
+    >>> singular_value_loss(collapsed).item(), round(singular_value_loss(spread).item(), 4)
+    (2.0, 0.2222)
     """
     _, images, dimensions = predictions.shape
     if images < 2:
@@ -69,6 +78,10 @@ def brownian_loss(
 
     Eq. 4; in [-1, 1] with normalized noise, 0 on average. ``normalize_noise=False`` keeps the length
     of the noise (about sqrt(D)).
+
+    >>> predictions, noise = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[2.0, 0.0]])
+    >>> round(brownian_loss(predictions, noise).item(), 4)  # cosine of the two
+    0.6
     """
     direction = F.normalize(noise, dim=-1) if normalize_noise else noise
     return (F.normalize(predictions, dim=-1) * direction).sum(-1).mean()
@@ -78,7 +91,12 @@ def pairwise_loss(
     predictions: Tensor,  # (K, N, D)
     targets: Tensor,  # (L, N, D)
 ) -> Tensor:
-    """Mean over all K x L pairs of views of BYOL's squared distance (Eq. 1); in [0, 4]."""
+    """Mean over all K x L pairs of views of BYOL's squared distance (Eq. 1); in [0, 4].
+
+    >>> x, y = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 5.0]]])
+    >>> pairwise_loss(x, y).item()  # 2 - 2 cos
+    2.0
+    """
     mean_cosine = (F.normalize(predictions, dim=-1) * F.normalize(targets, dim=-1).mean(0)).sum(-1)
     return (2 - 2 * mean_cosine).mean()
 
@@ -108,6 +126,12 @@ def msbreg_loss(
         singular_input: what the covariance is of: ``raw`` predictions (Eq. 5), ``l2``-normalized ones, or
             ``l2_sqrt_d``: normalized ones times sqrt(D), whose covariance can be the identity.
         singular_of: other predictions to take the covariance of, such as those of one process alone.
+
+    >>> views = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # K = 1, N = 2, D = 2
+    >>> noise = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    >>> loss = msbreg_loss(views, views, noise, lambda_s=0.1, lambda_b=0.5)
+    >>> [round(term.item(), 4) for term in loss]  # 0 + 0.1 * 1 + 0.5 * 0.5
+    [0.35, 0.0, 1.0, 0.5]
     """
     centroid = centroid_loss(predictions, targets)
     chosen = predictions if singular_of is None else singular_of

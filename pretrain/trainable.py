@@ -102,6 +102,10 @@ class PreTraining(Trainable):
 
 
 def peak_learning_rate(config: Config) -> float:
-    """base x batch / 256 x K (MSBReg §7.1)."""
+    """base x batch / 256 x K (MSBReg §7.1).
+
+    >>> peak_learning_rate(Config())  # 3.0 * 64 / 256 * 4
+    3.0
+    """
     scale = config.views if config.optimizer.scale_by_views else 1
     return config.optimizer.base_lr * config.batch_size / 256 * scale

@@ -123,6 +123,9 @@ def architecture(name: str) -> Architecture:
 
     Raises:
         UserError: there is none; the message lists the known ones.
+
+    >>> architecture("wide_resnet50_2").shapes["layer1.0.conv2.weight"]
+    (128, 128, 3, 3)
     """
     if name not in ARCHITECTURES:
         raise UserError(

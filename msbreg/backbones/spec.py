@@ -86,6 +86,10 @@ class BackboneSpec:
 
     Raises:
         UserError: no architecture has that name.
+
+    >>> spec = BackboneSpec("resnet50", stride_in_1x1=True, image_size=224)
+    >>> spec.stride, spec.architecture.channels["c5"]
+    ('1x1', 2048)
     """
 
     arch: str

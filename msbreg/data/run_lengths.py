@@ -23,7 +23,14 @@ _FIRST, _MORE, _SIGN, _VALUE = 48, 32, 16, 31
 def encode(
     masks: np.ndarray,  # (N, H, W) bool
 ) -> tuple[RunLengths, ...]:
-    """Give each mask as compressed run lengths; of no masks, an empty tuple."""
+    """Give each mask as compressed run lengths; of no masks, an empty tuple.
+
+    >>> square = np.zeros((1, 4, 4), bool)
+    >>> square[0, 1:3, 1:3] = True
+    >>> (mask,) = encode(square)
+    >>> int(decode(mask).sum())
+    4
+    """
     if not len(masks):
         return ()
     # pycocotools wants (H, W, N) with H running fastest in memory.

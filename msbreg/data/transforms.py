@@ -81,6 +81,9 @@ def default_transform(
     """The usual evaluation of a network: 256 / 224, or all of a small image at its training size.
 
     Published families train on 224 pixels, so an unknown size counts as large.
+
+    >>> default_transform(224).crop, default_transform(0).crop, default_transform(48).crop
+    (224, 224, 48)
     """
     if image_size == 0 or image_size > 64:
         return EvaluationTransform()

@@ -16,6 +16,9 @@ def warmup_cosine(
     """Linear from ``start`` to ``peak`` over ``warmup`` steps, then half a cosine to ``final``.
 
     MSBReg §7.1; BYOL (Grill et al., arXiv 2006.07733, appendix J): per step, not per epoch.
+
+    >>> [round(warmup_cosine(step, 8, peak=1.0, warmup=2), 3) for step in range(9)]
+    [0.0, 0.5, 1.0, 0.933, 0.75, 0.5, 0.25, 0.067, 0.0]
     """
     if step < warmup:
         return start + (peak - start) * step / warmup
@@ -24,7 +27,11 @@ def warmup_cosine(
 
 
 def target_decay(step: int, total: int, *, base: float) -> float:
-    """The target network's decay: from ``base`` up to 1 by half a cosine (BYOL, §3.3)."""
+    """The target network's decay: from ``base`` up to 1 by half a cosine (BYOL, §3.3).
+
+    >>> [round(target_decay(step, 4, base=0.996), 4) for step in range(5)]
+    [0.996, 0.9966, 0.998, 0.9994, 1.0]
+    """
     return 1 - (1 - base) * (math.cos(math.pi * step / total) + 1) / 2
 
 

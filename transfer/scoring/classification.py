@@ -15,10 +15,16 @@ def top_k_accuracy(
     labels: np.ndarray,  # (N,), in 0..C-1
     k: int,
 ) -> float:
-    """Give the share of images whose class is among the k highest scores, in percent.
+    """The share of images whose class is among the k highest scores, in percent.
 
-    Raises UserError if there is no image, k is not in 1..C, a label is not in 0..C-1 or a score is
-    not a number: comparisons with it are all false, and would count it as a hit.
+    >>> outputs = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5], [0.4, 0.4, 0.2]])
+    >>> labels = np.array([0, 1, 1])  # in the last row, the tie goes to class 0
+    >>> round(top_k_accuracy(outputs, labels, 1), 1), round(top_k_accuracy(outputs, labels, 2), 1)
+    (33.3, 100.0)
+
+    Raises:
+        UserError: there is no image, k is not in 1..C, a label is not in 0..C-1, or a score is NaN
+            (comparisons with NaN are false, so it would count as a hit).
     """
     if not 1 <= k <= scores.shape[1]:
         raise UserError(
@@ -34,7 +40,12 @@ def class_accuracies(
 ) -> np.ndarray:  # (C,)
     """Top-1 accuracy of each class, in percent; NaN for a class without images.
 
-    Raises UserError as `top_k_accuracy` does.
+    >>> outputs = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> class_accuracies(outputs, np.array([0, 0, 1, 1]))
+    array([100.,  50.])
+
+    Raises:
+        UserError: as ``top_k_accuracy``.
     """
     hits = _places(scores, labels) == 0
     images = np.bincount(labels, minlength=scores.shape[1])
@@ -46,14 +57,19 @@ def average_precision(
     scores: np.ndarray,  # (N,)
     labels: np.ndarray,  # (N,), 1 = positive, -1 or 0 = negative
 ) -> float:
-    """Give the area under the interpolated precision-recall curve, in percent.
+    """The area under the interpolated precision-recall curve, in percent.
 
     Precision at a recall is replaced by the highest precision at that recall or above, and summed
     over the steps of recall: VOC since 2010, and the test score of the VOC07 SVM of Goyal et al.
     2019 and VISSL (images there, not boxes). scikit-learn's score of the same name does not
     interpolate and is never higher.
 
-    Raises UserError if no label is 1, a label is none of 1, 0, -1 or a score is not a number.
+    >>> ranked, relevant = np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, -1, 1, -1])
+    >>> round(average_precision(ranked, relevant), 2)  # 1/2 * 1 + 1/2 * 2/3
+    83.33
+
+    Raises:
+        UserError: no label is 1, a label is none of 1, 0, -1, or a score is NaN.
     """
     true_positives, images = _curve(scores, labels)
     envelope = _envelope(true_positives / images)
@@ -65,10 +81,17 @@ def eleven_point_average_precision(
     scores: np.ndarray,  # (N,)
     labels: np.ndarray,  # (N,), 1 = positive, -1 or 0 = negative
 ) -> float:
-    """Average the interpolated precision at the recalls 0, 0.1, ..., 1, in percent.
+    """The mean of the interpolated precision at the recalls 0, 0.1, ..., 1, in percent.
 
     The definition of VOC2007 itself (Everingham et al. 2010, section 4.2), used for BYOL's VOC07
-    number. Raises UserError as `average_precision` does.
+    number.
+
+    >>> ranked, relevant = np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, -1, 1, -1])
+    >>> round(eleven_point_average_precision(ranked, relevant), 2)  # (6 * 1 + 5 * 2/3) / 11
+    84.85
+
+    Raises:
+        UserError: as ``average_precision``.
     """
     true_positives, images = _curve(scores, labels)
     envelope = _envelope(true_positives / images)
@@ -78,10 +101,16 @@ def eleven_point_average_precision(
 
 
 def standard_error(percent: float, n: int) -> float:
-    """Give the binomial standard error of an accuracy over n independent images, in percent points.
+    """The binomial standard error of an accuracy over n independent images, in percentage points.
 
     sqrt(p (1 - p) / n); zero at 0 and 100 percent, where it says nothing. Not for averages of
-    precision or of classes. Raises UserError if n < 1 or the accuracy is outside [0, 100].
+    precision or of classes.
+
+    >>> round(standard_error(64.9, 720), 2)
+    1.78
+
+    Raises:
+        UserError: n < 1, or the accuracy is outside [0, 100].
     """
     if n < 1 or not 0 <= percent <= 100:
         raise UserError(

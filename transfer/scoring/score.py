@@ -44,6 +44,10 @@ class Score:
         n: number of images that were scored.
         stderr: standard error of ``value`` by sampling of the test images; None where unknown.
         per_class: the quantity of each class; None where it has none.
+
+    >>> score = Score("20-NN top-1", 61.5, DataId("digits", "val"), "20 neighbors", n=720, stderr=1.8)
+    >>> f"{score.value} ± {score.stderr} {score.unit} on {score.data.name} {score.data.split}"
+    '61.5 ± 1.8 % on digits val'
     """
 
     name: str

@@ -104,7 +104,12 @@ def pairwise_iou(
     first: Tensor,  # (N, 4)
     second: Tensor,  # (M, 4)
 ) -> Tensor:  # (N, M)
-    """Intersection over union; 0 for two boxes without area, where torchvision's is not a number."""
+    """Intersection over union of XYXY boxes; 0 for two boxes without area (NaN in torchvision).
+
+    >>> square, half = torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[0.0, 0, 1, 2], [5, 5, 5, 5]])
+    >>> pairwise_iou(square, half)
+    tensor([[0.5000, 0.0000]])
+    """
     return box_iou(first, second).nan_to_num_(nan=0.0)
 
 
