@@ -237,12 +237,22 @@ def describe(row: dict[str, Any]) -> str:
     """One epoch's row in a line for the log."""
     words = [f"epoch {row['epoch']}"]
     if "total" in row:
-        words.append(
-            f"loss {row['total']:.4f} (centroid {row['centroid']:.4f}, "
-            f"singular {row['singular_value']:.2f}, Brownian {row['brownian']:+.4f})"
-        )
+        terms = ", ".join(f"{name} {row[name]:.4g}" for name in _terms(row))
+        words.append(f"loss {row['total']:.4f}" + (f" ({terms})" if terms else ""))
     if "std" in row:
         words.append(f"std {row['std']:.2f}, rank {row['effective_rank']:.1f}")
     if "knn_top1" in row:
         words.append(f"kNN {row['knn_top1']:.1f} %")
     return "  ".join(words)
+
+
+# What a row of the curve contains besides the terms of the loss.
+_MEASURED = (
+    *("epoch", "step", "total", "learning_rate", "target_decay", "images_per_second"),
+    *("std", "effective_rank", "alignment", "uniformity", "spectrum", "knn_top1"),
+)
+
+
+def _terms(row: dict[str, Any]) -> list[str]:
+    """The names of the loss's terms, whatever the method."""
+    return [name for name in row if name not in _MEASURED]

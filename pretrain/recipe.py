@@ -219,9 +219,12 @@ class Config:
         Raises:
             UserError: the data or the file of classes do not exist, or the output cannot be a folder.
         """
-        from msbreg.data.sources import EMBEDDED  # OpenCV, which only this check needs
+        from msbreg.data.sources import (  # OpenCV, which only this check needs
+            EMBEDDED,
+            split_layout,
+        )
 
-        check_data(self.data, EMBEDDED)
+        check_data(split_layout(self.data)[1], EMBEDDED)
         check_output(self.output)
         if self.classes_file is not None and not self.classes_file.is_file():
             raise UserError(

@@ -75,7 +75,7 @@ def _run(config: Config, card: Card, running: Job) -> dict[str, Any]:
     if checkpoint.path.exists():
         _resume(trainable, state, checkpoint, running, images)
     log.info(
-        "%s, %s on %d images: %d epochs of %d steps, %d x %d views a step, on %s",
+        "%s, %s on %d images: epochs %d, steps per epoch %d, %d x %d views per step, on %s",
         config.method,
         config.arch,
         len(images),
@@ -218,7 +218,8 @@ def _monitor(
 ) -> Monitor | None:
     if not distributed.is_main():
         return None
-    enough = images.labels is not None and np.bincount(images.labels).min() >= 4
+    labels = images.labels
+    enough = labels is not None and labels.ndim == 1 and np.bincount(labels).min() >= 4
     if not enough:
         log.info("no kNN monitor: it needs class folders of at least 4 images each")
     return Monitor(

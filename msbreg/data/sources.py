@@ -159,7 +159,15 @@ def as_source(images: "str | Path | Sequence[str | Path] | ImageSource") -> "Ima
 
 
 def training_images(data: str, *, classes_file: Path | None = None) -> ImageList:
-    """The images to pre-train on: ``DATA/train`` where it exists, else DATA itself, labels or not."""
+    """The images to pre-train on: ``DATA/train`` if it exists, else DATA itself, labels or not.
+
+    ``LAYOUT:FOLDER`` takes the split ``train`` of that layout.
+    """
+    layout, _ = split_layout(data)
+    if layout:
+        if classes_file is not None:
+            raise UserError(f"--classes-file chooses class folders, which {data} does not have")
+        return open_source(data, "train")
     root = data_root(data, "folder")
     folder = root / "train" if (root / "train").is_dir() else root
     splits = {"train", "training", "val", "valid", "validation", "test", "testing"}

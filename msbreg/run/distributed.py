@@ -5,6 +5,7 @@ then the identity, a constant or a no-op, so that callers never ask.
 """
 
 import contextlib
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -177,7 +178,11 @@ def data_parallel(module: nn.Module) -> nn.Module:
     """
     if not dist.is_initialized():
         return module
-    return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+    parallel = nn.parallel.DistributedDataParallel
+    # The option has a new name from PyTorch 2.14 on.
+    new = "forward_sync_buffers" in inspect.signature(parallel).parameters
+    options: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+    return parallel(module, **options)
 
 
 @contextlib.contextmanager

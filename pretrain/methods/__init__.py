@@ -8,4 +8,4 @@ from pretrain.methods.msbreg import MSBReg
 from pretrain.recipe import Config
 
 METHODS: dict[str, Callable[[Config], Method]] = {"msbreg": MSBReg, "byol": BYOL}
-"""``pretrain.recipe.METHOD_NAMES`` names the same ones, for options."""
+"""The type of ``Config.method`` in pretrain/recipe.py names the same ones, for options."""

@@ -111,12 +111,10 @@ class Method(abc.ABC):
         trained: the network that the optimizer changes: images (B, 3, H, W) -> embeddings (B, D).
         streams: given the targets, the loss is a mean over views, so that views can pass one by one and
             memory holds one of them.
-        encoder: the entry of the checkpoint whose backbone is evaluated.
     """
 
     trained: nn.Module
     streams: ClassVar[bool]
-    encoder: ClassVar[str]
 
     @abc.abstractmethod
     def targets(
@@ -140,7 +138,7 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def backbone(self) -> ResNet:
-        """The backbone of the network under ``encoder``."""
+        """The backbone of the network that is evaluated."""
 
     @abc.abstractmethod
     def project(
@@ -167,7 +165,11 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes, for a checkpoint; the network to evaluate under ``encoder``."""
+        """Everything that changes, for a checkpoint.
+
+        The network to evaluate is under ``online``, its backbone under ``backbone.*``: this is where
+        ``load_backbone`` looks. A network that follows it, if there is one, is under ``target``.
+        """
 
     @abc.abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -178,7 +180,6 @@ class WithTarget(Method):
     """BYOL's pair of networks: the online one is trained, the target one follows it by a moving average."""
 
     streams = True
-    encoder = "online"
 
     def __init__(self, config: Config) -> None:
         self.config = config

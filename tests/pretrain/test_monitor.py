@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from pretrain.monitor import (
     alignment,
     collapse_in_words,
+    describe,
     dimension_std,
     effective_rank,
     embedding_report,
@@ -81,3 +82,8 @@ def test_the_monitor_counts_correct_votes():
     queries = np.eye(3, dtype=np.float32)[[0, 1, 2, 2]]
     right = knn_top1(bank, labels, queries, np.array([0, 1, 2, 0]), classes=3, k=4)
     assert right == 75.0
+
+
+def test_a_row_shows_the_terms_of_any_method():
+    row = {"epoch": 3, "step": 9, "total": 1.5, "contrast": 1.25, "std": 0.5, "effective_rank": 7.0}
+    assert describe(row) == "epoch 3  loss 1.5000 (contrast 1.25)  std 0.50, rank 7.0"

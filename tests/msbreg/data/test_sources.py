@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from msbreg.data.sources import SOURCES, as_source, data_name, open_source
+from msbreg.data.sources import SOURCES, as_source, data_name, open_source, training_images
 from msbreg.run.errors import UserError
 
 
@@ -78,3 +78,10 @@ def test_coco_layout_points_to_detection(tmp_path):
     (tmp_path / "annotations" / "instances_train2017.json").write_text("{}")
     with pytest.raises(UserError, match="coco:JSON:IMAGES"):
         open_source(str(tmp_path), "train")
+
+
+def test_pre_training_takes_a_layout_by_name(make_folder):
+    root = make_folder(train=3)
+    assert len(training_images(f"folder:{root}")) == len(training_images(str(root))) == 6
+    with pytest.raises(UserError, match="--classes-file chooses class folders"):
+        training_images(f"folder:{root}", classes_file=root / "classes.txt")
