@@ -20,7 +20,7 @@ from msbreg.train.loop import Plan, Trainable, train
 from msbreg.train.state import Checkpoint, State
 from pretrain.methods import METHODS
 from pretrain.recipe import Config, HeadSettings
-from pretrain.trainable import PreTraining
+from pretrain.training import PreTraining
 from tests.fake_cuda import devices
 from tests.transfer.detectors import cases
 from tests.transfer.detectors.toys import fit, running

@@ -10,7 +10,7 @@ from msbreg.backbones.resnet import build_backbone, embed, normalize
 from msbreg.backbones.spec import BackboneSpec, Normalization
 from pretrain.methods import METHODS
 from pretrain.recipe import Config, HeadSettings
-from pretrain.trainable import PreTraining
+from pretrain.training import PreTraining
 from tests.fake_cuda import CUDA, devices, fake_cuda, on_fake_cuda
 from tests.transfer.detectors.cases import CASES, SMALL
 from transfer.detectors.config.yaml_file import default_config

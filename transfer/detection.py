@@ -54,7 +54,7 @@ from transfer.detectors.trainable import (
     resume,
     training_advice,
 )
-from transfer.scoring.score import DetectionScores
+from transfer.scoring.scores import DetectionScores
 
 CHECKPOINT = "checkpoint.pth"
 STATISTICS = 2**32  # added to the seed of the batches that only BatchNorm statistics are made of
