@@ -24,7 +24,7 @@ from PIL import Image
 
 from transfer.drawing.svg import BLUE, Line, Panel, as_file, plots
 from transfer.report.render import write_report
-from transfer.scoring.score import DataId, Score
+from transfer.scoring.scores import DataId, Score
 
 CLASSES = 20
 

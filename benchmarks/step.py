@@ -28,7 +28,7 @@ from pretrain.losses import msbreg_loss
 from pretrain.methods.method import step_noise
 from pretrain.methods.msbreg import MSBReg
 from pretrain.recipe import Config, HeadSettings
-from pretrain.trainable import PreTraining
+from pretrain.training import PreTraining
 
 CPU = torch.device("cpu")
 

@@ -35,7 +35,7 @@ from msbreg.train.loop import Plan, train
 from msbreg.train.state import Checkpoint, State, require_record
 from pretrain.methods import METHODS
 from pretrain.monitor import Monitor, describe
-from pretrain.trainable import PreTraining, peak_learning_rate
+from pretrain.training import PreTraining, peak_learning_rate
 from pretrain.view_batches import Order, batches_of_views, fixed_views
 from pretrain.views import Augmentation, policy
 

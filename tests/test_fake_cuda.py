@@ -1,16 +1,21 @@
 """CUDA code without a GPU: on fake CUDA tensors, a tensor that was left on the CPU fails."""
 
+from typing import Any
+
 import pytest
 import torch
 
+from msbreg.backbones.features import features_of
 from msbreg.backbones.resnet import build_backbone, embed, normalize
+from msbreg.backbones.spec import BackboneSpec, Normalization
 from pretrain.methods import METHODS
 from pretrain.recipe import Config, HeadSettings
-from pretrain.trainable import PreTraining
+from pretrain.training import PreTraining
 from tests.fake_cuda import CUDA, devices, fake_cuda, on_fake_cuda
 from tests.transfer.detectors.cases import CASES, SMALL
 from transfer.detectors.config.yaml_file import default_config
 from transfer.detectors.rcnn import build_model
+from transfer.frozen.heads import ColumnSGD, LinearHeads
 
 
 def test_the_guard_notices_a_tensor_on_the_wrong_device():
@@ -21,14 +26,48 @@ def test_the_guard_notices_a_tensor_on_the_wrong_device():
 
 
 @pytest.mark.parametrize("arch", ["resnet18-narrow", "resnet50"])
-def test_the_features_of_images_from_the_cpu_are_on_the_gpu(arch):
-    backbone = build_backbone(arch).eval()
+@pytest.mark.parametrize("channels", ["RGB", "BGR"])
+def test_the_features_of_images_pass_the_gpu_and_come_back(arch, channels):
+    spec = BackboneSpec(arch, Normalization((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), channels))
+    backbone = build_backbone(spec).eval()
     with fake_cuda(), torch.no_grad():
         on_fake_cuda(backbone)
         images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
-        features = embed(backbone, normalize(images, CUDA))
-    assert devices(features) == {"cuda"}
-    assert features.shape == (2, backbone.channels["c5"])
+        pools = embed(backbone, normalize(images, CUDA, spec.normalization))
+        features = features_of(backbone, images, CUDA, spec)
+    assert devices(pools) == {"cuda"}
+    assert devices(features) == {"cpu"}
+    assert (features.shape, features.dtype) == ((2, backbone.channels["c5"]), torch.float32)
+
+
+def test_a_step_of_the_linear_heads_stays_on_the_gpu():
+    settings: dict[str, Any] = {"learning_rates": (0.1, 1.0), "epochs": 1, "batch_size": 6}
+    heads = LinearHeads(torch.randn(6, 4), torch.arange(6) % 3, classes=3, **settings)
+    with fake_cuda(), torch.no_grad():
+        on_fake_cuda(heads.model)
+        heads.features = torch.empty(6, 4, device=CUDA)
+        heads.labels = torch.empty(6, dtype=torch.int64, device=CUDA)
+        heads.loss_sums = torch.empty(2, device=CUDA)
+        heads.sound = torch.empty(2, dtype=torch.bool, device=CUDA)
+        optimizer = ColumnSGD(
+            heads.model.parameters(),
+            torch.empty(6, device=CUDA),
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=1e-4,
+        )
+        batch = torch.empty(6, dtype=torch.int64, device=CUDA)
+        (loss,) = heads.losses(heads.model, batch, 0)
+        for parameter in heads.model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        optimizer.step()
+        heads.after_step(0)
+        heads.optimizer = optimizer
+        result = heads.result()
+        state = heads.state_dict()
+    ends = (result.weights, result.bias, result.final_losses)
+    assert devices(loss.total, *loss.terms.values(), *ends) == {"cuda"}
+    assert devices(*state["model"].values(), state["sound"], state["loss_sums"]) == {"cuda"}
 
 
 # Without a GPU, PyTorch warns that it disables autocast; types are not what is looked at.

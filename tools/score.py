@@ -76,7 +76,7 @@ from transfer.drawing.detection_sheets import write_drawings
 from transfer.scoring.coco_ap import coco_ap
 from transfer.scoring.coco_results import read_coco_results, write_coco_results
 from transfer.scoring.predictions import load_predictions
-from transfer.scoring.score import DetectionScores
+from transfer.scoring.scores import DetectionScores
 from transfer.scoring.voc_ap import Ties, VocRules, voc_ap
 
 Scores = dict[str, DetectionScores]

@@ -26,11 +26,11 @@ import torch
 from fvcore.common.config import CfgNode
 
 from msbreg.run import distributed
-from msbreg.run.job import AlreadyFinished, Job, job, log
+from msbreg.run.job import AlreadyFinished, Job, job, log, seed_everything
 from msbreg.run.progress import Progress
 from msbreg.train.health import memory_advice, memory_used
 from msbreg.train.loop import train
-from msbreg.train.state import State, seed_everything
+from msbreg.train.state import State
 from transfer.detectors import results
 from transfer.detectors.batch_norm import has_local_norms, without_synchronization
 from transfer.detectors.config.supported import check_run
@@ -54,7 +54,7 @@ from transfer.detectors.trainable import (
     resume,
     training_advice,
 )
-from transfer.scoring.score import DetectionScores
+from transfer.scoring.scores import DetectionScores
 
 CHECKPOINT = "checkpoint.pth"
 STATISTICS = 2**32  # added to the seed of the batches that only BatchNorm statistics are made of

@@ -52,7 +52,7 @@ from msbreg.neighbors import majority_vote, nearest, weighted_vote
 from msbreg.run.files import write_atomically
 from msbreg.run.job import Job, log
 from transfer.frozen.evaluation import accuracy_scores, evaluate, labeled_splits
-from transfer.scoring.score import Score
+from transfer.scoring.scores import Score
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen

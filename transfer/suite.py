@@ -161,7 +161,7 @@ from msbreg.run.job import log, log_to_terminal
 from msbreg.run.record import read_record
 from transfer import detection, knn, linear, svm
 from transfer.report.render import write_report
-from transfer.scoring.score import Score, score_from_dict
+from transfer.scoring.scores import Score, score_from_dict
 
 SCRIPTS = {"knn": knn, "linear": linear, "svm": svm}
 

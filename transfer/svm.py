@@ -84,7 +84,7 @@ from transfer.frozen.svm_solver import (
     fit_svm,
     unusable_classes,
 )
-from transfer.scoring.score import Score
+from transfer.scoring.scores import Score
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from msbreg.backbones.resnet import ResNet, embed, normalize
 from msbreg.backbones.spec import BackboneSpec, Provenance
@@ -85,8 +86,17 @@ def extract_features(
                 for future in ahead:
                     future.cancel()
                 raise
-            features = embed(backbone, normalize(batch, device, spec.normalization))
-            x[first : first + len(batch)] = features.float().cpu().numpy()
+            x[first : first + len(batch)] = features_of(backbone, batch, device, spec).numpy()
             if progress is not None:
                 progress(first + len(batch), total)
     return x
+
+
+def features_of(
+    backbone: ResNet,  # on the device
+    pixels: Tensor,  # (B, 3, H, W) uint8 RGB, on the CPU
+    device: torch.device,
+    spec: BackboneSpec | Provenance,
+) -> Tensor:  # (B, D) float32, on the CPU
+    """Global average pools of one batch."""
+    return embed(backbone, normalize(pixels, device, spec.normalization)).float().cpu()

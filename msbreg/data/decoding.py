@@ -6,6 +6,7 @@ scores were computed. Detection, whose boxes refer to the upright image, reads t
 """
 
 import io
+import stat
 from pathlib import Path
 
 import cv2
@@ -71,6 +72,8 @@ def read_bytes(path: Path) -> bytes:
         UnreadableImage: it is empty.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block, a device might never end
+            raise ImageIOError(f"{path} cannot be read: it is not a regular file")
         data = path.read_bytes()
     except OSError as error:
         raise ImageIOError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -1,12 +1,12 @@
-"""The only import of ``torch.distributed``. Every function is defined for one process, too.
+"""The only import of ``torch.distributed``. Every function is also defined for one process.
 
 Processes are started by ``torchrun``; without it there is one process, and each function below is
 then the identity, a constant or a no-op, so that callers never ask.
 """
 
 import contextlib
-import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -25,13 +25,18 @@ T = TypeVar("T")
 
 def start(device: torch.device) -> None:
     """Join the process group that torchrun describes in the environment, if it does."""
-    global _cpu_group
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        if device.type == "cuda":
-            dist.init_process_group("nccl", device_id=device)
-            _cpu_group = dist.new_group(backend="gloo")
-        else:
-            dist.init_process_group("gloo")
+        join(device)
+
+
+def join(device: torch.device) -> None:
+    """Join the process group in the environment, even one of a single process."""
+    global _cpu_group
+    if device.type == "cuda":
+        dist.init_process_group("nccl", device_id=device)
+        _cpu_group = dist.new_group(backend="gloo")
+    else:
+        dist.init_process_group("gloo")
 
 
 def stop() -> None:
@@ -178,11 +183,10 @@ def data_parallel(module: nn.Module) -> nn.Module:
     """
     if not dist.is_initialized():
         return module
-    parallel = nn.parallel.DistributedDataParallel
-    # The option has a new name from PyTorch 2.14 on.
-    new = "forward_sync_buffers" in inspect.signature(parallel).parameters
-    options: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
-    return parallel(module, **options)
+    with warnings.catch_warnings():
+        # PyTorch means to replace the option, but advises to keep it until the replacement is complete.
+        warnings.filterwarnings("ignore", ".*broadcast_buffers. is deprecated", FutureWarning)
+        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
 
 
 @contextlib.contextmanager

@@ -124,13 +124,13 @@ def is_full(error: BaseException) -> bool:
 
 
 def open_beside(path: Path, flags: int) -> int:
-    """Open a file of ours, creating it; a symbolic link in its place is refused.
+    """Open a file of ours, creating it; a symbolic link in its place is refused, a pipe never waited for.
 
     Raises:
         UserError: it is a link, or cannot be opened.
     """
     try:
-        return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if path.is_symlink():
             raise UserError(

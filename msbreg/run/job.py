@@ -7,6 +7,7 @@ end on every path out.
 import contextlib
 import logging
 import os
+import random
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 
 from msbreg.run import distributed
@@ -98,7 +100,7 @@ def job(
                 output, config, kind=kind, resume_file=resume_file, inputs=inputs
             )
             distributed.barrier()
-            torch.manual_seed(config.seed)
+            seed_everything(config.seed)
             record = Record(output, kind=kind, config=config, card=card)
             record.content["device"] = str(device)
             record.content["processes"] = distributed.world_size()
@@ -231,6 +233,13 @@ def _changed(config: Any, previous: dict[str, Any]) -> str:
     return ", ".join(
         f"{name} = {value!r} here" for name, value in changed.items() if not matches(name, harmless)
     )
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators. The suite draws from torch's alone; users' code may use the others."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
 
 
 def log_to_terminal() -> None:

@@ -186,13 +186,6 @@ def put_back(states: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def seed_everything(seed: int) -> None:
-    """Seed the global generators. The suite draws from torch's alone; users' code may use the others."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    random.seed(seed)
-
-
 @contextlib.contextmanager
 def fresh_draws(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Torch's generators start from (seed, step, rank) inside, and are put back afterwards."""

@@ -2,12 +2,14 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,6 +84,20 @@ def assert_bit_equal(first: Path, second: Path) -> None:
 @pytest.fixture
 def data(make_folder) -> Path:
     return make_folder(train=8, val=4)
+
+
+def test_two_runs_of_one_seed_end_with_the_same_weights_and_generators(data, tmp_path):
+    ends = []
+    for name in ("one", "other"):
+        run(small(data, tmp_path / name, epochs=1), Card("test", {}))
+        content = load_checkpoint(tmp_path / name / "checkpoint.pth")
+        ends.append(content["loop"]["generators"][0])
+        torch.rand(1), np.random.rand(1), random.random()  # noqa: NPY002 - no matter to the next run
+    assert_bit_equal(tmp_path / "one", tmp_path / "other")
+    one, other = ends
+    assert torch.equal(one["torch"], other["torch"])
+    assert torch.equal(one["numpy"][1], other["numpy"][1])
+    assert one["python"] == other["python"]
 
 
 def test_a_run_leaves_a_checkpoint_a_record_and_a_curve(data, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from msbreg.run import distributed
 from pretrain.methods import METHODS
 from pretrain.recipe import Config, HeadSettings, LossSettings
-from pretrain.trainable import PreTraining
+from pretrain.training import PreTraining
 
 CPU = torch.device("cpu")
 

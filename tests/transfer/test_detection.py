@@ -27,7 +27,7 @@ from transfer.detectors.detection_config import Config
 from transfer.detectors.rcnn.model import RCNN
 from transfer.detectors.trainable import read_checkpoint
 from transfer.scoring.predictions import load_predictions
-from transfer.scoring.score import score_from_dict
+from transfer.scoring.scores import score_from_dict
 
 SCRIPT = Path(__file__).resolve().parents[2] / "transfer" / "detection.py"
 needs_detectron2 = pytest.mark.skipif(

@@ -22,7 +22,7 @@ from msbreg.run.options import exit_codes, parse
 from msbreg.run.record import read_record
 from transfer import knn, linear, svm
 from transfer.frozen import evaluation
-from transfer.scoring.score import score_from_dict
+from transfer.scoring.scores import score_from_dict
 
 
 @pytest.fixture

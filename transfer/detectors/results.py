@@ -18,7 +18,7 @@ from msbreg.run.record import read_record
 from transfer.drawing.detection_sheets import write_drawings
 from transfer.scoring.coco_ap import coco_ap
 from transfer.scoring.predictions import save_predictions
-from transfer.scoring.score import DataId, DetectionScores, Score
+from transfer.scoring.scores import DataId, DetectionScores, Score
 from transfer.scoring.voc_ap import voc_ap
 
 PREDICTIONS = "predictions.npz"

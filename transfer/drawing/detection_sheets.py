@@ -14,7 +14,7 @@ from msbreg.data.scenes import Prediction, RunLengths, Scene, Scenes
 from msbreg.run.files import write_atomically
 from transfer.drawing.svg import BLUE, GRAY, GREEN, ORANGE, Line, Panel, as_file, plots
 from transfer.scoring.predictions import in_order
-from transfer.scoring.score import RECALLS, DetectionScores
+from transfer.scoring.scores import RECALLS, DetectionScores
 from transfer.scoring.voc_ap import (
     VocRules,
     best_overlaps,

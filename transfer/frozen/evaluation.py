@@ -22,7 +22,7 @@ from msbreg.run.job import AlreadyFinished, Job, job, log
 from transfer.frozen.feature_cache import export, extract
 from transfer.frozen.frozen_config import FrozenConfig, LabeledConfig
 from transfer.scoring.classification import class_accuracies, standard_error, top_k_accuracy
-from transfer.scoring.score import DataId, Score
+from transfer.scoring.scores import DataId, Score
 
 C = TypeVar("C", bound=FrozenConfig)
 

@@ -86,7 +86,7 @@ def extract(
             )
         except UnreadableImage as error:
             raise UnreadableImage(
-                f"{error}.\nA score over part of a split is not comparable: fix the file, or remove it "
+                f"{str(error).rstrip('.')}.\nA score over part of a split is not comparable: fix the file, or remove it "
                 "from the data set for every method that you compare."
             ) from error
         log.info("features of %s: %d images at %.0f images/s", label, len(source), progress.rate)

@@ -17,7 +17,7 @@ from msbreg.run.errors import UserError
 from msbreg.run.json_files import Shape, is_number, misfits
 from msbreg.run.record import FILE_NAME, NOT_PROTOCOL, find_records, matches, read_record
 from transfer.report import schema1, words
-from transfer.scoring.score import Score, score_from_dict
+from transfer.scoring.scores import Score, score_from_dict
 
 _NETWORK: Shape = {
     **dict.fromkeys(("name", "arch", "family", "sha256", "source"), str),

@@ -1,6 +1,6 @@
 """Scores of records of schema 1, which had named results in place of scores.
 
-The only module that knows those names. Current records state their scores (transfer/scoring/score.py).
+The only module that knows those names. Current records state their scores (transfer/scoring/scores.py).
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 from msbreg.run.errors import UserError
 from msbreg.run.json_files import Shape, is_number, misfits, read_json
 from msbreg.run.record import FILE_NAME
-from transfer.scoring.score import DataId, Score
+from transfer.scoring.scores import DataId, Score
 
 Found = tuple[list[Score], list[str]]  # scores, and messages about files that could not be used
 PerClass = dict[str, dict[str, float]]  # name of a score -> class -> value

@@ -20,7 +20,7 @@ from msbreg.run.errors import UserError
 from transfer.report import words
 from transfer.report.collection import Network, collect
 from transfer.report.runs import Run
-from transfer.scoring.score import DataId, Score
+from transfer.scoring.scores import DataId, Score
 
 _LARGEST = 1e100  # a value beyond is not defined: its square is not a float
 

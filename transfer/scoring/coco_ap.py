@@ -21,7 +21,7 @@ from msbreg.data.run_lengths import all_to_rle, area
 from msbreg.data.scenes import Prediction, RunLengths, Scene, Scenes
 from msbreg.run.errors import UserError
 from transfer.scoring.predictions import in_order
-from transfer.scoring.score import DetectionScores
+from transfer.scoring.scores import DetectionScores
 
 # ---- COCOeval with entries in memory and a shorter loop
 

@@ -19,7 +19,7 @@ import numpy as np
 from msbreg.data.scenes import Prediction, Scenes
 from msbreg.run.errors import UserError
 from transfer.scoring.predictions import in_order
-from transfer.scoring.score import RECALLS, THRESHOLDS, DetectionScores
+from transfer.scoring.scores import RECALLS, THRESHOLDS, DetectionScores
 
 # ---- VOC's average precision of one class, as functions on arrays
 

@@ -1,5 +1,6 @@
 """Reading image files: what is decoded, and what is refused before it is."""
 
+import os
 import struct
 import zlib
 
@@ -29,6 +30,13 @@ def test_a_file_that_is_no_image_is_named(tmp_path, content, words):
     path = tmp_path / "x.png"
     path.write_bytes(content)
     with pytest.raises(UnreadableImage, match=words):
+        read_image(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    path = tmp_path / "x.png"
+    os.mkfifo(path)
+    with pytest.raises(ImageIOError, match="not a regular file"):
         read_image(path)
 
 

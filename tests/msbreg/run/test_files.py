@@ -82,6 +82,12 @@ def test_a_link_in_place_of_a_file_of_ours_is_refused_and_its_target_untouched(t
     assert target.read_text() == "data"
 
 
+def test_a_pipe_in_place_of_the_log_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "log.txt")
+    with pytest.raises(UserError, match="cannot be written"):
+        open_beside(tmp_path / "log.txt", os.O_WRONLY | os.O_APPEND)
+
+
 def test_what_is_in_a_lock_file_stays(tmp_path):
     (tmp_path / ".lock").write_text("somebody's")
     with output_folder(tmp_path) as new:

@@ -10,7 +10,8 @@ import torch
 
 from msbreg.checkpoints.load import save_checkpoint
 from msbreg.run.errors import RunFailed, UserError
-from msbreg.train.state import Checkpoint, State, fresh_draws, require_record, seed_everything
+from msbreg.run.job import seed_everything
+from msbreg.train.state import Checkpoint, State, fresh_draws, require_record
 from tests.transfer.detectors.toys import config, new_training
 from transfer.detectors.trainable import KIND, checkpoint_of, read_checkpoint
 
@@ -118,7 +119,7 @@ def test_a_checkpoint_without_the_record_of_its_run_is_refused():
 def test_a_curve_that_cannot_be_written_is_a_failure_of_the_run(tmp_path):
     gone = Checkpoint(tmp_path / "gone" / "checkpoint.pth", lambda step: {})
     with pytest.raises(
-        RunFailed, match=r"cannot write .*curve\.jsonl: No such file(.|\n)*Free some"
+        RunFailed, match=r"cannot write .*curve\.jsonl .*: No such file(.|\n)*another --output"
     ):
         gone.write_curve(State(curve=[{"step": 1}]))
 

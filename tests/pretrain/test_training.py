@@ -15,7 +15,7 @@ from pretrain import losses
 from pretrain.methods import METHODS
 from pretrain.methods.method import base_decay, step_noise
 from pretrain.recipe import Config, HeadSettings, LossSettings, OptimizerSettings, TargetSettings
-from pretrain.trainable import PreTraining, peak_learning_rate
+from pretrain.training import PreTraining, peak_learning_rate
 from tests.reference.losses import byol_loss
 from tests.transfer.detectors.toys import fit
 
