@@ -1,4 +1,4 @@
-# Every target sets up what it needs; on a fresh machine, `make demo` is the first command to type.
+# Every target installs what it needs; on a fresh machine, start with `make demo`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,18 +11,18 @@ SOURCES := msbreg pretrain transfer tools benchmarks tests
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-install: $(VENV)/.installed ## Make .venv and install the suite with its test tools into it
+install: $(VENV)/.installed ## Create .venv and install the suite with its test tools
 
-# Reads pyproject.toml alone, so that a change of code installs nothing again.
+# Depends only on pyproject.toml, so that code changes do not trigger an installation.
 $(VENV)/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, %s is %d.%d; give another: make PYTHON=python3.12" % (sys.executable, *sys.version_info[:2]) if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is required, but %s is %d.%d; choose another: make PYTHON=python3.12" % (sys.executable, *sys.version_info[:2]) if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	@echo "Installing PyTorch and the rest into $(VENV) (several GB, some minutes)"
+	@echo "Installing PyTorch and the rest into $(VENV) (several GB, a few minutes)"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: install ## Pre-train on the embedded digits, convert, evaluate beside the untrained twin, report
+demo: install ## Pre-train on the embedded digits, convert, evaluate against the untrained twin, report
 	$(BIN)/python pretrain/run.py --config configs/digits_msbreg.yaml --output $(RUNS)/pretrain --finished skip
 	$(BIN)/python tools/convert_to_d2.py $(RUNS)/pretrain/checkpoint.pth --overwrite
 	$(BIN)/python transfer/suite.py --checkpoint $(RUNS)/pretrain/checkpoint.pth --output $(RUNS) \
@@ -40,5 +40,5 @@ format: install ## Format the code
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-clean: ## Remove .venv, runs and caches of tools
+clean: ## Remove .venv, runs and tool caches
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache *.egg-info

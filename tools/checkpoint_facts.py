@@ -1,4 +1,4 @@
-"""Facts about a checkpoint file, as plain values for inspect_checkpoint.py to show."""
+"""Collect facts about a checkpoint file as plain values, for inspect_checkpoint.py."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from msbreg.backbones.trained import (
 )
 from msbreg.checkpoints.convert.to_detectron2 import DETECTRON2
 from msbreg.checkpoints.layouts import FORMATS
-from msbreg.checkpoints.layouts.match import LOOK, Match, contents, identify, seen
+from msbreg.checkpoints.layouts.match import INSPECT_HINT, Match, contents, describe_input, identify
 from msbreg.checkpoints.layouts.tensors import groups
 from msbreg.checkpoints.load import load_exactly
 from msbreg.checkpoints.read import FileContent, read_file
@@ -28,13 +28,13 @@ from msbreg.checkpoints.read.inert import Inert, plain
 from msbreg.run.errors import UserError
 
 Facts = dict[str, Any]
-MOST_GROUPS = 12  # of keys, below one entry
-MOST_LEAVES, MOST_DEPTH = 20_000, 12
+MAX_GROUPS = 12  # groups of keys listed per entry
+MAX_LEAVES, MAX_DEPTH = 20_000, 12
 
 
 @dataclass(frozen=True)
-class Question:
-    """Which file, and what the user says about it; None: take it from the file."""
+class Request:
+    """The file to inspect, and the user's options for loading it; None means not given."""
 
     path: Path
     encoder: str | None = None
@@ -44,15 +44,15 @@ class Question:
     features: bool = True
 
 
-def facts_of(question: Question) -> Facts:
-    """Everything that ``--json`` prints; ``error`` says why it is incomplete, else empty."""
+def facts_of(request: Request) -> Facts:
+    """Everything that ``--json`` prints; a non-empty ``error`` says why it is incomplete."""
     facts: Facts = {"error": "", "verdict": "not loadable"}
     try:
-        file = read_file(question.path, trust_pickle=question.trust_pickle)
+        file = read_file(request.path, trust_pickle=request.trust_pickle)
         facts["file"] = _file(file)
         try:
             match = identify(
-                file, arch=question.arch, encoder=question.encoder, family=question.family
+                file, arch=request.arch, encoder=request.encoder, family=request.family
             )
         except UserError:
             facts |= _inside(file)
@@ -61,26 +61,26 @@ def facts_of(question: Question) -> Facts:
         facts["dropped"] = list(_dropped(match))
         facts["norms"] = _norms(norm_layers(match.state))
         facts["signs"] = list(signs_of_no_training(match.state))
-        if question.features:
-            facts["features"], signs = _features(match, question.path)
+        if request.features:
+            facts["features"], signs = _features(match, request.path)
             facts["signs"] += signs
     except UserError as error:
-        # Some of these messages end with this very command.
-        facts["error"] = str(error).removesuffix("\n" + LOOK.format(path=question.path))
+        # Some messages end by recommending this very command.
+        facts["error"] = str(error).removesuffix("\n" + INSPECT_HINT.format(path=request.path))
         return facts
     facts["verdict"] = "not trained" if facts["signs"] else "trained"
-    facts["next"] = [] if facts["signs"] else list(_next(question, match))
+    facts["next"] = [] if facts["signs"] else list(_next(request, match))
     return facts
 
 
 def families() -> list[dict[str, str]]:
-    """FORMATS, a dict of strings for each row."""
+    """FORMATS as one dict of strings per row."""
     return [
         {
             "family": row.name,
             "covers": row.covers,
             "encoder": row.encoders[0].name,
-            "input": seen(row.normalization),
+            "input": describe_input(row.normalization),
             "source": row.source,
         }
         for row in FORMATS
@@ -106,7 +106,7 @@ def _layout(match: Match) -> Facts:
         "why": match.row.why,
         "present": list(match.present),
         "arch": match.spec.arch,
-        "tensors": match.taken,
+        "tensors": match.tensor_count,
         "normalization": asdict(match.spec.normalization),
         "stride": match.spec.stride,
         "notes": list(match.notes),
@@ -139,11 +139,11 @@ def _features(match: Match, path: Path) -> tuple[Facts, tuple[str, ...]]:
     return {"own": asdict(found), "random_twin": asdict(random)}, signs_in_features(found, random)
 
 
-def _next(question: Question, match: Match) -> Iterator[str]:
-    path = shlex.quote(str(question.path))
-    given = {"encoder": question.encoder, "family": question.family}
-    options = "".join(f" --{k} {shlex.quote(v)}" for k, v in given.items() if v)
-    options += " --trust-pickle" if question.trust_pickle else ""
+def _next(request: Request, match: Match) -> Iterator[str]:
+    path = shlex.quote(str(request.path))
+    selected = {"encoder": request.encoder, "family": request.family}
+    options = "".join(f" --{k} {shlex.quote(v)}" for k, v in selected.items() if v)
+    options += " --trust-pickle" if request.trust_pickle else ""
     yield f"python transfer/knn.py --checkpoint {path}{options}"
     to = " --to safetensors" if DETECTRON2.refusal(match.spec) else ""
     yield f"python tools/convert_to_d2.py {path}{options}{to}"
@@ -172,43 +172,39 @@ def _inside(file: FileContent) -> Facts:
 def _keys(entry: str, value: Any, seen: set[int]) -> Iterator[Facts]:
     leaves = _leaves(value, seen)
     grouped = groups(list(leaves), 2)
-    if len(grouped) > MOST_GROUPS:
+    if len(grouped) > MAX_GROUPS:
         grouped = groups(list(leaves), 1)
     for index, (group, names) in enumerate(grouped.items()):
         row = {"entry": entry, "keys": group, "count": len(names), "example": names[0]}
         row["is"] = _kind(leaves[names[0]])
-        if index == MOST_GROUPS:
-            rest = sum(map(len, list(grouped.values())[MOST_GROUPS:]))
+        if index == MAX_GROUPS:
+            rest = sum(map(len, list(grouped.values())[MAX_GROUPS:]))
             row = {"entry": entry, "keys": "...", "count": rest, "example": "", "is": ""}
         yield row
-        if index == MOST_GROUPS:
+        if index == MAX_GROUPS:
             return
 
 
 def _leaves(value: Any, seen: set[int]) -> dict[str, Tensor]:
-    """Tensors inside a value, by keys and indices joined by dots.
+    """Tensors inside a value, by keys and indices joined with dots.
 
-    At most MOST_LEAVES tensors are listed, and none deeper than MOST_DEPTH.
+    At most MAX_LEAVES tensors are listed, and none deeper than MAX_DEPTH.
 
     Args:
-        seen: ids of containers that were listed before, updated here. A pickle of 6 kB can refer to the
-            same few dicts along billions of paths; each is listed once.
+        seen: ids of the containers listed so far; updated here. A pickle of 6 kB can refer to the same
+            few dicts along billions of paths; each is listed once.
     """
     found: dict[str, Tensor] = {}
 
     def visit(value: Any, path: str, depth: int) -> None:
         if isinstance(value, Tensor):
             found[path] = value
-        if (
-            depth == MOST_DEPTH
-            or id(value) in seen
-            or not isinstance(value, (Mapping, list, tuple))
-        ):
+        if depth == MAX_DEPTH or id(value) in seen or not isinstance(value, (Mapping, list, tuple)):
             return
         seen.add(id(value))
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, inner in items:
-            if len(found) >= MOST_LEAVES:
+            if len(found) >= MAX_LEAVES:
                 return
             visit(inner, f"{path}.{key}" if path else str(key), depth + 1)
 

@@ -1,4 +1,4 @@
-"""Load the backbone of any checkpoint without running its code; save and load our own checkpoints."""
+"""Load backbones from any checkpoint without running its code; save and load our own checkpoints."""
 
 import hashlib
 import io
@@ -37,10 +37,10 @@ log = logging.getLogger("msbreg")
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically: the previous one stays until the new one is complete.
+    """Write a checkpoint atomically: the previous file is kept until the new one is complete.
 
     Raises:
-        RunFailed: it cannot be written (disk full, no permission).
+        RunFailed: the file cannot be written (disk full, no permission).
     """
     buffer = io.BytesIO()
     torch.save({"schema": SCHEMA, "kind": KIND, **content}, buffer)
@@ -48,15 +48,15 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read one of our own checkpoints, to resume from it; no code in the file is run.
+    """Read one of our own checkpoints to resume from it. No code in the file is run.
 
     Raises:
-        UserError: the file is missing, truncated, not a checkpoint of ours, or of another schema.
+        UserError: the file is missing, truncated, not one of our checkpoints, or has another schema.
     """
     content = read_file(path).content
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise UserError(
-            f"{path} is not a checkpoint of pretrain/run.py. It holds: {overview(content)}.\n"
+            f"{path} is not a checkpoint of pretrain/run.py. It contains: {overview(content)}.\n"
             f"Expected the entry kind = {KIND!r}."
         )
     if content.get("schema") != SCHEMA:
@@ -74,22 +74,22 @@ def load_backbone(
     family: str | None = None,
     trust_pickle: bool = False,
 ) -> tuple[ResNet, Provenance]:
-    """The backbone of any checkpoint whose layout is in FORMATS, in eval mode, and its provenance.
+    """Load the backbone of any checkpoint whose layout is in FORMATS.
 
-    Every key of the file is accounted for. ``provenance.spec`` states the input that the network
-    expects.
+    Every key of the file is accounted for. Returns the backbone in eval mode and its provenance;
+    ``provenance.spec`` describes the input that the network expects.
 
     Args:
-        path: of the checkpoint.
-        arch: the architecture that is expected; None accepts any.
-        encoder: which network to take, if the file holds several; None follows the family's rule.
-        family: the layout, if the file fits more than one.
-        trust_pickle: also read files that hold objects; none of their code is run.
+        path: path of the checkpoint.
+        arch: expected architecture; None accepts any.
+        encoder: which network to use if the file contains several; None uses the family's default.
+        family: the layout, if the file matches more than one.
+        trust_pickle: also read files that contain objects; none of their code is run.
 
     Raises:
-        UserError: the file cannot be read, fits no layout or several, holds another architecture or
-            encoder than requested, or its tensors do not match the network one to one (the message
-            lists the difference).
+        UserError: the file cannot be read, matches no layout or several, contains another
+            architecture or encoder than requested, or its tensors do not match the network one to
+            one (the message lists the differences).
     """
     path = Path(path)
     file = read_file(path, trust_pickle=trust_pickle)
@@ -108,7 +108,7 @@ def load_backbone(
         encoder=found.encoder.name,
         spec=found.spec,
         sha256=file.sha256,
-        tensors=found.taken,
+        tensors=found.tensor_count,
         details=dict(found.details),
         notes=found.notes,
         warnings=signs,
@@ -117,10 +117,10 @@ def load_backbone(
 
 
 def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
-    """Load a state dict whose keys and shapes are exactly the module's, or fail with the difference.
+    """Load a state dict with exactly the module's keys and shapes, or list the differences.
 
     Raises:
-        UserError: a tensor is missing, unexpected, of another shape, or not finite.
+        UserError: a tensor is missing, unexpected, has the wrong shape, or is not finite.
     """
     wanted = module.state_dict()
     lines = [
@@ -142,6 +142,6 @@ def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor], source: P
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,8 @@
-"""FORMATS: one row per checkpoint layout found in the wild.
+"""FORMATS: the known checkpoint layouts, one row each.
 
-To add a layout, add a row to one of the tables: how it is recognized, which encoder is taken and why,
-prefix, dialect of the names, keys dropped on purpose, input normalization, place of the stride.
+To add a layout, add a row to one of the tables. A row states how the layout is recognized, which
+encoder is used and why, the prefix and naming dialect of its tensors, the keys to drop, the input
+normalization and the position of the stride.
 """
 
 from msbreg.checkpoints.layouts.format import Encoder, Format

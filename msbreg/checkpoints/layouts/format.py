@@ -1,4 +1,4 @@
-"""Format: what one row of FORMATS says about a checkpoint layout, and how a file is held against it."""
+"""Format: the description of a checkpoint layout (one row of FORMATS), and matching a file with it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,16 +13,16 @@ from msbreg.checkpoints.layouts.tensors import Entry, matches, networks, state_a
 from msbreg.checkpoints.read.inert import printable
 
 ZERO_TO_ONE = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-"""Pixels / 255 and nothing else (SimCLR in TensorFlow, sthalles, Spijkervet)."""
+"""Pixels / 255 only (SimCLR in TensorFlow, sthalles, Spijkervet)."""
 
 SWAV = Normalization((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))
 """SwAV's standard deviations (facebookresearch/swav, multicropdataset.py)."""
 
 CAFFE2 = Normalization((0.406, 0.456, 0.485), (0.225, 0.224, 0.229), "BGR")
-"""ImageNet's statistics in the order of OpenCV (fair_self_supervision_benchmark, image_dataset.py)."""
+"""ImageNet's statistics in BGR order (fair_self_supervision_benchmark, image_dataset.py)."""
 
 MSRA = Normalization((103.53 / 255, 116.28 / 255, 123.675 / 255), (1 / 255,) * 3, "BGR")
-"""Caffe's: BGR in [0, 255], mean only (Detectron2's default PIXEL_MEAN and PIXEL_STD)."""
+"""Caffe: BGR in [0, 255], minus the mean (Detectron2's default PIXEL_MEAN and PIXEL_STD)."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Encoder:
     """One network in a file.
 
     Attributes:
-        name: what records call it, and what ``--encoder`` takes.
-        prefix: of its tensors, after wrapper tokens (``module.``) are taken away; with its dot.
-        entry: where its state dict is, if not at the row's; several are joined.
+        name: name in records and for ``--encoder``.
+        prefix: prefix of its tensors after wrapper tokens (``module.``) are removed, including the dot.
+        entry: location of its state dict if it differs from the row's; several are merged.
     """
 
     name: str
@@ -42,40 +42,41 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Format:
-    """One checkpoint layout found in the wild.
+    """One checkpoint layout.
 
-    Patterns are shell-style (``*`` also matches dots) and see keys without wrapper tokens.
+    Patterns are shell-style (``*`` also matches dots) and apply to keys without wrapper tokens.
 
     Attributes:
-        name: of the family, in records and for ``--family``.
-        covers: methods and files that come in this layout.
-        source: repository and file in which the layout was read; [?] where only a file could prove it.
-        encoders: networks that may be in the file; the first is the family's rule.
-        why: why that one.
+        name: name of the family in records and for ``--family``.
+        covers: methods and files with this layout.
+        source: repository and file that define the layout; [?] marks what was not checked with a file.
+        encoders: networks that may be in the file; the first is the default.
+        why: reason for the default.
         entry: keys that lead from the file's content to the state dict.
-        names: dialect of the tensors behind the prefix.
-        hwio: convolutions are stored (height, width, in, out) and norms (1, 1, 1, C), as TensorFlow does.
-        by_order: names carry no meaning; tensors come in torchvision's order.
+        names: dialect of the tensor names after the prefix.
+        hwio: whether convolutions are stored as (height, width, in, out) and norms as (1, 1, 1, C), as
+            in TensorFlow.
+        by_order: whether names are meaningless and tensors follow torchvision's order.
         top: entries that the file's content must have.
         top_without: entries that it must not have.
-        values: entries and the values that they must have.
-        absent: places and patterns that must match no key there.
-        marks: patterns, each of which must match a key: what tells the layout from its neighbors.
-        without: patterns that must match no key.
-        heads: patterns behind an encoder's prefix that are dropped on purpose.
-        dropped: patterns of whole keys that are dropped on purpose.
-        aliases: prefixes under which the same tensors are saved again; they must be equal.
-        normalization: of the input.
-        stride: where a bottleneck has stride 2: in the 3x3 (v1.5, torchvision) or the 1x1 (v1, Caffe).
-        states_arch: the file names its architecture, in our terms.
-        note: what else a user should know.
+        values: entries and their required values.
+        absent: locations and patterns that must not match any key there.
+        marks: patterns that must each match a key; they distinguish similar layouts.
+        without: patterns that must not match any key.
+        heads: patterns after an encoder's prefix whose keys are dropped on purpose.
+        dropped: patterns whose keys are dropped on purpose.
+        aliases: prefixes of second copies of the same tensors; the copies must be equal.
+        normalization: input normalization.
+        stride: the convolution with stride 2 in a bottleneck: 3x3 (v1.5, torchvision) or 1x1 (v1, Caffe).
+        states_arch: whether the file states its architecture under our name.
+        note: anything else a user should know.
     """
 
     name: str
     covers: str
     source: str
     encoders: tuple[Encoder, ...]
-    why: str = "the file holds one network"
+    why: str = "the file contains one network"
     entry: Entry = ()
     names: Dialect = torchvision
     hwio: bool = False
@@ -95,24 +96,25 @@ class Format:
     note: str = ""
 
 
-# ---- Compare a row of FORMATS with a file: does it have the layout, and what is each of its
+# ---- Match a row of FORMATS with a file and account for every key
 
 
-EVERYTHING = ("*",)  # dropped where a user points at the network
+EVERYTHING = ("*",)  # ``dropped`` of a layout that the user specifies
 
-ENOUGH = 20  # tensors below a prefix, from which on an encoder counts as present
+MIN_TENSORS = 20  # an encoder is present if at least this many of its tensors are
 
 
 @dataclass
 class Candidate:
-    """A row compared with a file.
+    """The result of matching a row with a file.
 
     Attributes:
-        misses: what the row requires and the file lacks; empty if the layout is recognized.
-        found: tensors of the row's own names, of all its encoders.
+        misses: requirements of the row that the file does not meet; empty if the layout matches.
+        found: number of tensors under the row's names, over all its encoders.
+        total: number of keys in the state dict of the default encoder.
         present: encoders that are in the file.
-        encoder: the one that is taken.
-        state: torchvision name -> tensor of the encoder taken, as in the file.
+        encoder: the selected encoder.
+        state: torchvision name -> tensor of the selected encoder, as in the file.
         keys: torchvision name -> key in the file, without wrapper tokens.
         dropped: reason -> keys.
         unexplained: keys that no part of the row accounts for.
@@ -133,14 +135,14 @@ class Candidate:
 States = dict[tuple[tuple[Entry, ...], bool], tuple[dict[str, Any] | None, str]]
 
 
-def hold_against(
+def match_row(
     row: Format, content: Mapping[str, Any], encoder: str | None, states_at: States
 ) -> Candidate:
-    """Look for a row's layout in a file and, if it is there, account for every key.
+    """Match a row with a file and, if the layout fits, account for every key.
 
     Args:
-        encoder: name of the one to take; None takes the family's.
-        states_at: flattened state dicts of this content, kept between rows.
+        encoder: name of the encoder to use; None uses the family's default.
+        states_at: cache of the flattened state dicts of this content, shared between rows.
     """
     candidate = Candidate(row)
     candidate.misses += [f"the entry {entry!r}" for entry in row.top if entry not in content]
@@ -156,9 +158,9 @@ def hold_against(
         state, problem = states_at[entries]
         states[one.name] = state
         candidate.misses += [problem] if problem else []
-        found = len(_taken(row, one, state or {}))
+        found = len(_keys_of(row, one, state or {}))
         candidate.found += found
-        if found >= ENOUGH:
+        if found >= MIN_TENSORS:
             candidate.present.append(one)
     main = states[row.encoders[0].name] or {}
     candidate.total = len(main)
@@ -169,7 +171,7 @@ def hold_against(
         wanted = f"keys '{first.prefix}{_example(row)}'" + (f" in {where!r}" if where else "")
         candidate.misses.append(wanted)
     if not candidate.misses:
-        _account(candidate, states, encoder)
+        _account_for_keys(candidate, states, encoder)
     return candidate
 
 
@@ -182,8 +184,8 @@ def _check_marks(candidate: Candidate, main: Mapping[str, Any], content: Mapping
         if any(matches(key, (pattern,)) for key in main):
             candidate.misses.append(f"no key {pattern!r}")
     for entry, pattern in row.absent:
-        elsewhere = state_at(content, (entry,))[0] or {}
-        if any(matches(key, (pattern,)) for key in elsewhere):
+        other_state = state_at(content, (entry,))[0] or {}
+        if any(matches(key, (pattern,)) for key in other_state):
             candidate.misses.append(f"no key {pattern!r} in {'.'.join(map(str, entry))}")
 
 
@@ -195,8 +197,8 @@ def _entries(row: Format, encoder: Encoder) -> tuple[Entry, ...]:
     return encoder.entry or (row.entry,)
 
 
-def _taken(row: Format, encoder: Encoder, state: Mapping[str, Any]) -> dict[str, str]:
-    """torchvision name -> key, for the tensors of an encoder."""
+def _keys_of(row: Format, encoder: Encoder, state: Mapping[str, Any]) -> dict[str, str]:
+    """torchvision name -> key in the file, for the tensors of an encoder."""
     if row.by_order:
         return _by_order(state)
     names = table(row.names)
@@ -209,7 +211,7 @@ def _taken(row: Format, encoder: Encoder, state: Mapping[str, Any]) -> dict[str,
 
 
 def _by_order(state: Mapping[str, Any]) -> dict[str, str]:
-    """Names in torchvision's order, if the shapes and the last parts of the names agree one to one."""
+    """torchvision name -> key by position; empty unless shapes and last name parts agree one to one."""
     keys = [key for key, value in state.items() if isinstance(value, Tensor)]
     seen = [(key.rpartition(".")[2], tuple(state[key].shape)) for key in keys]
     for arch in PUBLISHED:
@@ -219,14 +221,14 @@ def _by_order(state: Mapping[str, Any]) -> dict[str, str]:
     return {}
 
 
-def _account(
-    candidate: Candidate, states: Mapping[str, dict[str, Any] | None], asked: str | None
+def _account_for_keys(
+    candidate: Candidate, states: Mapping[str, dict[str, Any] | None], requested: str | None
 ) -> None:
     row = candidate.row
-    encoder = next((e for e in row.encoders if e.name == asked), row.encoders[0])
+    encoder = next((e for e in row.encoders if e.name == requested), row.encoders[0])
     candidate.encoder = encoder
     state = states[encoder.name] or {}
-    candidate.keys = _taken(row, encoder, state)
+    candidate.keys = _keys_of(row, encoder, state)
     candidate.state = {name: state[key] for name, key in candidate.keys.items()}
     if row.hwio:
         candidate.state = {n: _from_hwio(n, value) for n, value in candidate.state.items()}
@@ -235,13 +237,13 @@ def _account(
     for key in state:
         if key in taken:
             continue
-        reason = _reason(key, row, encoder, others)
+        reason = _drop_reason(key, row, encoder, others)
         if reason:
             candidate.dropped.setdefault(reason, []).append(key)
         else:
             candidate.unexplained.append(key)
     _check_aliases(candidate, state)
-    # A pattern that drops a head must not hide a network of a name that nobody thought of.
+    # A pattern that drops heads must not hide a network under an unexpected name.
     known = tuple(e.prefix for e in row.encoders) + row.aliases
     if row.dropped == EVERYTHING:
         return
@@ -257,8 +259,8 @@ def _from_hwio(name: str, value: Any) -> Any:
     return value.flatten() if place(name).norm else value.permute(3, 2, 0, 1)
 
 
-def _reason(key: str, row: Format, encoder: Encoder, others: list[Encoder]) -> str | None:
-    """Why a key is not taken; None if the row does not say."""
+def _drop_reason(key: str, row: Format, encoder: Encoder, others: list[Encoder]) -> str | None:
+    """Why a key is not used; None if the row does not explain it."""
     if key.startswith(encoder.prefix) and matches(key[len(encoder.prefix) :], row.heads):
         return "head"
     names = table(row.names)
@@ -276,7 +278,7 @@ def _reason(key: str, row: Format, encoder: Encoder, others: list[Encoder]) -> s
 
 
 def _check_aliases(candidate: Candidate, state: Mapping[str, Any]) -> None:
-    """A second copy must hold the same tensors; otherwise its keys stay unexplained."""
+    """Mark the keys of a second copy as unexplained where its tensors differ from the first."""
     if candidate.encoder is not candidate.row.encoders[0]:
         return
     names = table(candidate.row.names)
@@ -288,8 +290,8 @@ def _check_aliases(candidate: Candidate, state: Mapping[str, Any]) -> None:
             candidate.unexplained.append(key)
 
 
-def elsewhere(candidate: Candidate, content: Mapping[str, Any]) -> Iterator[str]:
-    """Entries of the file that hold a network the row does not know: one sentence each."""
+def ignored_networks(candidate: Candidate, content: Mapping[str, Any]) -> Iterator[str]:
+    """One sentence per network in entries of the file that the row does not cover."""
     row = candidate.row
     used = {entry for e in row.encoders for entry in _entries(row, e)}
     if () in used:

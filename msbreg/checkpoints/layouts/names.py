@@ -1,7 +1,7 @@
-"""Name dialects: what each toolbox calls the tensors of a torchvision ResNet.
+"""Name dialects: how each toolbox names the tensors of a torchvision ResNet.
 
-Every dialect is one function from a ``Place`` in the network to a name. Foreign names are looked up in
-a table made from it, so that a name is known exactly or not at all: nothing is renamed by substring.
+A dialect is a function from a ``Place`` in the network to a name. Foreign names are looked up in a
+table built from it, so a name matches exactly or not at all: nothing is renamed by substring.
 """
 
 import re
@@ -25,8 +25,8 @@ class Place:
     Attributes:
         stage: 0 is the stem, 1 to 4 are torchvision's layer1 to layer4.
         block: index in the stage, from 0; 0 in the stem.
-        layer: 1 to 3, the convolution or the norm behind it; 0 is the shortcut.
-        norm: of the BatchNorm, not of the convolution.
+        layer: 1 to 3, the convolution or the norm after it; 0 is the shortcut.
+        norm: whether it belongs to the BatchNorm, not to the convolution.
         tensor: weight, bias, running_mean, running_var or num_batches_tracked.
     """
 
@@ -38,9 +38,9 @@ class Place:
 
 
 def place(key: str) -> Place:
-    """Where a tensor of that torchvision name sits."""
+    """The place of the tensor with this torchvision name."""
     match = re.fullmatch(r"(?:layer(\d)\.(\d+)\.)?(?:(conv|bn)(\d)|downsample\.(\d))\.(\w+)", key)
-    assert match, f"{key} is no tensor of a torchvision ResNet"
+    assert match, f"{key} is not a tensor of a torchvision ResNet"
     stage, block, kind, layer, shortcut, tensor = match.groups()
     norm = kind == "bn" if kind else shortcut == "1"
     return Place(int(stage or 0), int(block or 0), int(layer or 0), norm, tensor)
@@ -58,7 +58,9 @@ def torchvision(p: Place) -> str:
 
 
 def children(p: Place) -> str:
-    """``4.0.conv1.weight``: ``nn.Sequential(*list(resnet.children())[:-1])``; 2 and 3 hold nothing."""
+    """``4.0.conv1.weight``: ``nn.Sequential(*list(resnet.children())[:-1])``; 2 and 3 have no
+    tensors.
+    """
     if p.stage == 0:
         return f"{int(p.norm)}.{p.tensor}"
     return f"{p.stage + 3}." + torchvision(p).partition(".")[2]
@@ -133,7 +135,7 @@ caffe2 = _caffe2({"weight": "gamma", "bias": "beta"})
 """``res2_0_branch2a_w``, ``res2_0_branch2a_bn_gamma`` (Detectron2's MSRA/R-50.pkl)."""
 
 caffe2_short = _caffe2({"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"})
-"""The same with ``_bn_s``, ``_bn_b``, ``_bn_rm`` and ``_bn_riv``."""
+"""Like ``caffe2``, with ``_bn_s``, ``_bn_b``, ``_bn_rm`` and ``_bn_riv``."""
 
 
 def shapes(arch: str) -> dict[str, tuple[int, ...]]:
@@ -143,13 +145,13 @@ def shapes(arch: str) -> dict[str, tuple[int, ...]]:
 
 @cache
 def table(dialect: Dialect) -> dict[str, str]:
-    """Foreign name -> torchvision name, for the tensors of all backbones together."""
+    """Foreign name -> torchvision name, for the tensors of all architectures."""
     keys = dict.fromkeys(key for arch in ARCHITECTURES for key in shapes(arch))
     made = {dialect(place(key)): key for key in keys}
-    assert len(made) == len(keys), "a dialect has to give each tensor a name of its own"
+    assert len(made) == len(keys), "a dialect must give each tensor a unique name"
     return made
 
 
 def to_dialect(state: dict[str, Tensor], dialect: Dialect) -> dict[str, Tensor]:
-    """A state dict of torchvision names under the names of a dialect."""
+    """Rename a state dict from torchvision's names to a dialect."""
     return {dialect(place(key)): value for key, value in state.items()}

@@ -1,11 +1,9 @@
-"""Weights as model libraries publish them: torchvision, timm, Hugging Face, Detectron2; and our own."""
+"""Layouts of model libraries (torchvision, timm, Hugging Face, Detectron2) and of this suite."""
 
 from msbreg.checkpoints.layouts import names
 from msbreg.checkpoints.layouts.format import CAFFE2, MSRA, Encoder, Format
 
-NO_INPUT = (
-    "the file does not say what input it was trained with: ImageNet's normalization is assumed"
-)
+NO_INPUT = "the file does not state its input normalization: ImageNet's is assumed"
 
 LIBRARIES = (
     Format(
@@ -30,7 +28,7 @@ LIBRARIES = (
     ),
     Format(
         "torchvision-wrapped",
-        covers="a bare ResNet with its classifier, saved as {'state_dict': ...} and nothing else",
+        covers="a bare ResNet with its classifier, saved as {'state_dict': ...} alone",
         source="pytorch/vision torchvision/models/resnet.py",
         entry=("state_dict",),
         encoders=(Encoder("backbone", ""),),
@@ -41,14 +39,14 @@ LIBRARIES = (
     ),
     Format(
         "timm-training",
-        covers="timm's train.py (its args are a Namespace: needs --trust-pickle)",
+        covers="timm's train.py (args is a Namespace: needs --trust-pickle)",
         source="huggingface/pytorch-image-models timm/utils/checkpoint_saver.py",
         entry=("state_dict",),
         encoders=(
             Encoder("weights", ""),
             Encoder("average", "", (("state_dict_ema",),)),
         ),
-        why="`state_dict` is the network that was trained; the average is there where timm kept one",
+        why="`state_dict` is the trained network; the average exists if timm kept one",
         top=("arch", "args"),
     ),
     Format(
@@ -68,7 +66,7 @@ LIBRARIES = (
     ),
     Format(
         "detectron2",
-        covers="Detectron2's ImageNetPretrained/torchvision files, and what converters write for it",
+        covers="Detectron2's ImageNetPretrained/torchvision files, and converted files",
         source="facebookresearch/detectron2 tools/convert-torchvision-to-d2.py",
         entry=("model",),
         encoders=(Encoder("backbone", ""),),
@@ -86,7 +84,7 @@ LIBRARIES = (
         heads=("fc1000_*", "pred_*", "conv1_b", "lr", "model_iter", "*_momentum"),
         normalization=MSRA,
         stride="1x1",
-        note="the standard deviation of its input is absorbed in conv1",
+        note="the standard deviation of its input is folded into conv1",
     ),
     Format(
         "caffe2",
@@ -97,11 +95,11 @@ LIBRARIES = (
         marks=("res_conv1_bn_s", "res_conv1_bn_rm"),
         heads=("fc1000_*", "pred_*", "conv1_b", "lr", "model_iter", "*_momentum"),
         normalization=CAFFE2,
-        note="stride and BGR input are those of FAIR's benchmark; compare a known score",
+        note="stride and BGR input are those of FAIR's benchmark; verify with a known score",
     ),
 )
 
-KIND = "msbreg-pretrain"  # what our checkpoints call themselves
+KIND = "msbreg-pretrain"  # the ``kind`` entry of our checkpoints
 
 OURS = (
     Format(
@@ -112,7 +110,7 @@ OURS = (
             Encoder("online backbone", "backbone.", (("online",),)),
             Encoder("target backbone", "backbone.", (("target",),)),
         ),
-        why="the online network is the one that is trained; the target is its moving average",
+        why="the online network is trained; the target is its moving average",
         top=("schema",),
         values=(("kind", KIND),),
         heads=(),

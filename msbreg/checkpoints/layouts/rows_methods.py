@@ -1,11 +1,9 @@
-"""Rows of self-supervised methods, as their own repositories write checkpoints."""
+"""Layouts of self-supervised methods, as written by their own repositories."""
 
 from msbreg.checkpoints.layouts import names
 from msbreg.checkpoints.layouts.format import SWAV, ZERO_TO_ONE, Encoder, Format
 
-QUERY = (
-    "the query (online) encoder is the one its authors evaluate; the other is its moving average"
-)
+QUERY = "the authors evaluate the query (online) encoder; the other is its moving average"
 
 # A named tuple (online_params, target_params, online_state, target_state, opt_state).
 BYOL = ("experiment_state", "args")
@@ -14,7 +12,7 @@ BYOL = ("experiment_state", "args")
 def _byol_deepmind(name: str, file: str, prefix: str) -> Format:
     return Format(
         name,
-        covers=f"BYOL: DeepMind's {file} (dill of haiku trees; needs --trust-pickle)",
+        covers=f"BYOL: DeepMind's {file} (haiku trees saved by dill; needs --trust-pickle)",
         source="deepmind-research byol/utils/checkpointing.py, networks.py; module root [?]",
         encoders=(
             Encoder("online", prefix, ((*BYOL, 0), (*BYOL, 2))),
@@ -26,8 +24,8 @@ def _byol_deepmind(name: str, file: str, prefix: str) -> Format:
         top=("experiment_state",),
         heads=("*/hidden", "*/counter"),
         dropped=("projector/*", "predictor/*", "classifier/*"),
-        note="trained with TensorFlow's SAME padding; evaluated, as its converters do, with torchvision's "
-        "symmetric padding (pooled features differ by some 7 % on random weights)",
+        note="trained with TensorFlow's SAME padding; evaluated with torchvision's symmetric padding, as "
+        "by its converters (pooled features differ by about 7 % on random weights)",
     )
 
 
@@ -105,7 +103,7 @@ MOMENTUM = (
     Format(
         "obow-torchvision",
         covers="OBoW: tochvision_resnet50_student files",
-        source="valeoai/obow README; its fc is a bag-of-words head, no classifier",
+        source="valeoai/obow README; its fc is a bag-of-words head, not a classifier",
         entry=("network",),
         encoders=(Encoder("student", ""),),
     ),
@@ -179,7 +177,7 @@ MOMENTUM = (
 )
 
 
-# ---- Methods with one network, as their own repositories write them
+# ---- Methods with one network
 
 
 SINGLE = (
@@ -233,7 +231,7 @@ SINGLE = (
     ),
     Format(
         "w-mse",
-        covers="W-MSE, and BYOL, SimCLR of the same repository",
+        covers="W-MSE, and BYOL and SimCLR from the same repository",
         source="htdt/self-supervised methods/base.py, methods/byol.py, model.py",
         encoders=(Encoder("online", "model."), Encoder("target", "model_t.")),
         why=QUERY,
@@ -279,7 +277,7 @@ SINGLE = (
         marks=("fc.weight",),
         top_without=("arch", "epoch", "meta", "optimizer", "lemniscate"),
         normalization=ZERO_TO_ONE,
-        note="trained with TensorFlow's SAME max-pool; evaluated with torchvision's symmetric one",
+        note="trained with TensorFlow's SAME max-pool; evaluated with torchvision's symmetric padding",
     ),
     Format(
         "simclr-v2-tf",
@@ -289,7 +287,7 @@ SINGLE = (
         encoders=(Encoder("encoder", ""),),
         names=names.simclr_v2,
         normalization=ZERO_TO_ONE,
-        note="trained with TensorFlow's SAME max-pool; evaluated with torchvision's symmetric one",
+        note="trained with TensorFlow's SAME max-pool; evaluated with torchvision's symmetric padding",
     ),
     Format(
         "simclr-sthalles",

@@ -1,10 +1,10 @@
-"""Checkpoints of toolboxes: OpenMMLab, VISSL, solo-learn, lightly and plain Lightning."""
+"""Layouts of toolboxes: OpenMMLab, VISSL, solo-learn, lightly and plain Lightning."""
 
 from msbreg.checkpoints.layouts import names
 from msbreg.checkpoints.layouts.format import Encoder, Format
 from msbreg.checkpoints.layouts.rows_methods import QUERY
 
-# Modules of OpenSelfSup, MMSelfSup and MMPretrain beside the backbone.
+# Modules of OpenSelfSup, MMSelfSup and MMPretrain other than the backbone.
 MM_DROPPED = (
     "neck.*",
     "head.*",
@@ -27,7 +27,7 @@ MM_DROPPED = (
     "memory_bank.*",
     "data_preprocessor.*",
 )
-MM_TWINS = ("encoder_k.0.", "target_net.0.", "momentum_encoder.0.")
+MM_MOMENTUM = ("encoder_k.0.", "target_net.0.", "momentum_encoder.0.")
 
 OPENMMLAB = (
     Format(
@@ -37,24 +37,24 @@ OPENMMLAB = (
         entry=("state_dict",),
         encoders=(
             Encoder("backbone", "backbone."),
-            *(Encoder(f"momentum ({prefix.rstrip('.')})", prefix) for prefix in MM_TWINS),
+            *(Encoder(f"momentum ({prefix.rstrip('.')})", prefix) for prefix in MM_MOMENTUM),
             Encoder("not averaged", "backbone.", (("ema_state_dict",),)),
         ),
-        why="`backbone` is what the toolbox's benchmarks load (with mmengine's EMA hook: the average)",
+        why="the toolbox's benchmarks load `backbone` (the average, with mmengine's EMA hook)",
         top=("meta",),
         aliases=("encoder_q.0.", "online_net.0.", "base_encoder.0.", "encoder.0."),
         dropped=MM_DROPPED,
     ),
     Format(
         "openmmlab-extracted",
-        covers="backbones taken out of the above, DetCo",
+        covers="backbones extracted from the above, DetCo",
         source="WXinlong/DenseCL tools/extract_backbone_weights.py; xieenze/DetCo benchmarks [?]",
         entry=("state_dict",),
         encoders=(Encoder("backbone", ""),),
         top_without=("arch", "epoch", "optimizer", "lemniscate", "pytorch-lightning_version"),
         without=("fc.*", "projection_head.*"),
         heads=(),
-        note="the file does not say what input it was trained with: ImageNet's normalization is assumed",
+        note="the file does not state its input normalization: ImageNet's is assumed",
     ),
 )
 
@@ -72,7 +72,7 @@ VISSL = (
             Encoder("teacher", "momentum_teacher.trunk._feature_blocks."),
             Encoder("student", "_feature_blocks.", (VISSL_TRUNK,)),
         ),
-        why="DINO evaluates its teacher, which VISSL keeps in the state of the loss",
+        why="DINO evaluates its teacher, which VISSL stores in the state of the loss",
         marks=("momentum_teacher.*",),
         dropped=("momentum_teacher.heads.*", "center", "*criterion*"),
     ),
@@ -85,12 +85,12 @@ VISSL = (
             Encoder("trunk", "_feature_blocks."),
             Encoder("momentum", "moco_encoder.trunk._feature_blocks.", (VISSL_LOSS,)),
         ),
-        why="the trunk is what VISSL evaluates; MoCo's key encoder is in the state of the loss",
+        why="VISSL evaluates the trunk; MoCo's key encoder is in the state of the loss",
         absent=((VISSL_LOSS, "momentum_teacher.*"),),
     ),
     Format(
         "vissl-evaluation",
-        covers="VISSL: files of its linear evaluations and feature extraction",
+        covers="VISSL: files from linear evaluation and feature extraction",
         source="facebookresearch/vissl vissl/models/trunks/feature_extractor.py",
         entry=VISSL_TRUNK,
         encoders=(Encoder("trunk", "base_model._feature_blocks."),),
@@ -101,7 +101,7 @@ VISSL = (
         source="facebookresearch/vissl extra_scripts/convert_caffe2_to_torchvision_resnet.py",
         entry=("model_state_dict",),
         encoders=(Encoder("trunk", "_feature_blocks."),),
-        note="files converted from Caffe2 may be BGR or stride-in-1x1; compare a known score",
+        note="files converted from Caffe2 may be BGR or have stride in the 1x1; verify with a known score",
     ),
 )
 
@@ -181,7 +181,7 @@ LIGHTNING = (
         source="lightly-ai/lightly benchmarks/imagenet/resnet50/dino.py",
         entry=("state_dict",),
         encoders=(Encoder("teacher", "backbone."), Encoder("student", "student_backbone.")),
-        why="DINO evaluates its teacher, which lightly keeps in `backbone`",
+        why="DINO evaluates its teacher, which lightly stores in `backbone`",
         top=("pytorch-lightning_version",),
         marks=("student_backbone.*",),
         dropped=("*head.*", "online_classifier.*", "criterion.*", *LIGHTNING_DROPPED),
@@ -211,7 +211,7 @@ LIGHTNING = (
     ),
     Format(
         "lightning",
-        covers="a Lightning module with one `backbone` and nothing else",
+        covers="a Lightning module with a single `backbone`",
         source="Lightning-AI/pytorch-lightning trainer/connectors/checkpoint_connector.py",
         entry=("state_dict",),
         encoders=(Encoder("backbone", "backbone."),),

@@ -1,4 +1,4 @@
-"""What a file, or a description beside it, states: architecture, input, stride and training."""
+"""What a file, or a description next to it, states: architecture, input, stride and training."""
 
 import json
 from collections.abc import Mapping
@@ -13,19 +13,21 @@ from msbreg.checkpoints.read import FileContent
 from msbreg.run.errors import UserError
 
 SCHEMA = 1
-KEPT = ("method", "views", "epochs", "batch_size", "seed")  # of our config, into every record
+RECORDED_KEYS = ("method", "views", "epochs", "batch_size", "seed")
+"""Keys of a pre-training config that are copied to every record."""
 
 
 @dataclass(frozen=True)
 class Stated:
-    """None and empty: not stated.
+    """What a file states about its network; None and empty mean not stated.
 
     Attributes:
         arch: name in ARCHITECTURES.
-        normalization, stride: of the network.
-        image_size: side in pixels of the views it was pre-trained on.
-        details: how it was trained.
-        notes: where this was read, if not in the file's own layout.
+        normalization: input normalization.
+        stride: the convolution with stride 2 in a bottleneck.
+        image_size: side in pixels of the pre-training views; 0 if not stated.
+        details: how the network was trained.
+        notes: the origin of this information, if it is outside the file.
     """
 
     arch: str | None = None
@@ -37,11 +39,11 @@ class Stated:
 
 
 def stated_by(file: FileContent, content: Mapping[str, Any], row: Format) -> Stated:
-    """What is said of the network of a file of that layout.
+    """What a file with this layout, or a description next to it, states about the network.
 
     Raises:
-        UserError: a description is malformed, of another schema, or of a network that this suite
-            cannot build.
+        UserError: a description is malformed, has another schema, or describes a network that this
+            suite cannot build.
     """
     if row.name == "msbreg":
         return _our_checkpoint(file.path, content)
@@ -49,9 +51,9 @@ def stated_by(file: FileContent, content: Mapping[str, Any], row: Format) -> Sta
         return _description(file.path, content["msbreg"])
     if isinstance(content.get("msbreg"), Mapping) and "provenance" in content["msbreg"]:
         return _description(file.path, content["msbreg"]["provenance"])
-    beside = _certificate(file)
-    if beside is not None:
-        return beside
+    stated = _certificate(file)
+    if stated is not None:
+        return stated
     if row.name.startswith("huggingface") or row.name == "torchvision":
         return _sidecar(file)
     return Stated()
@@ -64,32 +66,34 @@ def _our_checkpoint(path: Path, content: Mapping[str, Any]) -> Stated:
         )
     config = content.get("config")
     missing = [key for key in ("arch", "image_size", "step", "steps") if key not in content]
-    missing += [key for key in KEPT if not isinstance(config, Mapping) or key not in config]
+    missing += [
+        key for key in RECORDED_KEYS if not isinstance(config, Mapping) or key not in config
+    ]
     if missing:
         raise UserError(
-            f"{path} lacks {', '.join(missing)}: it is no checkpoint that pretrain/run.py wrote"
+            f"{path} lacks {', '.join(missing)}: it is not a checkpoint of pretrain/run.py"
         )
     assert isinstance(config, Mapping)
     return Stated(
         arch=_text(path, content, "arch"),
         image_size=_size(path, content),
-        details={key: config[key] for key in KEPT}
+        details={key: config[key] for key in RECORDED_KEYS}
         | {"step": content["step"], "steps": content["steps"]},
     )
 
 
-def _description(path: Path, said: Any) -> Stated:
-    """The provenance that our own conversions carry along."""
-    if not isinstance(said, Mapping):
-        raise UserError(f"{path} describes itself by {said!r}; expected a mapping")
-    details = said.get("details", {})
+def _description(path: Path, description: Any) -> Stated:
+    """The provenance stored in our own conversions."""
+    if not isinstance(description, Mapping):
+        raise UserError(f"{path} has the description {description!r}; expected a mapping")
+    details = description.get("details", {})
     if not isinstance(details, Mapping):
         raise UserError(f"{path} has the details {details!r}; expected a mapping")
     try:
-        spec = spec_of_record(said)
+        spec = spec_of_record(description)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    family = {"published from": said["family"]} if "family" in said else {}
+    family = {"published from": description["family"]} if "family" in description else {}
     return Stated(
         arch=spec.arch,
         normalization=spec.normalization,
@@ -100,35 +104,35 @@ def _description(path: Path, said: Any) -> Stated:
 
 
 def _certificate(file: FileContent) -> Stated | None:
-    """Of a conversion whose layout has no place for a description: it lies beside the file."""
-    beside = file.path.with_name(f"{file.path.name}.certificate.json")
-    if not beside.is_file():
+    """The certificate next to a conversion whose format cannot store a description."""
+    certificate = file.path.with_name(f"{file.path.name}.certificate.json")
+    if not certificate.is_file():
         return None
     try:
-        content = json.loads(beside.read_text())
+        content = json.loads(certificate.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{beside} cannot be read as JSON: {error}") from error
+        raise UserError(f"{certificate} cannot be read as JSON: {error}") from error
     if not isinstance(content, Mapping) or content.get("sha256") != file.sha256:
-        return Stated(notes=(f"{beside.name} belongs to another file and was not followed",))
-    said = _description(beside, content.get("source"))
+        return Stated(notes=(f"{certificate.name} belongs to another file and was ignored",))
+    description = _description(certificate, content.get("source"))
     return Stated(
-        said.arch,
-        said.normalization,
-        said.stride,
-        said.image_size,
-        said.details,
-        (f"architecture, input and stride are those of {beside.name}",),
+        description.arch,
+        description.normalization,
+        description.stride,
+        description.image_size,
+        description.details,
+        (f"architecture, input and stride are taken from {certificate.name}",),
     )
 
 
 def _sidecar(file: FileContent) -> Stated:
-    """timm's and Hugging Face's config.json and preprocessor_config.json.
+    """What config.json and preprocessor_config.json of timm or Hugging Face state.
 
     Raises:
-        UserError: they describe a network or an input that this suite does not build.
+        UserError: they describe a network or an input that this suite does not support.
     """
     config, notes = file.sidecar, []
-    where = f"the configuration beside {file.path}"
+    where = f"the configuration next to {file.path}"
     wanted = {
         "downsample_in_first_stage": (False,),
         "hidden_act": ("relu",),
@@ -140,7 +144,7 @@ def _sidecar(file: FileContent) -> Stated:
         if value not in expected and not (key == "architecture" and "." in str(value)):
             raise UserError(
                 f"{where} says {key} = {value!r}; expected {' or '.join(map(repr, expected))}: "
-                "this suite builds no other ResNet"
+                "this suite does not build other ResNets"
             )
     first = config.get("downsample_in_bottleneck", False)
     if not isinstance(first, bool):
@@ -148,10 +152,10 @@ def _sidecar(file: FileContent) -> Stated:
             f"{where} says downsample_in_bottleneck = {first!r}; expected true or false"
         )
     if first:
-        notes.append("stride in the 1x1 convolutions: downsample_in_bottleneck in config.json")
+        notes.append("stride in the 1x1 convolutions, from downsample_in_bottleneck in config.json")
     normalization = _sidecar_input(config, where)
     if normalization:
-        notes.append("the normalization is that of the configuration beside the file")
+        notes.append("the normalization is taken from the configuration next to the file")
     stride: Literal["3x3", "1x1"] | None = "1x1" if first else None
     return Stated(normalization=normalization, stride=stride, notes=tuple(notes))
 
@@ -160,36 +164,38 @@ def _sidecar_input(config: Mapping[str, Any], where: str) -> Normalization | Non
     processor, pretrained = config.get("preprocessor", {}), config.get("pretrained_cfg", {})
     for part in (processor, pretrained):
         if not isinstance(part, Mapping):
-            raise UserError(f"{where} holds {part!r}; expected an object")
+            raise UserError(f"{where} contains {part!r}; expected an object")
     if processor.get("do_rescale", True) is not True:
-        raise UserError(f"{where} says do_rescale is off; expected pixels divided by 255")
+        raise UserError(
+            f"{where} says do_rescale = {processor['do_rescale']!r}; expected true (pixels / 255)"
+        )
     if "image_mean" in processor or "image_std" in processor:
-        said = {"mean": processor.get("image_mean"), "std": processor.get("image_std")}
+        description = {"mean": processor.get("image_mean"), "std": processor.get("image_std")}
     elif "mean" in pretrained or "std" in pretrained:
-        said = {"mean": pretrained.get("mean"), "std": pretrained.get("std")}
+        description = {"mean": pretrained.get("mean"), "std": pretrained.get("std")}
     else:
         return None
     if processor.get("do_normalize", True) is not True:
-        said = {"mean": [0.0] * 3, "std": [1.0] * 3}
-    return _normalization(where, said)
+        description = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    return _normalization(where, description)
 
 
-def _normalization(where: Path | str, said: Any) -> Normalization:
+def _normalization(where: Path | str, description: Any) -> Normalization:
     try:
-        return normalization_of(said)
+        return normalization_of(description)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
 
 
-def _text(where: Path, said: Mapping[str, Any], key: str) -> str:
-    value = said.get(key)
+def _text(where: Path, description: Mapping[str, Any], key: str) -> str:
+    value = description.get(key)
     if not isinstance(value, str):
         raise UserError(f"{where} has {key} = {value!r}; expected a name")
     return value
 
 
-def _size(where: Path, said: Mapping[str, Any]) -> int:
-    value = said.get("image_size", 0)
+def _size(where: Path, description: Mapping[str, Any]) -> int:
+    value = description.get("image_size", 0)
     if not isinstance(value, int) or value < 0:
-        raise UserError(f"{where} has image_size = {value!r}; expected pixels")
+        raise UserError(f"{where} has image_size = {value!r}; expected a number of pixels")
     return value

@@ -1,4 +1,4 @@
-"""Flat state dicts from the content of a file, and their tensors against those of an architecture."""
+"""Extract flat state dicts from the content of a file, and compare them with architectures."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,15 +24,15 @@ from msbreg.checkpoints.read.inert import printable
 from msbreg.run.errors import UserError
 
 Entry = tuple[str | int, ...]
-"""Where something is in nested mappings and lists: the keys on the way."""
+"""A location in nested mappings and lists: the keys and indices that lead to it."""
 
-# Added by DataParallel and DDP, torch.compile, FSDP and activation checkpointing: at the start of a key,
-# or in its middle if a submodule was wrapped.
+# Added by DataParallel and DDP, torch.compile, FSDP and activation checkpointing, at the start of a key
+# or in the middle if a submodule was wrapped.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
-MOST_KEYS = 20_000
-"""Of one state dict: a ResNet-200 has 1,218 tensors, and the largest training files some 5,000 keys."""
+MAX_KEYS = 20_000
+"""Limit per state dict: a ResNet-200 has 1,218 tensors, the largest training files about 5,000 keys."""
 
 
 def matches(key: str, patterns: tuple[str, ...]) -> bool:
@@ -51,7 +51,7 @@ def unwrapped(key: str) -> str:
 
 
 def entry_of(content: Any, entry: Entry) -> Any:
-    """The value at a path of keys and indices; None if there is none."""
+    """The value at a location; None if there is none."""
     for step in entry:
         named = isinstance(content, Mapping) and step in content
         numbered = isinstance(content, (list, tuple)) and step in range(len(content))
@@ -64,19 +64,17 @@ def entry_of(content: Any, entry: Entry) -> Any:
 def state_at(
     content: Any, entries: tuple[Entry, ...], *, nested: bool = False
 ) -> tuple[dict[str, Any] | None, str]:
-    """The state dicts at those places joined into one, and what is wrong with them, if anything.
-
-    Values other than tensors are kept, so that they are accounted for as well.
+    """Merge the state dicts at the given locations. Values other than tensors are kept.
 
     Args:
-        nested: join the paths of nested mappings by slashes, as haiku writes them.
+        nested: join the keys of nested mappings with slashes, as in haiku.
 
     Returns:
-        None for the state if one of them is absent. The only possible problem: two keys that differ
-        by wrapper tokens alone.
+        The state, or None if a location is absent, and a problem, or an empty string: two keys that
+        differ only in wrapper tokens.
 
     Raises:
-        UserError: there are more than MOST_KEYS keys.
+        UserError: there are more than MAX_KEYS keys.
     """
     state: dict[str, Any] = {}
     for entry in entries:
@@ -86,19 +84,22 @@ def state_at(
         for key, value in _leaves(found) if nested else found.items():
             bare = unwrapped(str(key))
             if bare in state:
-                return state, f"{printable(bare)} once (it occurs twice without wrapper tokens)"
+                return (
+                    state,
+                    f"{printable(bare)} only once (it occurs twice without wrapper tokens)",
+                )
             state[bare] = value
-            if len(state) > MOST_KEYS:
+            if len(state) > MAX_KEYS:
                 where = ".".join(map(str, entry)) or "the top level"
                 raise UserError(
-                    f"a state dict ({where}) has more than {MOST_KEYS:,} keys; expected the tensors of "
-                    "a ResNet and its heads. Save the network alone."
+                    f"a state dict ({where}) has more than {MAX_KEYS:,} keys; expected the tensors of "
+                    "a ResNet and its heads. Save only the network."
                 )
     return state, ""
 
 
 def _leaves(tree: Mapping[Any, Any], path: str = "", depth: int = 3) -> Iterator[tuple[str, Any]]:
-    """haiku's trees are two deep, three in the state of moving averages."""
+    """Keys and values of a haiku tree, which has two levels, or three for moving averages."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and depth:
             yield from _leaves(value, f"{path}{key}/", depth - 1)
@@ -107,7 +108,7 @@ def _leaves(tree: Mapping[Any, Any], path: str = "", depth: int = 3) -> Iterator
 
 
 def groups(keys: list[str], depth: int = 1) -> dict[str, list[str]]:
-    """Keys by their first components, in order of appearance."""
+    """Group keys by their first ``depth`` components, in order of appearance."""
     grouped: dict[str, list[str]] = {}
     for key in keys:
         parts = key.split(".")
@@ -117,7 +118,7 @@ def groups(keys: list[str], depth: int = 1) -> dict[str, list[str]]:
 
 
 def overview(content: Any) -> str:
-    """One line on what a file holds, for error messages."""
+    """A one-line summary of the content of a file, for error messages."""
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}, not a dict"
     tensors = [printable(str(k)) for k, value in content.items() if isinstance(value, Tensor)]
@@ -132,12 +133,12 @@ def overview(content: Any) -> str:
     return "; ".join(parts[:8]) + ("; ..." if len(parts) > 8 else "") if parts else "nothing"
 
 
-# ---- Compare the tensors of a state with an architecture's, and recognize networks by their
+# ---- Compare a state dict with architectures, and recognize networks by their names
 
 
-CONVOLUTIONS = 12  # a ResNet-18 has 17 outside its shortcuts; some have no unmistakable name
+MIN_CONVOLUTIONS = 12  # a ResNet-18 has 17 outside its shortcuts; some have ambiguous names
 
-LONGEST = 12  # components of a name of any dialect; Hugging Face's have 9
+MAX_COMPONENTS = 12  # of a name in any dialect; Hugging Face's have 9
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
@@ -145,7 +146,7 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 @cache
 def _unmistakable() -> frozenset[str]:
-    """Names of convolutions in all dialects with dots: what a network is known by, whatever its prefix."""
+    """Names of convolutions in all dotted dialects, by which a network is recognized under any prefix."""
     dialects = (torchvision, children, obow, detectron2, huggingface)
     return frozenset(
         name for d in dialects for name in table(d) if "conv" in name and name.count(".") > 1
@@ -153,21 +154,21 @@ def _unmistakable() -> frozenset[str]:
 
 
 def networks(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Prefix -> keys of its convolutions, for every prefix under which a whole ResNet seems to be."""
+    """Prefix -> keys of its convolutions, for every prefix that seems to contain a whole ResNet."""
     found: dict[str, list[str]] = {}
     known = _unmistakable()
     for key in keys:
         parts = key.split(".")
-        for cut in range(max(0, len(parts) - LONGEST), len(parts)):
+        for cut in range(max(0, len(parts) - MAX_COMPONENTS), len(parts)):
             if ".".join(parts[cut:]) in known:
                 prefix = "".join(f"{part}." for part in parts[:cut])
                 found.setdefault(prefix, []).append(key)
                 break
-    return {prefix: own for prefix, own in found.items() if len(own) >= CONVOLUTIONS}
+    return {prefix: own for prefix, own in found.items() if len(own) >= MIN_CONVOLUTIONS}
 
 
-def fit(state: Mapping[str, Any], arch: str) -> list[str]:
-    """Lines that say where a state differs from an architecture's tensors; empty if it fits."""
+def mismatches(state: Mapping[str, Any], arch: str) -> list[str]:
+    """One line per difference between a state and an architecture's tensors; empty if they match."""
     wanted = shapes(arch)
     counted = any(name.endswith(COUNTER) for name in state)
     lines = []
@@ -182,25 +183,24 @@ def fit(state: Mapping[str, Any], arch: str) -> list[str]:
 
 def _tensor_problem(name: str, value: Any, shape: tuple[int, ...]) -> str:
     if not isinstance(value, Tensor):
-        return f"no tensor    {name} is a {type(value).__name__}"
+        return f"not a tensor {name} is a {type(value).__name__}"
     if tuple(value.shape) != shape:
         return f"wrong shape  {name} {tuple(value.shape)}, expected {shape}"
     kind = str(value.dtype).removeprefix("torch.")
     plain = value.layout == torch.strided and not value.is_quantized and value.device.type == "cpu"
     if name.endswith(COUNTER):
         if not plain or value.dtype not in INTEGERS:
-            return f"wrong type   {name} is {kind}, expected a whole number"
+            return f"wrong type   {name} is {kind}, expected an integer type"
         return ""
     if not plain or value.dtype not in FLOATS:
         form = "" if plain else f" ({value.layout}, {value.device.type})".replace("torch.", "")
-        return f"wrong type   {name} is {kind}{form}, expected floating point"
+        return f"wrong type   {name} is {kind}{form}, expected a floating-point type"
     finite = torch.isfinite(value.float())
     return "" if finite.all() else f"not finite   {name}: {int((~finite).sum())} values"
 
 
-def nearest(state: Mapping[str, Any]) -> str:
+def nearest_arch(state: Mapping[str, Any]) -> str:
     """The published architecture whose tensors agree best in name and shape."""
-
     found = {k: tuple(v.shape) for k, v in state.items() if isinstance(v, Tensor)}
 
     def agreement(arch: str) -> float:
@@ -211,8 +211,8 @@ def nearest(state: Mapping[str, Any]) -> str:
     return max(PUBLISHED, key=agreement)
 
 
-def completed(state: Mapping[str, Tensor], arch: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The state in the module's order, in float32, counters filled in; and notes on what was done."""
+def complete(state: Mapping[str, Tensor], arch: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The state in the module's order, in float32, with missing counters set to 0; and notes on changes."""
     notes = []
     if not any(name.endswith(COUNTER) for name in state):
         notes.append(f"{COUNTER} is absent (set to 0; evaluation does not use it)")
@@ -227,5 +227,5 @@ def completed(state: Mapping[str, Tensor], arch: str) -> tuple[dict[str, Tensor]
             value = value.float()
         made[name] = value.detach().contiguous().clone()
     if types:
-        notes.append(f"weights were stored as {', '.join(sorted(types))}; they are used as float32")
+        notes.append(f"weights were stored as {', '.join(sorted(types))} and converted to float32")
     return made, tuple(notes)

@@ -1,4 +1,4 @@
-"""Checkpoint files of any origin, read without running code in them."""
+"""Read checkpoint files of any origin without running code from them."""
 
 from msbreg.checkpoints.read.file import FileContent, read_file
 

@@ -1,4 +1,4 @@
-"""Records of the objects in a foreign pickle: their names and their content, nothing that runs."""
+"""Inert records of the objects in a pickle: their names and content, but no code."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -8,24 +8,24 @@ from typing import Any
 
 from torch import Tensor
 
-LONGEST_NAME = 200
-# Networks have hundreds of modules, some levels deep; modules that contain each other have no end.
-MOST_MODULES, DEEPEST = 100_000, 100
-# Attributes in which classes of mappings keep what they hold: haiku, haiku's frozendict, DotMap.
+MAX_NAME_LENGTH = 200
+# Networks have hundreds of modules on a few levels; modules that contain each other never end.
+MAX_MODULES, MAX_DEPTH = 100_000, 100
+# Attributes in which mapping classes keep their items: haiku, haiku's frozendict, DotMap.
 _WRAPPED = ("_mapping", "_storage", "_map")
 
 
 @dataclass(eq=False, repr=False, slots=True)
 class Inert:
-    """The record of an object whose class or function was neither imported nor called.
+    """Stands in for an object whose class or function was neither imported nor called.
 
     Attributes:
         name: dotted name of the class or function.
-        args: what it would have been called with; keyword arguments last, as one dict.
-        state: what its ``__setstate__`` or ``__dict__`` would have been given.
+        args: the arguments of the call; keyword arguments last, as one dict.
+        state: the argument of ``__setstate__``, or the content of ``__dict__``.
         items: the entries of a mapping.
-        elements: those of a list, a deque or a set.
-        made_by: ``name`` (a reference only), ``class`` (an instance by ``__new__``) or ``call``.
+        elements: the elements of a list, a deque or a set.
+        made_by: ``name`` (only referenced), ``class`` (an instance made by ``__new__``) or ``call``.
     """
 
     name: str
@@ -40,31 +40,32 @@ class Inert:
 
 
 def printable(text: str) -> str:
-    """A name that is safe to print: no control characters, no line breaks, not without end."""
-    shown = "".join(c if c.isprintable() else "?" for c in text[:LONGEST_NAME])
-    return shown if len(text) <= LONGEST_NAME else shown + "..."
+    """The text made safe to print: no control characters or line breaks, and limited in length."""
+    shown = "".join(c if c.isprintable() else "?" for c in text[:MAX_NAME_LENGTH])
+    return shown if len(text) <= MAX_NAME_LENGTH else shown + "..."
 
 
 def plain(value: Any) -> Any:
-    """A copy in which inert records are plain containers, where it is evident which.
+    """A copy in which inert records with an evident meaning are plain containers.
 
-    The first rule that applies decides; the same is done inside.
+    Applied recursively; the first rule that matches is used.
 
     1. A whole ``nn.Module`` (its state has ``_parameters`` and ``_modules``) becomes a flat dict of
-       its parameters and persistent buffers with dotted names, as its ``state_dict()`` had them.
+       its parameters and persistent buffers with dotted names, as in its ``state_dict()``.
     2. An OmegaConf container or node (``_metadata``, and ``_content`` or ``_val``) becomes its
        content.
-    3. A record with items becomes a dict (AttributeDict, defaultdict, DotMap), one with elements a
-       list (deque, subclasses of list and set).
-    4. A call with one mapping becomes that dict (haiku's FlatMapping, Counter); a defaultdict
-       without items an empty one, a deque its list.
+    3. A record with items becomes a dict (AttributeDict, defaultdict, DotMap), a record with
+       elements becomes a list (deque, subclasses of list and set).
+    4. A call with one mapping becomes that dict (haiku's FlatMapping, Counter), a call of deque its
+       list, and a defaultdict without items an empty dict.
     5. A record without arguments whose state is a mapping becomes the mapping that the state wraps
-       (``_mapping``, ``_storage``, ``_map``), else the state (Namespace, any object's attributes).
-    6. An instance with positional arguments and no state, as a named tuple is pickled, becomes
-       ``{"name": the class's name without its module, "args": [...]}``.
+       (``_mapping``, ``_storage``, ``_map``), or else the state itself (Namespace and other
+       objects' attributes).
+    6. An instance with positional arguments and no state, such as a named tuple, becomes
+       ``{"name": the name of the class without its module, "args": [...]}``.
 
-    Every other record stays: names of functions, paths, enum members, partials. Tensors are shared
-    with ``value``, containers are new; an OrderedDict stays one and keeps its ``_metadata``.
+    Other records are kept: function names, paths, enum members, partials. Tensors are shared with
+    ``value``; containers are new. An OrderedDict remains one and keeps its ``_metadata``.
 
     Raises:
         UnpicklingError: modules contain themselves, or containers are nested too deeply.
@@ -76,7 +77,7 @@ def plain(value: Any) -> Any:
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:
-    """``done``: results by the id of what they come from, which ``plain``'s argument keeps alive."""
+    """``done``: results by the id of their source, which the argument of ``plain`` keeps alive."""
     if id(value) in done:
         return done[id(value)]
     if isinstance(value, Inert):
@@ -103,7 +104,7 @@ def _plain_record(record: Inert, done: dict[int, Any]) -> Any:
         return flat
     for wrapped in ("_content", "_val"):
         if "_metadata" in state and wrapped in state:
-            done[id(record)] = record  # until it is known: a container's state names its parent
+            done[id(record)] = record  # placeholder: a container's state refers to its parent
             done[id(record)] = content = _plain(state[wrapped], done)
             return content
     if record.items:
@@ -129,7 +130,7 @@ def _plain_record(record: Inert, done: dict[int, Any]) -> Any:
 
 
 def _fill(source: Any, content: Any, result: Any, done: dict[int, Any]) -> Any:
-    """Known as the result of its source before it is filled: a container may hold itself."""
+    """Register the result before filling it, because a container may contain itself."""
     done[id(source)] = result
     if isinstance(result, dict):
         for key, item in content.items():
@@ -140,7 +141,7 @@ def _fill(source: Any, content: Any, result: Any, done: dict[int, Any]) -> Any:
 
 
 def _attributes(state: Any) -> Mapping[Any, Any]:
-    """The attributes in a state: a mapping, or a pair of one and those in ``__slots__``."""
+    """The attributes in a state: a mapping, or a pair of a mapping and the ``__slots__``."""
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], Mapping):
         return {**(state[0] if isinstance(state[0], Mapping) else {}), **state[1]}
     return state if isinstance(state, Mapping) else {}
@@ -152,13 +153,13 @@ def _is_module(state: Mapping[Any, Any]) -> bool:
 
 def _tensors_of(module: Inert) -> Iterator[tuple[str, Tensor]]:
     """The tensors that ``nn.Module.state_dict`` would list, in its order and under its names."""
-    to_do, modules = [("", 0, module)], 0
-    while to_do:
-        prefix, depth, one = to_do.pop()
+    pending, modules = [("", 0, module)], 0
+    while pending:
+        prefix, depth, one = pending.pop()
         state = _attributes(one.state)
         modules += 1
-        if modules > MOST_MODULES or depth > DEEPEST:
-            raise UnpicklingError("modules in it contain each other without end")
+        if modules > MAX_MODULES or depth > MAX_DEPTH:
+            raise UnpicklingError("its modules contain each other in a cycle")
         absent = state.get("_non_persistent_buffers_set")
         absent = absent if isinstance(absent, set) else set()
         for kind in ("_parameters", "_buffers"):
@@ -167,4 +168,4 @@ def _tensors_of(module: Inert) -> Iterator[tuple[str, Tensor]]:
                     yield f"{prefix}{name}", value
         for name, child in reversed(list(state["_modules"].items())):
             if isinstance(child, Inert) and _is_module(_attributes(child.state)):
-                to_do.append((f"{prefix}{name}.", depth + 1, child))
+                pending.append((f"{prefix}{name}.", depth + 1, child))

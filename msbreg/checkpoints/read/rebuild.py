@@ -1,11 +1,11 @@
-"""The few names of a pickle that are really built, by checked functions, within a budget.
+"""Build the few objects of a pickle that are allowed, with checked functions and within a budget.
 
 A pickle names functions and gives them arguments. For the names in ``ALLOWED``, ``call`` runs a
-function of ours instead. It accepts only arguments that an honest file has, and builds only
-containers, numbers and tensors. A call of any other name gives an ``Inert`` record.
+function of ours instead. It accepts only arguments that occur in legitimate files, and builds only
+containers, numbers and tensors. A call to any other name returns an ``Inert`` record.
 
 NumPy pickles an array in three steps: ``_reconstruct``, ``dtype``, and a state with the bytes. All
-three give records here; ``array_tensor`` makes the tensor once the whole pickle is read.
+three are recorded here; ``array_tensor`` builds the tensor after the whole pickle is read.
 """
 
 import math
@@ -27,19 +27,19 @@ _NUMERIC = frozenset(
 )
 _KEYS: tuple[type, ...] = (str, int, float, bytes, complex, type(None), Inert, Tensor)
 _KEYS += (torch.dtype, torch.device)
-# Units of a budget, about bytes of memory. A unit of work takes some nanoseconds.
+# In units of the budget: about a byte of memory, or some nanoseconds of work.
 ITEM, CALL = 128, 2048
 
 
 class OverBudget(UnpicklingError):
-    """The file needs more memory or work than a file of its size may."""
+    """The file needs more memory or work than its size allows."""
 
 
 class Budget:
-    """What reading one file may cost, in memory and work: 16 units per byte, and 256 Mi.
+    """Limit on the memory and work for reading one file: 16 units per byte plus 2**28.
 
-    Every opcode, call, copy and storage spends units, so that a small file can neither fill the
-    memory nor run for minutes. Honest files spend 1 to 8 units per byte.
+    Every opcode, call, copy and storage spends units, so that a small file can neither exhaust
+    the memory nor run for minutes. Legitimate files spend 1 to 8 units per byte.
     """
 
     def __init__(self, size: int) -> None:
@@ -47,29 +47,30 @@ class Budget:
         self.chosen_keys = 0
 
     def spend(self, units: int) -> None:
-        """Pay before something is built or done; OverBudget if too little is left."""
+        """Charge for an operation before it is done; raise OverBudget if too little is left."""
         self.left -= units
         if self.left < 0:
-            raise OverBudget("it would take far more memory or time than a file of its size should")
+            raise OverBudget("it would need far more memory or time than a file of its size should")
 
     def spend_key(self, key: Any) -> None:
-        """Pay for a key of a dict or an element of a set, before it is hashed.
+        """Charge for a dict key or a set element before it is hashed.
 
-        Texts and bytes have salted hashes and small integers distinct ones. A file can choose the
-        hashes of all others to be equal, so each is charged as if it collided with all before it.
+        Strings and bytes have salted hashes, and small integers have distinct ones. A file can choose
+        all other keys so that their hashes are equal, so each is charged as if it collided with all
+        previous ones.
 
         Raises:
-            UnpicklingError: it is not hashable, or nested without end.
+            UnpicklingError: the key is not hashable, or is nested too deeply.
         """
-        to_do, nodes, chosen = [key], 0, False
-        while to_do:
-            one = to_do.pop()
+        pending, nodes, chosen = [key], 0, False
+        while pending:
+            one = pending.pop()
             nodes += 1
-            if isinstance(one, tuple | frozenset) and nodes + len(to_do) + len(one) < 1000:
-                to_do.extend(one)
+            if isinstance(one, tuple | frozenset) and nodes + len(pending) + len(one) < 1000:
+                pending.extend(one)
                 chosen = True
             elif not isinstance(one, _KEYS):
-                raise UnpicklingError(f"a {type(key).__name__} in it cannot be a key")
+                raise UnpicklingError(f"it uses a {type(key).__name__} as a key")
             elif isinstance(one, int | complex):
                 chosen = chosen or type(one) is complex or abs(one) >= 2**60
         self.chosen_keys += chosen
@@ -78,7 +79,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Constructor:
-    """What an allowed name gives: a function of ours; its first parameter is a budget if it spends."""
+    """Our replacement for an allowed name; its first parameter is the budget if it ``spends``."""
 
     make: Callable[..., Any]
     spends: bool = False
@@ -86,51 +87,51 @@ class Constructor:
 
 @dataclass(frozen=True, slots=True)
 class StorageClass:
-    """What the name of a class of storages gives; None stands for bytes without a type."""
+    """Our replacement for a storage class; a dtype of None means untyped bytes."""
 
     dtype: torch.dtype | None
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Memory of tensors, as the file's pickle refers to it."""
+    """Tensor memory that the pickle refers to."""
 
     data: torch.UntypedStorage
     dtype: torch.dtype | None
 
 
-def wrong(what: str) -> UnpicklingError:
-    """The error of a constructor whose arguments are refused."""
-    return UnpicklingError(f"{what} in it has arguments that no honest file has")
+def bad_arguments(what: str) -> UnpicklingError:
+    """The error of a constructor that rejects its arguments."""
+    return UnpicklingError(f"{what} in it has arguments that no legitimate file uses")
 
 
 def call(function: Any, args: Any, made_by: str, budget: Budget) -> Any:
-    """What a file wants of a name: the one place where anything is called on its behalf.
+    """Carry out a call that the file requests; nothing else is ever called on its behalf.
 
     Raises:
-        UnpicklingError: it is not a name, or the arguments are none that an honest file has.
+        UnpicklingError: the function is not callable here, or its arguments are rejected.
     """
     if type(args) is not tuple:
-        raise UnpicklingError(f"arguments are a tuple, not a {type(args).__name__}")
+        raise UnpicklingError(f"its arguments are a {type(args).__name__}, not a tuple")
     budget.spend(CALL + cost_of_copy(args))
     budget.spend(sum(map(cost_of_copy, args)))
     if type(function) is Constructor:
         return function.make(*((budget, *args) if function.spends else args))
     if type(function) is Inert:
         budget.spend(cost_of_copy(function.args))
-        return Inert(_name_of_made(function), args, made_by=made_by)
+        return Inert(_instance_name(function), args, made_by=made_by)
     raise UnpicklingError(f"it calls a {type(function).__name__}")
 
 
 def cost_of_copy(value: Any) -> int:
-    """Units for a copy of a value, without what its elements refer to."""
+    """Budget units for a shallow copy of a value."""
     if isinstance(value, str | bytes | bytearray):
         return 4 * len(value) if isinstance(value, str) else len(value)
     return ITEM * len(value) if isinstance(value, list | tuple | dict | set | frozenset) else 0
 
 
-def _name_of_made(function: Inert) -> str:
-    """Of what a record makes when called; dill and cloudpickle write classes as calls."""
+def _instance_name(function: Inert) -> str:
+    """The name for the result of calling a record; dill and cloudpickle write classes as calls."""
     if function.made_by == "name":
         return function.name
     made = function.name.rpartition(".")[2]
@@ -155,7 +156,7 @@ def _ordered_dict(budget: Budget, pairs: Any = ()) -> OrderedDict[Any, Any]:
 
 def _sequence(values: Any) -> Any:
     if type(values) not in (list, tuple):
-        raise wrong("a container")
+        raise bad_arguments("a container")
     return values
 
 
@@ -174,15 +175,15 @@ def _frozenset(budget: Budget, elements: Any = ()) -> frozenset[Any]:
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """Bytes as protocol 2 writes them: a text of which each character is one byte."""
+    """Bytes as protocol 2 writes them: a string with one character per byte."""
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
-        raise wrong("encode")
+        raise bad_arguments("encode")
     return text.encode("latin1")
 
 
 def _bytes(*args: Any) -> bytes:
-    if args:  # a number would be a length; protocol 2 writes only the empty bytes like this
-        raise wrong("bytes")
+    if args:  # a number would be a length; protocol 2 writes only empty bytes this way
+        raise bad_arguments("bytes")
     return b""
 
 
@@ -194,23 +195,23 @@ def _bytearray(*args: Any) -> bytearray:
 
 def _complex(real: Any, imaginary: Any) -> complex:
     if type(real) is not float or type(imaginary) is not float:
-        raise wrong("complex")
+        raise bad_arguments("complex")
     return complex(real, imaginary)
 
 
 def _slice(*args: Any) -> slice:
     if not all(n is None or type(n) is int for n in args):
-        raise wrong("slice")
+        raise bad_arguments("slice")
     return slice(*args)
 
 
 def _instance(budget: Budget, kind: Any, *args: Any) -> Any:
-    """For ``__newobj__``: an instance by ``__new__``, which later protocols write as an opcode."""
+    """``__newobj__``: an instance made by ``__new__``; later protocols have an opcode for it."""
     return call(kind, args, "class", budget)
 
 
 def _reconstructor(budget: Budget, kind: Any, _base: Any, content: Any) -> Any:
-    """An instance as protocols 0 and 1 write it, with the value of the builtin it derives from."""
+    """An instance as protocols 0 and 1 write it, with the value of its builtin base class."""
     made = call(kind, (), "class", budget)
     if type(made) is Inert:
         for key in content if type(content) in (dict, set) else ():
@@ -228,60 +229,60 @@ def _reconstructor(budget: Budget, kind: Any, _base: Any, content: Any) -> Any:
 
 
 def _are_sizes(values: Any) -> bool:
-    """Whether this is a shape, or strides, that a tensor can have."""
+    """Whether a tensor can have this shape, or these strides."""
     if not isinstance(values, tuple | list) or len(values) > 64:
         return False
     return all(type(n) is int and 0 <= n < 2**63 for n in values)
 
 
 def _new_array(kind: Any, *_: Any) -> Inert:
-    """For ``_reconstruct``: an array without content. Subclasses (memmap) are pickled alike."""
+    """``_reconstruct``: an array without content. Subclasses (memmap) are pickled the same way."""
     if kind != _NDARRAY and not isinstance(kind, Inert):
-        raise wrong("a NumPy array")
+        raise bad_arguments("a NumPy array")
     return Inert(ARRAY, made_by="call")
 
 
 def _array(shape: Any, dtype: Any, data: Any) -> Inert:
-    """For ``ndarray``, called with its content; the type may be a text there, such as ``<f4``."""
+    """``ndarray`` called with its content; the dtype may be a string such as ``<f4``."""
     if type(dtype) is str:
         dtype = Inert(DTYPE, (dtype[1:],), state=(3, dtype[:1]), made_by="call")
     return Inert(ARRAY, state=(1, shape, dtype, False, data), made_by="call")
 
 
 def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> Inert:
-    """For ``_frombuffer``, with which protocol 5 writes arrays."""
+    """``_frombuffer``, which protocol 5 uses for arrays."""
     return Inert(ARRAY, state=(1, shape, dtype, order == "F", data), made_by="call")
 
 
 def _array_in_parts(function: Any, args: Any, state: Any, *_: Any) -> Inert:
-    """For functions of JAX and dill, which make an array from the parts that NumPy pickles."""
+    """Functions of JAX and dill that build an array from the parts that NumPy pickles."""
     if function != _RECONSTRUCT or type(args) is not tuple:
-        raise wrong("an array")
+        raise bad_arguments("an array")
     array = _new_array(*args)
     array.state = state
     return array
 
 
 def _dtype(code: Any, *_: Any) -> Inert:
-    """For ``dtype``; its byte order comes as its state."""
+    """``dtype``; its byte order follows in its state."""
     return Inert(DTYPE, (code,), made_by="call")
 
 
 def _scalar(dtype: Any, data: Any = b"") -> Any:
-    """For ``scalar``: a Python number; a text or an object stays inert."""
+    """``scalar``: a Python number; a string or an object stays inert."""
     found = _numeric(dtype)
     if found is None:
         return Inert(SCALAR, (dtype, data), made_by="call")
     data = data.encode("latin1") if type(data) is str else data
     if type(data) is not bytes or len(data) != found.itemsize:
-        raise wrong("a NumPy scalar")
+        raise bad_arguments("a NumPy scalar")
     return np.frombuffer(data, found)[0].item()
 
 
 def _numeric(dtype: Any) -> np.dtype[Any] | None:
-    """The type that is meant, if it is one of numbers or bool."""
+    """The NumPy dtype if it is numeric or bool, otherwise None."""
     if not (isinstance(dtype, Inert) and dtype.name == DTYPE):
-        raise wrong("a NumPy array")
+        raise bad_arguments("a NumPy array")
     code = dtype.args[0]
     if type(code) is not str or code not in _NUMERIC:
         return None
@@ -291,20 +292,20 @@ def _numeric(dtype: Any) -> np.dtype[Any] | None:
 
 
 def array_tensor(array: Inert, budget: Budget) -> Tensor | None:
-    """The tensor with an array's values, on writable memory of its own; None if not of numbers.
+    """A tensor with a copy of the array's values; None if the array is not numeric.
 
     Raises:
         UnpicklingError: the array's bytes do not fit its shape.
     """
     state = array.state
     if not isinstance(state, tuple) or len(state) not in (4, 5):
-        raise wrong("a NumPy array")
-    shape, dtype, fortran, data = state[-4:]  # old NumPy wrote no version in front
+        raise bad_arguments("a NumPy array")
+    shape, dtype, fortran, data = state[-4:]  # old NumPy versions wrote no version number first
     found = _numeric(dtype)
     if found is None:
         return None
     if not (_are_sizes(shape) and isinstance(data, str | bytes | bytearray)):
-        raise wrong("a NumPy array")
+        raise bad_arguments("a NumPy array")
     budget.spend(CALL + 2 * len(data))
     if isinstance(data, str):  # Python 2's bytes
         data = data.encode("latin1")
@@ -322,78 +323,80 @@ def array_tensor(array: Inert, budget: Budget) -> Tensor | None:
 
 def _size(sizes: Any) -> torch.Size:
     if not _are_sizes(sizes):
-        raise wrong("torch.Size")
+        raise bad_arguments("torch.Size")
     return torch.Size(sizes)
 
 
 def _device(kind: Any, index: Any = None) -> torch.device:
     if type(kind) is not str or not (index is None or type(index) is int):
-        raise wrong("torch.device")
+        raise bad_arguments("torch.device")
     return torch.device(kind) if index is None else torch.device(kind, index)
 
 
 def _tensor(
     budget: Budget, storage: Any, offset: Any, size: Any, stride: Any, dtype: Any = None
 ) -> Tensor:
-    """A view of a storage, inside it: ``set_`` would enlarge a storage that is too small.
+    """A view of a storage, checked to lie within it: ``set_`` would enlarge a storage that is too small.
 
-    It pays a quarter of all its elements, although a view with stride 0 has fewer in memory:
-    whoever clones it makes them.
+    The charge is a quarter of the view's size, even if stride 0 makes it small in memory, because a
+    later clone allocates every element.
     """
     if type(storage) is not Storage:
-        raise wrong("a tensor")
+        raise bad_arguments("a tensor")
     dtype = dtype or storage.dtype
     if not (isinstance(dtype, torch.dtype) and _are_sizes(size) and _are_sizes(stride)):
-        raise wrong("a tensor")
+        raise bad_arguments("a tensor")
     if not _are_sizes([offset]) or len(size) != len(stride):
-        raise wrong("a tensor")
+        raise bad_arguments("a tensor")
     room, numel = storage.data.nbytes() // dtype.itemsize, math.prod(size)
     budget.spend(numel * dtype.itemsize // 4)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if numel > 0 and last >= room:
-        raise UnpicklingError(f"a tensor {tuple(size)} does not fit its storage of {room} numbers")
+        raise UnpicklingError(
+            f"a tensor {tuple(size)} does not fit in its storage of {room} elements"
+        )
     return torch.empty(0, dtype=dtype).set_(storage.data, offset if numel else 0, size, stride)
 
 
 def _tensor_v2(
     budget: Budget, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any
 ) -> Tensor:
-    """``rest``: whether it needs a gradient, its hooks, and perhaps a pending conjugation."""
+    """``rest``: ``requires_grad``, hooks, and optionally metadata such as a pending conjugation."""
     if len(rest) not in (2, 3) or any(rest[2:]):
-        raise wrong("a tensor")
+        raise bad_arguments("a tensor")
     return _tensor(budget, storage, offset, size, stride)
 
 
 def _tensor_v3(
     budget: Budget, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any
 ) -> Tensor:
-    """As version 2, with its type after the hooks: for types that have no class of storage."""
+    """Version 2 with the dtype after the hooks, for dtypes that have no storage class."""
     if len(rest) not in (3, 4) or any(rest[3:]):
-        raise wrong("a tensor")
+        raise bad_arguments("a tensor")
     return _tensor(budget, storage, offset, size, stride, rest[2])
 
 
 def _parameter(data: Any, *_: Any) -> Tensor:
-    """The values; the flag ``requires_grad`` and attributes are dropped."""
+    """The tensor of a parameter; ``requires_grad`` and attributes are dropped."""
     if not isinstance(data, Tensor):
-        raise wrong("a parameter")
+        raise bad_arguments("a parameter")
     return data
 
 
 def _tensor_of_type(
     budget: Budget, function: Any, _type: Any, args: Any, _state: Any = None
 ) -> Tensor:
-    """A tensor of a subclass, or one with attributes, as the plain tensor it was made of."""
+    """The plain tensor inside a tensor subclass or a tensor with attributes."""
     if function not in (Constructor(_tensor_v2, True), Constructor(_tensor_v3, True)):
-        raise wrong("a tensor of a subclass")
+        raise bad_arguments("a tensor of a subclass")
     return call(function, args, "call", budget)
 
 
 def _device_tensor(budget: Budget, data: Any, dtype: Any, *_: Any) -> Tensor:
-    """A tensor of a device that cannot be saved from directly: XLA, MPS and others."""
+    """A tensor from a device that is saved through the CPU: XLA, MPS and others."""
     tensor = array_tensor(data, budget) if isinstance(data, Inert) else data
     if not isinstance(tensor, Tensor) or not isinstance(dtype, torch.dtype):
-        raise wrong("a tensor")
+        raise bad_arguments("a tensor")
     budget.spend(tensor.numel() * dtype.itemsize)
     return tensor.to(dtype)
 
@@ -418,7 +421,7 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch.nn.parameter.Parameter": _parameter,
 }
-_SPENDING: dict[str, Callable[..., Any]] = {
+_SPENDING_MAKERS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered_dict,
     "collections.Counter": _counter,
     "builtins.set": _set,
@@ -438,12 +441,12 @@ _NDARRAY, _RECONSTRUCT = Constructor(_array), Constructor(_new_array)
 
 def _allowed() -> dict[tuple[str, str], Any]:
     table: dict[tuple[str, str], Any] = {}
-    for makers, spends in ((_MAKERS, False), (_SPENDING, True)):
+    for makers, spends in ((_MAKERS, False), (_SPENDING_MAKERS, True)):
         for dotted, make in makers.items():
             module, _, name = dotted.rpartition(".")
             constructor = Constructor(make, spends)
             table[module, name] = table[_NUMPY_2.get(module, module), name] = constructor
-    # Values that are only named, not functions: what is not a Constructor is never called.
+    # Values, not functions: only a Constructor is ever called.
     for name, value in vars(torch).items():
         if isinstance(value, torch.dtype):
             table["torch", name] = value

@@ -1,14 +1,14 @@
-"""An unpickler that imports and calls nothing that a file names, and spends within a budget.
+"""An unpickler that never imports or calls what a file names, and works within a budget.
 
-A pickle is a program: it names functions and calls them. Here a name becomes a checked constructor
-of ``rebuild.py``, if it is in its list, and an ``Inert`` record otherwise. A call of a record is
-another record. No name is ever looked up in a module. All opcodes that can call, or that touch
-attributes or items of their operands, are replaced; the others are listed one by one, so that an
-opcode of a later Python is an error here until somebody has read what it does.
+A pickle is a program: it names functions and calls them. Here a name becomes a checked
+constructor if ``rebuild.py`` lists it, and an ``Inert`` record otherwise. Calling a record gives
+another record. No name is ever looked up in a module. Opcodes that can call, or that access
+attributes or items of their operands, are replaced. The others are listed one by one, so that an
+opcode of a later Python version is an error until somebody has reviewed it.
 
-PyTorch's ``weights_only`` unpickler cannot replace it. It reads protocols 2 and 3 only, refuses
-subclasses of dict and all names of ``os`` even as inert records, and has no budget: a file of 268
-bytes that calls ``bytearray`` with a number takes 2 GB, and colliding keys take minutes.
+PyTorch's ``weights_only`` unpickler cannot replace it. It reads only protocols 2 and 3, rejects
+subclasses of dict and all names in ``os`` even as inert records, and has no budget: a file of 268
+bytes that calls ``bytearray`` with a number allocates 2 GB, and colliding keys take minutes.
 """
 
 import io
@@ -32,12 +32,12 @@ from msbreg.checkpoints.read.rebuild import (
     Storage,
     StorageClass,
     array_tensor,
+    bad_arguments,
     call,
     cost_of_copy,
-    wrong,
 )
 
-# They push, pop or copy numbers, texts, marks and containers; none calls or touches an attribute.
+# These push, pop or copy numbers, strings, marks and containers; none calls or reads an attribute.
 _HARMLESS = (
     "PROTO FRAME MARK STOP POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG "
     "LONG1 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE BINUNICODE8 "
@@ -49,10 +49,10 @@ _OURS = (
     "REDUCE NEWOBJ NEWOBJ_EX INST OBJ BUILD APPEND APPENDS ADDITEMS SETITEM SETITEMS DICT FROZENSET "
     "BYTEARRAY8 LONG4 PUT BINPERSID"
 )
-# Refused for good: EXT1, EXT2 and EXT4 name by a table of this process, NEXT_BUFFER and
-# READONLY_BUFFER use data outside of the file, PERSID is a text that torch.save never wrote.
+# Deliberately unsupported: EXT1, EXT2 and EXT4 look names up in a table of this process,
+# NEXT_BUFFER and READONLY_BUFFER use data outside the file, and torch.save never wrote PERSID.
 
-# Units of a budget for one opcode, by what it leaves in memory: 32, but for these.
+# Budget units per opcode, by the memory it keeps; 32 for opcodes not listed.
 _COSTS = {
     "MARK": 96,
     **dict.fromkeys(["EMPTY_LIST", "LIST", "EMPTY_DICT", "DICT"], 160),
@@ -60,17 +60,17 @@ _COSTS = {
     **dict.fromkeys(["EMPTY_SET", "FROZENSET"], 320),
     **dict.fromkeys(["PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"], 96),
 }
-LONGEST_INTEGER = 1024  # bytes; more than Python would print
+MAX_INTEGER_BYTES = 1024  # more than Python would print
 
 
 class Truncated(UnpicklingError):
-    """The file ends before its content does."""
+    """The file ends before its content is complete."""
 
 
-class _Exactly:
-    """A file of which every read gives all it was asked for, or fails.
+class _ExactReader:
+    """A file whose reads return exactly the requested bytes, or fail.
 
-    The pure-Python unpickler takes what it gets, so that a length beyond the end passes unnoticed.
+    The pure-Python unpickler accepts short reads, so a length beyond the end would go unnoticed.
     """
 
     def __init__(self, file: Any) -> None:
@@ -79,23 +79,23 @@ class _Exactly:
     def read(self, size: int) -> bytes:
         data = self.file.read(size)
         if len(data) != size:
-            raise Truncated("its pickle has no end")
+            raise Truncated("its pickle is incomplete")
         return data
 
     def readline(self) -> bytes:
         line = self.file.readline()
         if not line.endswith(b"\n"):
-            raise Truncated("its pickle has no end")
+            raise Truncated("its pickle is incomplete")
         return line
 
 
 def no_storage(key: str, _size: int) -> torch.UntypedStorage:
-    """For pickles beside which there are no storages."""
-    raise UnpicklingError(f"it asks for storage {printable(key)!r} outside of itself")
+    """For pickles without separate storages."""
+    raise UnpicklingError(f"it refers to the external storage {printable(key)!r}")
 
 
 class InertUnpickler(pickle._Unpickler):
-    """Builds containers, numbers, tensors and inert records; see the module's first lines."""
+    """Builds containers, numbers, tensors and inert records; see the module docstring."""
 
     allowed: ClassVar[Mapping[tuple[str, str], Any]] = ALLOWED
     stack: list[Any]
@@ -112,19 +112,19 @@ class InertUnpickler(pickle._Unpickler):
         stubbed: set[str],
         storage: Callable[[str, int], torch.UntypedStorage] = no_storage,
     ) -> None:
-        """Read from where the file is.
+        """Read from the file's current position.
 
         Args:
-            budget: pays for all that is built.
-            stubbed: gets the names of classes and functions that became inert.
-            storage: the memory of a key, with so many bytes or more.
+            budget: charged for everything that is built.
+            stubbed: receives the names of classes and functions that became inert records.
+            storage: returns the memory of a storage key, of at least the given number of bytes.
         """
-        super().__init__(_Exactly(file), encoding="latin1")
+        super().__init__(_ExactReader(file), encoding="latin1")
         self.memo: dict[int, Any] = {}
         self.budget, self.stubbed, self.storage = budget, stubbed, storage
 
     def load(self) -> Any:
-        """The object in the stream; arrays in it are tensors, and not yet settled.
+        """The object in the stream; NumPy arrays and storages in it still need ``resolve``.
 
         Raises:
             UnpicklingError: the stream is malformed; Truncated if it ends too early.
@@ -140,9 +140,9 @@ class InertUnpickler(pickle._Unpickler):
             raise UnpicklingError(f"its pickle is malformed ({reason})") from error
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name: its constructor, or a record of it. Nothing is imported."""
+        """The constructor for an allowed name, otherwise an inert record. Nothing is imported."""
         self.budget.spend(CALL + len(module) + len(name))
-        if self.proto < 3:  # Python 2's names, which the protocols of its time are written with
+        if self.proto < 3:  # protocols 0 to 2 use Python 2's names
             module, name = NAME_MAPPING.get((module, name), (module, name))
             module = IMPORT_MAPPING.get(module, module)
         if (module, name) in self.allowed:
@@ -164,7 +164,7 @@ class InertUnpickler(pickle._Unpickler):
     def load_newobj_ex(self) -> None:
         named, args = self.stack.pop(), self.stack.pop()
         if type(named) is not dict or type(args) is not tuple:
-            raise UnpicklingError("an object's arguments are a tuple and a dict")
+            raise UnpicklingError("the arguments of an object are not a tuple and a dict")
         self.budget.spend(cost_of_copy(args))
         args = (*args, named) if named else args
         self.stack[-1] = call(self.stack[-1], args, "class", self.budget)
@@ -188,15 +188,15 @@ class InertUnpickler(pickle._Unpickler):
                 state = {**target.state, **state}
             target.state = state
         elif type(target) is OrderedDict:
-            # Of a state dict's attributes only the versions of its modules matter; any other could
-            # hide the dict's own methods.
+            # Keep only the module versions of a state dict; other attributes could shadow the dict's
+            # methods.
             metadata = state.get("_metadata") if isinstance(state, dict) else None
             if isinstance(metadata, dict):
                 vars(target)["_metadata"] = metadata
         else:
             raise UnpicklingError(f"it sets the state of a {type(target).__name__}")
 
-    # ------------------------------------------- opcodes that touch the items of their operands
+    # ------------------------------------------- opcodes that access items of their operands
 
     def load_append(self) -> None:
         value = self.stack.pop()
@@ -247,32 +247,32 @@ class InertUnpickler(pickle._Unpickler):
             self.budget.spend_key(value)
         self.append(frozenset(values))
 
-    # ----------------------------------------------- opcodes whose length or number may be a lie
+    # ------------------------------------------------ opcodes whose length or index may be false
 
     def load_bytearray8(self) -> None:
         size = int.from_bytes(self.read(8), "little")
-        self.append(bytearray(self.read(size)))  # Python's own would allocate first, then read
+        self.append(bytearray(self.read(size)))  # Python's version would allocate before reading
 
     def load_long4(self) -> None:
         size = int.from_bytes(self.read(4), "little")
-        if size > LONGEST_INTEGER:
-            raise UnpicklingError(f"an integer in it has {size} bytes")
+        if size > MAX_INTEGER_BYTES:
+            raise UnpicklingError(f"it contains an integer of {size} bytes")
         self.append(pickle.decode_long(self.read(size)))
 
     def load_put(self) -> None:
         index = int(self.readline())
-        if not 0 <= index < 2**32:  # as in binary protocols; the memo's keys could collide
-            raise UnpicklingError("its memo has an index that no honest file has")
+        if not 0 <= index < 2**32:  # the range of binary protocols; larger keys could collide
+            raise UnpicklingError("its memo has an index that no legitimate file uses")
         self.memo[index] = self.stack[-1]
 
     def load_binpersid(self) -> None:
-        asked = self.stack.pop()
-        if type(asked) is not tuple or not asked:
-            raise UnpicklingError("it asks for data outside of itself")
-        if asked[0] == "module" and len(asked) > 1:
-            self.append(asked[1])  # until 2020, a class with its source code
+        identifier = self.stack.pop()
+        if type(identifier) is not tuple or not identifier:
+            raise UnpicklingError("it refers to data outside the file")
+        if identifier[0] == "module" and len(identifier) > 1:
+            self.append(identifier[1])  # until 2020: a class with its source code
         else:
-            self.append(self._storage(*asked))
+            self.append(self._storage(*identifier))
 
     def _storage(
         self,
@@ -284,7 +284,7 @@ class InertUnpickler(pickle._Unpickler):
         view: Any = None,
         *rest: Any,
     ) -> Storage:
-        """A storage of the file; ``view``: a part of one, as (its key, offset, length)."""
+        """A storage of the file, or the part of one given by ``view`` = (key, offset, length)."""
         if (
             kind != "storage"
             or type(storage_class) is not StorageClass
@@ -295,7 +295,7 @@ class InertUnpickler(pickle._Unpickler):
             or not (view is None or _is_view(view, numel))
             or rest
         ):
-            raise wrong("a storage")
+            raise bad_arguments("a storage")
         self.budget.spend(CALL)
         dtype = storage_class.dtype
         itemsize = dtype.itemsize if dtype else 1
@@ -314,15 +314,15 @@ def _is_view(view: Any, numel: int) -> bool:
     return type(key) is str and numbers and 0 <= offset <= offset + length <= numel
 
 
-def _paid(name: str, load: Callable[[Any], None]) -> Callable[[Any], None]:
-    """What an opcode does, once it is paid for."""
+def _charged(name: str, load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Charge the budget for an opcode before running it."""
     cost = _COSTS.get(name, 32)
 
-    def pay_and_load(unpickler: Any) -> None:
+    def charge_and_load(unpickler: Any) -> None:
         unpickler.budget.spend(cost)
         load(unpickler)
 
-    return pay_and_load
+    return charge_and_load
 
 
 def _opcode(name: str) -> int:
@@ -330,10 +330,10 @@ def _opcode(name: str) -> int:
 
 
 InertUnpickler.dispatch = {
-    _opcode(name): _paid(name, pickle._Unpickler.dispatch[_opcode(name)])
+    _opcode(name): _charged(name, pickle._Unpickler.dispatch[_opcode(name)])
     for name in _HARMLESS.split()
 } | {
-    _opcode(name): _paid(name, getattr(InertUnpickler, f"load_{name.lower()}"))
+    _opcode(name): _charged(name, getattr(InertUnpickler, f"load_{name.lower()}"))
     for name in _OURS.split()
 }
 
@@ -341,34 +341,35 @@ InertUnpickler.dispatch = {
 # ------------------------------------------------------------------------- after the last opcode
 
 
-def settle(value: Any, stubbed: set[str], budget: Budget) -> Any:
-    """The content with NumPy's arrays and bare storages as tensors; containers are changed in place.
+def resolve(value: Any, stubbed: set[str], budget: Budget) -> Any:
+    """Replace NumPy arrays and bare storages by tensors; containers are changed in place.
 
-    A container that is referred to again is charged again for all inside it, because a reader of the
-    content visits it again: a few of them inside each other are otherwise billions.
+    Each reference to a container is charged for everything inside it, because a reader of the content
+    visits it once per reference: a few containers that refer to each other repeatedly can otherwise
+    mean billions of visits.
 
     Args:
-        stubbed: gets a name for NumPy's arrays and scalars that are not of numbers; they stay inert.
+        stubbed: receives a name for NumPy arrays and scalars that are not numeric; they stay inert.
 
     Raises:
         UnpicklingError: an array does not fit its shape, or containers are nested too deeply.
     """
     try:
-        return _Settling(stubbed, budget).settle(value)
+        return _Resolver(stubbed, budget).resolve(value)
     except RecursionError as error:
         raise UnpicklingError("its containers are nested too deeply") from error
 
 
-class _Settling:
-    """One pass over a content, in which every container is visited once."""
+class _Resolver:
+    """One pass over the content that visits every container once."""
 
     def __init__(self, stubbed: set[str], budget: Budget) -> None:
         self.stubbed, self.budget = stubbed, budget
-        self.visits = 0  # values that a reader without a memory would have visited so far
-        # By id: the value, so that no later object gets its id; its result; visits inside it.
+        self.visits = 0  # values that a reader without memoization would have visited so far
+        # By id: the value (kept alive, so that its id is not reused), its result, and the visits inside.
         self.done: dict[int, tuple[Any, Any, int]] = {}
 
-    def settle(self, value: Any) -> Any:
+    def resolve(self, value: Any) -> Any:
         self.visits += 1
         if not isinstance(value, (dict, list, tuple, Inert, Storage)):
             return value
@@ -379,34 +380,34 @@ class _Settling:
             return result
         before = self.visits
         self.done[id(value)] = (value, value, 0)
-        result = self._settle_new(value)
+        result = self._resolve_new(value)
         self.done[id(value)] = (value, result, self.visits - before)
         return result
 
-    def _settle_new(self, value: Any) -> Any:
+    def _resolve_new(self, value: Any) -> Any:
         if isinstance(value, Inert):
-            return self._settle_record(value)
+            return self._resolve_record(value)
         if isinstance(value, Storage):
             kind = value.dtype or torch.uint8
             return torch.empty(0, dtype=kind).set_(value.data)
         if isinstance(value, dict):
             for key, item in value.items():
-                value[key] = self.settle(item)
+                value[key] = self.resolve(item)
         elif type(value) is list:
-            value[:] = [self.settle(item) for item in value]
+            value[:] = [self.resolve(item) for item in value]
         elif type(value) is tuple:
-            return tuple([self.settle(item) for item in value])
+            return tuple([self.resolve(item) for item in value])
         return value
 
-    def _settle_record(self, record: Inert) -> Any:
+    def _resolve_record(self, record: Inert) -> Any:
         if record.name == ARRAY:
             tensor = array_tensor(record, self.budget)
             if tensor is not None:
                 return tensor
         if record.name in (ARRAY, SCALAR):
-            self.stubbed.add(f"{record.name} that is not of numbers")
-        record.args = tuple([self.settle(item) for item in record.args])
-        record.state = self.settle(record.state)
-        self.settle(record.items)
-        self.settle(record.elements)
+            self.stubbed.add(f"{record.name} that is not numeric")
+        record.args = tuple([self.resolve(item) for item in record.args])
+        record.state = self.resolve(record.state)
+        self.resolve(record.items)
+        self.resolve(record.elements)
         return record

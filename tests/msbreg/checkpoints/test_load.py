@@ -39,7 +39,7 @@ def content(arch: str = "resnet18-tiny", seed: int = 0) -> dict:
     }
 
 
-def test_a_backbone_comes_back_tensor_for_tensor(tmp_path):
+def test_a_saved_backbone_loads_tensor_for_tensor(tmp_path):
     path = tmp_path / "checkpoint.pth"
     save_checkpoint(path, content(seed=5))
     backbone, provenance = load_backbone(path)
@@ -53,8 +53,8 @@ def test_a_backbone_comes_back_tensor_for_tensor(tmp_path):
     assert len(provenance.sha256) == 64
 
 
-class Somewhere:
-    """A path of another library."""
+class OtherPath:
+    """A path object of another library."""
 
     def __init__(self, path):
         self.path = path
@@ -63,7 +63,7 @@ class Somewhere:
         return str(self.path)
 
 
-@pytest.mark.parametrize("form", [str, Path, Somewhere])
+@pytest.mark.parametrize("form", [str, Path, OtherPath])
 def test_a_path_may_be_a_string_or_any_path_like_object(tmp_path, form):
     path = tmp_path / "checkpoint.pth"
     save_checkpoint(path, content())
@@ -71,14 +71,14 @@ def test_a_path_may_be_a_string_or_any_path_like_object(tmp_path, form):
     assert provenance.source == str(path)
 
 
-def test_another_architecture_than_asked_is_an_error(tmp_path):
+def test_a_different_architecture_than_requested_is_an_error(tmp_path):
     path = tmp_path / "checkpoint.pth"
     save_checkpoint(path, content())
-    with pytest.raises(UserError, match="holds a resnet18-tiny, but a resnet50 was asked for"):
+    with pytest.raises(UserError, match="contains a resnet18-tiny, but a resnet50 was requested"):
         load_backbone(path, arch="resnet50")
 
 
-def test_a_checkpoint_that_names_the_wrong_architecture_fails_with_the_difference(tmp_path):
+def test_a_checkpoint_that_states_the_wrong_architecture_fails_with_the_differences(tmp_path):
     path = tmp_path / "checkpoint.pth"
     save_checkpoint(path, content() | {"arch": "resnet18-small"})
     with pytest.raises(
@@ -109,13 +109,13 @@ def test_every_tensor_is_accounted_for(tmp_path, change, words):
         load_backbone(path)
 
 
-def test_a_long_difference_is_cut():
+def test_a_long_list_of_differences_is_truncated():
     with pytest.raises(UserError, match=r"\.\.\. and \d+ more"):
         load_exactly(build_backbone("resnet18-tiny"), {}, Path("x"))
 
 
 @pytest.mark.parametrize("kept", [0, 10, 1000, -100])
-def test_a_truncated_checkpoint_is_named(tmp_path, kept):
+def test_a_truncated_checkpoint_is_reported(tmp_path, kept):
     path = tmp_path / "checkpoint.pth"
     save_checkpoint(path, content())
     path.write_bytes(path.read_bytes()[:kept])
@@ -123,7 +123,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path, kept):
         load_checkpoint(path)
 
 
-def test_a_file_that_would_run_code_does_not(tmp_path):
+def test_code_in_a_file_is_not_run(tmp_path):
     class Harmful:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "harmed"),)
@@ -135,11 +135,11 @@ def test_a_file_that_would_run_code_does_not(tmp_path):
     assert not (tmp_path / "harmed").exists()
 
 
-def test_a_foreign_checkpoint_is_told_what_was_expected(tmp_path):
+def test_the_error_for_an_unknown_checkpoint_lists_its_entries(tmp_path):
     path = tmp_path / "x.pth"
     torch.save({"state_dict": {}, "epoch": 3}, path)
     with pytest.raises(
-        UserError, match=r"matches no known checkpoint layout\.(.|\n)*It holds: .*epoch"
+        UserError, match=r"matches no known checkpoint layout\.(.|\n)*It contains: .*epoch"
     ):
         load_backbone(path)
 
@@ -170,7 +170,7 @@ def moco_file(path: Path, state: dict) -> Path:
     return path
 
 
-def test_a_foreign_checkpoint_gives_torchvisions_features(tmp_path):
+def test_a_foreign_checkpoint_gives_the_features_of_torchvision(tmp_path):
     state = trained("resnet18")
     backbone, provenance = load_backbone(moco_file(tmp_path / "moco.pth.tar", state))
     theirs = torchvision.models.resnet18(weights=None).eval()
@@ -185,7 +185,7 @@ def test_a_foreign_checkpoint_gives_torchvisions_features(tmp_path):
     assert provenance.warnings == ()
 
 
-def test_an_untrained_backbone_is_loaded_with_a_warning_that_records_keep(tmp_path, caplog):
+def test_an_untrained_backbone_loads_with_a_warning_that_is_recorded(tmp_path, caplog):
     state = build_backbone("resnet18", seed=0).state_dict()
     _, provenance = load_backbone(moco_file(tmp_path / "moco.pth.tar", state))
     assert len(provenance.warnings) == 1
@@ -194,7 +194,7 @@ def test_an_untrained_backbone_is_loaded_with_a_warning_that_records_keep(tmp_pa
     assert provenance.as_dict()["warnings"] == provenance.warnings
 
 
-def test_a_network_of_the_first_version_has_its_stride_in_the_1x1(tmp_path):
+def test_a_resnet_v1_has_its_stride_in_the_1x1(tmp_path):
     state = trained("resnet50")
     caffe = {
         names.caffe2(names.place(k)): v.numpy()
@@ -211,7 +211,7 @@ def test_a_network_of_the_first_version_has_its_stride_in_the_1x1(tmp_path):
     assert torch.equal(backbone.layer3[0].conv2.weight, state["layer3.0.conv2.weight"])
 
 
-def test_objects_in_a_file_are_named_and_left_out_when_it_is_trusted(tmp_path):
+def test_objects_in_a_file_are_an_error_and_ignored_with_trust_pickle(tmp_path):
     state = trained("resnet18")
     path = tmp_path / "dino.pth"
     teacher = {f"module.backbone.{k}": v for k, v in state.items()}
@@ -224,7 +224,7 @@ def test_objects_in_a_file_are_named_and_left_out_when_it_is_trusted(tmp_path):
     assert torch.equal(backbone.conv1.weight, state["conv1.weight"])
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+def test_a_missing_file_and_a_folder_have_different_messages(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         load_checkpoint(tmp_path / "x.pth")
     with pytest.raises(UserError, match="is a folder"):
@@ -239,7 +239,7 @@ def test_the_random_twin_is_a_function_of_its_seed():
 
 
 def test_a_write_that_fails_keeps_the_previous_checkpoint(tmp_path):
-    """A limit on file sizes stands in for a full disk: the write fails half-way."""
+    """A file size limit simulates a full disk: the write fails half-way."""
     path = tmp_path / "checkpoint.pth"
     save_checkpoint(path, content(seed=1))
     before = path.read_bytes()

@@ -1,4 +1,4 @@
-"""A file of every family, built from the structure that its repository's code writes.
+"""A file of every family, with the structure that its repository writes.
 
 ``FAMILIES[name](state, twin)`` gives the content of a file with ``state`` (torchvision names) as the
 network that the family evaluates and ``twin`` as the other one, beside heads, queues and the rest.
@@ -18,7 +18,7 @@ State = dict[str, Tensor]
 
 
 def made_state(arch: str, start: float = 0.0) -> State:
-    """A state of an architecture, each tensor one number of its own; a few bytes when saved."""
+    """A state dict of an architecture; each tensor repeats a distinct number, so files are small."""
     state = {}
     for index, (name, shape) in enumerate(shapes(arch).items()):
         value = torch.tensor(start + (index + 1) / 1000)
@@ -52,7 +52,7 @@ def mlp(prefix: str) -> State:
 
 
 def training(state: State, **more: Any) -> dict[str, Any]:
-    """What the ImageNet example's descendants save."""
+    """A training file of PyTorch's ImageNet example and its descendants."""
     optimizer = {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
     return {"epoch": 200, "arch": "resnet50", "state_dict": state, "optimizer": optimizer} | more
 
@@ -189,7 +189,7 @@ def pycontrast(s: State, t: State) -> Any:
 
 
 class Memory(nn.Module):
-    """Stands for the pickled memory bank of NPID and Local Aggregation."""
+    """Takes the place of the pickled memory bank of NPID and Local Aggregation."""
 
 
 def npid(s: State, t: State) -> Any:
@@ -319,7 +319,7 @@ def msra(s: State, t: State, dialect: names.Dialect = names.caffe2) -> Any:
 
 
 def haiku(s: State, t: State) -> Any:
-    """As the unpickler leaves it: a named tuple's values under ``args``."""
+    """The content after unpickling: a named tuple has its values in ``args``."""
 
     def tree(state: State, buffers: bool) -> dict[str, dict[str, Tensor]]:
         made: dict[str, dict[str, Tensor]] = {}
@@ -437,4 +437,4 @@ FAMILIES: dict[str, tuple[str, Builder]] = {
 }
 
 BOTTLENECK = {"SimCLR v2 converted", "BYOL DeepMind", "Detectron2 MSRA", "Caffe2"}
-"""Families that come as ResNet-50 only; the others are tested as ResNet-18, which is smaller."""
+"""Families that exist only as ResNet-50; the others are tested as the smaller ResNet-18."""

@@ -1,4 +1,4 @@
-"""Files written by the libraries themselves, where they are installed."""
+"""Files written by the libraries themselves, if they are installed."""
 
 import argparse
 import copy
@@ -24,8 +24,8 @@ with warnings.catch_warnings():  # deprecations of their own dependencies at imp
         SoloBYOL = None
 
 
-def stirred(network: torch.nn.Module) -> torch.nn.Module:
-    """As if trained: no BatchNorm value is an initial one."""
+def with_trained_norms(network: torch.nn.Module) -> torch.nn.Module:
+    """Replace every initial BatchNorm value, as training would."""
     generator = torch.Generator().manual_seed(0)
     for name, value in network.state_dict().items():
         if name.endswith("num_batches_tracked"):
@@ -56,7 +56,7 @@ def lightning_file(path, model) -> None:
     pytorch_lightning is None, reason="lightly is not installed (pip install '.[test]')"
 )
 @pytest.mark.parametrize("kind", ["byol", "dino", "example"])
-def test_lightlys_modules_saved_by_lightning(kind, tmp_path):
+def test_lightly_modules_saved_by_lightning_are_read(kind, tmp_path):
     class Method(pytorch_lightning.LightningModule):
         def __init__(self):
             super().__init__()
@@ -75,7 +75,7 @@ def test_lightlys_modules_saved_by_lightning(kind, tmp_path):
             return torch.optim.SGD(self.parameters(), 0.1)
 
     model = Method()
-    stirred(model.backbone)
+    with_trained_norms(model.backbone)
     path = tmp_path / "lightly.ckpt"
     lightning_file(path, model)
     backbone, provenance = load_backbone(path)
@@ -90,9 +90,9 @@ def test_lightlys_modules_saved_by_lightning(kind, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["pth", "safetensors"])
-def test_timms_resnet(form, tmp_path):
+def test_a_timm_resnet_is_read(form, tmp_path):
     timm = pytest.importorskip("timm")
-    network = stirred(timm.create_model("resnet18", pretrained=False))
+    network = with_trained_norms(timm.create_model("resnet18", pretrained=False))
     path = tmp_path / f"model.{form}"
     if form == "pth":
         torch.save(network.state_dict(), path)
@@ -103,11 +103,11 @@ def test_timms_resnet(form, tmp_path):
     assert provenance.normalization.mean == network.pretrained_cfg["mean"]
 
 
-def test_timms_training_file(tmp_path):
+def test_a_timm_training_file_is_read(tmp_path):
     utils = pytest.importorskip("timm.utils")
     import timm
 
-    network = stirred(timm.create_model("resnet18", pretrained=False))
+    network = with_trained_norms(timm.create_model("resnet18", pretrained=False))
     saver = utils.CheckpointSaver(
         network,
         torch.optim.SGD(network.parameters(), 0.1),
@@ -125,7 +125,7 @@ def test_timms_training_file(tmp_path):
     SoloBYOL is None,
     reason="solo-learn is not installed: its releases pin versions of torch older than 2.11",
 )
-def test_solo_learns_byol(tmp_path):
+def test_byol_of_solo_learn_is_read(tmp_path):
     from lightning.pytorch import Trainer
 
     settings = {
@@ -148,7 +148,7 @@ def test_solo_learns_byol(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # solo-learn's and Lightning's own deprecations
         model = SoloBYOL(OmegaConf.create(settings))
-        stirred(model.backbone)
+        with_trained_norms(model.backbone)
         trainer = Trainer(accelerator="cpu", logger=False, barebones=True)
         trainer.strategy.connect(model)
         trainer.save_checkpoint(tmp_path / "byol.ckpt")

@@ -1,4 +1,4 @@
-"""Every family loads to exactly the source tensors, and every mistake is an error that says what."""
+"""Every family loads to exactly the source tensors, and every mismatch is a clear error."""
 
 import warnings
 from pathlib import Path
@@ -28,7 +28,7 @@ from tests.msbreg.checkpoints.layouts.families import (
 from tests.msbreg.checkpoints.layouts.families import msra as msra_file
 
 
-def held(content: object, **more) -> FileContent:
+def file_with(content: object, **more) -> FileContent:
     return FileContent(
         path=Path("ckpt.pth"),
         content=content,
@@ -47,7 +47,7 @@ def source(family: str) -> tuple[dict, dict]:
 
 def assert_same(match: Match, state: dict) -> None:
     assert list(match.state) == list(state)
-    uncounted = match.taken < len(state)
+    uncounted = match.tensor_count < len(state)
     for name, value in state.items():
         if uncounted and name.endswith(COUNTER):
             assert match.state[name] == 0
@@ -59,7 +59,7 @@ def assert_same(match: Match, state: dict) -> None:
 def test_a_family_loads_to_exactly_the_source_tensors(family):
     row, build = FAMILIES[family]
     state, twin = source(family)
-    match = identify(held(build(state, twin)))
+    match = identify(file_with(build(state, twin)))
     assert match.row.name == row
     assert match.spec.arch in ("resnet18", "resnet50")
     assert_same(match, state)
@@ -78,28 +78,28 @@ def test_a_family_loads_to_exactly_the_source_tensors(family):
         ("Hugging Face", "resnet101"),
     ],
 )
-def test_deeper_and_wider_networks_are_known_by_their_tensors(family, arch):
+def test_deeper_and_wider_networks_are_recognized_by_their_tensors(family, arch):
     row, build = FAMILIES[family]
     state, twin = made_state(arch), made_state(arch, start=1.0)
-    match = identify(held(build(state, twin)))
+    match = identify(file_with(build(state, twin)))
     assert (match.row.name, match.spec.arch) == (row, arch)
     assert_same(match, state)
 
 
-def test_byols_published_resnet200_of_double_width_is_known():
+def test_the_published_byol_resnet200_of_double_width_is_recognized():
     state = made_state("resnet200_2x")
     tree = haiku(state, {"conv1.weight": state["conv1.weight"]})
     args = tree["experiment_state"]["args"]
     for index, part in enumerate(args):
         args[index] = {key.replace("res_net50", "res_net200"): v for key, v in part.items()}
-    match = identify(held(tree))
+    match = identify(file_with(tree))
     assert (match.row.name, match.spec.arch) == ("byol-deepmind-200", "resnet200_2x")
-    assert match.taken == sum(not name.endswith(COUNTER) for name in state)
+    assert match.tensor_count == sum(not name.endswith(COUNTER) for name in state)
 
 
-def test_a_key_of_very_many_components_is_no_network():
+def test_a_key_with_very_many_components_is_not_a_network():
     with pytest.raises(UserError, match="matches no known"):
-        identify(held({"a." * 100_000 + "layer1.0.conv1.weight": torch.ones(1)}))
+        identify(file_with({"a." * 100_000 + "layer1.0.conv1.weight": torch.ones(1)}))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -109,41 +109,41 @@ def test_a_missing_tensor_is_named(family):
     gone = "layer3.1.bn2.weight"
     content = build({k: v for k, v in state.items() if k != gone}, twin)
     with pytest.raises(UserError) as error:
-        identify(held(content))
-    if row != "byol-yaox12-published":  # by order: nothing says which one is missing
+        identify(file_with(content))
+    if row != "byol-yaox12-published":  # matched by order: the missing tensor is unknown
         assert f"missing      {gone}" in str(error.value)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_tensor_of_another_shape_is_named_with_both(family):
+def test_a_tensor_with_the_wrong_shape_is_named_with_both_shapes(family):
     _, build = FAMILIES[family]
     state, twin = source(family)
     changed = state | {"layer2.1.bn1.bias": torch.zeros(7)}
     with pytest.raises(UserError) as error:
-        identify(held(build(changed, twin)))
+        identify(file_with(build(changed, twin)))
     if "published" not in family:
         assert "wrong shape  layer2.1.bn1.bias (7,), expected (128,)" in str(error.value)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_value_that_is_not_finite_is_counted(family):
+def test_values_that_are_not_finite_are_counted(family):
     _, build = FAMILIES[family]
     state, twin = source(family)
     broken = state["layer1.0.bn1.running_mean"].clone()
     broken[3] = float("nan")
     with pytest.raises(UserError, match=r"not finite   layer1\.0\.bn1\.running_mean: 1 values"):
-        identify(held(build(state | {"layer1.0.bn1.running_mean": broken}, twin)))
+        identify(file_with(build(state | {"layer1.0.bn1.running_mean": broken}, twin)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_key_that_nothing_explains_is_an_error(family):
+def test_an_unexplained_key_is_an_error(family):
     row, build = FAMILIES[family]
     state, twin = source(family)
     content = build(state, twin)
     place = _state_of(content, row)
     place["surprise.weight"] = torch.ones(2)
     with pytest.raises(UserError) as error:
-        identify(held(content))
+        identify(file_with(content))
     if "published" not in family:
         assert "surprise" in str(error.value)
 
@@ -158,7 +158,7 @@ def _state_of(content: dict, name: str) -> dict:
 @pytest.mark.parametrize(
     "family", [f for f, (row, _) in FAMILIES.items() if row in ("moco", "moco-v3", "pixpro")]
 )
-def test_a_renamed_momentum_encoder_is_not_passed_over(family):
+def test_a_renamed_momentum_encoder_is_unexplained(family):
     _, build = FAMILIES[family]
     content = build(*source(family))
     place = content.get("state_dict", content.get("model"))
@@ -169,16 +169,16 @@ def test_a_renamed_momentum_encoder_is_not_passed_over(family):
     with pytest.raises(
         UserError, match=r"unexplained  slow_copy\.\* \(\d+ keys\), such as slow_copy"
     ):
-        identify(held(content))
+        identify(file_with(content))
 
 
-def test_the_momentum_encoder_alone_is_not_taken_for_the_query():
+def test_the_momentum_encoder_alone_is_not_used_as_the_query():
     state, twin = source("MoCo v2")
     content = moco(state, twin)
     content["state_dict"] = {k: v for k, v in content["state_dict"].items() if "encoder_q" not in k}
     with pytest.raises(UserError, match=r"not its query network(.|\n)*--encoder 'momentum'"):
-        identify(held(content))
-    assert_same(identify(held(content), encoder="momentum"), twin)
+        identify(file_with(content))
+    assert_same(identify(file_with(content), encoder="momentum"), twin)
 
 
 @pytest.mark.parametrize(
@@ -208,66 +208,71 @@ def test_the_momentum_encoder_alone_is_not_taken_for_the_query():
         ("ours", "target backbone"),
     ],
 )
-def test_the_other_encoder_is_taken_when_it_is_asked_for(family, encoder):
+def test_another_encoder_is_used_on_request(family, encoder):
     _, build = FAMILIES[family]
     state, twin = source(family)
-    match = identify(held(build(state, twin)), encoder=encoder)
+    match = identify(file_with(build(state, twin)), encoder=encoder)
     assert match.encoder.name == encoder
     assert encoder in match.present
     assert_same(match, twin)
 
 
-def test_an_unknown_encoder_lists_those_of_the_file():
-    with pytest.raises(
-        UserError, match=r"--encoder is 'best', but moco files may hold: query, mom"
-    ):
-        identify(held(moco(*source("MoCo v2"))), encoder="best")
+def test_the_error_for_an_unknown_encoder_lists_the_known():
+    with pytest.raises(UserError, match=r"--encoder is 'best', but moco files contain: query, mom"):
+        identify(file_with(moco(*source("MoCo v2"))), encoder="best")
 
 
-def test_resnet50_asked_and_resnet18_given():
+def test_the_requested_architecture_must_match():
     content = moco(*source("MoCo v2"))
-    with pytest.raises(UserError, match="holds a resnet18, but a resnet50 was asked for"):
-        identify(held(content), arch="resnet50")
-    assert identify(held(content), arch="resnet18").spec.arch == "resnet18"
+    with pytest.raises(UserError, match="contains a resnet18, but a resnet50 was requested"):
+        identify(file_with(content), arch="resnet50")
+    assert identify(file_with(content), arch="resnet18").spec.arch == "resnet18"
 
 
 @pytest.mark.parametrize("token", ["module.", "_orig_mod.", "_fsdp_wrapped_module."])
-def test_wrapper_tokens_are_taken_away_anywhere_in_a_key(token):
+def test_wrapper_tokens_are_removed_anywhere_in_a_key(token):
     state, _ = source("torchvision")
     wrapped = {key.replace("layer2.", f"layer2.{token}"): value for key, value in state.items()}
-    assert_same(identify(held(under(token, wrapped))), state)
+    assert_same(identify(file_with(under(token, wrapped))), state)
 
 
-def test_two_keys_that_become_one_are_an_error():
+def test_keys_that_differ_only_in_wrapper_tokens_are_an_error():
     state, _ = source("torchvision")
-    with pytest.raises(UserError, match=r"conv1\.weight once \(it occurs twice"):
-        identify(held(state | {"module.conv1.weight": torch.ones(64, 3, 7, 7)}))
+    with pytest.raises(UserError, match=r"conv1\.weight only once \(it occurs twice"):
+        identify(file_with(state | {"module.conv1.weight": torch.ones(64, 3, 7, 7)}))
 
 
-def test_a_flattened_fsdp_file_says_what_to_save_instead():
+def test_the_error_for_a_flattened_fsdp_file_names_the_remedy():
     with pytest.raises(UserError, match="FULL_STATE_DICT"):
-        identify(held({"layer1._flat_param": torch.ones(5)}))
+        identify(file_with({"layer1._flat_param": torch.ones(5)}))
 
 
-def test_a_bare_state_dict_with_classifier_needs_the_family():
+def test_a_bare_state_dict_with_a_classifier_needs_a_family():
     state, _ = source("torchvision")
     content = {"state_dict": state | linear("fc.")}
     with pytest.raises(UserError) as error:
-        identify(held(content))
+        identify(file_with(content))
     assert "--family simclr-tf" in str(error.value)
     assert "--family torchvision-wrapped" in str(error.value)
-    assert identify(held(content), family="simclr-tf").spec.normalization.std == (1.0, 1.0, 1.0)
-    assert identify(held(content), family="torchvision-wrapped").spec.normalization.std[0] == 0.229
+    assert identify(file_with(content), family="simclr-tf").spec.normalization.std == (
+        1.0,
+        1.0,
+        1.0,
+    )
+    assert (
+        identify(file_with(content), family="torchvision-wrapped").spec.normalization.std[0]
+        == 0.229
+    )
 
 
-def test_an_unknown_family_lists_the_known():
-    with pytest.raises(UserError, match=r"family 'mocov9' is unknown; expected one of: msbreg, "):
-        identify(held({}), family="mocov9")
+def test_the_error_for_an_unknown_family_lists_the_known():
+    with pytest.raises(UserError, match=r"unknown family 'mocov9'; expected one of: msbreg, "):
+        identify(file_with({}), family="mocov9")
 
 
-def test_a_file_of_another_family_than_said_is_refused():
+def test_a_file_of_another_family_than_requested_is_rejected():
     with pytest.raises(UserError, match="matches no known checkpoint layout"):
-        identify(held(moco(*source("MoCo v2"))), family="dino")
+        identify(file_with(moco(*source("MoCo v2"))), family="dino")
 
 
 def test_an_alias_that_differs_is_unexplained():
@@ -275,101 +280,101 @@ def test_an_alias_that_differs_is_unexplained():
     content = FAMILIES["DenseCL training"][1](state, twin)
     content["state_dict"]["encoder_q.0.conv1.weight"] = torch.ones(64, 3, 7, 7)
     with pytest.raises(UserError, match=r"unexplained  encoder_q\.\* \(1 keys\)"):
-        identify(held(content))
+        identify(file_with(content))
 
 
-def test_lightlys_dino_and_others_are_told_apart_by_the_student():
-    assert identify(held(FAMILIES["lightly DINO"][1](*source("x")))).encoder.name == "teacher"
-    assert identify(held(FAMILIES["lightly"][1](*source("x")))).encoder.name == "online"
+def test_lightly_dino_is_recognized_by_its_student():
+    assert identify(file_with(FAMILIES["lightly DINO"][1](*source("x")))).encoder.name == "teacher"
+    assert identify(file_with(FAMILIES["lightly"][1](*source("x")))).encoder.name == "online"
 
 
-def test_swav_keeps_its_own_standard_deviation():
-    match = identify(held(FAMILIES["SwAV"][1](*source("x"))))
+def test_swav_has_its_own_standard_deviation():
+    match = identify(file_with(FAMILIES["SwAV"][1](*source("x"))))
     assert match.spec.normalization.std == (0.228, 0.224, 0.225)
 
 
-def test_msra_is_bgr_with_its_stride_in_the_1x1():
-    match = identify(held(msra_file(*source("Detectron2 MSRA"))))
+def test_msra_is_bgr_with_stride_in_the_1x1():
+    match = identify(file_with(msra_file(*source("Detectron2 MSRA"))))
     assert (match.spec.stride, match.spec.normalization.channels) == ("1x1", "BGR")
     assert match.spec.normalization.std == (1 / 255,) * 3
 
 
-def test_tensorflow_kernels_are_turned_round():
+def test_tensorflow_kernels_are_permuted():
     generator = torch.Generator().manual_seed(0)
     state = made_state("resnet50")
     state["conv1.weight"] = torch.randn(64, 3, 7, 7, generator=generator)
     state["layer1.0.conv2.weight"] = torch.randn(64, 64, 3, 3, generator=generator)
-    match = identify(held(haiku(state, state)))
+    match = identify(file_with(haiku(state, state)))
     assert torch.equal(match.state["conv1.weight"], state["conv1.weight"])
     assert torch.equal(match.state["layer1.0.conv2.weight"], state["layer1.0.conv2.weight"])
 
 
-def test_half_precision_is_widened_and_noted():
+def test_half_precision_is_converted_and_noted():
     state, _ = source("torchvision")
     half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-    match = identify(held(half))
+    match = identify(file_with(half))
     assert match.state["conv1.weight"].dtype == torch.float32
     assert any("float16" in note for note in match.notes)
 
 
-def test_some_counters_missing_is_not_all_of_them():
+def test_a_single_missing_counter_is_an_error():
     state, _ = source("torchvision")
     del state["layer1.0.bn1.num_batches_tracked"]
     with pytest.raises(UserError, match=r"missing      layer1\.0\.bn1\.num_batches_tracked"):
-        identify(held(state))
+        identify(file_with(state))
 
 
-def test_configurations_beside_the_file_give_normalization_and_stride():
+def test_sidecar_configurations_give_normalization_and_stride():
     state = named(made_state("resnet50"), names.huggingface)
-    beside = {
+    sidecar = {
         "downsample_in_bottleneck": True,
         "preprocessor": {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]},
     }
-    match = identify(held(state, sidecar=beside))
+    match = identify(file_with(state, sidecar=sidecar))
     assert match.spec.stride == "1x1"
     assert match.spec.normalization.mean == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
-        ({"a": torch.ones(1)}, r"matches no known checkpoint layout(.|\n)*It holds: a \(1\)"),
-        ([1, 2], "holds a list, not a dict"),
+        ({"a": torch.ones(1)}, r"matches no known checkpoint layout(.|\n)*It contains: a \(1\)"),
+        ([1, 2], "contains a list, not a dict"),
         ({"state_dict": {"blocks.0.patch_embed.proj.weight": torch.ones(1)}}, "vision transformer"),
-        ({"type": "shard_list", "shards": []}, "shards of FSDP"),
+        ({"type": "shard_list", "shards": []}, "FSDP shards"),
         (training({"module.encoder1.conv1.weight": torch.ones(32, 1, 7, 7)}), "CMC splits Lab"),
     ],
 )
-def test_what_no_row_knows_is_described(content, said):
-    with pytest.raises(UserError, match=said):
-        identify(held(content))
+def test_an_unknown_file_is_described(content, expected):
+    with pytest.raises(UserError, match=expected):
+        identify(file_with(content))
 
 
-def test_a_wide_network_is_said_to_be_one():
+def test_the_error_for_an_unknown_width_describes_the_network():
     one = torch.ones(())
     wide = {k: one.expand([3 * n for n in v.shape]) for k, v in made_state("resnet50").items()}
     with pytest.raises(UserError, match=r"\[3, 4, 6, 3\] blocks in its four stages, conv1 \(192,"):
-        identify(held(wide))
+        identify(file_with(wide))
 
 
 def test_a_small_stem_is_not_guessed():
     state, _ = source("torchvision")
     state["conv1.weight"] = torch.ones(64, 3, 3, 3)
-    with pytest.raises(UserError, match="3x3 stem is one for small images"):
-        identify(held(lightning(under("backbone.", state))))
+    with pytest.raises(UserError, match="3x3 stem is for small images"):
+        identify(file_with(lightning(under("backbone.", state))))
 
 
-def test_a_deep_stem_is_named():
+def test_a_deep_stem_is_reported():
     state, _ = source("torchvision")
     state |= {"conv1.0.weight": torch.ones(32, 3, 3, 3)}
     del state["conv1.weight"]
     with pytest.raises(UserError, match="deep stem"):
-        identify(held(state))
+        identify(file_with(state))
 
 
 def test_detectron2_files_need_no_counters():
-    match = identify(held(detectron2(*source("x"))))
-    assert match.taken == 100
+    match = identify(file_with(detectron2(*source("x"))))
+    assert match.tensor_count == 100
     assert any("num_batches_tracked is absent" in note for note in match.notes)
 
 
@@ -378,29 +383,29 @@ def test_detectron2_files_need_no_counters():
     [torch.int8, torch.uint8, torch.bool, torch.complex64, torch.int64, torch.float8_e4m3fn],
     ids=str,
 )
-def test_weights_of_another_kind_of_number_are_not_taken(dtype):
+def test_weights_that_are_not_floating_point_are_rejected(dtype):
     state, _ = source("torchvision")
     state["conv1.weight"] = torch.ones(64, 3, 7, 7).to(dtype)
-    with pytest.raises(UserError, match=r"wrong type   conv1\.weight is \w+, expected floating"):
-        identify(held(state))
+    with pytest.raises(UserError, match=r"wrong type   conv1\.weight is \w+, expected a floating"):
+        identify(file_with(state))
 
 
-def test_sparse_quantized_and_absent_data_are_not_taken():
+def test_sparse_quantized_and_meta_tensors_are_rejected():
     state, _ = source("torchvision")
     dense = torch.ones(64, 3, 7, 7)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # quantized tensors are deprecated, but are in old files
+        warnings.simplefilter("ignore")  # quantized tensors are deprecated but occur in old files
         quantized = torch.quantize_per_tensor(dense, 0.1, 0, torch.qint8)
     for value in (dense.to_sparse(), quantized, dense.to("meta")):
         with pytest.raises(UserError, match=r"wrong type   conv1\.weight"):
-            identify(held(state | {"conv1.weight": value}))
+            identify(file_with(state | {"conv1.weight": value}))
 
 
-def test_a_number_too_large_for_float32_is_not_finite():
+def test_a_value_too_large_for_float32_is_not_finite():
     state, _ = source("torchvision")
     state["bn1.bias"] = torch.full((64,), 1e300, dtype=torch.float64)
     with pytest.raises(UserError, match=r"not finite   bn1\.bias: 64 values"):
-        identify(held(state))
+        identify(file_with(state))
 
 
 @pytest.mark.parametrize(
@@ -418,13 +423,13 @@ def test_a_pattern_for_heads_does_not_hide_a_network(family, key):
     content = build(state, twin)
     content["state_dict"] |= under(key, twin)
     with pytest.raises(UserError, match="unexplained"):
-        identify(held(content))
+        identify(file_with(content))
 
 
 def test_a_network_in_another_entry_is_noted():
     content = FAMILIES["lightly"][1](*source("x"))
     content["current_model_state"] = under("backbone.", made_state("resnet18", 2.0))
-    notes = identify(held(content)).notes
+    notes = identify(file_with(content)).notes
     assert any("ignored (current_model_state: backbone.*)" in note for note in notes)
 
 
@@ -437,53 +442,53 @@ def test_a_network_in_another_entry_is_noted():
     ],
     ids=["three-layer projector", "no projector", "one-layer head"],
 )
-def test_common_names_alone_do_not_choose_an_input_without_normalization(content):
+def test_ambiguous_names_do_not_select_a_layout(content):
     with pytest.raises(UserError, match="matches no known checkpoint layout"):
-        identify(held(content))
+        identify(file_with(content))
 
 
-def test_another_layout_is_read_where_the_user_says_the_network_is():
+def test_an_unknown_layout_is_read_at_a_location_given_by_the_user():
     state, twin = source("x")
     content = {"nets": {"student": under("trunk.", state) | under("slow.", twin)}, "epoch": 3}
-    match = identify(held(content), family="other-zero-one", encoder="nets.student:trunk.")
+    match = identify(file_with(content), family="other-zero-one", encoder="nets.student:trunk.")
     assert_same(match, state)
     assert match.spec.normalization.std == (1.0, 1.0, 1.0)
     assert "layout and normalization are as stated by the user" in match.notes
     with pytest.raises(UserError, match="expected ENTRY:PREFIX"):
-        identify(held(content), family="other", encoder="trunk")
+        identify(file_with(content), family="other", encoder="trunk")
     with pytest.raises(UserError, match="missing      conv1"):
         gone = {k: v for k, v in content["nets"]["student"].items() if "trunk.conv1" not in k}
-        identify(held({"m": gone}), family="other", encoder="m:trunk.")
+        identify(file_with({"m": gone}), family="other", encoder="m:trunk.")
 
 
-def test_swa_wrappers_of_a_bare_network_are_read():
+def test_a_bare_network_in_an_swa_wrapper_is_read():
     state, _ = source("x")
     averaged = under("module.", state) | {"n_averaged": torch.tensor(5)}
-    assert_same(identify(held(averaged)), state)
+    assert_same(identify(file_with(averaged)), state)
 
 
-def test_a_bias_in_front_of_caffes_norm_is_noted_when_it_is_not_zero():
+def test_a_nonzero_bias_of_caffes_stem_is_noted():
     assert any(
-        "conv1_b is not zero" in n for n in identify(held(msra_file(*source("Caffe2")))).notes
+        "conv1_b is not zero" in n for n in identify(file_with(msra_file(*source("Caffe2")))).notes
     )
 
 
-def test_keys_are_printed_without_their_control_characters():
+def test_keys_are_printed_without_control_characters():
     content = FAMILIES["MoCo v2"][1](*source("x"))
     content["state_dict"]["\x1b[31mevil\n"] = torch.ones(2)
     with pytest.raises(UserError) as error:
-        identify(held(content))
+        identify(file_with(content))
     assert "\x1b" not in str(error.value)
 
 
-def test_a_tree_that_holds_itself_is_an_error_and_not_a_crash():
+def test_a_tree_that_contains_itself_is_a_user_error():
     content: dict = {"a": torch.ones(2)}
     content["self"] = content
     with pytest.raises(UserError, match="matches no known"):
-        identify(held(content))
+        identify(file_with(content))
 
 
-def test_every_row_has_a_fixture_or_a_test_of_its_own():
+def test_every_row_has_a_fixture_or_its_own_test():
     tested = {row for row, _ in FAMILIES.values()}
     assert {row.name for row in FORMATS} - tested == {
         "byol-deepmind-200",

@@ -1,4 +1,4 @@
-"""Files as strangers write them: objects of classes that are gone, calls of any function."""
+"""Write foreign files: objects of classes that no longer exist, and calls of any function."""
 
 import contextlib
 import importlib
@@ -21,7 +21,7 @@ FORMS = ("zip", "legacy", "plain")
 
 
 class Call:
-    """Pickled as a call of a function; callable itself, so that what it makes can be called too."""
+    """Pickled as a call of a function; callable, so that its result can be pickled as called."""
 
     def __init__(self, function: Any, *args: Any) -> None:
         self.function, self.args = function, args
@@ -34,7 +34,7 @@ class Call:
 
 
 def write(path: Path, content: Any, form: str) -> Path:
-    """Save as torch.save does today, as it did before 1.6, or as a plain pickle."""
+    """Save in the current torch.save format, in the one before 1.6, or as a plain pickle."""
     if form == "plain":
         path.write_bytes(pickle.dumps(content))
     else:
@@ -43,14 +43,14 @@ def write(path: Path, content: Any, form: str) -> Path:
 
 
 def message(path: Path, **options: Any) -> str:
-    """What the user is told of a file that is refused."""
-    with pytest.raises(UserError) as refused:
+    """The error message for a file that is rejected."""
+    with pytest.raises(UserError) as caught:
         read_file(path, **options)
-    return str(refused.value)
+    return str(caught.value)
 
 
 def zip_with(pickled: bytes, **storages: bytes) -> bytes:
-    """The bytes of a file of torch.save with this pickle in it."""
+    """The bytes of a torch.save file that contains this pickle."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
@@ -61,14 +61,14 @@ def zip_with(pickled: bytes, **storages: bytes) -> bytes:
 
 
 def legacy_with(pickled: bytes) -> bytes:
-    """The same in the legacy format, without storages."""
+    """The bytes of a file in the legacy format that contains this pickle and no storages."""
     before = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
     return b"".join(pickle.dumps(part, 2) for part in before) + pickled + pickle.dumps([], 2)
 
 
 @contextlib.contextmanager
-def strangers(module: str, *classes: type) -> Iterator[None]:
-    """Classes that can be pickled as a module's, which does not exist afterwards."""
+def foreign_classes(module: str, *classes: type) -> Iterator[None]:
+    """Make classes picklable under a module that does not exist afterwards."""
     parts = module.split(".")
     names = [".".join(parts[: i + 1]) for i in range(len(parts))]
     saved = {name: sys.modules.pop(name, None) for name in names}

@@ -1,6 +1,6 @@
-"""Read each file named in the arguments, in a process with little memory and time; print a JSON list.
+"""Read each file in the arguments in a process with limited memory and time; print a JSON list.
 
-Each result is ``[what happened, message]``. Not a test: started by one.
+Each result is ``[outcome, message]``. Started by ``test_rebuild.py``.
 """
 
 import json
@@ -18,7 +18,7 @@ GIB, SECONDS = 2**30, 15
 
 
 def limited(path: Path) -> list[str]:
-    """The result for one file, in this process, which is limited from now on."""
+    """Limit this process, read one file, and return the result."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2 * GIB, used + 2 * GIB))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))

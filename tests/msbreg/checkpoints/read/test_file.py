@@ -1,4 +1,4 @@
-"""One reading of any file: what is kept of a good one, and what of it is refused."""
+"""Reading a file: what is kept of a valid one, and which files are rejected."""
 
 import argparse
 import hashlib
@@ -25,13 +25,13 @@ def equal(found, expected):
     return list(found) == list(expected) and all(torch.equal(found[k], expected[k]) for k in found)
 
 
-# ------------------------------------------------------------------------------------ good files
+# ------------------------------------------------------------------------------------ valid files
 
 
 @pytest.mark.parametrize("trust_pickle", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_state_dict_is_read_exactly_in_every_form(tmp_path, form, trust_pickle):
-    """Types, views, empty tensors and the state dict's versions, with either unpickler."""
+    """Types, views, empty tensors and the state dict's versions, with and without trust."""
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     base = torch.arange(6.0)
     content = {
@@ -58,7 +58,7 @@ def test_a_state_dict_is_read_exactly_in_every_form(tmp_path, form, trust_pickle
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_digest_is_of_the_bytes_that_were_read(tmp_path, form):
+def test_the_digest_is_of_the_bytes_read(tmp_path, form):
     path = write(tmp_path / "x", STATE, form)
     found = read_file(path)
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -66,14 +66,14 @@ def test_the_digest_is_of_the_bytes_that_were_read(tmp_path, form):
     assert found.metadata == found.sidecar == {}
 
 
-def test_a_file_that_is_replaced_does_not_change_what_was_read(tmp_path):
+def test_replacing_the_file_does_not_change_the_content_read(tmp_path):
     path = write(tmp_path / "x", STATE, "zip")
     found = read_file(path)
     path.write_bytes(b"\0" * path.stat().st_size)
     assert equal(found.content, STATE)
 
 
-def test_a_pickle_of_detectron2_holds_tensors(tmp_path):
+def test_arrays_in_a_detectron2_pickle_become_tensors(tmp_path):
     content = {
         "model": {"w": np.ones((2, 2), "f4")},
         "__author__": "x",
@@ -85,14 +85,14 @@ def test_a_pickle_of_detectron2_holds_tensors(tmp_path):
     assert found.content["matching_heuristics"] is True
 
 
-def test_a_name_does_not_matter(tmp_path):
+def test_the_file_name_does_not_matter(tmp_path):
     path = write(tmp_path / "model.pth.tar", STATE, "zip")
     assert read_file(path).container == "torch zip"
     (tmp_path / "x.pth").write_bytes(safetensors.torch.save(STATE))
     assert read_file(tmp_path / "x.pth").container == "safetensors"
 
 
-def test_safetensors_come_with_metadata_and_the_settings_beside(tmp_path):
+def test_safetensors_come_with_metadata_and_sidecar_settings(tmp_path):
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file(STATE, path, metadata={"format": "pt"})
     assert read_file(path).sidecar == {}
@@ -108,26 +108,26 @@ def test_safetensors_come_with_metadata_and_the_settings_beside(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "\xff", "[" * 100_000])
-def test_settings_that_are_none_are_left_alone(tmp_path, text):
+def test_malformed_sidecar_settings_are_ignored(tmp_path, text):
     path = write(tmp_path / "x.bin", STATE, "zip")
     (tmp_path / "config.json").write_text(text)
     assert read_file(path).sidecar == {}
 
 
-def test_a_name_that_a_library_has_declared_safe_stays_refused(tmp_path):
+def test_torchs_list_of_safe_globals_has_no_effect(tmp_path):
     path = write(tmp_path / "x", {"args": argparse.Namespace()}, "zip")
     with torch.serialization.safe_globals([argparse.Namespace]):
         assert "argparse.Namespace" in message(path)
         assert argparse.Namespace in torch.serialization.get_safe_globals()
 
 
-def test_the_environment_does_not_make_reading_unsafe(tmp_path, monkeypatch):
+def test_the_environment_cannot_make_reading_unsafe(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     path = write(tmp_path / "x", {"args": argparse.Namespace()}, "zip")
     assert "argparse.Namespace" in message(path)
 
 
-def test_a_variable_for_torch_load_does_not_matter(tmp_path, monkeypatch):
+def test_an_environment_variable_of_torch_load_has_no_effect(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
     path = write(tmp_path / "x", STATE, "zip")
     assert equal(read_file(path).content, STATE)
@@ -136,7 +136,7 @@ def test_a_variable_for_torch_load_does_not_matter(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("trust_pickle", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_reading_warns_of_nothing(tmp_path, form, trust_pickle):
+def test_reading_emits_no_warnings(tmp_path, form, trust_pickle):
     path = write(tmp_path / "x", {"w": torch.eye(2), "s": torch.eye(2).to_sparse()}, form)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -147,11 +147,11 @@ def test_reading_warns_of_nothing(tmp_path, form, trust_pickle):
     assert caught == []
 
 
-# ------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------- rejected files
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_refusal_names_every_kind_of_object_and_the_way_out(tmp_path, form):
+def test_the_error_lists_every_kind_of_object_and_the_remedy(tmp_path, form):
     content = {
         "model": STATE,
         "args": argparse.Namespace(lr=1),
@@ -162,28 +162,28 @@ def test_a_refusal_names_every_kind_of_object_and_the_way_out(tmp_path, form):
     text = message(write(tmp_path / "x.pth", content, form))
     size = (tmp_path / "x.pth").stat().st_size
     assert text == (
-        f"{tmp_path}/x.pth ({size} bytes) cannot be loaded: besides tensors it holds objects of 4 "
-        "kinds, which only code can make.\n"
-        "  argparse.ArgumentTypeError      a class or function of the code that wrote the file\n"
+        f"{tmp_path}/x.pth ({size} bytes) cannot be loaded: in addition to tensors it "
+        "contains 4 kinds of objects that only code can build.\n"
+        "  argparse.ArgumentTypeError      a class or function of the program that wrote the file\n"
         "  argparse.Namespace              the training script's options\n"
         "  posixpath.join                  file paths\n"
         "  torch.nn.modules.linear.Linear  a whole network, not its state_dict\n"
-        "--trust-pickle reads it, still without running any code in it: tensors, numbers and\n"
-        "containers are kept, everything else becomes an inert record of its name."
+        "Pass --trust-pickle to read it, still without running any of its code: tensors, numbers and\n"
+        "containers are kept, everything else becomes an inert record with its name."
     )
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_numpy_is_read_where_it_holds_numbers(tmp_path, form):
+def test_numeric_numpy_values_are_read(tmp_path, form):
     content = {"lr": np.float64(1), "log": np.arange(3)}
     found = read_file(write(tmp_path / "x", content, form)).content
     assert found["lr"] == 1.0
     assert torch.equal(found["log"], torch.arange(3))
     text = message(write(tmp_path / "x", np.array(["a"]), form))
-    assert "numpy.ndarray that is not of numbers  NumPy texts or objects" in text
+    assert "numpy.ndarray that is not numeric  NumPy strings or objects" in text
 
 
-def test_a_long_list_of_names_is_cut(tmp_path):
+def test_a_long_list_of_names_is_truncated(tmp_path):
     names = b"".join(b"cmodule\nname%03d\n0" % i for i in range(100))
     (tmp_path / "x").write_bytes(zip_with(b"\x80\x02" + names + b"N."))
     text = message(tmp_path / "x")
@@ -200,38 +200,40 @@ def test_every_binary_protocol_is_read(tmp_path, form, protocol):
     assert equal(read_file(path).content, STATE)
 
 
-# ------------------------------------------------------------------------ files that are not files
+# ------------------------------------------------------------------------ special files
 
 
-def test_a_pipe_a_socket_and_a_device_are_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the path of a socket has at most 108 bytes
+def test_pipes_sockets_and_devices_are_rejected_without_blocking(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a socket path has at most 108 bytes
     os.mkfifo("pipe")
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind("socket")
         for name in ("pipe", "socket", os.devnull):
             text = message(Path(name))
-            assert text == (f"checkpoint {name} is a device, a pipe or a socket; expected a file")
+            assert text == (
+                f"checkpoint {name} is a device, a pipe or a socket; expected a regular file"
+            )
 
 
-def test_a_pipe_in_the_place_of_settings_is_not_waited_for(tmp_path):
+def test_a_pipe_in_place_of_a_sidecar_is_ignored_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "config.json")
     assert read_file(write(tmp_path / "x.bin", STATE, "zip")).sidecar == {}
 
 
 @pytest.mark.parametrize("change", ["shorter", "longer", "replaced"])
 def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path, monkeypatch, change):
-    """It changes when its beginning has been looked at."""
+    """The file changes after its container is recognized."""
     path = write(tmp_path / "x", STATE, "zip")
     data = path.read_bytes()
 
-    def look(*arguments):
+    def change_file(*arguments):
         new = {"shorter": data[:-9], "longer": data + b"x", "replaced": data[::-1]}[change]
         path.write_bytes(new)
         os.utime(path, ns=(1, 1))
         return container_of(*arguments)
 
-    monkeypatch.setattr(file, "container_of", look)
-    assert message(path).startswith(f"checkpoint {path} changed while it was read: ")
+    monkeypatch.setattr(file, "container_of", change_file)
+    assert message(path).startswith(f"checkpoint {path} changed while it was being read (")
 
 
 def test_a_file_is_opened_and_hashed_once(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Objects of classes that are gone, and what is kept of them beside the tensors."""
+"""Objects of classes that no longer exist: which of their content is kept along with the tensors."""
 
 import argparse
 import collections
@@ -14,13 +14,13 @@ import torch
 from msbreg.checkpoints.read import read_file
 from msbreg.checkpoints.read.containers import load_legacy, load_pickle
 from msbreg.checkpoints.read.inert import Inert, plain
-from tests.msbreg.checkpoints.read.pickled import FORMS, Call, legacy_with, strangers, write
+from tests.msbreg.checkpoints.read.pickled import FORMS, Call, foreign_classes, legacy_with, write
 
 WEIGHTS = torch.arange(6.0).reshape(2, 3)
 
 
 def reread(path, content, form):
-    """What is read of a content with trust, and its plain form without the weights."""
+    """The content read with ``trust_pickle``, and the plain form of the object next to the weights."""
     found = read_file(write(path, {"w": WEIGHTS, "other": content}, form), trust_pickle=True)
     assert torch.equal(found.content["w"], WEIGHTS)
     return found, plain(found.content)["other"]
@@ -31,7 +31,7 @@ def exclude_bias_and_norm(parameter):
 
 
 @pytest.mark.parametrize("form", FORMS)
-class TestEveryFormKeepsTheWeightsBeside:
+class TestWeightsAreKeptAlongWith:
     def test_options(self, tmp_path, form):
         options = argparse.Namespace(lr=0.1, crops=[2, 6], inner=argparse.Namespace(a=None))
         found, other = reread(tmp_path / "x", options, form)
@@ -45,30 +45,30 @@ class TestEveryFormKeepsTheWeightsBeside:
         assert [type(n) for n in other] == [float, int, bool, complex]
         assert found.stubbed == ()
 
-    def test_a_function_by_its_name(self, tmp_path, form):
+    def test_a_function(self, tmp_path, form):
         exclude_bias_and_norm.__module__ = "__main__"
-        with strangers("__main__", exclude_bias_and_norm):
+        with foreign_classes("__main__", exclude_bias_and_norm):
             path = write(tmp_path / "x", {"w": WEIGHTS, "f": exclude_bias_and_norm}, form)
         found = read_file(path, trust_pickle=True)
         assert plain(found.content)["f"].name == "__main__.exclude_bias_and_norm"
 
-    def test_settings_of_lightning(self, tmp_path, form):
+    def test_lightning_settings(self, tmp_path, form):
         class AttributeDict(dict):
             pass
 
-        with strangers("lightning.fabric.utilities.data", AttributeDict):
+        with foreign_classes("lightning.fabric.utilities.data", AttributeDict):
             settings = AttributeDict(lr=1, optimizer=AttributeDict(name="lars"))
             path = write(tmp_path / "x", {"w": WEIGHTS, "hyper_parameters": settings}, form)
         found = read_file(path, trust_pickle=True)
         expected = {"lr": 1, "optimizer": {"name": "lars"}}
         assert plain(found.content)["hyper_parameters"] == expected
 
-    def test_log_buffers_of_mmengine(self, tmp_path, form):
+    def test_mmengine_log_buffers(self, tmp_path, form):
         class HistoryBuffer:
             def __init__(self):
                 self.__dict__.update(_log_history=np.arange(3.0), _max_length=9)
 
-        with strangers("mmengine.logging.history_buffer", HistoryBuffer):
+        with foreign_classes("mmengine.logging.history_buffer", HistoryBuffer):
             buffer = HistoryBuffer()
             buffer._statistics_methods = {"mean": Call(getattr, HistoryBuffer, "mean")}
             path = write(tmp_path / "x", {"w": WEIGHTS, "message_hub": buffer}, form)
@@ -76,7 +76,7 @@ class TestEveryFormKeepsTheWeightsBeside:
         assert torch.equal(hub["_log_history"], torch.arange(3, dtype=torch.float64))
         assert hub["_statistics_methods"]["mean"].name == "builtins.getattr"
 
-    def test_a_whole_network_as_its_state_dict(self, tmp_path, form):
+    def test_a_whole_network_read_as_its_state_dict(self, tmp_path, form):
         network = torch.nn.Sequential(
             torch.nn.Conv2d(1, 2, 1), torch.nn.DataParallel(torch.nn.BatchNorm2d(2))
         )
@@ -94,11 +94,11 @@ class TestEveryFormKeepsTheWeightsBeside:
         assert other == [{"a": [1]}, [1, 2], [], {}]
         assert type(other[0]) is dict
 
-    def test_what_has_no_plain_form(self, tmp_path, form):
+    def test_objects_without_a_plain_form(self, tmp_path, form):
         class Mode(enum.Enum):
             TRAIN = 1
 
-        with strangers("run.modes", Mode):
+        with foreign_classes("run.modes", Mode):
             content = [Mode.TRAIN, pathlib.PurePosixPath("a/b"), functools.partial(int, "7")]
             path = write(tmp_path / "x", {"w": WEIGHTS, "other": content}, form)
         mode, path, partial = plain(read_file(path, trust_pickle=True).content)["other"]
@@ -106,7 +106,7 @@ class TestEveryFormKeepsTheWeightsBeside:
         assert path.args == ("a", "b")
         assert partial.name == "functools.partial"
 
-    def test_parameters_as_values(self, tmp_path, form):
+    def test_parameters_read_as_tensors(self, tmp_path, form):
         parameter = torch.nn.Parameter(WEIGHTS.clone())
         parameter.note = "an attribute"
         found, other = reread(tmp_path / "x", [parameter, WEIGHTS.T, WEIGHTS[1]], form)
@@ -117,7 +117,7 @@ class TestEveryFormKeepsTheWeightsBeside:
         assert found.stubbed == ()
 
 
-def test_settings_of_omegaconf(tmp_path):
+def test_omegaconf_settings_are_plain_containers(tmp_path):
     omegaconf = pytest.importorskip("omegaconf", reason="OmegaConf is not installed")
     config = omegaconf.OmegaConf.create({"lr": 0.1, "crops": [2, {"size": 96}], "name": None})
     for form in FORMS:
@@ -126,14 +126,14 @@ def test_settings_of_omegaconf(tmp_path):
         assert "omegaconf.dictconfig.DictConfig" in found.stubbed
 
 
-def test_settings_like_those_of_omegaconf():
+def test_objects_shaped_like_omegaconf_nodes_are_plain_containers():
     class DictConfig:
         pass
 
     class AnyNode:
         pass
 
-    with strangers("omegaconf", DictConfig, AnyNode):
+    with foreign_classes("omegaconf", DictConfig, AnyNode):
         node, config = AnyNode(), DictConfig()
         vars(node).update(_metadata={"key": "lr"}, _parent=config, _val=0.1)
         vars(config).update(_metadata={}, _parent=None, _content={"lr": node})
@@ -158,9 +158,9 @@ ARRAYS = [
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda a: f"{a.dtype.str}{a.shape}")
-def test_arrays_of_every_numpy_are_tensors(array, core, protocol):
+def test_arrays_of_every_numpy_version_become_tensors(array, core, protocol):
     data = pickle.dumps([array, array], protocol)
-    if protocol < 4:  # names are lines; later they have a length in front
+    if protocol < 4:  # names are lines; later protocols prefix them with a length
         data = data.replace(b"cnumpy._core", f"c{core}".encode())
     stubbed: set[str] = set()
     first, second = load_pickle(data, stubbed)
@@ -169,11 +169,11 @@ def test_arrays_of_every_numpy_are_tensors(array, core, protocol):
     assert first.dtype == expected.dtype
     assert first is second
     assert stubbed == set()
-    first.zero_()  # on memory of its own, that can be written to
+    first.zero_()  # its memory is its own and writable
 
 
-def test_arrays_of_python_2_are_tensors():
-    """Written by hand: the bytes are a string, NumPy's class has no version in its state."""
+def test_arrays_of_python_2_become_tensors():
+    """Written by hand: the data is a string, as in Python 2."""
     data = (
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
         b"(K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ"
@@ -182,24 +182,24 @@ def test_arrays_of_python_2_are_tensors():
     assert load_pickle(data, set()).tolist() == [1.0, -2.0]
 
 
-def test_arrays_of_jax_are_tensors():
+def test_arrays_of_jax_become_tensors():
     def _reconstruct_array(*_):
         raise AssertionError
 
     function, args, state = np.arange(3.0).__reduce__()
-    with strangers("jax._src.array", _reconstruct_array):
+    with foreign_classes("jax._src.array", _reconstruct_array):
         data = pickle.dumps(Call(_reconstruct_array, function, args, state, {"weak_type": False}))
     assert load_pickle(data, set()).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("array", [np.array(["a"]), np.array([None]), np.str_("a")])
-def test_texts_and_objects_of_numpy_stay_inert(array):
+def test_numpy_strings_and_objects_stay_inert(array):
     stubbed: set[str] = set()
     assert isinstance(load_pickle(pickle.dumps(array), stubbed), Inert)
-    assert "that is not of numbers" in stubbed.pop()
+    assert "that is not numeric" in stubbed.pop()
 
 
-def test_an_array_has_as_many_bytes_as_its_shape_says():
+def test_an_array_whose_bytes_do_not_fit_its_shape_is_rejected():
     data = pickle.dumps(np.arange(3.0), 2).replace(b"K\x01K\x03\x85", b"K\x01K\x04\x85")
     with pytest.raises(pickle.UnpicklingError, match=r"array \(4,\) has 24 bytes"):
         load_pickle(data, set())
@@ -233,7 +233,7 @@ def check_byol(data):
 
 
 class FlatMapping:
-    """As haiku's: made by a call with the dict of its entries."""
+    """Like haiku's: pickled as a call with a dict."""
 
     def __init__(self, content):
         self.content = content
@@ -243,30 +243,33 @@ class FlatMapping:
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 5])
-def test_a_training_state_of_jax(protocol):
+def test_a_jax_training_state_is_read(protocol):
     state_class = collections.namedtuple("_ByolExperimentState", Fields)
     with (
-        strangers("haiku._src.data_structures", FlatMapping),
-        strangers("byol.byol_experiment", state_class),
+        foreign_classes("haiku._src.data_structures", FlatMapping),
+        foreign_classes("byol.byol_experiment", state_class),
     ):
         data = pickle.dumps(byol(FlatMapping, state_class), protocol)
     check_byol(data)
 
 
 @pytest.mark.parametrize("module", ["byol.byol_experiment", "__main__"])
-def test_a_training_state_of_jax_by_dill(module):
-    """dill writes a class of the script itself by value, with its functions; a module's by name."""
+def test_a_jax_training_state_saved_by_dill_is_read(module):
+    """dill writes classes of ``__main__`` by value, including their functions, and others by name."""
     dill = pytest.importorskip("dill", reason="dill is not installed")
     state_class = collections.namedtuple("_ByolExperimentState", Fields)
-    with strangers("haiku._src.data_structures", FlatMapping), strangers(module, state_class):
+    with (
+        foreign_classes("haiku._src.data_structures", FlatMapping),
+        foreign_classes(module, state_class),
+    ):
         data = dill.dumps(byol(FlatMapping, state_class), protocol=2, byref=False)
     check_byol(data)
 
 
-# ---------------------------------------------------------------------- what has no end
+# ---------------------------------------------------------------------- cycles and depth
 
 
-def test_containers_that_hold_themselves():
+def test_containers_that_contain_themselves_are_read():
     content: dict = {"list": []}
     content["list"].append(content)
     content["options"] = argparse.Namespace(all=content)
@@ -275,14 +278,14 @@ def test_containers_that_hold_themselves():
     assert found["options"]["all"] is found
 
 
-def test_modules_that_hold_each_other_are_refused():
+def test_modules_that_contain_each_other_are_rejected():
     module = Inert("a.Module", made_by="class")
     module.state = {"_parameters": {}, "_buffers": {}, "_modules": {"a": module, "b": module}}
-    with pytest.raises(pickle.UnpicklingError, match="without end"):
+    with pytest.raises(pickle.UnpicklingError, match="contain each other in a cycle"):
         plain(module)
 
 
-def test_depth_is_an_error():
+def test_deep_nesting_is_an_error():
     value: list = []
     for _ in range(10_000):
         value = [value]
@@ -290,8 +293,8 @@ def test_depth_is_an_error():
         plain(value)
 
 
-def test_old_networks_with_their_source_code():
-    """Until 2020 torch.save kept the source of a whole network, by way of a persistent id."""
+def test_old_networks_with_source_code_are_read():
+    """Until 2020 torch.save stored the source code of a whole network in a persistent id."""
     data = (
         b"\x80\x02(S'module'\nctorch.nn.modules.linear\nLinear\nS'linear.py'\nS'class Linear'\ntQ"
         b")\x81}(S'_parameters'\n}S'_buffers'\n}S'_modules'\n}ub."

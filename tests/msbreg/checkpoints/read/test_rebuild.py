@@ -1,4 +1,4 @@
-"""Small files that would need far more memory or time than their size: each ends with a message."""
+"""Small files that would need far more memory or time than their size allows: each ends in an error."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from tests.msbreg.checkpoints.read import read_within_limits
 from tests.msbreg.checkpoints.read.pickled import FORMS, legacy_with, write, zip_with
 
 MIB = 2**20
-PRIME = 2**61 - 1  # the hash of an integer is its remainder
+PRIME = 2**61 - 1  # an integer hashes to its remainder
 
 
 def text(size: int) -> bytes:
@@ -41,7 +41,7 @@ def number(value: int) -> bytes:
 
 
 def repeated(function: bytes, argument: bytes, times: int, more: bytes = b"") -> bytes:
-    """A list of calls of a function with one argument that the memo keeps."""
+    """A list of calls of a function with one memoized argument."""
     one = b"h\0h\1" + (more + b"t" if more else b"\x85") + b"R"
     one = one.replace(b"h\0h\1", b"h\0(h\1") if more else one
     return b"\x80\x02" + function + b"q\0" + argument + b"q\1](" + one * times + b"e."
@@ -57,13 +57,13 @@ def list_of(count: int) -> bytes:
 
 
 def shared_dicts(depth: int) -> bytes:
-    """Each dict holds the one before it twice: 2**depth leaves in some kilobytes."""
+    """Each dict contains the previous one twice: 2**depth leaves in a few kilobytes."""
     levels = b"".join(b"}(X\1\0\0\0ah\0X\1\0\0\0bh\0uq\0" for _ in range(depth))
     return b"\x80\x02}q\0" + levels + b"."
 
 
 def two_tables() -> bytes:
-    """A zip whose table of contents is at one place for Python, at another for PyTorch."""
+    """A zip in which Python and PyTorch find different tables of contents."""
     bomb = io.BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", b"\x80\x02N.")
@@ -73,7 +73,7 @@ def two_tables() -> bytes:
     end = first.rfind(b"PK\5\6")
     (size, start) = struct.unpack("<II", first[end + 12 : end + 20])
     second = zip_with(b"\x80\x02N.")
-    # The table of the second archive has as many bytes as that of the first, or Python would notice.
+    # Both tables of contents have the same size; otherwise Python would notice.
     assert size > 0
     changed = bytearray(first[:end] + second)
     tail = len(changed) - 22
@@ -159,7 +159,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """What a process with 2 GiB more than PyTorch needs, and 15 seconds, says to each bomb."""
+    """The outcome of each bomb in a process with 15 seconds and 2 GiB beyond what PyTorch needs."""
     folder = tmp_path_factory.mktemp("bombs")
     files = []
     for number_of_bomb, bomb in enumerate(BOMBS.values()):
@@ -171,14 +171,14 @@ def outcomes(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_ends_with_a_message(outcomes, name):
+def test_a_bomb_is_rejected_with_a_message(outcomes, name):
     outcome, message = outcomes[name]
     assert outcome == "UserError"
     assert "cannot be loaded: " in message
     assert "MemoryError" not in message
 
 
-def test_a_budget_is_in_proportion_to_the_size():
+def test_the_budget_grows_with_the_size():
     budget = Budget(10)
     budget.spend(2**28 + 160)
     with pytest.raises(
@@ -188,8 +188,8 @@ def test_a_budget_is_in_proportion_to_the_size():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_honest_file_of_many_small_objects_is_read(tmp_path, form):
-    """Histories, sampler states, identifiers: nothing here is near the bounds."""
+def test_a_legitimate_file_of_many_small_objects_is_read(tmp_path, form):
+    """Histories, sampler states, identifiers: all far below the limits."""
     content = {
         "history": [{"step": i, "loss": i / 7, "lr": (0.1, 0.2)} for i in range(20_000)],
         "ids": {f"image_{i}.jpg": i for i in range(50_000)},

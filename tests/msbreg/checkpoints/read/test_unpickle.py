@@ -1,4 +1,4 @@
-"""What a hostile or broken pickle can do: nothing. Its bombs are in ``test_rebuild.py``."""
+"""Hostile and broken pickles do no harm. Memory and time bombs are in ``test_rebuild.py``."""
 
 import copyreg
 import functools
@@ -27,8 +27,8 @@ from msbreg.run.errors import UserError
 from tests.msbreg.checkpoints.read.pickled import (
     FORMS,
     Call,
+    foreign_classes,
     legacy_with,
-    strangers,
     write,
     zip_with,
 )
@@ -48,7 +48,7 @@ def mkdir(folder: Path) -> Call:
     return Call(os.mkdir, str(folder / "marker"))
 
 
-# Each makes the file or folder "marker" when it is unpickled by Python.
+# Each creates the file or folder "marker" when Python unpickles it.
 ATTACKS = {
     f"{os.name}.system": lambda d: Call(os.system, touch(d)),
     "builtins.eval": lambda d: Call(eval, code(d)),
@@ -86,19 +86,19 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_the_attacks_work_on_python(folder, name):
-    """Otherwise, the next test would prove nothing."""
+def test_the_attacks_work_on_python_itself(folder, name):
+    """Otherwise the next test would prove nothing."""
     pickle.loads(pickle.dumps(ATTACKS[name](folder)))
     assert (folder / "marker").exists()
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_is_named_and_never_run(folder, name, form):
+def test_an_attack_is_named_and_not_run(folder, name, form):
     path = write(folder / "x", {"w": WEIGHTS, "attack": ATTACKS[name](folder)}, form)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as caught:
         read_file(path)
-    assert f"{name} " in str(refused.value)
+    assert f"{name} " in str(caught.value)
     found = read_file(path, trust_pickle=True)
     assert torch.equal(found.content["w"], WEIGHTS)
     assert any(stub.endswith(name) for stub in found.stubbed)
@@ -106,32 +106,34 @@ def test_an_attack_is_named_and_never_run(folder, name, form):
     assert not (folder / "marker").exists()
 
 
-def test_a_name_of_another_system_is_as_inert(folder):
+def test_names_of_other_operating_systems_are_inert(folder):
     class system:
         pass
 
-    with strangers("nt", system):
+    with foreign_classes("nt", system):
         data = pickle.dumps([Call(system, "format c:")])
     (attack,) = load_pickle(data, set())
     assert (attack.name, attack.args) == ("nt.system", ("format c:",))
 
 
-def test_a_storage_that_is_an_attack_is_not_run(folder):
-    """A plain pickle keeps a tensor's storage as a file of torch.save inside of itself."""
+def test_an_attack_inside_a_storage_is_not_run(folder):
+    """A plain pickle stores a tensor's storage as a nested torch.save file."""
     inner = io.BytesIO()
     torch.save(mkdir(folder), inner, _use_new_zipfile_serialization=False)
     load = torch.storage._load_from_bytes
     data = pickle.dumps({"w": Call(load, inner.getvalue())})
     for trust_pickle in (False, True):
         (folder / "x.pkl").write_bytes(data)
-        with pytest.raises(UserError, match="a storage in it has arguments that no honest file"):
+        with pytest.raises(
+            UserError, match="a storage in it has arguments that no legitimate file"
+        ):
             read_file(folder / "x.pkl", trust_pickle=trust_pickle)
     assert not (folder / "marker").exists()
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_damage_anywhere_is_an_error_of_the_user(tmp_path, form):
-    """Bytes of the whole file are changed at random; what is read may differ, nothing else may."""
+def test_damage_anywhere_is_at_most_a_user_error(tmp_path, form):
+    """Random bytes are changed; the file may still be readable, but nothing else may happen."""
     content = {"w": WEIGHTS, "n": np.float32(2), "a": np.arange(3), "o": {1: (None, {2}, 1j)}}
     data = write(tmp_path / "x", content, form).read_bytes()
     generator = random.Random(0)
@@ -144,7 +146,7 @@ def test_damage_anywhere_is_an_error_of_the_user(tmp_path, form):
             try:
                 read_file(tmp_path / "x", trust_pickle=trust_pickle)
             except UserError as error:
-                assert "cannot be loaded" in str(error)  # noqa: PT017 (either way is right)
+                assert "cannot be loaded" in str(error)  # noqa: PT017 (both outcomes are correct)
 
 
 # -------------------------------------------------------------------------- opcodes by hand
@@ -169,7 +171,7 @@ RAW_CALLS = {
 
 
 @pytest.mark.parametrize("name", RAW_CALLS)
-def test_no_opcode_calls_a_name(tmp_path, name):
+def test_no_opcode_calls_a_named_function(tmp_path, name):
     data = RAW_CALLS[name](repr(f"touch {tmp_path}/marker").encode() + b"\n")
     load_pickle(data, set())
     load_zip(zip_with(data), set())
@@ -190,21 +192,21 @@ def test_no_opcode_calls_a_name(tmp_path, name):
         (b"ctorch.storage\nUntypedStorage\n}S'x'\nI9\nsb.", "sets the state of a"),
         (b"]}S'append'\nNsb.", "sets the state of a list"),
         (b"I1\n)R.", "calls a int"),
-        (b"cos\nsystem\nI1\nR.", "arguments are a tuple, not a int"),
+        (b"cos\nsystem\nI1\nR.", "its arguments are a int, not a tuple"),
         (TENSOR + b"I0\nI0\ns.", "sets an item of a Constructor"),
         (TENSOR + b"I0\na.", "appends to a Constructor"),
         (b"\x80\x04" + TENSOR + b"(I0\n\x90.", "appends to a Constructor"),
         (b")I0\na.", "appends to a tuple"),
         (b"Pdata\n.", "malformed"),  # PERSID
-        (b"(S'module'\nS'x'\ntQ.", None),  # only its class, whatever that is
-        (b"S'x'\nQ.", "data outside of itself"),
+        (b"(S'module'\nS'x'\ntQ.", None),  # returns only the class, whatever it is
+        (b"S'x'\nQ.", "data outside the file"),
         (b"(S'storage'\ntQ.", "a storage in it"),
         (b"\x80\x05\x97.", "malformed"),  # NEXT_BUFFER
         (b"\x80\x05C\x01a\x98.", "malformed"),  # READONLY_BUFFER
-        (ORDERED + b")R}S'items'\nI1\nsb.", None),  # left out, see the next test
+        (ORDERED + b")R}S'items'\nI1\nsb.", None),  # ignored; see the next test
     ],
 )
-def test_what_is_real_is_neither_changed_nor_called(data, words):
+def test_real_objects_are_neither_changed_nor_called(data, words):
     if words is None:
         load_pickle(data, set())
     else:
@@ -212,14 +214,14 @@ def test_what_is_real_is_neither_changed_nor_called(data, words):
             load_pickle(data, set())
 
 
-def test_a_state_dict_keeps_its_versions_and_its_methods():
+def test_a_state_dict_keeps_its_module_versions_and_its_methods():
     data = ORDERED + b")R}(S'items'\nI1\nS'_metadata'\n}S''\n}sub."
     state = load_pickle(data, set())
     assert vars(state) == {"_metadata": {"": {}}}
     assert list(state.items()) == []
 
 
-def test_registered_codes_of_this_process_are_not_used(tmp_path):
+def test_extension_codes_of_this_process_are_not_used(tmp_path):
     copyreg.add_extension("posix", "mkdir", 240)
     try:
         data = pickle.dumps(Call(os.mkdir, str(tmp_path / "marker")), 2)
@@ -231,8 +233,8 @@ def test_registered_codes_of_this_process_are_not_used(tmp_path):
     assert not (tmp_path / "marker").exists()
 
 
-def test_source_code_in_old_files_is_not_compared(tmp_path, monkeypatch):
-    """torch.load would warn, or write a patch file into the working folder."""
+def test_source_code_in_old_files_is_ignored(tmp_path, monkeypatch):
+    """torch.load would warn, or write a patch file to the current folder."""
     monkeypatch.chdir(tmp_path)
     before = sorted(os.listdir(tmp_path))
     lines = b"(S'module'\ncthe_repository.models\nResNet\nS'models.py'\nS'class ResNet: pass'\ntQ.)"
@@ -242,11 +244,11 @@ def test_source_code_in_old_files_is_not_compared(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_a_program_is_not_handed_to_its_interpreter():
-    """torch.load would run it; here even a reader without the check for it gives records."""
+def test_a_torchscript_program_is_not_interpreted():
+    """torch.load would run it; here it becomes records even without ``check_zip``."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is deprecated
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
         torch.jit.save(torch.jit.trace(torch.nn.Identity(), torch.ones(1)), buffer)
     stubbed: set[str] = set()
     assert isinstance(load_zip(buffer.getvalue(), stubbed), Inert)
@@ -261,11 +263,11 @@ def test_names_are_safe_to_print():
     assert max(map(len, stubbed)) < 210
 
 
-# ------------------------------------------------------------------------ lengths that are lies
+# ------------------------------------------------------------------------ false lengths
 
 
 def storage(numel: int, size: str, key: bytes = b"0", stride: str = "I1\n\x85") -> bytes:
-    """The opcodes of a float tensor."""
+    """The opcodes of a float32 tensor."""
     return (
         TENSOR
         + b"((S'storage'\nctorch\nFloatStorage\nS'"
@@ -287,14 +289,14 @@ def storage(numel: int, size: str, key: bytes = b"0", stride: str = "I1\n\x85") 
         b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"N.",  # FRAME
         b"\x8b" + struct.pack("<i", 2**31 - 1) + b"a.",  # LONG4
         b"X" + struct.pack("<I", 2**31) + b"a.",  # BINUNICODE
-        b"h\x05.",  # a memo that was never made
+        b"h\x05.",  # a memo entry that does not exist
         b"t.",  # no mark
         b"",
         b"N",
         b"\xff.",
         b"\x80\x63N.",
         b"(I1\nu.",
-        b"}]I1\ns.",  # a key that cannot be one
+        b"}]I1\ns.",  # an unhashable key
         b"}" + b")" + b"\x85" * 10_000 + b"I1\ns.",  # a hash that would overflow the C stack
         b"})" + b"2\x86" * 60 + b"I1\ns.",  # a hash that would take 2**60 steps
         b"]" * 50_000 + b"a" * 49_999 + b".",
@@ -306,7 +308,7 @@ def storage(numel: int, size: str, key: bytes = b"0", stride: str = "I1\n\x85") 
         b"I" + b"9" * 10_000 + b"\n.",
     ],
 )
-def test_a_broken_stream_is_an_error_of_its_own(data):
+def test_a_broken_stream_is_an_unpickling_error(data):
     with pytest.raises(pickle.UnpicklingError):
         load_pickle(data, set())
 
@@ -315,18 +317,18 @@ def test_a_broken_stream_is_an_error_of_its_own(data):
     ("tensor", "words"),
     [
         (storage(2, "I2\n\x85"), None),
-        (storage(4, "I4\n\x85"), "larger than what the file holds"),
-        (storage(2**60, "I2\n\x85"), "larger than what the file holds"),
+        (storage(4, "I4\n\x85"), "larger than its data in the file"),
+        (storage(2**60, "I2\n\x85"), "larger than its data in the file"),
         (storage(-2, "I2\n\x85"), "a storage in it"),
-        (storage(2, "I3\n\x85"), "does not fit its storage"),
-        (storage(2, "I2\n\x85", stride="I1000\n\x85"), "does not fit its storage"),
+        (storage(2, "I3\n\x85"), "does not fit in its storage"),
+        (storage(2, "I2\n\x85", stride="I1000\n\x85"), "does not fit in its storage"),
         (storage(2, "I2\n\x85", stride="I-1\n\x85"), "a tensor in it"),
         (storage(2, "I2\n\x85", stride="I1\nI1\n\x86"), "a tensor in it"),
         (storage(2, "I1099511627776\n\x85", stride="I0\n\x85"), "more memory or time"),
-        (storage(2, "I2\n\x85", key=b"1"), "larger than what the file holds"),
+        (storage(2, "I2\n\x85", key=b"1"), "larger than its data in the file"),
     ],
 )
-def test_a_tensor_lies_inside_of_its_storage(tensor, words):
+def test_a_tensor_must_lie_within_its_storage(tensor, words):
     data = zip_with(b"\x80\x02" + tensor.replace(b"Nt", b"t", 1) + b".", _0=bytes(8))
     if words is None:
         assert torch.equal(load_zip(data, set()), torch.zeros(2))
@@ -335,7 +337,7 @@ def test_a_tensor_lies_inside_of_its_storage(tensor, words):
             load_zip(data, set())
 
 
-def test_old_files_hold_no_more_than_their_bytes():
+def test_storages_of_a_legacy_file_are_limited_by_its_size():
     many = b"(" + b"".join(storage(100, "I1\n\x85", key=b"%d" % i) for i in range(9)) + b"t."
-    with pytest.raises(pickle.UnpicklingError, match="larger than what the file holds"):
+    with pytest.raises(pickle.UnpicklingError, match="larger than its data in the file"):
         load_legacy(legacy_with(b"\x80\x02" + many), set())
