@@ -1,8 +1,9 @@
-"""Detection by fine-tuning: Faster R-CNN C4 and Mask R-CNN FPN, as Detectron2's yaml files say.
+"""Object detection by fine-tuning: Faster R-CNN C4 and Mask R-CNN FPN, configured by Detectron2's yaml.
 
-The published transfer protocols of MoCo, SwAV, Barlow Twins, VICReg, PixPro and MSBReg (configs/voc_c4.yaml
-and others). Trained with Detectron2 where it is installed, else by an equal engine of torchvision's
-parts. Stopped by Ctrl-C, SIGTERM or worse, the same command continues where the last checkpoint was.
+The transfer protocols of MoCo, SwAV, Barlow Twins, VICReg, PixPro and MSBReg (configs/voc_c4.yaml and
+others). Detectron2 trains the detector if it is installed; otherwise an equivalent engine built from
+torchvision's operators does. After an interruption (Ctrl-C, SIGTERM, a crash) the same command continues
+from the last checkpoint.
 """
 
 import dataclasses
@@ -43,12 +44,12 @@ from transfer.detectors.solver import check_schedule, unreached_steps
 from transfer.detectors.splits import data_of
 from transfer.detectors.start import start_detector, weights_digest
 from transfer.detectors.trainable import (
-    MOVING,
-    TESTING,
+    MOVING_ADVICE,
+    TESTING_ADVICE,
     DetectorTraining,
     MemoryNeeds,
     checkpoint_of,
-    losses_in_words,
+    format_losses,
     part_of,
     plan_of,
     resume,
@@ -57,11 +58,11 @@ from transfer.detectors.trainable import (
 from transfer.scoring.scores import DetectionScores
 
 CHECKPOINT = "checkpoint.pth"
-STATISTICS = 2**32  # added to the seed of the batches that only BatchNorm statistics are made of
+STATISTICS = 2**32  # seed offset of the batches that only serve to estimate BatchNorm statistics
 
 
 def run(config: Config, card: Card | None = None) -> dict[str, Any]:
-    """Train and evaluate; returns the results that the record holds, scores in percent."""
+    """Train and evaluate a detector and return the results; scores are in percent."""
     settings = read_config(config.config, config.overrides)
     check_run(settings)
     if config.trials > 1:
@@ -75,74 +76,75 @@ def run(config: Config, card: Card | None = None) -> dict[str, Any]:
     try:
         with job(
             resolved, card, kind="detection", resume_file=CHECKPOINT, inputs=inputs
-        ) as running:
-            running.record.content["engine"] = engine.described() | {"asked": config.engine}
-            log.info("engine %s %s (asked: %s)", engine.name, engine.version, config.engine)
-            running.results = _run(resolved, settings, engine, running)
-            return running.results
+        ) as current:
+            current.record.content["engine"] = engine.described() | {"asked": config.engine}
+            log.info("engine %s %s (--engine %s)", engine.name, engine.version, config.engine)
+            current.results = _run(resolved, settings, engine, current)
+            return current.results
     except AlreadyFinished as finished:
         log.info("%s already contains this completed run; skipping", finished)
         return {}
 
 
-def _run(config: Config, settings: CfgNode, engine: Engine, running: Job) -> dict[str, Any]:
-    device, world, rank = running.device, distributed.world_size(), distributed.rank()
+def _run(config: Config, settings: CfgNode, engine: Engine, job: Job) -> dict[str, Any]:
+    device, world, rank = job.device, distributed.world_size(), distributed.rank()
 
-    # ---- The scenes to train and to test on.
+    # ---- Training and test scenes.
     mapper = mapper_settings(settings)
     size = settings.SOLVER.IMS_PER_BATCH
-    if not config.eval_only:  # before the data are read, which may take long
+    if not config.eval_only:  # check --accumulate before reading the data, which may take long
         part_of(share_of_batch(size, world), config.accumulate)
     data = data_of(settings, config.data, train=not config.eval_only, strict=config.strict_data)
-    running.record.content["data"] = data.described()
-    for doubt in data.doubts():
-        running.warn(doubt)
-    running.record.content["selection"] = "fixed schedule (no selection)"
+    job.record.content["data"] = data.described()
+    for warning in data.warnings():
+        job.warn(warning)
+    job.record.content["selection"] = "fixed schedule (no selection)"
 
-    # ---- The detector, its weights, and how they change.
+    # ---- The detector, its initial weights and its optimizer.
     seed_everything(config.seed)
     detector = engine.build(settings)
-    start_detector(detector, settings, config, data.test.classes, running)
+    start_detector(detector, settings, config, data.test.classes, job)
     if config.channels_last:
         detector.to(memory_format=torch.channels_last)
     if world > 1 and device.type == "cpu":
         without_synchronization(detector)
         if has_local_norms(detector):
-            running.warn("BatchNorm statistics are each process's own: SyncBN needs CUDA")
-    with memory_advice(MOVING):
+            job.warn("SyncBN needs CUDA: each process computes its own BatchNorm statistics")
+    with memory_advice(MOVING_ADVICE):
         detector.to(device)
     solver = engine.solver(settings, detector)
-    seed_everything(config.seed + rank)  # each process draws its own proposals
+    seed_everything(config.seed + rank)  # each process samples its own proposals
     about = {
         "yaml": plain(config.yaml),
         "data": data.described(),
         "engine": engine.name,
         "device": device.type,
-        "network": running.record.content["network"],
+        "network": job.record.content["network"],
     }
 
-    # ---- What is watched.
+    # ---- Evaluation.
     scores: dict[str, DetectionScores] = {}
 
-    def stop_if_asked() -> None:
-        if running.stop:
+    def stop_if_requested() -> None:
+        if job.stop:
             raise Interrupted(
-                f"{running.stop.name} during the evaluation; the same command continues."
+                f"{job.stop.name} during the evaluation; the same command continues the run."
             )
 
     def evaluate(iteration: int) -> dict[str, Any] | None:
-        with memory_advice(TESTING):
-            found = engine.predict(
-                detector, data.test, mapper, workers=config.workers, each_scene=stop_if_asked
+        with memory_advice(TESTING_ADVICE):
+            predictions = engine.predict(
+                detector, data.test, mapper, workers=config.workers, each_scene=stop_if_requested
             )
         if not distributed.is_main():
             return None
-        trained = running.record.content["network"].get("iteration", 0)  # of a whole detector
-        scores.update(results.write(running, data.test, found, iteration or trained))
+        # With --eval-only, the iteration is that of the given detector.
+        trained = job.record.content["network"].get("iteration", 0)
+        scores.update(results.write(job, data.test, predictions, iteration or trained))
         return {"iteration": iteration, "scores": results.numbers(scores)}
 
     if config.eval_only:
-        running.stop.watched = True
+        job.stop.watched = True
         evaluate(0)
         return results.numbers(scores)
 
@@ -159,7 +161,7 @@ def _run(config: Config, settings: CfgNode, engine: Engine, running: Job) -> dic
             group=settings.DATALOADER.ASPECT_RATIO_GROUPING,
         )
 
-    # ---- The loop; a checkpoint in the folder continues.
+    # ---- Training; continues from a checkpoint in the output folder.
     precise = settings.TEST.PRECISE_BN
     trainable = DetectorTraining(
         detector,
@@ -172,24 +174,24 @@ def _run(config: Config, settings: CfgNode, engine: Engine, running: Job) -> dic
     )
     plan = plan_of(settings, device=device, seed=config.seed)
     state = State()
-    checkpoint = checkpoint_of(running.output / CHECKPOINT, about)
+    checkpoint = checkpoint_of(job.output / CHECKPOINT, about)
     if checkpoint.path.exists():
-        resume(trainable, state, checkpoint, running, about)
+        resume(trainable, state, checkpoint, job, about)
     share = share_of_batch(size, world)
-    running.record.content["batch"] = {
+    job.record.content["batch"] = {
         "images": size,
         "processes": world,
         "parts": config.accumulate,
     }
     if left := unreached_steps(settings.SOLVER):
-        running.warn(f"SOLVER.STEPS {left} come after MAX_ITER and are not reached")
+        job.warn(f"SOLVER.STEPS {left} come after MAX_ITER and are ignored")
     log.info(
-        "%d iterations of %d images (%d at a time on each of %s) on %d images, %d to test on",
+        "%d iterations of %d images (%d at a time on each of %s); %d training images, %d test images",
         plan.steps, size, part_of(share, config.accumulate), f"{world} x {device}",
         len(data.train.scenes), len(data.test.scenes),
     )  # fmt: skip
     needs = MemoryNeeds(share, config.accumulate, trainable.bf16)
-    running.stop.watched = True  # from here on: save first, then stop
+    job.stop.watched = True  # from here on: save first, then stop
     with (
         Progress(
             "training", plan.steps, first=state.step, per_step=size, unit="images"
@@ -202,13 +204,15 @@ def _run(config: Config, settings: CfgNode, engine: Engine, running: Job) -> dic
             plan,
             state,
             checkpoint,
-            job=running,
+            job=job,
             progress=progress,
             evaluate=evaluate,
-            describe=lambda losses: f"{losses_in_words(losses)}  {memory_used(device)}",
+            describe=lambda losses: f"{format_losses(losses)}  {memory_used(device)}",
         )
     if distributed.any_of([distributed.is_main() and not scores])[0]:
-        evaluate(state.step)  # a run that was killed between its evaluation and its record
+        evaluate(
+            state.step
+        )  # the run was killed after its last step, before its scores were recorded
     return results.numbers(scores) | {"iterations": state.step, "checkpoint": CHECKPOINT}
 
 

@@ -1,7 +1,8 @@
-"""kNN classification with frozen features: exact neighbors, weighted vote.
+"""k-nearest-neighbor classification with frozen features.
 
-Cosine similarity of L2-normalized global average pools, weights exp(s / 0.07), k = 20 and 200
-(Wu et al., arXiv 1805.01978; DINO, arXiv 2104.14294). Nothing is learned and nothing is selected.
+Exact search by cosine similarity s between L2-normalized global average pools. Neighbors vote with
+weight exp(s / 0.07), for k = 20 and 200 (Wu et al., arXiv 1805.01978; DINO, arXiv 2104.14294).
+Nothing is trained and no hyperparameter is selected.
 """
 
 import json
@@ -21,25 +22,27 @@ from transfer.frozen.frozen_config import LabeledConfig
 
 @dataclass(frozen=True)
 class Config(LabeledConfig):
-    """One kNN evaluation: DATA/train is the bank, DATA/val the queries."""
+    """Settings of a kNN evaluation: DATA/train is the bank, DATA/val contains the queries."""
 
     script: ClassVar[str] = "transfer/knn.py"
 
     output: Path = Path("runs/knn")
     """Folder for record.json, log.txt and neighbors.json."""
     k: tuple[int, ...] = (20, 200)
-    """Numbers of neighbors; numbers larger than the bank are skipped with a warning."""
+    """Numbers of neighbors. Values larger than the bank are skipped with a warning."""
     temperature: float = 0.07
-    """tau of the weights exp(similarity / tau)."""
+    """Temperature tau of the weights exp(similarity / tau)."""
     vote: Literal["weighted", "majority"] = "weighted"
-    """majority: every neighbor counts the same, the smallest class wins ties."""
+    """weighted, or majority: all neighbors have equal weight, and the smallest class index wins ties."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.k or min(self.k) < 1:
-            raise UserError(f"k is {list(self.k)}; expected numbers of at least 1. Set it with --k")
+            raise UserError(
+                f"k is {list(self.k)}; expected integers of 1 or more. Set them with --k"
+            )
         if self.temperature <= 0:
-            raise UserError(f"temperature is {self.temperature}; expected more than 0")
+            raise UserError(f"temperature is {self.temperature}; expected a value above 0")
 
 
 if __name__ == "__main__":  # options, cards and paths are checked before PyTorch is imported
@@ -56,29 +59,32 @@ from transfer.scoring.scores import Score
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
-    """Evaluate; returns the results that the record holds, accuracies in percent."""
+    """Run the evaluation and return its results; accuracies are in percent."""
     return evaluate("knn", config, card, _run)
 
 
-def _run(config: Config, running: Job) -> dict[str, Any]:
-    # ---- Features of both splits.
-    bank, queries = labeled_splits(config, running)
-    running.record.content["selection"] = "nothing is selected"
+def _run(config: Config, job: Job) -> dict[str, Any]:
+    # ---- Extract the features of both splits.
+    bank, queries = labeled_splits(config, job)
+    job.record.content["selection"] = "nothing is selected"
 
-    # ---- One search at the largest k serves them all.
-    numbers = [k for k in config.k if k <= len(bank.labels)]
-    for k in sorted(set(config.k) - set(numbers)):
-        running.warn(f"k = {k} is skipped: the bank has {len(bank.labels)} images")
-    if not numbers:
-        raise UserError(f"k is {list(config.k)}, but the bank has only {len(bank.labels)} images")
-    similarities, indices = nearest(queries.x, bank.x, max(numbers))
+    # ---- Search once, with the largest k; smaller ones use the first columns.
+    usable = [k for k in config.k if k <= len(bank.labels)]
+    for k in sorted(set(config.k) - set(usable)):
+        job.warn(f"k = {k} is skipped: the bank has only {len(bank.labels)} images")
+    if not usable:
+        raise UserError(
+            f"k is {list(config.k)}, but the bank has only {len(bank.labels)} images. "
+            "Give a smaller --k"
+        )
+    similarities, indices = nearest(queries.x, bank.x, max(usable))
 
-    # ---- Votes and scores.
+    # ---- Vote and score.
     classes = len(bank.images.classes)
     results: dict[str, Any] = {}
     scores: list[Score] = []
     weights = f"exp(s / {config.temperature:g})" if config.vote == "weighted" else "equal"
-    for k in numbers:
+    for k in usable:
         neighbors = bank.labels[indices[:, :k]]
         if config.vote == "weighted":
             votes = weighted_vote(similarities[:, :k], neighbors, classes, config.temperature)
@@ -95,26 +101,28 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
         results[f"top1_{k}nn_stderr"] = top1.stderr
         results |= {f"top5_{k}nn": score.value for score in top5}
         log.info("%d-NN top-1: %.2f %%", k, top1.value)
-    running.record.content["scores"] = [score.as_dict() for score in scores]
-    shown = _shown_neighbors(bank.images, queries.images, similarities, indices)
-    write_atomically(running.output / "neighbors.json", json.dumps(shown, indent=1).encode())
+    job.record.content["scores"] = [score.as_dict() for score in scores]
+    examples = _example_neighbors(bank.images, queries.images, similarities, indices)
+    write_atomically(job.output / "neighbors.json", json.dumps(examples, indent=1).encode())
     return results
 
 
-def _shown_neighbors(
+def _example_neighbors(
     bank: ImageList,
     queries: ImageList,
     similarities: np.ndarray,  # (Q, k)
     indices: np.ndarray,  # (Q, k)
 ) -> list[dict[str, Any]]:
-    """For the report's picture: the first query of each class (at most ten classes, none chosen by
-    its outcome) and its eight nearest images of the bank."""
+    """The first query of each of the first ten classes with its eight nearest neighbors.
+
+    The report shows them. Queries are not chosen by whether they are classified correctly.
+    """
     assert bank.labels is not None
     assert queries.labels is not None
-    shown = []
+    examples = []
     for label in range(min(10, len(queries.classes))):
         query = int(np.flatnonzero(queries.labels == label)[0])
-        near = [
+        neighbors = [
             {
                 "path": str(Path(bank.name(i)).resolve()),
                 "class": bank.classes[bank.labels[i]],
@@ -123,8 +131,8 @@ def _shown_neighbors(
             for i, s in zip(indices[query, :8], similarities[query, :8], strict=True)
         ]
         path = str(Path(queries.name(query)).resolve())
-        shown.append({"path": path, "class": queries.classes[label], "neighbors": near})
-    return shown
+        examples.append({"path": path, "class": queries.classes[label], "neighbors": neighbors})
+    return examples
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Linear classification with cached frozen features.
 
-One linear layer, no norm, trained by SGD for several learning rates at once; the learning rate is
-chosen on held-out training images, the layer is then trained on all of them (BYOL, arXiv 2006.07733,
-appendix C.1, without augmentation: the features of each image are extracted once).
+Linear layers without normalization are trained by SGD for several learning rates at once. The learning
+rate is chosen on held-out training images; a layer is then trained with it on all of them (BYOL, arXiv
+2006.07733, appendix C.1, but without augmentation: the features of each image are extracted once).
 """
 
 import sys
@@ -21,14 +21,14 @@ from transfer.frozen.frozen_config import LabeledConfig
 
 @dataclass(frozen=True)
 class Config(LabeledConfig):
-    """One linear evaluation: fitted on DATA/train, scored on DATA/val."""
+    """Settings of a linear evaluation: fitted on DATA/train, scored on DATA/val."""
 
     script: ClassVar[str] = "transfer/linear.py"
 
     output: Path = Path("runs/linear")
     """Folder for record.json and log.txt."""
     learning_rates: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4)
-    """Per 256 images; BYOL's list."""
+    """Learning rates to choose from, per 256 images; the default is BYOL's list."""
     epochs: int = 80
     """Passes over the training features."""
     batch_size: int = 256
@@ -37,10 +37,10 @@ class Config(LabeledConfig):
     nesterov: bool = True
     weight_decay: float = 0.0
     held_out: float = 0.1
-    """Part of the training images that chooses the learning rate (BYOL: 10,009 of 1.28 million)."""
+    """Fraction of the training images held out to choose the learning rate (BYOL: 10,009 of 1.28 million)."""
     standardize: bool = False
-    """Shift and scale features by the training images' statistics, as a BatchNorm without affine
-    parameters before the layer does; for features of unknown scale."""
+    """Standardize the features with the training images' mean and standard deviation, like a BatchNorm
+    without affine parameters before the layer; for features of unknown scale."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,7 +51,7 @@ class Config(LabeledConfig):
         if self.epochs < 1 or self.batch_size < 1 or not 0 < self.held_out < 1:
             raise UserError(
                 f"epochs {self.epochs}, batch_size {self.batch_size}, held_out {self.held_out}; "
-                "expected at least 1, at least 1, and a part between 0 and 1"
+                "expected at least 1, at least 1, and a fraction between 0 and 1"
             )
 
 
@@ -77,39 +77,39 @@ SAVE_SECONDS = 60.0
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
-    """Evaluate; returns the results that the record holds, accuracies in percent."""
+    """Run the evaluation and return its results; accuracies are in percent."""
     return evaluate("linear", config, card, _run, resume_file=CHECKPOINT)
 
 
-def _run(config: Config, running: Job) -> dict[str, Any]:
-    # ---- Features of both splits.
-    fitted, tested = labeled_splits(config, running)
+def _run(config: Config, job: Job) -> dict[str, Any]:
+    # ---- Extract the features of both splits.
+    fitted, tested = labeled_splits(config, job)
     classes = len(fitted.images.classes)
-    train, test = (torch.from_numpy(split.x).to(running.device) for split in (fitted, tested))
+    train, test = (torch.from_numpy(split.x).to(job.device) for split in (fitted, tested))
     if config.standardize:
         mean, std = train.mean(0), train.std(0).clamp_min(1e-5)
         train, test = (train - mean) / std, (test - mean) / std
 
-    # ---- The learning rate, on training images that the layer has not seen.
-    labels = torch.from_numpy(fitted.labels).to(running.device)
+    # ---- Choose the learning rate on held-out training images.
+    labels = torch.from_numpy(fitted.labels).to(job.device)
     chosen = config.learning_rates[0]
     held: dict[str, float | None] = {}
     if len(config.learning_rates) > 1:
-        before = _unfinished(running)
-        if before.get("phase") == FITTING:  # it was chosen before the interruption
+        before = _unfinished(job)
+        if before.get("phase") == FITTING:  # chosen before the interruption
             chosen, held = before["choice"]["learning_rate"], before["choice"]["held_out_top1"]
         else:
-            chosen, held = _choose(config, running, train, labels, classes)
-        running.record.content["selection"] = (
-            f"learning rate on {round(config.held_out * 100)} % of the training images, held out; "
-            f"then all {len(labels)}"
+            chosen, held = _choose(config, job, train, labels, classes)
+        job.record.content["selection"] = (
+            f"learning rate on {round(config.held_out * 100)} % held-out training images; "
+            f"then trained on all {len(labels)}"
         )
     else:
-        running.record.content["selection"] = "nothing is selected: one learning rate was given"
+        job.record.content["selection"] = "nothing is selected: one learning rate was given"
 
-    # ---- The layer, on all training images; one look at the test split.
+    # ---- Train on all training images; evaluate on the test split once.
     choice = {"learning_rate": chosen, "held_out_top1": held}
-    model = _fit(config, running, train, labels, classes, (chosen,), FITTING, choice)
+    model = _fit(config, job, train, labels, classes, (chosen,), FITTING, choice)
     outputs = logits(model, test)[0].cpu().numpy()
     top1, *top5 = accuracy_scores(
         outputs,
@@ -118,7 +118,7 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
         rules="linear layer on frozen features, "
         + ("learning rate chosen on held-out training images" if held else "one learning rate"),
     )
-    running.record.content["scores"] = [score.as_dict() for score in (top1, *top5)]
+    job.record.content["scores"] = [score.as_dict() for score in (top1, *top5)]
     results: dict[str, Any] = {
         "top1": top1.value,
         "top1_stderr": top1.stderr,
@@ -128,25 +128,23 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
     }
     log.info("top-1: %.2f %% with learning rate %g", top1.value, chosen)
     if len(held) > 1 and chosen in (min(config.learning_rates), max(config.learning_rates)):
-        running.warn(
-            f"the chosen learning rate {chosen:g} is at the end of its list; extend the list"
-        )
+        job.warn(f"the chosen learning rate {chosen:g} is at the end of the list; extend the list")
     return results
 
 
 def _choose(
     config: Config,
-    running: Job,
+    job: Job,
     features: Tensor,  # (N, D)
     labels: Tensor,  # (N,)
     classes: int,
 ) -> tuple[float, dict[str, float | None]]:
-    """The learning rate with the best held-out top-1, and each one's (None where it diverged)."""
+    """The best learning rate, and the held-out top-1 of each in percent (None if it diverged)."""
     fit_index, held_index = held_out_split(labels, config.held_out, config.seed)
     x, y = features[held_index], labels[held_index]
     rates = config.learning_rates
     tried = _fit(
-        config, running, features[fit_index], labels[fit_index], classes, rates, "choosing", {}
+        config, job, features[fit_index], labels[fit_index], classes, rates, "choosing", {}
     )
     best = best_on_held_out(tried, x, y)
     top1 = {
@@ -160,7 +158,7 @@ def _choose(
 
 def _fit(
     config: Config,
-    running: Job,
+    job: Job,
     features: Tensor,  # (N, D)
     labels: Tensor,  # (N,)
     classes: int,
@@ -168,7 +166,7 @@ def _fit(
     phase: str,
     choice: dict[str, Any],
 ) -> LinearModel:
-    """Train; a run that was interrupted in this phase continues."""
+    """Train one layer per learning rate; continues a run that was interrupted in this phase."""
     heads = LinearHeads(
         features,
         labels,
@@ -183,8 +181,8 @@ def _fit(
     )
     state = State()
     about = {"kind": KIND, "phase": phase, "choice": choice}
-    checkpoint = Checkpoint(running.output / CHECKPOINT, lambda step: about)
-    before = _unfinished(running)
+    checkpoint = Checkpoint(job.output / CHECKPOINT, lambda step: about)
+    before = _unfinished(job)
     if before.get("phase") == phase:
         checkpoint.restore(heads, state, before)
         log.info("continuing %s from step %d of %d", phase, state.step, heads.steps)
@@ -195,7 +193,7 @@ def _fit(
         read_every=1 if features.device.type == "cpu" else heads.epoch,
     )
     label = f"{phase} ({len(rates)} learning rates)"
-    running.stop.watched = True  # from here on: save first, then stop
+    job.stop.watched = True  # from here on: save first, then stop
     with Progress(label, heads.steps, first=state.step, unit="steps") as progress:
         train(
             heads,
@@ -203,21 +201,23 @@ def _fit(
             plan,
             state,
             checkpoint,
-            job=running,
+            job=job,
             progress=progress,
         )
-    running.stop.watched = False
+    job.stop.watched = False
     return heads.result()
 
 
-def _unfinished(running: Job) -> dict[str, Any]:
-    """The checkpoint of an interrupted run of these settings; empty where there is none."""
-    path = running.output / CHECKPOINT
-    if not (running.resumed and path.exists()):
+def _unfinished(job: Job) -> dict[str, Any]:
+    """The checkpoint of an interrupted run with the same settings; empty if there is none."""
+    path = job.output / CHECKPOINT
+    if not (job.resumed and path.exists()):
         return {}
     content = read_file(path).content
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise UserError(f"{path} is not a checkpoint of transfer/linear.py; move the file away")
+        raise UserError(
+            f"{path} is not a checkpoint of transfer/linear.py; move the file away or give another --output"
+        )
     return content
 
 

@@ -1,7 +1,7 @@
-"""Every protocol for one checkpoint and its untrained twins, with a report.
+"""Run every protocol on one checkpoint and its untrained twins, and write a report.
 
-Completed runs in the output folder are skipped, so that the same command continues an interrupted suite.
-The report is written after each run.
+Completed runs in the output folder are skipped, so the same command continues an interrupted suite.
+The report is updated after each run.
 """
 
 import sys
@@ -26,16 +26,16 @@ DEFAULT_CHECKPOINT = Path("runs/pretrain/checkpoint.pth")
 
 @dataclass(frozen=True)
 class Config:
-    """What to evaluate and where to put it."""
+    """Settings of a suite: what to evaluate, and where to write the runs and the report."""
 
     script: ClassVar[str] = "transfer/suite.py"
 
     checkpoint: Path = DEFAULT_CHECKPOINT
     """The checkpoint; its untrained twins have the same architecture and input."""
     data: str | None = None
-    """digits, or a folder that has the layout of every protocol (null: the embedded digits)."""
+    """digits, or a folder with the layout that each protocol expects (null: the embedded digits)."""
     output: Path = Path("runs/suite")
-    """Folder for one run of each protocol and network, and report/."""
+    """Folder for the runs (one per network and protocol) and report/."""
     protocols: tuple[str, ...] = ("knn", "linear", "svm")
     """Which protocols to run: knn, linear, svm."""
     cards: str | None = None
@@ -44,14 +44,13 @@ class Config:
     detectors: tuple[str, ...] = ()
     """Detectors to fine-tune: cards configs/NAME.yaml, such as digits_voc_c4."""
     random_seeds: int = 3
-    """Number of untrained twins, with seeds 0, 1, ...; their spread shows the effect of chance."""
+    """Number of untrained twins, with seeds 0, 1, ...; their spread shows the variation between seeds."""
     random_detectors: int = 1
-    """Number of untrained twins that detectors are fine-tuned from; each takes as long as the
-    checkpoint."""
+    """Number of untrained twins to fine-tune detectors from; each takes as long as the checkpoint does."""
     encoder: str | None = None
     """Which network of a checkpoint that has several (null: the one that its family evaluates)."""
     family: str | None = None
-    """Layout of the checkpoint, where it fits several (tools/inspect_checkpoint.py --list)."""
+    """Layout of the checkpoint, if it matches several (tools/inspect_checkpoint.py --list)."""
     trust_pickle: bool = False
     """Read a checkpoint that contains more than tensors; its code is never run."""
     device: str = "auto"
@@ -75,12 +74,12 @@ class Config:
             _check_detector(name)
 
     def check_inputs(self) -> None:
-        """That the cards are there and the paths can be used.
+        """Check that the cards exist and the paths can be used.
 
         Raises:
-            UserError: they are not.
+            UserError: they do not, or cannot.
         """
-        from msbreg.data.sources import EMBEDDED, data_root  # OpenCV, which only this check needs
+        from msbreg.data.sources import EMBEDDED, data_root  # imports OpenCV
         from msbreg.data.voc import find_voc
 
         check_checkpoint(str(self.checkpoint))
@@ -95,19 +94,19 @@ class Config:
                 find_voc(data_root(self.data, "voc"))
             except UserError as error:
                 raise UserError(
-                    f"{error}\nThe SVM needs that layout; without it, use --protocols '[knn, linear]'"
+                    f"{error}\nThe SVM needs this layout; without it, use --protocols '[knn, linear]'"
                 ) from error
 
     @property
     def which_cards(self) -> str:
-        """The prefix of the cards; empty for each protocol's defaults."""
+        """Prefix of the cards' file names; empty for each protocol's defaults."""
         if self.cards is not None:
             return self.cards
         return "digits" if self.data in (None, "digits") else ""
 
 
 def _check_detector(name: str) -> None:
-    """That a card is a detector's and can be followed: reported before the protocols run."""
+    """Check a detector's card before any protocol runs."""
     file = _yaml(name)
     try:
         settings = read_config(file)
@@ -130,12 +129,12 @@ def _yaml(name: str) -> Path:
 
 
 def _detector_cards() -> list[str]:
-    """The cards that state a detector's architecture."""
+    """Names of the cards that configure a detector."""
     return sorted(f.stem for f in CARDS.glob("*.yaml") if "META_ARCHITECTURE" in f.read_text())
 
 
 def _card(cards: str, protocol: str) -> list[str]:
-    """The arguments that name a protocol's card."""
+    """The arguments that select a protocol's card."""
     if not cards:
         return []
     file = CARDS / f"{cards}_{protocol}.yaml"
@@ -167,7 +166,7 @@ SCRIPTS = {"knn": knn, "linear": linear, "svm": svm}
 
 
 def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
-    """Run everything; returns the report's HTML file."""
+    """Run the suite and return the path of the HTML report."""
     log_to_terminal()
     data = config.data or "digits"
     log.info("suite of %s on %s", config.checkpoint, data)
@@ -216,7 +215,7 @@ def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
 
 
 def _write_report(config: Config) -> Path:
-    """The report on the runs so far, and on the pre-training where its record is beside the checkpoint."""
+    """Report the runs so far, and the pre-training if its record is next to the checkpoint."""
     found = [config.output]
     if (config.checkpoint.parent / "record.json").is_file():
         found.append(config.checkpoint.parent)
@@ -227,7 +226,7 @@ def _write_report(config: Config) -> Path:
 
 
 def print_scores(output: Path) -> None:
-    """All scores of the completed runs: the checkpoint's, and the mean of its untrained twins'."""
+    """Print the scores of the completed runs: the checkpoint's, and the mean of its untrained twins."""
     rows: dict[tuple[str, str, str], dict[str, list[Score]]] = {}
     for folder in sorted(output.glob("*/*")):
         record = read_record(folder)
@@ -254,7 +253,7 @@ def print_scores(output: Path) -> None:
 
 
 def _cell(scores: list[Score]) -> str:
-    """One score with its standard error, or the mean and standard deviation over several seeds."""
+    """A score with its standard error, or the mean and standard deviation over several seeds."""
     if not scores:
         return ""
     if len(scores) > 1:
@@ -270,7 +269,7 @@ def _cell(scores: list[Score]) -> str:
 
 
 def arguments_of_all(config: Config, checkpoint: str, seed: int) -> list[str]:
-    """The options that all scripts share: which network, and where it is evaluated."""
+    """The options that all scripts share: the network, the device and the workers."""
     words = [f"--checkpoint={checkpoint}", f"--seed={seed}", f"--device={config.device}"]
     words.append("--finished=skip")
     if config.workers is not None:
@@ -280,8 +279,8 @@ def arguments_of_all(config: Config, checkpoint: str, seed: int) -> list[str]:
 
 def _which(config: Config) -> list[str]:
     """The options that select a network of the checkpoint."""
-    said = {"encoder": config.encoder, "family": config.family}
-    words = [f"--{name}={value}" for name, value in said.items() if value is not None]
+    selected = {"encoder": config.encoder, "family": config.family}
+    words = [f"--{name}={value}" for name, value in selected.items() if value is not None]
     return words + (["--trust_pickle=true"] if config.trust_pickle else [])
 
 

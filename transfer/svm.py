@@ -1,8 +1,8 @@
 """VOC07 linear SVM classification with frozen features.
 
-One-vs-rest LIBLINEAR classifiers on L2-normalized global average pools, the cost of each class chosen
-by 3-fold cross-validation on trainval, mean average precision on test (Goyal et al., arXiv 1905.01235;
-VISSL's list of costs).
+One-vs-rest LIBLINEAR classifiers on L2-normalized global average pools. The cost C of each class is
+chosen by 3-fold cross-validation on trainval; the score is the mean average precision on test (Goyal et
+al., arXiv 1905.01235; the grid of costs is VISSL's).
 """
 
 import dataclasses
@@ -23,26 +23,26 @@ from transfer.frozen.frozen_config import FrozenConfig
 
 @dataclass(frozen=True)
 class Config(FrozenConfig):
-    """One SVM evaluation on a VOC-layout folder: fitted on trainval, scored on test."""
+    """Settings of an SVM evaluation on a folder in VOC layout: fitted on trainval, scored on test."""
 
     script: ClassVar[str] = "transfer/svm.py"
 
     output: Path = Path("runs/svm")
     """Folder for record.json, log.txt and per_class.json."""
     c_grid: Literal["vissl", "goyal", "obow"] = "vissl"
-    """The list of costs that cross-validation chooses from."""
+    """The published grid of costs that cross-validation chooses from."""
     costs: tuple[float, ...] | None = None
-    """Other costs to choose from, instead of a published list."""
+    """Costs to choose from instead of a published grid."""
     folds: int = 3
     """Number of folds of the cross-validation on the training images."""
     difficult_train: Literal["negative", "exclude"] = "negative"
-    """How to treat images that show a class only as difficult objects, in fitting."""
+    """How fitting treats images in which all objects of a class are marked difficult."""
     difficult_test: Literal["exclude", "negative"] = "exclude"
-    """The same in scoring."""
+    """How scoring treats these images."""
     train_split: str = "trainval"
-    """Name in ImageSets/Main."""
+    """Training split: a name in ImageSets/Main."""
     test_split: str = "test"
-    """Name in ImageSets/Main."""
+    """Test split: a name in ImageSets/Main."""
     classes: tuple[str, ...] | None = None
     """Evaluate only these classes (null: every CLASS_SPLIT.txt in ImageSets/Main)."""
     unusable_classes: Literal["error", "skip"] = "error"
@@ -58,7 +58,7 @@ class Config(FrozenConfig):
         if self.classes is not None and (
             not self.classes or len(set(self.classes)) < len(self.classes)
         ):
-            raise UserError(f"classes is {list(self.classes)}; expected different names")
+            raise UserError(f"classes is {list(self.classes)}; expected distinct names")
         if self.train_split == self.test_split:
             raise UserError(
                 f"train_split and test_split are both {self.train_split!r}; expected two splits"
@@ -88,25 +88,25 @@ from transfer.scoring.scores import Score
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
-    """Evaluate; returns the results that the record holds, mAP in percent."""
+    """Run the evaluation and return its results; mAP is in percent."""
     return evaluate("svm", config, card, _run)
 
 
-def _run(config: Config, running: Job) -> dict[str, Any]:
-    # ---- Images with their labels, and their features.
+def _run(config: Config, job: Job) -> dict[str, Any]:
+    # ---- Read the labels and extract the features.
     assert config.data is not None
     lists = {
         name: open_source(config.data, name, layout="voc")
         for name in (config.train_split, config.test_split)
     }
-    chosen = _usable_classes(config, running, *lists.values())
+    chosen = _usable_classes(config, job, *lists.values())
     lists = {name: _of_classes(images, chosen) for name, images in lists.items()}
-    train, test = split_features(config, running, lists, name=data_name(config.data))
-    running.record.content["selection"] = (
+    train, test = split_features(config, job, lists, name=data_name(config.data))
+    job.record.content["selection"] = (
         f"cost of each class by {config.folds}-fold cross-validation on {config.train_split}"
     )
 
-    # ---- One classifier a class, fitted on the training split alone.
+    # ---- Fit one classifier per class on the training split.
     costs = list(config.costs or C_GRIDS[config.c_grid])
     with Progress("classifiers", len(chosen), unit="classes") as progress:
         model = fit_svm(
@@ -121,7 +121,7 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
         )
     if model.unconverged:
         log.info(
-            "%d fits stopped at their iteration limit, as LIBLINEAR does at large costs",
+            "%d fits reached the iteration limit, which is common for large costs",
             model.unconverged,
         )
 
@@ -135,7 +135,7 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
             chosen, per_class, model.costs, model.cv_scores, strict=True
         )
     }
-    write_atomically(running.output / "per_class.json", json.dumps(rows, indent=1).encode())
+    write_atomically(job.output / "per_class.json", json.dumps(rows, indent=1).encode())
     generator = np.random.default_rng(config.seed)
     score = Score(
         name="SVM mAP",
@@ -147,15 +147,13 @@ def _run(config: Config, running: Job) -> dict[str, Any]:
         stderr=bootstrap_stderr(decisions, test.labels, config.difficult_test, generator),
         per_class={name: row["ap"] for name, row in rows.items()},
     )
-    running.record.content["scores"] = [score.as_dict()]
+    job.record.content["scores"] = [score.as_dict()]
     log.info("mAP: %.2f +- %.2f %% (bootstrap over test images)", mean, score.stderr)
     return {"map": mean, "unconverged_fits": int(model.unconverged)}
 
 
-def _usable_classes(
-    config: Config, running: Job, train: ImageList, test: ImageList
-) -> tuple[str, ...]:
-    """The classes to evaluate: those asked for, without unusable ones if they are to be skipped."""
+def _usable_classes(config: Config, job: Job, train: ImageList, test: ImageList) -> tuple[str, ...]:
+    """The requested classes; unusable ones raise an error or are skipped, as the config says."""
     splits = f"{config.train_split} and {config.test_split}"
     if train.classes != test.classes:
         only = {
@@ -168,7 +166,7 @@ def _usable_classes(
     unknown = [name for name in wanted if name not in train.classes]
     if unknown:
         raise UserError(
-            f"classes names {', '.join(unknown)}, of which {splits} have no files; "
+            f"classes lists {', '.join(unknown)}, for which {splits} have no files; "
             f"expected some of: {', '.join(train.classes)}"
         )
     train, test = _of_classes(train, wanted), _of_classes(test, wanted)
@@ -182,7 +180,7 @@ def _usable_classes(
     if reasons and (config.unusable_classes == "error" or not usable):
         remedy = (
             f"Choose others with --classes '[{', '.join(usable)}]', or skip them with "
-            "--unusable-classes skip; the mean is then over the other classes."
+            "--unusable-classes skip; the mean is then over the remaining classes."
             if usable
             else "Give splits with more images, or fewer --folds."
         )
@@ -190,13 +188,13 @@ def _usable_classes(
             f"{len(reasons)} of {len(wanted)} classes cannot be evaluated:\n{listed}\n{remedy}"
         )
     if reasons:
-        running.warn(f"skipped {len(reasons)} of {len(wanted)} classes:\n{listed}")
-        running.record.content["skipped_classes"] = reasons
+        job.warn(f"skipped {len(reasons)} of {len(wanted)} classes:\n{listed}")
+        job.record.content["skipped_classes"] = reasons
     return usable
 
 
 def _of_classes(images: ImageList, classes: tuple[str, ...]) -> ImageList:
-    """The same images with the labels of these classes alone."""
+    """The same images with the labels of these classes only."""
     assert images.labels is not None
     columns = [images.classes.index(name) for name in classes]
     return dataclasses.replace(images, classes=classes, labels=images.labels[:, columns])

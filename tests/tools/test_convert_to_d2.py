@@ -15,7 +15,7 @@ from msbreg.checkpoints.load import file_sha256
 from tests.msbreg.checkpoints.convert.realistic_networks import write_checkpoint
 from tests.transfer.report.records import network, write_knn
 from tools.convert_to_d2 import main
-from transfer.detectors import detectron2_engine as with_detectron2
+from transfer.detectors import detectron2_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools" / "convert_to_d2.py"
@@ -46,7 +46,7 @@ def test_the_default_is_detectron2s_pickle_beside_the_checkpoint(checkpoint, cap
     certificate = json.loads(output.with_name(output.name + ".certificate.json").read_text())
     assert certificate["passed"] is True
     assert capsys.readouterr().out.count("120/120") == len(certificate["readings"]) - (
-        1 if with_detectron2.available() else 0  # 100/100 with frozen norms
+        1 if detectron2_engine.available() else 0  # 100/100 with frozen norms
     )
 
 

@@ -1,4 +1,4 @@
-"""A data set of colored rectangles in VOC's layout, and a card that trains on it in a second."""
+"""A data set of colored rectangles in VOC layout, and a card that trains on it in a second."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is wrong with the input, or goes wrong in a run: one message, an exit code, nothing lost."""
+"""Invalid input and failing runs give one message and an exit code, and lose no checkpoint."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ NOTHING_WRONG = 0
 
 
 def start(card: Path, *words: str, checkpoint: str | Path = "random") -> int:
-    """The exit code of the script; what it says goes where pytest's capsys finds it."""
+    """Run the script in this process and return its exit code; capsys captures its messages."""
     options = f"--config {card} --checkpoint {checkpoint} --engine torchvision --device cpu"
     options = [*options.split(), "--output", str(card.parent / "out"), *words]
     try:
@@ -37,7 +37,7 @@ def start(card: Path, *words: str, checkpoint: str | Path = "random") -> int:
 
 @pytest.fixture
 def voc(tmp_path) -> Path:
-    """The folder of a VOC data set, whose card is ``tiny.yaml`` beside it."""
+    """The folder of a VOC data set; its card is ``tiny.yaml`` next to it."""
     root = make_voc(tmp_path / "data")
     tiny_card(tmp_path, root)
     (root / "VOC2007" / "classes.txt").write_text("blue\nred\n")
@@ -46,7 +46,7 @@ def voc(tmp_path) -> Path:
 
 @pytest.fixture
 def coco(tmp_path) -> Path:
-    """The JSON of the same in COCO's layout with masks, whose card is ``coco.yaml`` beside it."""
+    """The JSON of the same data set in COCO layout with masks; its card is ``coco.yaml`` next to it."""
     root = make_voc(tmp_path / "data")
     content = {"categories": [{"id": 3, "name": "blue"}, {"id": 9, "name": "red"}]}
     for split in ("trainval", "test"):
@@ -74,7 +74,7 @@ def coco(tmp_path) -> Path:
 
 
 def failed(card: Path, capsys, code: int, *words: str, **options) -> str:
-    """That a run ends with the code and one message, also in the record if there is one; the message."""
+    """Check that a run exits with this code and one message, which the record also has; return it."""
     capsys.readouterr()
     assert start(card, *words, **options) == code
     said = capsys.readouterr().err
@@ -82,7 +82,7 @@ def failed(card: Path, capsys, code: int, *words: str, **options) -> str:
     assert "Traceback" not in said
     message = said.partition("error: ")[2].rstrip("\n")
     record = read_record(card.parent / "out")
-    if record is None:  # the run wrote nothing: its folder is gone again
+    if record is None:  # the run wrote nothing, so its folder was removed
         assert code == 2
         assert not (card.parent / "out").exists()
     else:
@@ -122,7 +122,7 @@ def rewritten(pattern: str, replacement: str):
         ),
     ],
 )
-def test_wrong_annotations_in_vocs_layout_end_with_code_2(voc, capsys, change, words):
+def test_invalid_voc_annotations_exit_with_code_2(voc, capsys, change, words):
     change(voc)
     message = failed(voc.parents[1] / "tiny.yaml", capsys, 2)
     assert re.search(words, message)
@@ -139,7 +139,7 @@ def test_wrong_annotations_in_vocs_layout_end_with_code_2(voc, capsys, change, w
         ({"segmentation": [["a"] * 6]}, "polygon 1 is not a list of numbers"),
     ],
 )
-def test_wrong_annotations_in_cocos_layout_end_with_code_2(coco, capsys, change, words):
+def test_invalid_coco_annotations_exit_with_code_2(coco, capsys, change, words):
     content = json.loads(coco.read_text())
     content["annotations"][2] |= change
     coco.write_text(json.dumps(content))
@@ -157,14 +157,14 @@ def test_wrong_annotations_in_cocos_layout_end_with_code_2(coco, capsys, change,
         ({"annotations": []}, "has no image with an annotation that is not a crowd"),
     ],
 )
-def test_files_without_content_end_with_code_2(coco, capsys, content, words):
+def test_empty_annotation_files_exit_with_code_2(coco, capsys, content, words):
     if isinstance(content, dict):
         content = json.dumps(json.loads(coco.read_text()) | content)
     coco.write_text(content)
     assert words in failed(coco.parent / "coco.yaml", capsys, 2)
 
 
-def test_odd_annotations_are_trained_with_and_in_the_record(coco):
+def test_unusual_annotations_are_accepted_and_recorded(coco):
     content = json.loads(coco.read_text())
     content["annotations"][0] |= {"bbox": [-50, 5, 300, 10]}
     content["annotations"][1] |= {"segmentation": [[1, 2, 3, 4]]}
@@ -184,7 +184,7 @@ def test_odd_annotations_are_trained_with_and_in_the_record(coco):
     assert any("1 boxes without width or height" in warning for warning in record["warnings"])
 
 
-def test_strict_data_refuses_odd_annotations_with_code_2(coco, capsys):
+def test_strict_data_rejects_unusual_annotations_with_code_2(coco, capsys):
     content = json.loads(coco.read_text())
     content["annotations"][0] |= {"bbox": [-50, 5, 300, 10]}
     coco.write_text(json.dumps(content))
@@ -193,8 +193,10 @@ def test_strict_data_refuses_odd_annotations_with_code_2(coco, capsys):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("name", ["000003.jpg", "000012.jpg"], ids=["to train on", "to test on"])
-def test_an_image_that_ends_early_is_named_and_can_be_mended(voc, capsys, name, workers):
+@pytest.mark.parametrize("name", ["000003.jpg", "000012.jpg"], ids=["training", "test"])
+def test_a_truncated_image_is_named_and_the_run_continues_once_it_is_fixed(
+    voc, capsys, name, workers
+):
     file, card = voc / "JPEGImages" / name, voc.parents[1] / "tiny.yaml"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
@@ -202,7 +204,7 @@ def test_an_image_that_ends_early_is_named_and_can_be_mended(voc, capsys, name, 
     words += ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)"]
     message = failed(card, capsys, 2, *words)
     assert message.startswith(f"{file} cannot be decoded: image file is truncated")
-    assert message.endswith("Mend or replace the file, then give the same command again.")
+    assert message.endswith("Fix or replace the file, then run the same command again.")
     file.write_bytes(whole)
     assert start(card, *words) == NOTHING_WRONG
     assert "continuing after iteration" in capsys.readouterr().err
@@ -230,7 +232,7 @@ def test_a_run_that_diverges_keeps_its_last_finite_checkpoint(voc, capsys, more)
     assert checkpoint.read_bytes() == before
 
 
-def test_a_checkpoint_to_continue_from_that_is_cut_short_is_named(voc, capsys):
+def test_a_truncated_checkpoint_of_an_interrupted_run_is_named(voc, capsys):
     card = voc.parents[1] / "tiny.yaml"
     words = ["SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.BASE_LR", "1e6"]
     failed(card, capsys, 1, *words)
@@ -238,13 +240,13 @@ def test_a_checkpoint_to_continue_from_that_is_cut_short_is_named(voc, capsys):
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     message = failed(card, capsys, 2, *words)
     assert message.startswith(f"{checkpoint} (1000 bytes) cannot be loaded: it is cut short")
-    assert message.endswith("without the file, the same command begins anew.")
+    assert message.endswith("Remove the file to start from the beginning.")
     checkpoint.unlink()
     failed(card, capsys, 1, *words)
     assert finite(checkpoint)
 
 
-def test_a_diverged_detector_is_not_given_a_score(voc, capsys):
+def test_a_diverged_detector_gets_no_score(voc, capsys):
     card = voc.parents[1] / "tiny.yaml"
     assert start(card) == NOTHING_WRONG
     content = read_checkpoint(card.parent / "out" / "checkpoint.pth")
@@ -258,7 +260,7 @@ def test_a_diverged_detector_is_not_given_a_score(voc, capsys):
 
 
 class Hungry(RCNN):
-    """Has no memory for its third batch to train on, or for any image to test on."""
+    """Runs out of memory at its third training batch, or at the first test image."""
 
     batches = 0
     hungry_in_testing = False
@@ -273,11 +275,11 @@ class Hungry(RCNN):
 @pytest.mark.parametrize(
     ("in_testing", "words", "saved"),
     [
-        (False, r"train on 2 images at a time(.|\n)*--accumulate 2 (.|\n)*--amp bf16", 2),
-        (True, r"evaluate an image(.|\n)*MIN_SIZE_TEST(.|\n)*--eval-only", 1),
+        (False, r"training on 2 images at a time(.|\n)*--accumulate 2 (.|\n)*--amp bf16", 2),
+        (True, r"evaluating a single image(.|\n)*MIN_SIZE_TEST(.|\n)*--eval-only", 1),
     ],
 )
-def test_memory_that_runs_out_ends_with_advice(voc, capsys, monkeypatch, in_testing, words, saved):
+def test_running_out_of_memory_gives_advice(voc, capsys, monkeypatch, in_testing, words, saved):
     def hungry(settings):
         detector = Hungry(settings)
         detector.hungry_in_testing = in_testing

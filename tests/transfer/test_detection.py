@@ -1,4 +1,4 @@
-"""Whole runs of the script, as users start, stop, kill and continue them."""
+"""Whole runs of the script: started, interrupted, killed and continued."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from msbreg.run.options import exit_codes, parse
 from msbreg.run.record import protocol_digest, read_record
 from tests.transfer.boxes_data import CARDS, make_voc, tiny_card
 from transfer.detection import run
-from transfer.detectors import detectron2_engine as with_detectron2
+from transfer.detectors import detectron2_engine
 from transfer.detectors import engine as choosing
 from transfer.detectors.config.yaml_file import read_config
 from transfer.detectors.detection_config import Config
@@ -31,7 +31,7 @@ from transfer.scoring.scores import score_from_dict
 
 SCRIPT = Path(__file__).resolve().parents[2] / "transfer" / "detection.py"
 needs_detectron2 = pytest.mark.skipif(
-    not with_detectron2.available(), reason="Detectron2 is not installed"
+    not detectron2_engine.available(), reason="Detectron2 is not installed"
 )
 
 
@@ -47,13 +47,13 @@ def card(data, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(card, tmp_path_factory) -> Path:
-    """The folder of a finished run; tests only look at it, or copy it."""
+    """The folder of a finished run; tests may read or copy it, but not change it."""
     output = tmp_path_factory.mktemp("runs") / "done"
-    run(asked(card, output))
+    run(new_config(card, output))
     return output
 
 
-def asked(card: Path, output: Path, *overrides: str, **changes) -> Config:
+def new_config(card: Path, output: Path, *overrides: str, **changes) -> Config:
     settings = {"checkpoint": "random", "engine": "torchvision", "device": "cpu"} | changes
     return Config(config=card, output=output, overrides=overrides, **settings)
 
@@ -85,8 +85,8 @@ def curve(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
 
 
-def test_a_run_leaves_a_record_predictions_tables_drawings_and_a_curve(card, done, tmp_path):
-    results = run(asked(card, tmp_path / "run"))
+def test_a_run_writes_a_record_predictions_tables_drawings_and_a_curve(card, done, tmp_path):
+    results = run(new_config(card, tmp_path / "run"))
     record = read_record(tmp_path / "run")
     assert not differing(tmp_path / "run", done), "the same seed, the same weights"
     assert curve(tmp_path / "run") == curve(done)
@@ -122,19 +122,19 @@ def test_a_run_leaves_a_record_predictions_tables_drawings_and_a_curve(card, don
     assert rows[-1]["scores"]["box_AP50"] == results["box_AP50"]
 
 
-def test_another_seed_gives_other_weights(card, done, tmp_path):
-    run(asked(card, tmp_path / "run", seed=1))
+def test_different_seeds_give_different_weights(card, done, tmp_path):
+    run(new_config(card, tmp_path / "run", seed=1))
     assert differing(tmp_path / "run", done)
 
 
 def test_workers_and_checkpoints_do_not_change_the_weights(card, done, tmp_path):
-    run(asked(card, tmp_path / "run", "SOLVER.CHECKPOINT_PERIOD", "3", workers=2))
+    run(new_config(card, tmp_path / "run", "SOLVER.CHECKPOINT_PERIOD", "3", workers=2))
     assert not differing(tmp_path / "run", done)
 
 
-def test_what_changes_the_protocol_changes_the_digest_and_nothing_else_does(card, tmp_path):
+def test_the_digest_changes_exactly_with_the_protocol(card, tmp_path):
     def digest(*overrides: str, **changes) -> str:
-        config = asked(card, tmp_path, *overrides, **changes)
+        config = new_config(card, tmp_path, *overrides, **changes)
         return protocol_digest(config.resolved(read_config(card, overrides), "torchvision"))
 
     same = [
@@ -172,8 +172,8 @@ def passes(monkeypatch) -> list[tuple[str, int, bool, bool]]:
     return seen
 
 
-def test_bf16_is_of_steps_alone(card, done, tmp_path, passes):
-    run(asked(card, tmp_path / "run", amp="bf16"))
+def test_bf16_applies_to_training_steps_only(card, done, tmp_path, passes):
+    run(new_config(card, tmp_path / "run", amp="bf16"))
     assert set(passes) == {
         ("step", 2, True, False),
         ("statistics", 2, False, False),
@@ -182,8 +182,8 @@ def test_bf16_is_of_steps_alone(card, done, tmp_path, passes):
     assert differing(tmp_path / "run", done)
 
 
-def test_parts_are_of_steps_and_of_statistics(card, done, tmp_path, passes):
-    run(asked(card, tmp_path / "run", accumulate=2))
+def test_accumulation_applies_to_steps_and_to_precise_statistics(card, done, tmp_path, passes):
+    run(new_config(card, tmp_path / "run", accumulate=2))
     assert set(passes) == {
         ("step", 1, False, False),
         ("statistics", 1, False, False),
@@ -194,8 +194,8 @@ def test_parts_are_of_steps_and_of_statistics(card, done, tmp_path, passes):
     assert differing(tmp_path / "run", done)
 
 
-def test_channels_last_is_of_all_passes(card, tmp_path, passes):
-    run(asked(card, tmp_path / "run", channels_last=True))
+def test_channels_last_applies_to_all_forward_passes(card, tmp_path, passes):
+    run(new_config(card, tmp_path / "run", channels_last=True))
     assert set(passes) == {
         ("step", 2, False, True),
         ("statistics", 2, False, True),
@@ -203,8 +203,8 @@ def test_channels_last_is_of_all_passes(card, tmp_path, passes):
     }
 
 
-def test_bf16_parts_and_channels_last_go_together(card, tmp_path, passes):
-    run(asked(card, tmp_path / "run", amp="bf16", accumulate=2, channels_last=True))
+def test_bf16_accumulation_and_channels_last_can_be_combined(card, tmp_path, passes):
+    run(new_config(card, tmp_path / "run", amp="bf16", accumulate=2, channels_last=True))
     assert set(passes) == {
         ("step", 1, True, True),
         ("statistics", 1, False, True),
@@ -213,10 +213,10 @@ def test_bf16_parts_and_channels_last_go_together(card, tmp_path, passes):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(data, tmp_path, how):
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(data, tmp_path, how):
     card = tiny_card(tmp_path, data, MAX_ITER=16, CHECKPOINT_PERIOD=1)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(asked(card, whole))
+    run(new_config(card, whole))
     arguments = (
         f"--config {card} --checkpoint random --engine torchvision --device cpu --output {broken}"
     )
@@ -246,18 +246,18 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(data, 
     assert read_record(whole)["results"] == read_record(broken)["results"]
 
 
-def test_an_unreadable_image_is_named_and_loses_nothing(tmp_path):
+def test_an_unreadable_image_is_named_and_the_run_can_continue(tmp_path):
     data = make_voc(tmp_path / "own")
     card = tiny_card(tmp_path, data, CHECKPOINT_PERIOD=1)
-    run(asked(card, tmp_path / "whole"))
+    run(new_config(card, tmp_path / "whole"))
     image = data / "VOC2007" / "JPEGImages" / "000002.jpg"
     kept = image.read_bytes()
     image.write_bytes(kept[: len(kept) // 2])
     with pytest.raises(UserError, match=r"000002.jpg cannot be decoded(.|\n)*Fix or replace"):
-        run(asked(card, tmp_path / "run"))
+        run(new_config(card, tmp_path / "run"))
     assert read_record(tmp_path / "run")["status"] == "failed"
     image.write_bytes(kept)
-    run(asked(card, tmp_path / "run"))
+    run(new_config(card, tmp_path / "run"))
     assert not differing(tmp_path / "whole", tmp_path / "run")
 
 
@@ -271,24 +271,24 @@ def test_an_unfinished_run_is_not_continued_with_other_settings(card, done, tmp_
     }
     (output / "record.json").write_text(json.dumps(unfinished))
     with pytest.raises(UserError, match="unfinished run of other settings: yaml.SOLVER.BASE_LR"):
-        run(asked(card, output, "SOLVER.BASE_LR", "0.5"))
-    run(asked(card, output))  # killed between its evaluation and its record
+        run(new_config(card, output, "SOLVER.BASE_LR", "0.5"))
+    run(new_config(card, output))  # killed between its evaluation and its record
     assert read_record(output)["results"] == record["results"]
 
 
 def test_a_finished_run_is_not_overwritten(card, done):
     before = (done / "checkpoint.pth").read_bytes()
     with pytest.raises(UserError, match="contains a finished run.\nGive another --output"):
-        run(asked(card, done))
-    assert run(asked(card, done, finished="skip")) == {}
+        run(new_config(card, done))
+    assert run(new_config(card, done, finished="skip")) == {}
     with pytest.raises(UserError, match=r"of other settings \(yaml.SOLVER.GAMMA = 0.5 here\)"):
-        run(asked(card, done, "SOLVER.GAMMA", "0.5", finished="skip"))
+        run(new_config(card, done, "SOLVER.GAMMA", "0.5", finished="skip"))
     assert (done / "checkpoint.pth").read_bytes() == before
 
 
-def test_trials_report_mean_and_spread_and_finished_ones_are_left(card, tmp_path):
+def test_trials_report_mean_and_spread_and_finished_ones_are_skipped(card, tmp_path):
     output = tmp_path / "runs"
-    summary = run(asked(card, output, trials=2))
+    summary = run(new_config(card, output, trials=2))
     of_each = [read_record(output / f"trial-{seed}")["results"] for seed in (0, 1)]
     values = [results["box_AP50"] for results in of_each]
     assert summary["box_AP50"]["values"] == values
@@ -298,23 +298,23 @@ def test_trials_report_mean_and_spread_and_finished_ones_are_left(card, tmp_path
     assert written["results"] == summary
     checkpoints = [output / f"trial-{seed}" / "checkpoint.pth" for seed in (0, 1)]
     times = [path.stat().st_mtime_ns for path in checkpoints]
-    assert run(asked(card, output, trials=2)) == summary
+    assert run(new_config(card, output, trials=2)) == summary
     assert times == [path.stat().st_mtime_ns for path in checkpoints]
 
 
 def test_a_trained_detector_is_evaluated_without_training(card, done, tmp_path):
     trained = read_record(done)["results"]
     checkpoint = str(done / "checkpoint.pth")
-    again = run(asked(card, tmp_path / "again", checkpoint=checkpoint, eval_only=True))
+    again = run(new_config(card, tmp_path / "again", checkpoint=checkpoint, eval_only=True))
     assert again == {key: trained[key] for key in again}
     network = read_record(tmp_path / "again")["network"]
     assert (network["arch"], network["iteration"]) == ("resnet18-narrow", 8)
     with pytest.raises(UserError, match="--eval-only needs a whole detector; random is a backbone"):
-        run(asked(card, tmp_path / "no", eval_only=True))
+        run(new_config(card, tmp_path / "no", eval_only=True))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_a_detector_as_detectron2_saves_it_is_evaluated(card, done, tmp_path, suffix):
+def test_a_detector_saved_by_detectron2_is_evaluated(card, done, tmp_path, suffix):
     model = read_checkpoint(done / "checkpoint.pth")["model"]
     path = tmp_path / f"model_final{suffix}"
     if suffix == ".pth":
@@ -322,7 +322,7 @@ def test_a_detector_as_detectron2_saves_it_is_evaluated(card, done, tmp_path, su
     else:
         arrays = {name: value.numpy() for name, value in model.items()}
         path.write_bytes(pickle.dumps({"model": arrays, "__author__": "somebody"}))
-    results = run(asked(card, tmp_path / "run", checkpoint=str(path), eval_only=True))
+    results = run(new_config(card, tmp_path / "run", checkpoint=str(path), eval_only=True))
     assert results == {name: read_record(done)["results"][name] for name in results}
     network = read_record(tmp_path / "run")["network"]
     assert (network["name"], network["family"]) == ("model_final", "detector of Detectron2")
@@ -339,10 +339,10 @@ def pretrained(path: Path, arch: str) -> str:
     return str(path)
 
 
-def test_a_backbone_goes_into_the_detector(card, tmp_path):
+def test_a_backbone_is_loaded_into_the_detector(card, tmp_path):
     checkpoint = pretrained(tmp_path / "plain.pth", "resnet18-narrow")
     still = ("SOLVER.BASE_LR", "1e-12", "MODEL.WEIGHTS", checkpoint)
-    run(asked(card, tmp_path / "run", *still, checkpoint=None))
+    run(new_config(card, tmp_path / "run", *still, checkpoint=None))
     model = read_checkpoint(tmp_path / "run" / "checkpoint.pth")["model"]
     wanted = build_backbone("resnet18-narrow", seed=5).layer3[0].conv1.weight
     assert torch.allclose(model["backbone.res4.0.conv1.weight"], wanted, atol=1e-6)
@@ -351,18 +351,18 @@ def test_a_backbone_goes_into_the_detector(card, tmp_path):
 
 
 def test_auto_is_resolved_and_recorded(card, tmp_path, monkeypatch):
-    monkeypatch.setattr(choosing.with_detectron2, "available", lambda: False)
-    run(asked(card, tmp_path / "run", engine="auto"))
+    monkeypatch.setattr(choosing.detectron2_engine, "available", lambda: False)
+    run(new_config(card, tmp_path / "run", engine="auto"))
     record = read_record(tmp_path / "run")
     assert record["config"]["engine"] == "torchvision"
     assert record["engine"]["asked"] == "auto"
     with pytest.raises(UserError, match="Detectron2 is not installed here"):
-        run(asked(card, tmp_path / "other", engine="detectron2"))
+        run(new_config(card, tmp_path / "other", engine="detectron2"))
 
 
 @needs_detectron2
-def test_both_engines_train_to_the_same_bits_and_predict_the_same(card, done, tmp_path):
-    theirs = run(asked(card, tmp_path / "run", engine="auto"))
+def test_both_engines_train_bit_for_bit_equal_weights_and_predict_the_same(card, done, tmp_path):
+    theirs = run(new_config(card, tmp_path / "run", engine="auto"))
     record = read_record(tmp_path / "run")
     assert record["engine"]["name"] == "detectron2"
     assert not differing(done, tmp_path / "run")
@@ -373,15 +373,15 @@ def test_both_engines_train_to_the_same_bits_and_predict_the_same(card, done, tm
 @pytest.mark.parametrize(
     "card_name", sorted(p.stem for p in CARDS.glob("*.yaml") if "DATASETS" in p.read_text())
 )
-def test_a_card_is_read_by_us_and_by_detectron2(card_name):
+def test_a_card_reads_the_same_with_and_without_detectron2(card_name):
     path = CARDS / f"{card_name}.yaml"
     ours = read_config(path)
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(line.startswith("# Source: ") for line in head)
     assert any(f"--config configs/{card_name}.yaml" in line for line in head)
     assert ours.MODEL.RESNETS.STRIDE_IN_1X1 is False
-    if with_detectron2.available():
-        with_detectron2.version()
+    if detectron2_engine.available():
+        detectron2_engine.version()
         from detectron2.config import get_cfg
 
         theirs = get_cfg()
@@ -390,7 +390,7 @@ def test_a_card_is_read_by_us_and_by_detectron2(card_name):
         assert list(theirs.INPUT.MIN_SIZE_TRAIN) == list(ours.INPUT.MIN_SIZE_TRAIN)
 
 
-def test_two_processes_train_one_detector_and_say_what_their_batchnorm_is(card, tmp_path):
+def test_two_processes_train_one_detector_and_warn_about_local_batchnorm(card, tmp_path):
     arguments = (
         f"--config {card} --checkpoint random --engine torchvision --device cpu --output run"
     )
@@ -401,7 +401,7 @@ def test_two_processes_train_one_detector_and_say_what_their_batchnorm_is(card, 
     assert record["processes"] == 2
     assert any("each process's own" in warning for warning in record["warnings"])
     checkpoint = str(tmp_path / "run" / "checkpoint.pth")
-    alone = run(asked(card, tmp_path / "alone", checkpoint=checkpoint, eval_only=True))
+    alone = run(new_config(card, tmp_path / "alone", checkpoint=checkpoint, eval_only=True))
     assert alone == {key: record["results"][key] for key in alone}
 
 
@@ -431,7 +431,7 @@ def test_two_processes_train_one_detector_and_say_what_their_batchnorm_is(card, 
         ("--checkpoint random", "config"),
     ],
 )
-def test_what_a_user_types_wrongly_is_one_message(
+def test_a_wrong_command_line_gives_one_message(
     card, tmp_path, monkeypatch, capsys, words, message
 ):
     monkeypatch.chdir(tmp_path)
@@ -441,10 +441,10 @@ def test_what_a_user_types_wrongly_is_one_message(
     assert ended.value.code == 2, said
     assert message in said
     assert "Traceback" not in said
-    assert not list(tmp_path.iterdir()), "nothing is written before the words are understood"
+    assert not list(tmp_path.iterdir()), "nothing is written before the command line is parsed"
 
 
-def test_the_script_says_so_too_and_has_help(tmp_path):
+def test_the_script_reports_errors_and_prints_help(tmp_path):
     wrong = start("--config no.yaml", tmp_path)
     _, said = wrong.communicate(timeout=60)
     assert (wrong.returncode, said) == (2, "error: no such file: no.yaml\n")
@@ -459,9 +459,9 @@ def test_the_script_says_so_too_and_has_help(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "changes", "message"),
     [
-        ("", {"checkpoint": None}, "no weights to start from: give --checkpoint"),
+        ("", {"checkpoint": None}, "no initial weights: give --checkpoint"),
         ("", {"checkpoint": "no.pth"}, "no.pth"),
-        ("", {"checkpoint": "detectron2://R-50.pkl"}, "nothing is downloaded here"),
+        ("", {"checkpoint": "detectron2://R-50.pkl"}, "a URL; download the file"),
         ("MODEL.ROI_HEADS.NUM_CLASSES 7", {}, "NUM_CLASSES is 7, but .* has 2 classes"),
         ("DATASETS.TEST ('voc_2007_test',)", {}, "voc_2007_test"),
         ("DATASETS.TRAIN ()", {}, "DATASETS.TRAIN is empty"),
@@ -469,13 +469,13 @@ def test_the_script_says_so_too_and_has_help(tmp_path):
         ("SOLVER.STEPS (7,3)", {}, "STEPS is .* ascending order"),
         ("MODEL.MASK_ON True", {}, "objects without a mask"),
         ("MODEL.RESNETS.DEPTH 101", {}, "no backbone has depth 101, width 32"),
-        ("", {"accumulate": 3}, "--accumulate 3 cannot divide a batch of 2 images"),
+        ("", {"accumulate": 3}, "--accumulate 3 does not divide the 2 images"),
         ("TEST.AUG.ENABLED True", {}, "TEST.AUG.ENABLED is True"),
     ],
 )
-def test_what_cannot_be_done_is_one_error(card, tmp_path, overrides, changes, message):
+def test_impossible_settings_give_one_error(card, tmp_path, overrides, changes, message):
     with pytest.raises(UserError, match=message):
-        run(asked(card, tmp_path / "run", *overrides.split(), **changes))
+        run(new_config(card, tmp_path / "run", *overrides.split(), **changes))
 
 
 @pytest.mark.parametrize(
@@ -491,22 +491,20 @@ def test_what_cannot_be_done_is_one_error(card, tmp_path, overrides, changes, me
         ),
     ],
 )
-def test_a_backbone_that_the_yaml_does_not_describe_is_refused(
-    card, tmp_path, arch, pairs, message
-):
+def test_a_backbone_that_differs_from_the_yaml_is_rejected(card, tmp_path, arch, pairs, message):
     checkpoint = pretrained(tmp_path / "plain.pth", arch)
     with pytest.raises(UserError, match=message):
-        run(asked(card, tmp_path / "run", *pairs, checkpoint=checkpoint))
+        run(new_config(card, tmp_path / "run", *pairs, checkpoint=checkpoint))
 
 
-def test_the_folder_of_another_run_is_left_alone(card, done, tmp_path):
+def test_the_folder_of_another_run_is_not_overwritten(card, done, tmp_path):
     output = shutil.copytree(done, tmp_path / "run")
     record = read_record(output)
-    with pytest.raises(UserError, match="holds a single run"):
-        run(asked(card, output, trials=2))
+    with pytest.raises(UserError, match="contains a single run"):
+        run(new_config(card, output, trials=2))
     (output / "record.json").write_text(json.dumps(record | {"kind": "knn"}))
-    with pytest.raises(UserError, match="holds a run of knn, this is detection"):
-        run(asked(card, output))
+    with pytest.raises(UserError, match="contains a run of knn, this is detection"):
+        run(new_config(card, output))
     (output / "record.json").unlink()
     with pytest.raises(UserError, match="without the record of its run"):
-        run(asked(card, output))
+        run(new_config(card, output))

@@ -1,4 +1,4 @@
-"""The protocol scripts, from a checkpoint on the disk to a record."""
+"""The protocol scripts, from a checkpoint on disk to a record."""
 
 import dataclasses
 import io
@@ -50,7 +50,7 @@ def checkpoint(tmp_path) -> Path:
 
 @pytest.fixture
 def voc(tmp_path) -> Path:
-    """Images of a red or a green half, or both; one shows its class as a difficult object only."""
+    """Images with a red half, a green half or both; in the last, all objects are difficult."""
     root = tmp_path / "voc" / "VOC2007"
     (root / "JPEGImages").mkdir(parents=True)
     (root / "ImageSets" / "Main").mkdir(parents=True)
@@ -84,7 +84,7 @@ def common(tmp_path: Path, data: Path, checkpoint: Path | str, output: str = "ru
     }
 
 
-def test_knn_scores_and_leaves_a_record(tmp_path, data, checkpoint):
+def test_knn_scores_and_writes_a_record(tmp_path, data, checkpoint):
     results = knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3, 200)))
     record = read_record(tmp_path / "run")
     assert record["status"] == "done"
@@ -106,7 +106,7 @@ def test_knn_scores_and_leaves_a_record(tmp_path, data, checkpoint):
     assert all(Path(near["path"]).is_file() for query in shown for near in query["neighbors"])
 
 
-def test_knn_is_the_brute_force_vote_of_the_features(tmp_path, data, checkpoint):
+def test_knn_equals_a_brute_force_vote(tmp_path, data, checkpoint):
     results = knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(5,)))
     backbone = build_backbone("resnet18-tiny", seed=7).eval()
     from msbreg.backbones.resnet import embed, normalize
@@ -134,7 +134,7 @@ def test_knn_is_the_brute_force_vote_of_the_features(tmp_path, data, checkpoint)
     assert results["top1_5nn"] == pytest.approx(100 * right / len(labels))
 
 
-def test_features_come_from_the_cache_and_only_for_the_same_weights(tmp_path, data, checkpoint):
+def test_features_are_cached_per_weights(tmp_path, data, checkpoint):
     first = knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
     stored = set((tmp_path / "cache").iterdir())
     assert len(stored) == 2
@@ -160,7 +160,7 @@ def test_equal_names_and_sizes_in_two_splits_do_not_share_features(tmp_path, dat
     assert results["top1_1nn"] < 90  # noise: each image's nearest neighbor would be itself
 
 
-def test_one_learning_rate_needs_no_choice(tmp_path, data, checkpoint):
+def test_a_single_learning_rate_needs_no_selection(tmp_path, data, checkpoint):
     settings = common(tmp_path, data, checkpoint)
     linear.run(linear.Config(**settings, learning_rates=(0.1,), epochs=2))
     record = read_record(tmp_path / "run")
@@ -181,7 +181,7 @@ def test_linear_chooses_on_held_out_training_images(tmp_path, data, checkpoint):
     assert linear.run(linear.Config(**vars(config) | {"output": tmp_path / "b"})) == results
 
 
-def test_svm_learns_what_an_image_shows(tmp_path, voc, checkpoint):
+def test_svm_learns_the_objects_in_an_image(tmp_path, voc, checkpoint):
     config = svm.Config(**common(tmp_path, voc, checkpoint), costs=(0.1, 1.0, 10.0))
     results = svm.run(config)
     record = read_record(tmp_path / "run")
@@ -194,7 +194,7 @@ def test_svm_learns_what_an_image_shows(tmp_path, voc, checkpoint):
 
 
 @pytest.mark.parametrize("protocol", [knn, linear])
-def test_classes_that_differ_between_splits_are_refused(tmp_path, data, checkpoint, protocol):
+def test_classes_that_differ_between_splits_are_rejected(tmp_path, data, checkpoint, protocol):
     (data / "val" / "class2").rename(data / "val" / "other")
     with pytest.raises(
         UserError,
@@ -210,7 +210,7 @@ def test_an_unreadable_image_stops_an_evaluation(tmp_path, data, checkpoint):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_image_in_both_splits_is_refused(tmp_path, voc, checkpoint):
+def test_an_image_in_both_splits_is_rejected(tmp_path, voc, checkpoint):
     main = voc / "VOC2007" / "ImageSets" / "Main"
     for label in ("red", "green"):
         test = main / f"{label}_test.txt"
@@ -269,7 +269,7 @@ def test_a_damaged_feature_cache_is_extracted_again(tmp_path, data, checkpoint, 
         assert np.array_equal(new["x"], old["x"])
 
 
-def test_a_protocol_returns_scores_that_say_what_they_are(tmp_path, data, voc, checkpoint):
+def test_scores_state_their_name_data_and_rules(tmp_path, data, voc, checkpoint):
     knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
     linear.run(linear.Config(**common(tmp_path, data, checkpoint, "b"), epochs=2))
     svm.run(svm.Config(**common(tmp_path, voc, checkpoint, "c"), costs=(0.1, 1.0)))
@@ -293,7 +293,7 @@ def test_a_protocol_returns_scores_that_say_what_they_are(tmp_path, data, voc, c
     ]
 
 
-def test_other_split_names_are_options_and_a_missing_one_is_suggested(tmp_path, data, checkpoint):
+def test_split_names_are_options_and_a_missing_split_gets_a_suggestion(tmp_path, data, checkpoint):
     (data / "val").rename(data / "test")
     settings = common(tmp_path, data, checkpoint)
     with pytest.raises(UserError, match=r"no folder 'val'(.|\n)*--val-split test"):
@@ -301,7 +301,7 @@ def test_other_split_names_are_options_and_a_missing_one_is_suggested(tmp_path, 
     assert knn.run(knn.Config(**settings, k=(3,), val_split="test"))
 
 
-def test_a_class_that_is_missing_in_val_points_to_test(tmp_path, data, checkpoint):
+def test_a_class_missing_in_val_gives_a_hint_to_the_test_folder(tmp_path, data, checkpoint):
     shutil.copytree(data / "val", data / "test")
     shutil.rmtree(data / "val" / "class2")
     with pytest.raises(UserError, match=r"val has no class2(.|\n)*--val-split test"):
@@ -309,14 +309,14 @@ def test_a_class_that_is_missing_in_val_points_to_test(tmp_path, data, checkpoin
 
 
 @pytest.mark.parametrize("protocol", [knn, linear])
-def test_a_single_class_is_refused(tmp_path, make_folder, checkpoint, protocol):
+def test_a_single_class_is_rejected(tmp_path, make_folder, checkpoint, protocol):
     data = make_folder("one", classes=1)
     with pytest.raises(UserError, match="single class 'class0'; classification needs at least two"):
         protocol.run(protocol.Config(**common(tmp_path, data, checkpoint)))
 
 
 @pytest.mark.parametrize("how", ["link of a split", "link of a file", "copy"])
-def test_images_in_both_splits_are_refused(tmp_path, data, checkpoint, how):
+def test_copies_in_both_splits_are_rejected(tmp_path, data, checkpoint, how):
     val, train = data / "val", data / "train"
     if how == "link of a split":
         shutil.rmtree(val)
@@ -329,7 +329,7 @@ def test_images_in_both_splits_are_refused(tmp_path, data, checkpoint, how):
         knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
 
 
-def test_a_few_copies_among_many_images_are_a_warning(tmp_path, make_folder, checkpoint):
+def test_a_few_copies_among_many_images_give_a_warning(tmp_path, make_folder, checkpoint):
     data = make_folder("many", classes=2, side=8, train=3, val=60)
     shutil.copy(data / "train" / "class0" / "000.png", data / "val" / "class0" / "new.png")
     knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
@@ -338,7 +338,7 @@ def test_a_few_copies_among_many_images_are_a_warning(tmp_path, make_folder, che
 
 
 @pytest.mark.parametrize("protocol", [knn, linear])
-def test_voc_layout_points_to_its_protocols(tmp_path, voc, checkpoint, protocol):
+def test_a_voc_folder_gives_a_hint_to_its_protocols(tmp_path, voc, checkpoint, protocol):
     with pytest.raises(UserError, match=r"transfer/svm\.py --data(.|\n)*voc:.*:SPLIT"):
         protocol.run(protocol.Config(**common(tmp_path, voc, checkpoint)))
 
@@ -351,7 +351,7 @@ def relabel(voc: Path, label: str, split: str, value: int) -> None:
     (main / f"{label}_{split}.txt").write_text(text)
 
 
-def test_all_unusable_classes_are_named_at_once_and_can_be_skipped(tmp_path, voc, checkpoint):
+def test_all_unusable_classes_are_listed_and_can_be_skipped(tmp_path, voc, checkpoint):
     for label, value in (("always", 1), ("never", -1)):
         for split in ("trainval", "test"):
             relabel(voc, label, split, value)
@@ -376,7 +376,7 @@ def test_all_unusable_classes_are_named_at_once_and_can_be_skipped(tmp_path, voc
         svm.run(svm.Config(**settings, classes=("blue", "red")))
 
 
-def test_features_are_written_for_other_programs(tmp_path, data, checkpoint):
+def test_features_can_be_exported(tmp_path, data, checkpoint):
     settings = common(tmp_path, data, checkpoint) | {"k": (3,)}
     knn.run(knn.Config(**settings, features_out=tmp_path / "out" / "features.npz"))
     with np.load(tmp_path / "out" / "features.npz") as arrays:
@@ -417,7 +417,7 @@ def test_files_that_are_not_images_are_counted_in_the_record(tmp_path, data, che
 
 
 @pytest.mark.parametrize("protocol", [knn, linear, svm])
-def test_the_untrained_twin_sees_what_the_checkpoint_sees(
+def test_the_untrained_twin_has_the_input_of_the_checkpoint(
     tmp_path, data, voc, checkpoint, protocol, monkeypatch
 ):
     spec = BackboneSpec(
@@ -449,7 +449,7 @@ def test_the_untrained_twin_sees_what_the_checkpoint_sees(
     [
         ("knn", "--checkpoint /no/such.pth", "/no/such.pth does not exist"),
         ("knn", "--data /no/such", "neither a folder nor a known name"),
-        ("knn", "--k [0]", "expected numbers of at least 1"),
+        ("knn", "--k [0]", "expected integers of 1 or more"),
         ("knn", "--arch resnet50", "holds a resnet18-tiny, but a resnet50"),
         ("knn", "--transform.crop 400", "do not fit"),
         ("knn", "--kk 3", "kk"),
@@ -459,9 +459,7 @@ def test_the_untrained_twin_sees_what_the_checkpoint_sees(
         ("svm", "", "no VOC layout at"),
     ],
 )
-def test_what_a_user_gets_wrong_is_one_message(
-    tmp_path, data, checkpoint, capsys, script, flags, words
-):
+def test_user_errors_give_one_message(tmp_path, data, checkpoint, capsys, script, flags, words):
     protocol = {"knn": knn, "linear": linear, "svm": svm}[script]
     options = ["--checkpoint", str(checkpoint), "--data", str(data), "--device", "cpu"]
     options += ["--output", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]

@@ -1,4 +1,4 @@
-"""The suite: every protocol and detector for one checkpoint and its twin, then the report."""
+"""The suite runs every protocol and detector on a checkpoint and its twin, then writes the report."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def save_untrained(path) -> None:
     save_checkpoint(path, content | {"config": config, "online": online})
 
 
-def test_protocols_and_detectors_of_a_checkpoint_and_its_twin_end_in_a_report(
+def test_the_suite_runs_protocols_and_detectors_on_checkpoint_and_twin_and_reports_them(
     tmp_path, make_folder, monkeypatch, capsys
 ):
     monkeypatch.setattr(suite, "CARDS", tmp_path)
@@ -96,26 +96,26 @@ def test_data_without_voc_layout_is_reported_before_anything_runs(tmp_path, make
     [({}, -1, 2), ({"workers": 3}, 3, 3)],
     ids=["left to the scripts", "given"],
 )
-def test_workers_reach_protocols_and_detectors_alike(given, detector, protocol):
+def test_the_number_of_workers_is_passed_to_protocols_and_detectors(given, detector, protocol):
     words = suite.arguments_of_all(suite.Config(**given), "random", 0)
     card = f"--config={suite.CARDS / 'digits_voc_c4.yaml'}"
     assert parse(detection.Config, [card, *words], pairs="overrides")[0].workers == detector
     assert parse(knn.Config, words)[0].workers == protocol
 
 
-def test_a_card_that_is_no_detectors_is_refused_at_once():
+def test_a_card_that_is_not_a_detectors_is_rejected_at_once():
     with pytest.raises(UserError, match=r"digits_knn is not a detector card(.|\n)*digits_voc_c4"):
         suite.Config(detectors=("digits_voc_c4", "digits_knn"))
 
 
-def test_a_detector_that_asks_for_what_cannot_be_done_is_refused_at_once(tmp_path, monkeypatch):
+def test_a_detector_with_unsupported_settings_is_rejected_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(suite, "CARDS", tmp_path)
     (tmp_path / "odd.yaml").write_text("VERSION: 2\nTEST:\n  AUG:\n    ENABLED: True\n")
     with pytest.raises(UserError, match=r"TEST\.AUG\.ENABLED"):
         suite.Config(detectors=("odd",))
 
 
-def test_a_card_that_is_not_there_is_refused_with_those_that_are():
+def test_a_missing_card_is_rejected_with_a_list_of_the_known_ones():
     with pytest.raises(
         UserError, match=r"card .*nothing\.yaml does not exist; expected one of: .*voc_c4"
     ):

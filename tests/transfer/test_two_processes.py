@@ -1,4 +1,4 @@
-"""Two processes train one detector, and continue it when they were killed."""
+"""Two processes train one detector, and continue after they were killed."""
 
 import json
 import signal
@@ -50,7 +50,9 @@ def continued(folder, saved) -> Path:
     return folder / "broken"
 
 
-def test_two_processes_have_the_weights_and_the_curve_of_one_with_the_joined_batch(toys, tmp_path):
+def test_two_processes_train_the_same_weights_and_curve_as_one_with_the_joined_batch(
+    toys, tmp_path
+):
     one = still(tmp_path, accumulate=1)
     for two in (toy["still"] for toy in toys):
         for name, value in one["weights"].items():
@@ -62,14 +64,14 @@ def test_two_processes_have_the_weights_and_the_curve_of_one_with_the_joined_bat
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_both_look_at_the_detector_with_the_statistics_of_the_first(toys):
+def test_both_processes_evaluate_with_the_statistics_of_the_first(toys):
     first, second = (toy["norm"]["looked"] for toy in toys)
     assert len(first) == len(second) == 1
     assert not torch.equal(first[0]["norm.running_var"], torch.ones(4))
     assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])
 
 
-def test_each_process_has_numbers_and_losses_of_its_own(saved):
+def test_processes_have_different_random_numbers_and_losses(saved):
     seeds = []
     for states in saved["loop"]["generators"]:
         generator = torch.Generator()
@@ -82,7 +84,7 @@ def test_each_process_has_numbers_and_losses_of_its_own(saved):
     assert saved["about"]["device"] == "cpu"
 
 
-def test_killed_and_continued_they_end_with_the_weights_and_the_curve_of_a_whole_run(
+def test_two_killed_processes_continue_to_the_weights_and_curve_of_an_uninterrupted_run(
     folder, saved, continued
 ):
     assert (saved["iteration"], saved["loop"]["counted"]) == (KILLED_AFTER, KILLED_AFTER)

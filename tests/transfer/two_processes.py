@@ -1,4 +1,4 @@
-"""What one of two gloo processes trains; started by test_two_processes.py."""
+"""One of two gloo processes that train a detector; started by test_two_processes.py."""
 
 import os
 import signal

@@ -1,7 +1,4 @@
-"""BatchNorm over one process in place of SyncBatchNorm, which PyTorch has on CUDA only.
-
-Precise BatchNorm statistics (arXiv 2105.07576), by the function that Detectron2's hook calls.
-"""
+"""BatchNorm in detectors: a CPU replacement of SyncBatchNorm, and precise and shared statistics."""
 
 import warnings
 from collections.abc import Iterable
@@ -13,11 +10,11 @@ from torch import nn
 from msbreg.run import distributed
 from transfer.detectors.mapper import Sample
 
-# ---- BatchNorm over one process in place of SyncBatchNorm, which PyTorch has on CUDA only
+# ---- Local BatchNorm in place of SyncBatchNorm, which PyTorch implements for CUDA only
 
 
 def without_synchronization(module: nn.Module) -> nn.Module:
-    """The module with every SyncBatchNorm replaced, in place, by a BatchNorm of the same state."""
+    """Replace every SyncBatchNorm by a BatchNorm with the same state, in place; return the module."""
     for name, child in module.named_children():
         if isinstance(child, nn.SyncBatchNorm):
             plain = nn.BatchNorm2d(child.num_features, child.eps, child.momentum)
@@ -29,24 +26,24 @@ def without_synchronization(module: nn.Module) -> nn.Module:
 
 
 def has_local_norms(module: nn.Module) -> bool:
-    """Whether a BatchNorm in it averages over its own process alone (naiveSyncBN does not)."""
+    """Whether a BatchNorm layer averages over its own process only (naiveSyncBN does not)."""
     return any(type(child) is nn.BatchNorm2d for child in module.modules())
 
 
-# ---- Precise BatchNorm statistics (arXiv 2105.07576), by the function that Detectron2's hoo
+# ---- Precise BatchNorm statistics (arXiv 2105.07576), by the function that Detectron2's hook calls
 
 
-with warnings.catch_warnings():  # fvcore.nn scripts its focal loss, which PyTorch calls deprecated
+with warnings.catch_warnings():  # importing fvcore.nn calls torch.jit.script, which is deprecated
     warnings.simplefilter("ignore", FutureWarning)
     from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
 
 def make_precise(model: nn.Module, batches: Iterable[list[Sample]], number: int) -> None:
-    """Set every trained BatchNorm layer's statistics to those of its inputs over some batches.
+    """Recompute the statistics of every trainable BatchNorm layer over some batches.
 
     Args:
         model: in training mode; frozen layers keep their statistics.
-        batches: at least ``number``; they may differ in size.
+        batches: at least ``number`` of them; they may differ in size.
     """
     if number and get_bn_modules(model):
         update_bn_stats(model, islice(batches, number), number)
@@ -54,10 +51,11 @@ def make_precise(model: nn.Module, batches: Iterable[list[Sample]], number: int)
 
 @torch.no_grad()
 def share_statistics(model: nn.Module) -> None:
-    """Every process takes the statistics of the first, which are the ones that a checkpoint keeps.
+    """Copy the first process's statistics, which checkpoints contain, to all processes.
 
-    They differ between processes with plain BatchNorm, and a little with SyncBN, where ``make_precise``
-    weighs batches by their size in each process. Scores then are those of the checkpoint.
+    They differ between processes with plain BatchNorm, and slightly with SyncBN, since ``make_precise``
+    weights batches by their size in each process. With shared statistics, the scores are those of the
+    checkpoint.
     """
     mine = {name: value.cpu() for name, value in model.named_buffers()}
     first = distributed.gather_objects(mine if distributed.is_main() else {})[0]

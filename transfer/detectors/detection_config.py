@@ -1,4 +1,4 @@
-"""Faster and Mask R-CNN by Detectron2's yaml, on a backbone of any origin: what a run is told."""
+"""Settings of transfer/detection.py. Imports no PyTorch: see msbreg/run/options.py."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ EngineName = Literal["auto", "detectron2", "torchvision"]
 
 @dataclass(frozen=True)
 class Config:
-    """One detector: which yaml, on which backbone and data."""
+    """Settings of a detection run: Faster or Mask R-CNN from Detectron2's yaml, on any backbone."""
 
     script: ClassVar[str] = "transfer/detection.py"
     harmless: ClassVar[frozenset[str]] = frozenset(
@@ -27,78 +27,82 @@ class Config:
         | {"yaml.DATALOADER.NUM_WORKERS", "yaml.SOLVER.CHECKPOINT_PERIOD", "yaml.VIS_PERIOD"}
         | {"yaml.TEST.EXPECTED_RESULTS", "strict_data"}
     )
-    """What cannot change the numbers; the yaml's own settings are compared key by key."""
+    """Settings that cannot change the numbers; the yaml's settings are compared key by key."""
     not_protocol: ClassVar[frozenset[str]] = frozenset(
         {"encoder", "family", "channels_last"}
         | {"yaml.MODEL.WEIGHTS", "yaml.SEED", "yaml.TEST.EVAL_PERIOD"}
     )
 
     config: Path
-    """Detectron2's yaml: one of configs/, or any of yours."""
+    """Detectron2 yaml file: one in configs/, or your own."""
     checkpoint: str | None = None
-    """A backbone of any origin, a whole detector, or ``random`` for the untrained twin (null: the
-    yaml's MODEL.WEIGHTS)."""
+    """Backbone checkpoint, whole detector, or ``random`` for the untrained twin (null: the yaml's
+    MODEL.WEIGHTS)."""
     data: Path | None = None
-    """Folder that holds VOC2007/, VOC2012/ or COCO's annotations/ (null: $DETECTRON2_DATASETS, else
+    """Folder that contains VOC2007/, VOC2012/ or COCO's annotations/ (null: $DETECTRON2_DATASETS, or
     ./datasets)."""
     strict_data: bool = False
-    """Stop at anything odd in the annotations that Detectron2 accepts, such as boxes outside their image,
-    instead of counting it and following Detectron2."""
+    """Fail on unusual annotations that Detectron2 accepts, such as boxes outside their image. By default
+    they are counted, and treated as Detectron2 treats them."""
     output: Path | None = None
     """Folder for record.json, curve.jsonl, the checkpoint, predictions, tables and drawings (null: the
     yaml's OUTPUT_DIR)."""
     seed: int = -1
-    """Random seed (-1: use the yaml's SEED, or 0 if that is -1)."""
+    """Random seed (-1: use the yaml's SEED, or 0 if that is also -1)."""
     trials: int = 1
-    """Runs with seeds 0 to N - 1 in OUTPUT/trial-0, ...; their mean and spread in OUTPUT/trials.json."""
+    """Number of runs, with seeds 0 to N - 1 in OUTPUT/trial-0, ...; OUTPUT/trials.json has their mean and
+    spread."""
     name: str = ""
-    """What tables call this network; empty takes the method and architecture."""
+    """Name of the network in tables (empty: its method and architecture)."""
     engine: EngineName = "auto"
-    """auto is detectron2 where it is installed, else torchvision."""
+    """auto, detectron2 or torchvision; auto is detectron2 if it is installed, otherwise torchvision."""
     eval_only: bool = False
     """Evaluate the detector in --checkpoint without training it."""
     amp: Literal["no", "bf16"] = "no"
-    """bf16: train under bfloat16 autocast; the evaluation stays in float32, as Detectron2's."""
+    """bf16: train under bfloat16 autocast; the evaluation stays in float32, like Detectron2's."""
     accumulate: int = 1
-    """Pass each batch (the yaml's IMS_PER_BATCH) in N parts, as N processes would: less memory, the
-    same learning rate; padding, BatchNorm and the means over regions are of one part at a time."""
+    """Split each batch (the yaml's IMS_PER_BATCH) into N parts and accumulate their gradients. Takes less
+    memory at the same learning rate; as with N processes, padding, BatchNorm and means over regions are
+    per part."""
     channels_last: bool = False
-    """Memory layout; often faster on GPUs."""
+    """Use the channels-last memory format; often faster on GPUs."""
     encoder: str | None = None
-    """Which network of a checkpoint that holds several (null: the one that its family evaluates)."""
+    """Which network of a checkpoint that has several (null: the one that its family evaluates)."""
     family: str | None = None
-    """Layout of the checkpoint, where it fits more than one (tools/inspect_checkpoint.py --list)."""
+    """Layout of the checkpoint, if it matches several (tools/inspect_checkpoint.py --list)."""
     trust_pickle: bool = False
-    """Read a checkpoint that holds more than tensors; none of its code is run in any case."""
+    """Read a checkpoint that contains more than tensors; its code is never run."""
     device: str | None = None
-    """auto, cpu, cuda or cuda:N (null: the yaml's MODEL.DEVICE, where its default, cuda, is auto)."""
+    """auto, cpu, cuda or cuda:N (null: the yaml's MODEL.DEVICE, whose default, cuda, means auto)."""
     workers: int = -1
     """Processes that decode images (-1: the yaml's DATALOADER.NUM_WORKERS)."""
     finished: Literal["error", "skip"] = "error"
-    """What to do when the output folder holds this very run, finished."""
+    """What to do if the output folder already contains this completed run."""
     overrides: tuple[str, ...] = field(default=(), metadata=NO_OPTION)
-    """KEY VALUE ... after the options: settings on top of the yaml's."""
+    """KEY VALUE ... after the options: override settings of the yaml."""
     yaml: dict[str, Any] = field(default_factory=dict, metadata=NO_OPTION)
-    """All of the yaml's settings, for the record; filled in when it is read."""
+    """All settings of the yaml, for the record; filled in when it is read."""
 
     def __post_init__(self) -> None:
         if not -1 <= self.seed < 2**31:
-            raise UserError(f"seed is {self.seed}; expected 0 to 2^31 - 1, or -1: the yaml's")
+            raise UserError(f"seed is {self.seed}; expected 0 to 2^31 - 1, or -1 for the yaml's")
         if self.workers < -1:
-            raise UserError(f"workers is {self.workers}; expected 0 or more, or -1: the yaml's")
+            raise UserError(f"workers is {self.workers}; expected 0 or more, or -1 for the yaml's")
         for name, value in (("trials", self.trials), ("accumulate", self.accumulate)):
             if value < 1:
                 raise UserError(f"{name} is {value}; expected at least 1")
         if self.trials > 1 and self.eval_only:
-            raise UserError("--trials repeats a training; an evaluation is the same each time")
+            raise UserError(
+                "--trials repeats the training; with --eval-only all trials would be equal"
+            )
         if self.trials > 1 and self.seed != -1:
             raise UserError("--trials uses the seeds 0, 1, ...; omit --seed")
 
     def check_inputs(self) -> None:
-        """That the yaml can be followed and the paths can be used.
+        """Check that the yaml is valid and supported, and that the paths can be used.
 
         Raises:
-            UserError: they cannot.
+            UserError: they are not, or cannot.
         """
         settings = read_config(self.config, self.overrides)
         check_run(settings)
@@ -109,7 +113,7 @@ class Config:
         check_output(self.output or Path(settings.OUTPUT_DIR))
 
     def resolved(self, settings: CfgNode, engine: EngineName) -> "Config":
-        """What the record holds: nothing left for later, and the yaml key by key."""
+        """The config for the record: all defaults resolved, and the yaml key by key."""
         device = settings.MODEL.DEVICE if self.device is None else self.device
         return dataclasses.replace(
             self,

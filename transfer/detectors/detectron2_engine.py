@@ -1,8 +1,7 @@
-"""Detectron2's import, which is optional (no wheel of it is on PyPI), its ResNets, and files read by it.
+"""The Detectron2 engine, and the only module that imports Detectron2.
 
-What the engine of Detectron2 can follow; that it can, Detectron2 mostly says itself as it builds.
-
-The one door to Detectron2: its detector and solver, fed with our samples, giving our detections.
+Detectron2 is optional: it has no wheel on PyPI. Here are its ResNets (for checks of converted files), the
+settings that the engine supports, and its detector and solver, adapted to our samples and detections.
 """
 
 import importlib
@@ -29,28 +28,28 @@ from transfer.detectors.mapper import Sample
 from transfer.detectors.rcnn.regions import Detections
 from transfer.detectors.solver import Solver
 
-# ---- Detectron2's import, which is optional (no wheel of it is on PyPI), its ResNets, and f
+# ---- Import, backbones and converted files
 
 
 FEATURES = ("stem", "res2", "res3", "res4", "res5")
 NORMS = {"BN": "", "FrozenBN": "num_batches_tracked"}
-"""Norms that files are read with -> ending of the tensors for which the norm has no place."""
+"""Norms to load files with -> ending of the names of tensors that the norm does not have."""
 PARTS = ("config", "layers", "structures", "modeling", "solver", "checkpoint", "utils.events")
-"""Of Detectron2, all that is used here and in with_detectron2.py."""
+"""The modules of Detectron2 that are used here."""
 
 
 def available() -> bool:
-    """Whether Detectron2 can be imported."""
+    """Whether Detectron2 is installed."""
     return importlib.util.find_spec("detectron2") is not None
 
 
 @cache
 def import_quietly() -> None:
-    """Once before other imports of it: fvcore and Detectron2 use what PyTorch calls deprecated.
+    """Import Detectron2 without the deprecation warnings that it and fvcore cause in PyTorch.
 
     Raises:
-        Exception: any. One built for another PyTorch lacks symbols (ImportError, OSError); an old one
-            asks newer Pillow or NumPy for names that are gone (AttributeError).
+        Exception: of any kind. A build for another PyTorch lacks symbols (ImportError, OSError); an old
+            version uses names that newer Pillow or NumPy have removed (AttributeError).
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -59,7 +58,7 @@ def import_quietly() -> None:
 
 
 def version() -> str:
-    """Such as ``0.6``; raises what import_quietly raises."""
+    """Version of Detectron2, such as ``0.6``; raises what ``import_quietly`` raises."""
     import_quietly()
     import detectron2
 
@@ -72,7 +71,7 @@ def configuration(words: Words, *, norm: str = "FrozenBN") -> Any:
     from detectron2.config import get_cfg
 
     config = get_cfg()
-    # Its own check wants 64 channels at depths 18 and 34, so build_backbone sets others by hand.
+    # Detectron2 requires 64 channels at depths 18 and 34; build_backbone handles other widths.
     config.merge_from_list([part for pair in words.items() for part in pair])
     config.MODEL.RESNETS.NORM = norm
     config.MODEL.RESNETS.OUT_FEATURES = list(FEATURES)
@@ -81,10 +80,10 @@ def configuration(words: Words, *, norm: str = "FrozenBN") -> Any:
 
 
 def build_backbone(words: Words, *, norm: str = "FrozenBN") -> nn.Module:
-    """Detectron2's ResNet, of any width: images (B, 3, H, W) -> stem and res2 to res5.
+    """Detectron2's ResNet of any width: images (B, 3, H, W) -> stem and res2 to res5.
 
-    ``build_resnet_backbone`` asserts RES2_OUT_CHANNELS 64 for basic blocks; a narrow network is put
-    together from the same parts.
+    ``build_resnet_backbone`` asserts RES2_OUT_CHANNELS 64 for basic blocks; narrow networks are assembled
+    from the same parts.
     """
     import_quietly()
     from detectron2.layers import ShapeSpec
@@ -104,7 +103,7 @@ def narrow_resnet(config: Any) -> nn.Module:
     settings = config.MODEL.RESNETS
     width, norm = settings.STEM_OUT_CHANNELS, settings.NORM
     stem = BasicStem(3, width, norm)
-    # All four, as build_resnet_backbone does: those that are not used are drawn, then dropped.
+    # Like build_resnet_backbone: unused stages are initialized too, which consumes random numbers.
     stages = [
         ResNet.make_stage(
             BasicBlock,
@@ -125,12 +124,12 @@ def narrow_resnet(config: Any) -> nn.Module:
 
 
 def load(backbone: nn.Module, path: Path) -> tuple[str, ...]:
-    """Load a file as a detector would, by DetectionCheckpointer; returns what it could not place."""
+    """Load a file with DetectionCheckpointer, as a detector would; return the tensors that did not match."""
     import_quietly()
     from detectron2.checkpoint import DetectionCheckpointer
 
     class Checkpointer(DetectionCheckpointer):
-        """Keeps what Detectron2 only logs."""
+        """Stores the incompatible keys, which Detectron2 only logs."""
 
         def _log_incompatible_keys(self, incompatible: Any) -> None:
             self.found = incompatible
@@ -146,7 +145,7 @@ def load(backbone: nn.Module, path: Path) -> tuple[str, ...]:
 
 
 def read(path: Path, words: Words, images: Tensor) -> list[Reading]:
-    """A converted file in Detectron2's own network, with trainable and with frozen BatchNorm."""
+    """Read a converted file into Detectron2's network, with trainable and with frozen BatchNorm."""
     return [_reading(path, words, images, norm, ignored) for norm, ignored in NORMS.items()]
 
 
@@ -158,7 +157,7 @@ def _reading(path: Path, words: Words, images: Tensor, norm: str, ignored: str) 
 
     @torch.no_grad()
     def features(dtype: torch.dtype) -> Features:
-        """Pixels are prepared as in ``GeneralizedRCNN``: the order of FORMAT, then (x - mean) / std."""
+        """Features of images that are preprocessed as in ``GeneralizedRCNN``."""
         mean = torch.tensor(config.MODEL.PIXEL_MEAN, dtype=dtype).view(-1, 1, 1)
         std = torch.tensor(config.MODEL.PIXEL_STD, dtype=dtype).view(-1, 1, 1)
         ordered = images.flip(1) if config.INPUT.FORMAT == "BGR" else images
@@ -173,7 +172,7 @@ def _reading(path: Path, words: Words, images: Tensor, norm: str, ignored: str) 
     )
 
 
-# ---- What the engine of Detectron2 can follow; that it can, Detectron2 mostly says itself a
+# ---- Supported settings (Detectron2 itself checks most others when it builds a model)
 
 
 REGRESSION_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
@@ -192,9 +191,9 @@ LIMITED: dict[str, tuple[Any, ...]] = {
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": (False,),
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE": POOLERS,
 }
-"""Settings that Detectron2 looks at only while it trains, or that ask for what a Sample does not hold
-(rotated boxes, proposals, keypoints, how often a class occurs) -> the values that work. Sources:
-detectron2/modeling/ box_regression.py, poolers.py and roi_heads/fast_rcnn.py."""
+"""Settings that Detectron2 only reads while training, or that need data a Sample does not have (rotated
+boxes, proposals, keypoints, class frequencies) -> supported values. Sources: box_regression.py, poolers.py
+and roi_heads/fast_rcnn.py in detectron2/modeling."""
 
 LIMITED_IF_NARROW: dict[str, tuple[Any, ...]] = {
     "MODEL.BACKBONE.NAME": (RESNET, PYRAMID),
@@ -202,40 +201,42 @@ LIMITED_IF_NARROW: dict[str, tuple[Any, ...]] = {
     "MODEL.RESNETS.RES5_DILATION": (1,),
     "MODEL.RESNETS.DEFORM_ON_PER_STAGE": ([False] * 4,),
 }
-"""The same of a ResNet-18 or -34 that is not 64 channels wide, which is not put together by Detectron2's
-builder. That one asks for these values at depths 18 and 34 too (modeling/backbone/resnet.py)."""
+"""The same for a ResNet-18 or -34 that is not 64 channels wide, which ``narrow_resnet`` builds. Detectron2's
+own builder has the same limits at these depths (modeling/backbone/resnet.py)."""
 
 
 def is_narrow(config: CfgNode) -> bool:
-    """Whether Detectron2's own builder does not do: it wants 64 channels of basic blocks."""
+    """Whether Detectron2's builder, which requires 64 channels for basic blocks, cannot build it."""
     return config.MODEL.RESNETS.DEPTH in (18, 34) and config.MODEL.RESNETS.STEM_OUT_CHANNELS != 64
 
 
 def check(config: CfgNode) -> None:
-    """That a config asks for nothing that Detectron2 would ignore, or trip over when it trains.
+    """Check for settings that Detectron2 would ignore, or fail on during training.
 
     Raises:
-        UserError: the message lists each such setting, and what is expected.
+        UserError: the message lists each such setting with the supported values.
     """
     limits, resnet = dict(LIMITED), config.MODEL.RESNETS
     if is_narrow(config):
         limits |= LIMITED_IF_NARROW
         limits["MODEL.RESNETS.RES2_OUT_CHANNELS"] = (resnet.STEM_OUT_CHANNELS,)
-    if config.MODEL.ROI_HEADS.NAME in C4_HEADS:  # their res5 is as wide as what comes after res4
+    if config.MODEL.ROI_HEADS.NAME in C4_HEADS:  # their res5 takes the channels of res4
         limits["MODEL.ROI_HEADS.IN_FEATURES"] = (["res4"],)
-    if problems := _outside(config, limits):
+    if problems := _unsupported_values(config, limits):
         raise UserError(
-            "settings that the engine of Detectron2 cannot follow here:\n  " + "\n  ".join(problems)
+            "settings that the detectron2 engine does not support:\n  " + "\n  ".join(problems)
         )
 
 
-def suspects(config: CfgNode) -> str:
-    """Lines to go behind the words of Detectron2, which often name no key: each unusual setting."""
-    lines = _outside(config, LIMITED_NETWORK) or [line for rule in RULES for line in rule(config)]
-    return "\n  ".join(["\nIt may be due to", *lines]) if lines else ""
+def unusual_settings(config: CfgNode) -> str:
+    """Lines that list each unusual setting, to follow an error of Detectron2 that may not name the key."""
+    lines = _unsupported_values(config, LIMITED_NETWORK) or [
+        line for rule in RULES for line in rule(config)
+    ]
+    return "\n  ".join(["\nPossible causes:", *lines]) if lines else ""
 
 
-def _outside(config: CfgNode, limits: Mapping[str, tuple[Any, ...]]) -> list[str]:
+def _unsupported_values(config: CfgNode, limits: Mapping[str, tuple[Any, ...]]) -> list[str]:
     return [
         f"{key} is {value_of(config, key)!r}; expected {' or '.join(map(repr, allowed))}"
         for key, allowed in limits.items()
@@ -243,7 +244,7 @@ def _outside(config: CfgNode, limits: Mapping[str, tuple[Any, ...]]) -> list[str
     ]
 
 
-# ---- The one door to Detectron2: its detector and solver, fed with our samples, giving our
+# ---- Detector and solver
 
 
 __all__ = [
@@ -251,71 +252,73 @@ __all__ = [
     "build_backbone",
     "build_detector",
     "build_solver",
+    "describe_error",
     "load",
     "read",
-    "said",
     "version",
 ]
 
 
 def build_detector(config: CfgNode) -> nn.Module:
-    """Detectron2's model of a config, on the CPU: samples -> losses, or -> Detections.
+    """Build Detectron2's model on the CPU: samples -> losses in training mode, Detections in eval mode.
 
     Raises:
-        UserError: the config asks for what a Sample cannot hold, or Detectron2 cannot build it.
+        UserError: a setting is not supported, or Detectron2 cannot build the model.
     """
     check(config)
-    theirs = _theirs(config)
+    theirs = _detectron2_config(config)
     try:
         _register()
         detector: Any = _detector_type()(theirs)
-    except Exception as error:  # its asserts, registries, layers and extensions raise of every kind
-        advice = suspects(config) or "\nUpdate Detectron2, or give --engine torchvision."
+    except (
+        Exception
+    ) as error:  # asserts, registries, layers and extensions raise all kinds of errors
+        advice = unusual_settings(config) or "\nUpdate Detectron2, or give --engine torchvision."
         raise UserError(
-            f"Detectron2 {version()} cannot build this detector: {said(error)}{advice}"
+            f"Detectron2 {version()} cannot build this detector: {describe_error(error)}{advice}"
         ) from error
     detector.deformable = any(config.MODEL.RESNETS.DEFORM_ON_PER_STAGE)
     return detector
 
 
-def said(error: Exception) -> str:
-    """An error of Detectron2's with its kind, since the words alone can be as short as a name."""
+def describe_error(error: Exception) -> str:
+    """Type and message of an error; the message alone may be a single name."""
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def build_solver(config: CfgNode, model: nn.Module) -> Solver:
-    """Detectron2's own optimizer and scheduler; clipping is the optimizer's."""
+    """Detectron2's optimizer and scheduler; the optimizer clips the gradients."""
     from detectron2.solver import build_lr_scheduler, build_optimizer
 
-    theirs = _theirs(config)
+    theirs = _detectron2_config(config)
     optimizer = build_optimizer(theirs, model)
     scheduler = build_lr_scheduler(theirs, optimizer)
 
     def rates(iteration: int) -> list[float]:
-        scheduler.last_epoch = iteration  # an epoch of its base class is an iteration
+        scheduler.last_epoch = iteration  # what the base class calls an epoch is an iteration
         return scheduler.get_lr()
 
     return Solver(optimizer, rates)
 
 
-def _theirs(config: CfgNode) -> Any:
-    """The same settings as Detectron2's config."""
+def _detectron2_config(config: CfgNode) -> Any:
+    """Convert our config to Detectron2's."""
     import_quietly()
     from detectron2.config import get_cfg
 
     theirs = get_cfg()
     _merge(theirs, flat(config))
     theirs.MODEL.DEVICE = "cpu"
-    if is_narrow(config):  # the name is looked up in Detectron2's registry
+    if is_narrow(config):  # registered by _register
         theirs.MODEL.BACKBONE.NAME = f"narrow_{theirs.MODEL.BACKBONE.NAME}"
     return theirs
 
 
 def _merge(theirs: Any, settings: Mapping[str, Any]) -> None:
-    """Set what a Detectron2 knows; an older one does not need the default of a key that came later.
+    """Merge settings into a Detectron2 config; keys that an older Detectron2 lacks are skipped if default.
 
     Raises:
-        UserError: a key that it lacks, or of which it wants another type, is not at its default.
+        UserError: this Detectron2 lacks a key that is not at its default, or expects another type.
     """
     known = flat(theirs)
     for key, value in settings.items():
@@ -327,7 +330,7 @@ def _merge(theirs: Any, settings: Mapping[str, Any]) -> None:
         if key in known:
             try:
                 theirs.merge_from_list([key, value])
-            except ValueError as error:  # yacs's, of two types that do not stand for each other
+            except ValueError as error:  # from yacs: the types do not match
                 raise UserError(
                     f"{key} is {value!r}; the Detectron2 {version()} installed here expects "
                     f"{type(known[key]).__name__}, such as {known[key]!r}"
@@ -336,14 +339,14 @@ def _merge(theirs: Any, settings: Mapping[str, Any]) -> None:
 
 @cache
 def _register() -> None:
-    """What cards name and Detectron2 lacks: MoCo's head, and narrow backbones."""
+    """Register what cards use and Detectron2 lacks: MoCo's head and narrow backbones."""
     from detectron2.layers import get_norm
     from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN
     from detectron2.modeling.backbone.fpn import LastLevelMaxPool
     from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 
     class Res5ROIHeadsExtraNorm(Res5ROIHeads):
-        """One more norm behind res5 (MoCo, detection/train_net.py)."""
+        """Res5ROIHeads with an extra norm after res5 (MoCo, detection/train_net.py)."""
 
         @classmethod
         def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:
@@ -371,7 +374,7 @@ def _register() -> None:
 
 @cache
 def _detector_type() -> type[nn.Module]:
-    """Its meta architecture with our samples in and our detections out; the names stay its own."""
+    """GeneralizedRCNN that takes our samples and returns our detections, with the same parameter names."""
     from detectron2.modeling import GeneralizedRCNN
     from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
     from detectron2.utils.events import EventStorage
@@ -393,15 +396,15 @@ def _detector_type() -> type[nn.Module]:
         def forward(self, samples: list[Sample]) -> Any:
             if self.deformable and self.device.type == "cpu":
                 raise UserError(
-                    "MODEL.RESNETS.DEFORM_ON_PER_STAGE is not False for each stage, and Detectron2's "
-                    "deformable convolutions are not for the CPU; give --device cuda, or False"
+                    "MODEL.RESNETS.DEFORM_ON_PER_STAGE is True for a stage, but Detectron2's deformable "
+                    "convolutions do not run on the CPU; give --device cuda, or set it to False"
                 )
             given = [
                 {"image": s.image, "height": s.height, "width": s.width}
                 | ({"instances": targets(s)} if self.training else {})
                 for s in samples
             ]
-            # Its heads count into a storage that nobody reads, and its anchors warn of their meshgrid.
+            # The heads log to an event storage, which is discarded; the anchors call meshgrid, which warns.
             with EventStorage(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release")
                 out = super().forward(given)

@@ -1,4 +1,4 @@
-"""Which engine: Detectron2 where it can be imported, else the one of torchvision's parts."""
+"""The two engines: Detectron2, and an equivalent one built from torchvision's operators."""
 
 import logging
 from collections.abc import Callable
@@ -8,8 +8,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from msbreg.run.errors import UserError
-from transfer.detectors import detectron2_engine as with_detectron2
-from transfer.detectors import torchvision_engine as with_torchvision
+from transfer.detectors import detectron2_engine, torchvision_engine
 from transfer.detectors.detection_config import EngineName
 from transfer.detectors.predict import predict
 from transfer.detectors.solver import Solver
@@ -19,14 +18,14 @@ log = logging.getLogger("msbreg")
 
 @dataclass(frozen=True)
 class Engine:
-    """A way to build and to change a detector; feeding, looping and scoring are the same for all.
+    """How to build and optimize a detector. Data loading, training loop and scoring are shared.
 
     Attributes:
         name: goes into records.
         version: of the library.
-        build: settings -> a freshly initialized detector on the CPU, of the contract: samples -> losses
-            in training mode, -> Detections in eval mode, with Detectron2's names of parameters.
-        solver: settings, detector -> optimizer and its learning rates.
+        build: config -> a freshly initialized detector on the CPU. It maps samples to losses in training
+            mode and to Detections in eval mode; its parameters have Detectron2's names.
+        solver: config, detector -> optimizer, schedule and gradient clipping.
     """
 
     name: EngineName
@@ -42,41 +41,42 @@ class Engine:
 
 
 def choose(name: EngineName) -> Engine:
-    """The engine of that name; ``auto`` is decided by what is installed, once a run.
+    """The engine with this name; ``auto`` is Detectron2 if it can be imported, otherwise torchvision.
 
     Raises:
-        UserError: Detectron2 is asked for and cannot be imported.
+        UserError: ``detectron2`` is given, but it cannot be imported.
     """
     if name == "torchvision":
         return _torchvision()
-    if not with_detectron2.available():
+    if not detectron2_engine.available():
         if name == "auto":
             return _torchvision()
         raise UserError(
-            "--engine detectron2: Detectron2 is not installed here.\n"
+            "--engine detectron2: Detectron2 is not installed.\n"
             "Install it (detectron2.readthedocs.io, tutorials/install), or give --engine torchvision, "
             "which reads the same yaml."
         )
     try:
-        version = with_detectron2.version()
-    except Exception as error:  # whatever one that is older than its PyTorch or Pillow meets
-        words = f"Detectron2 is installed, but cannot be imported: {with_detectron2.said(error)}"
+        version = detectron2_engine.version()
+    except Exception as error:  # a build for another PyTorch or Pillow may raise anything
+        description = detectron2_engine.describe_error(error)
+        problem = f"Detectron2 is installed, but cannot be imported: {description}"
         if name == "auto":
-            log.warning("%s; --engine auto goes on with torchvision", words)
+            log.warning("%s; --engine auto uses torchvision instead", problem)
             return _torchvision()
         raise UserError(
-            f"--engine detectron2: {words}\n"
-            "Install one that fits this PyTorch and Pillow, or give --engine torchvision."
+            f"--engine detectron2: {problem}\n"
+            "Install a version that works with this PyTorch and Pillow, or give --engine torchvision."
         ) from error
     return Engine(
-        "detectron2", version, with_detectron2.build_detector, with_detectron2.build_solver
+        "detectron2", version, detectron2_engine.build_detector, detectron2_engine.build_solver
     )
 
 
 def _torchvision() -> Engine:
     return Engine(
         "torchvision",
-        with_torchvision.version(),
-        with_torchvision.build_detector,
-        with_torchvision.build_solver,
+        torchvision_engine.version(),
+        torchvision_engine.build_detector,
+        torchvision_engine.build_solver,
     )

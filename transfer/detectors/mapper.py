@@ -1,9 +1,9 @@
-"""From a scene to what a detector is fed, pixel-equal to Detectron2's DatasetMapper.
+"""Scene to network input, pixel by pixel equal to Detectron2's DatasetMapper.
 
-The order is that of detectron2/data/dataset_mapper.py: EXIF rotation, RGB, Pillow's bilinear resize
-of 8-bit pixels to a randomly drawn shortest side, a randomly drawn flip, INPUT.FORMAT's channels;
-boxes and polygons follow in float64, boxes are clipped and become float32. Resizing and flipping are
-those of detectron2/data/transforms (ResizeShortestEdge) and fvcore's HFlipTransform.
+The steps are those of detectron2/data/dataset_mapper.py: EXIF rotation; conversion to RGB; Pillow's
+bilinear resize of 8-bit pixels to a random shortest side; a random flip; the channel order of INPUT.FORMAT.
+Boxes and polygons are transformed in float64; boxes are then clipped and converted to float32. Resizing
+and flipping follow ResizeShortestEdge (detectron2/data/transforms) and fvcore's HFlipTransform.
 """
 
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ from msbreg.run.errors import UserError
 
 @dataclass(frozen=True)
 class Geometry:
-    """How one image is turned into another: resized to ``new``, then flipped.
+    """A geometric transform: resize from ``old`` to ``new``, then flip.
 
     Attributes:
-        old, new: (height, width).
+        old, new: (height, width) in pixels.
         flip: horizontal, vertical or none.
     """
 
@@ -38,7 +38,7 @@ class Geometry:
         coordinates: np.ndarray,  # (N,) float64
         axis: int,  # 0 for x, 1 for y
     ) -> np.ndarray:  # (N,) float64
-        """Coordinates along one axis in pixels of the new image."""
+        """Transform coordinates along one axis to pixels of the new image."""
         side = 1 - axis
         out = coordinates * (self.new[side] * 1.0 / self.old[side])
         return self.new[side] - out if self._flips(axis) else out
@@ -47,10 +47,10 @@ class Geometry:
         self,
         boxes: np.ndarray,  # (N, 4) float64 XYXY
     ) -> np.ndarray:  # (N, 4) float64 XYXY
-        """Boxes in pixels of the new image, clipped to it.
+        """Transform boxes to pixels of the new image and clip them to it.
 
-        The smaller edge comes first, as from fvcore's ``Transform.apply_box``, also where the data
-        state it last.
+        The smaller coordinate comes first even if it comes last in the data, as in fvcore's
+        ``Transform.apply_box``.
         """
         out = np.empty_like(boxes)
         for axis in (0, 1):
@@ -60,7 +60,7 @@ class Geometry:
         return np.minimum(out.clip(min=0), (width, height, width, height))
 
     def polygons(self, polygons: Polygons) -> tuple[np.ndarray, ...]:  # each (2M,) float64
-        """Rings in pixels of the new image, not clipped."""
+        """Transform the rings of polygons to pixels of the new image, without clipping."""
         out = []
         for ring in polygons:
             points = np.asarray(ring, dtype=np.float64)
@@ -70,7 +70,7 @@ class Geometry:
         return tuple(out)
 
     def pixels(self, image: Image.Image) -> np.ndarray:  # (H, W, 3) or (H, W) uint8
-        """The image itself: bilinear for pixels, nearest for an 8-bit mask (mode L)."""
+        """Transform the image: bilinear for RGB, nearest neighbor for an 8-bit mask (mode L)."""
         if self.new != self.old:
             how = Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.BILINEAR
             image = image.resize(self.new[::-1], how)
@@ -84,9 +84,11 @@ class Geometry:
 
 
 def resized(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
-    """(height, width) with the shortest side as asked for, unless the longest would be too long.
+    """(height, width) with the given shortest side, or a smaller one so that the longest side is at most
+    ``longest``.
 
-    ResizeShortestEdge of detectron2/data/transforms/augmentation_impl.py, in its order of operations.
+    The arithmetic of ResizeShortestEdge in detectron2/data/transforms/augmentation_impl.py, operation by
+    operation.
     """
     scale = shortest * 1.0 / min(height, width)
     new_height, new_width = scale * height, scale * width
@@ -100,7 +102,7 @@ def resized(height: int, width: int, shortest: int, longest: int) -> tuple[int, 
     return int(new_height + 0.5), int(new_width + 0.5)
 
 
-# ---- From a scene to what a detector is fed, pixel-equal to Detectron2's DatasetMapper
+# ---- Samples
 
 
 EMPTY = 1e-5  # pixels; filter_empty_instances of detectron2/data/detection_utils.py
@@ -113,7 +115,7 @@ class Sample:
     Attributes:
         scene: id of the scene.
         image: (3, H, W) uint8, channels in the order of the config's INPUT.FORMAT, not normalized.
-        height, width: of the image as stored on disk (after its EXIF rotation), to scale results back.
+        height, width: size of the stored image (after EXIF rotation), to scale results back.
         boxes: (N, 4) float32 XYXY in pixels of ``image``; None when testing.
         labels: (N,) int64; None when testing.
         polygons: N lists of rings (float64 arrays x0, y0, x1, y1, ...) in pixels of ``image``; None
@@ -137,12 +139,12 @@ class MapperSettings:
 
     Attributes:
         channels: RGB or BGR.
-        train_sizes: shortest sides to draw from: any of them (``choice``), or all whole numbers from
-            the first to the second (``range``). A side of 0 leaves the image as it is.
-        train_longest, test_longest: the longest side is at most this.
+        train_sizes: shortest sides to sample from: one of them (``choice``), or an integer between the
+            first and the second, inclusive (``range``). 0 means no resizing.
+        train_longest, test_longest: maximum of the longest side.
         sampling: choice or range.
         flip: horizontal, vertical or none; in training, with probability 0.5.
-        test_size: shortest side; 0 leaves the image as it is.
+        test_size: shortest side; 0 means no resizing.
         masks: polygon, bitmask, or None for a detector without masks.
     """
 
@@ -157,14 +159,14 @@ class MapperSettings:
 
 
 def mapper_settings(config: Any) -> MapperSettings:
-    """The keys INPUT.* and MODEL.MASK_ON of Detectron2's configuration.
+    """The mapper's settings from INPUT.* and MODEL.MASK_ON of Detectron2's config.
 
     Raises:
-        UserError: a value is none that this mapper knows.
+        UserError: a value is invalid or not implemented.
     """
     given = config.INPUT
     sizes = given.MIN_SIZE_TRAIN
-    # Detectron2 makes two of a single number, and then draws between the two.
+    # Like Detectron2: a single number becomes a pair.
     sizes = (sizes, sizes) if isinstance(sizes, int) else tuple(sizes)
     _one_of("INPUT.FORMAT", given.FORMAT, ("RGB", "BGR"))
     _one_of("INPUT.MIN_SIZE_TRAIN_SAMPLING", given.MIN_SIZE_TRAIN_SAMPLING, ("choice", "range"))
@@ -174,9 +176,9 @@ def mapper_settings(config: Any) -> MapperSettings:
     is_range = given.MIN_SIZE_TRAIN_SAMPLING == "range"
     numbers = [*sizes, given.MIN_SIZE_TEST, given.MAX_SIZE_TRAIN, given.MAX_SIZE_TEST]
     if not sizes or any(type(n) is not int or n < 0 for n in numbers):
-        raise UserError(f"INPUT's sizes are {numbers}; expected whole numbers of 0 or more")
+        raise UserError(f"INPUT's sizes are {numbers}; expected integers of 0 or more")
     if min(given.MAX_SIZE_TRAIN, given.MAX_SIZE_TEST) == 0:
-        raise UserError("INPUT.MAX_SIZE_TRAIN or MAX_SIZE_TEST is 0; expected the longest side")
+        raise UserError("INPUT.MAX_SIZE_TRAIN or MAX_SIZE_TEST is 0; expected 1 or more")
     if is_range and (len(sizes) != 2 or sizes[0] > sizes[1]):
         raise UserError(
             f"INPUT.MIN_SIZE_TRAIN is {sizes}; expected (smallest, largest), as "
@@ -195,10 +197,10 @@ def mapper_settings(config: Any) -> MapperSettings:
 
 
 def random_state(seed: int, position: int) -> np.random.RandomState:
-    """The random numbers of one sample, whichever process draws it and when.
+    """The random generator of one sample, independent of the process that makes it and of the time.
 
     Args:
-        position: of the sample in the stream of all processes.
+        position: position of the sample in the stream of all processes.
     """
     return np.random.RandomState(np.random.MT19937(np.random.SeedSequence((seed, position))))
 
@@ -210,18 +212,18 @@ def training_sample(
     *,
     sized_boxes: bool = False,
 ) -> Sample:
-    """The scene resized and flipped at random, with the targets that are left.
+    """The scene, randomly resized and flipped, with its targets.
 
-    Crowds and boxes without area are left out. The draws are Detectron2's, in its order: given the
+    Crowds and boxes without area are dropped. Random numbers are drawn in Detectron2's order: with the
     state of its global generator, ``random`` gives the same sample.
 
     Args:
-        sized_boxes: whether the data state boxes as x, y, width, height (``Scenes.sized_boxes``):
-            Detectron2 adds these in float32, which moves the last bit.
+        sized_boxes: whether the data set stores boxes as x, y, width, height (``Scenes.sized_boxes``):
+            Detectron2 adds these in float32, which changes the last bit.
 
     Raises:
-        UserError: the image cannot be read, has another size than stated, or a mask is missing or
-            cannot be given in the form asked for.
+        UserError: the image cannot be read or its size differs from the annotation, or a mask is missing
+            or cannot be converted to the requested format.
     """
     image = read_upright(scene)
     old = (scene.height, scene.width)
@@ -232,7 +234,7 @@ def training_sample(
     instances = [instance for instance in scene.instances if not instance.crowd]
     given = np.array([i.box for i in instances], dtype=np.float64).reshape(-1, 4)
     boxes = torch.as_tensor(
-        geometry.boxes(_as_added(given) if sized_boxes else given), dtype=torch.float32
+        geometry.boxes(_rounded_to_float32(given) if sized_boxes else given), dtype=torch.float32
     )
     full = ((boxes[:, 2:] - boxes[:, :2]) > EMPTY).all(dim=1)
     bitmasks = None
@@ -252,10 +254,10 @@ def training_sample(
 
 
 def testing_sample(scene: Scene, settings: MapperSettings) -> Sample:
-    """The scene resized, without targets.
+    """The resized scene, without targets.
 
     Raises:
-        UserError: the image cannot be read or has another size than stated.
+        UserError: the image cannot be read, or its size differs from the annotation.
     """
     old = (scene.height, scene.width)
     shortest = settings.test_size
@@ -279,10 +281,10 @@ def _to_tensor(
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
-def _as_added(
+def _rounded_to_float32(
     boxes: np.ndarray,  # (N, 4) float64
 ) -> np.ndarray:  # (N, 4) float64
-    """The boxes after x + width and y + height were added in float32."""
+    """The boxes with x + width and y + height computed in float32."""
     corners = boxes[:, :2].astype(np.float32)
     sizes = (boxes[:, 2:] - boxes[:, :2]).astype(np.float32)
     return np.concatenate([corners, corners + sizes], axis=1).astype(np.float64)
@@ -302,7 +304,7 @@ def _polygons(
 def _bitmasks(
     scene: Scene, instances: list[Instance], geometry: Geometry
 ) -> Tensor:  # (N, H, W) bool
-    """Polygons are moved, then drawn; run lengths are drawn, then moved, as Detectron2 does."""
+    """As in Detectron2: polygons are transformed, then rasterized; run lengths are decoded first."""
     height, width = geometry.new
     out = np.zeros((len(instances), height, width), dtype=bool)
     for number, instance in enumerate(instances):
@@ -318,14 +320,14 @@ def _bitmasks(
 
 
 def mask_problem(scene: Scene, masks: str) -> str:
-    """What to say of a scene whose masks are not in the form that is asked for."""
+    """The error message for a scene whose masks are missing or not in the configured format."""
     if any(instance.mask is None and not instance.crowd for instance in scene.instances):
         return (
-            f"image {scene.id!r} ({scene.file}) has an object without a mask; expected a mask for "
-            "each, as MODEL.MASK_ON is True: set it to False, or give data with masks"
+            f"image {scene.id!r} ({scene.file}) has an object without a mask, but MODEL.MASK_ON "
+            "is True: set it to False, or use data with a mask for each object"
         )
     return (
-        f"image {scene.id!r} ({scene.file}) has a mask of run lengths, but INPUT.MASK_FORMAT is "
+        f"image {scene.id!r} ({scene.file}) has a mask in run-length encoding, but INPUT.MASK_FORMAT is "
         f"{masks}: set INPUT.MASK_FORMAT to bitmask"
     )
 
@@ -333,4 +335,6 @@ def mask_problem(scene: Scene, masks: str) -> str:
 def _one_of(key: str, value: Any, known: tuple[Any, ...]) -> None:
     if value not in known:
         expected = " or ".join(map(str, known))
-        raise UserError(f"{key} is {value!r}; expected {expected} (others are not implemented)")
+        raise UserError(
+            f"{key} is {value!r}; expected {expected} (other values are not implemented)"
+        )

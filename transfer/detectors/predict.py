@@ -1,4 +1,4 @@
-"""What a detector says about every scene, whichever engine made it."""
+"""Predictions of a detector of either engine for every scene."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from transfer.detectors.mapper import MapperSettings, Sample
 from transfer.detectors.samples import testing_batches, testing_share
 
 OUTPUTS = ("proposal_generator.rpn_head", "roi_heads.box_predictor")
-"""Modules of either engine's detectors whose outputs are scores and boxes before any is left out."""
+"""Modules (in both engines) that output scores and boxes before any of them are discarded."""
 
 
 @torch.no_grad()
@@ -32,18 +32,18 @@ def predict(
 ) -> list[Prediction]:
     """Predictions for all scenes, in their order, on every process; the model is left in eval mode.
 
-    Images pass one by one, as in Detectron2: in a batch, padding would move boxes by rounding.
+    Images are processed one by one, as in Detectron2: padding in a batch would change boxes by rounding.
 
     Args:
         workers: processes that decode images.
-        each_scene: called after each; may raise to stop.
+        each_scene: called after each scene; may raise to stop.
 
     Raises:
-        NotFinite: scores or boxes are not finite. Detectron2 leaves such out, and the detector would
-            pass for one that finds nothing.
+        NotFinite: scores or boxes are not finite. Detectron2 discards these, so that a diverged detector
+            looks like one that finds nothing.
         UserError: an image cannot be read.
 
-    These, and errors of memory, are raised on every process, once all have gone through their shares.
+    These errors, and out-of-memory errors, are raised on every process once all have finished their shares.
     """
     model.eval()
     world, rank = distributed.world_size(), distributed.rank()
@@ -55,7 +55,7 @@ def predict(
         with (
             contextlib.closing(batches),
             Progress("predicting", mine, unit="images") as progress,
-            _watched(model) as finite,
+            _finite_outputs(model) as finite,
         ):
             for (sample,) in batches:
                 found.append(_prediction(model, sample))
@@ -66,7 +66,7 @@ def predict(
                 each_scene()
     except Exception as error:  # noqa: BLE001 - raised below, on every process
         failure = error
-    # The others would wait for this one for ever.
+    # Gather also after a failure: the other processes wait for this one.
     shares = distributed.gather_objects((found, as_told(failure)))
     raise_first(failure, [other for _, other in shares])
     return [prediction for share, _ in shares for prediction in share]
@@ -75,20 +75,20 @@ def predict(
 def _not_finite(where: str) -> NotFinite:
     return NotFinite(
         f"the detector's scores or boxes for {where} are not finite numbers.\n"
-        "It has diverged, or its input is another than in training. Give another checkpoint, or look at "
+        "It has diverged, or its input differs from that in training. Give another checkpoint, or check "
         "INPUT.FORMAT, MODEL.PIXEL_MEAN and PIXEL_STD."
     )
 
 
 @contextlib.contextmanager
-def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Gathers, from every call of the OUTPUTS, whether all that came out was finite."""
+def _finite_outputs(model: nn.Module) -> Iterator[list[Tensor]]:
+    """A list that receives, for every output tensor of the OUTPUTS modules, whether it is finite."""
     finite: list[Tensor] = []
 
-    def look(module: nn.Module, given: Any, out: Any) -> None:
-        finite.extend(value.isfinite().all() for value in _tensors(out))
+    def check(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        finite.extend(value.isfinite().all() for value in _tensors(outputs))
 
-    hooks = [m.register_forward_hook(look) for n, m in model.named_modules() if n in OUTPUTS]
+    hooks = [m.register_forward_hook(check) for n, m in model.named_modules() if n in OUTPUTS]
     try:
         yield finite
     finally:

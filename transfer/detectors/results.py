@@ -1,4 +1,4 @@
-"""Save predictions, score them, write tables and drawings; and the spread over several trials."""
+"""Results of a detection run: predictions, scores, tables and drawings; and the spread over trials."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ PER_CLASS = "per_class.json"
 def score(scenes: Scenes, predictions: Sequence[Prediction]) -> dict[str, DetectionScores]:
     """Scores of ``box`` and, for a detector with masks, of ``mask``.
 
-    The metric is COCO's if the data set has COCO's category ids, VOC's otherwise.
+    The metric is COCO's if the data set has COCO category ids, otherwise VOC's.
     """
     if not scenes.category_ids:
         return {"box": voc_ap(scenes, predictions)}
@@ -39,7 +39,7 @@ def score(scenes: Scenes, predictions: Sequence[Prediction]) -> dict[str, Detect
 
 
 def numbers(scores: dict[str, DetectionScores]) -> dict[str, float | None]:
-    """``box_AP``, ``box_AP50``, ``box_AP75``, ... in percent; None where there is nothing to score."""
+    """``box_AP``, ``box_AP50``, ``box_AP75``, ... in percent; None if there is nothing to score."""
     return {
         f"{kind}_{name}": value
         for kind, of_kind in scores.items()
@@ -52,7 +52,7 @@ def scores_of(
     data: DataId,
     images: int,
 ) -> list[Score]:
-    """AP, AP50 and AP75 of boxes and of masks, each with its value for every class."""
+    """AP, AP50 and AP75 of boxes and masks, each with its per-class values."""
     return [
         Score(
             name=f"{kind} {name}",
@@ -71,37 +71,37 @@ def scores_of(
 
 
 def write(
-    running: Job, scenes: Scenes, predictions: Sequence[Prediction], iteration: int
+    job: Job, scenes: Scenes, predictions: Sequence[Prediction], iteration: int
 ) -> dict[str, DetectionScores]:
-    """Write predictions, then scores, tables and drawings to the run's folder; one process calls it.
+    """Write predictions, scores, tables and drawings to the run's folder; only one process calls this.
 
     Raises:
         RunFailed: a file cannot be written.
     """
-    record = running.record.content
+    record = job.record.content
     about = {
         "iteration": iteration,
         "digest": record["digest"],
         "engine": record["engine"]["name"],
         "network": {name: record["network"].get(name) for name in ("name", "source", "sha256")},
     }
-    save_predictions(running.output / PREDICTIONS, scenes, predictions, about)
+    save_predictions(job.output / PREDICTIONS, scenes, predictions, about)
     scores = score(scenes, predictions)
     tables = {k: {"metric": s.metric, "classes": s.table()} for k, s in scores.items()}
     content = (json.dumps(tables, indent=1) + "\n").encode()
-    write_atomically(running.output / PER_CLASS, content)
-    drawings = write_drawings(running.output, scenes, predictions, scores)
+    write_atomically(job.output / PER_CLASS, content)
+    drawings = write_drawings(job.output, scenes, predictions, scores)
     tested = record["data"]["test"]
     data = DataId(scenes.name, "", tested["fingerprint"])
     record["scores"] = [s.as_dict() for s in scores_of(scores, data, tested["images"])]
     record["drawings"] = drawings
     record["metric"] = ", ".join(of_kind.metric for of_kind in scores.values())
-    log.info("after iteration %d, %s", iteration, in_words(scores))
+    log.info("after iteration %d, %s", iteration, format_scores(scores))
     return scores
 
 
-def in_words(scores: dict[str, DetectionScores]) -> str:
-    """``VOC 11-point: box AP 12.3, AP50 34.5, AP75 5.6``."""
+def format_scores(scores: dict[str, DetectionScores]) -> str:
+    """Scores as text, such as ``VOC 11-point: box AP 12.3, AP50 34.5, AP75 5.6``."""
     metric = next(iter(scores.values())).metric.removesuffix(" AP").removesuffix(" bbox")
     return f"{metric}: " + "; ".join(
         f"{kind} " + ", ".join(f"{n} {of_kind.numbers[n]:.1f}" for n in ("AP", "AP50", "AP75"))
@@ -109,7 +109,7 @@ def in_words(scores: dict[str, DetectionScores]) -> str:
     )
 
 
-# ---- Several seeds of one run: their mean and spread (MoCo reports the mean of five on VOC)
+# ---- Several trials with different seeds (MoCo reports the mean of five on VOC)
 
 
 C = TypeVar("C")
@@ -119,34 +119,34 @@ FILE = "trials.json"
 def run_trials(
     config: C, card: Card | None, run: Callable[[C, Card | None], Any]
 ) -> dict[str, Any]:
-    """Run seeds 0 to N - 1 in OUTPUT/trial-0, ...; skip those that are finished.
+    """Run seeds 0 to N - 1 in OUTPUT/trial-0, ...; finished trials are skipped.
 
     Args:
-        config: has output, trials, seed and finished.
-        run: one trial.
+        config: a config with output, trials, seed and finished.
+        run: runs one trial.
 
     Returns:
-        For each result: mean, standard deviation over the trials (N - 1) and the values.
+        For each result: mean, sample standard deviation over the trials, and the values.
     """
     log_to_terminal()
-    asked: Any = config
-    output = Path(asked.output).expanduser()
+    settings: Any = config
+    output = Path(settings.output).expanduser()
     if read_record(output) is not None:
         raise UserError(
             f"output folder {output} contains a single run; give another --output for --trials"
         )
-    folders = [output / f"trial-{seed}" for seed in range(asked.trials)]
+    folders = [output / f"trial-{seed}" for seed in range(settings.trials)]
     for seed, folder in enumerate(folders):
-        log.info("---- trial %d of %d, seed %d", seed + 1, asked.trials, seed)
+        log.info("---- trial %d of %d, seed %d", seed + 1, settings.trials, seed)
         changes = {"output": folder, "seed": seed, "trials": 1, "finished": "skip"}
-        run(dataclasses.replace(asked, **changes), card)
+        run(dataclasses.replace(settings, **changes), card)
     if int(os.environ.get("RANK", "0")):
-        return {}  # torchrun's first process has the records
+        return {}  # torchrun's first process writes the records
     found = [_results(folder) for folder in folders]
     summary = {
-        name: spread([one[name] for one in found]) for name in found[0] if _number(found, name)
+        name: spread([one[name] for one in found]) for name in found[0] if _is_number(found, name)
     }
-    content = {"trials": asked.trials, "folders": [f.name for f in folders], "results": summary}
+    content = {"trials": settings.trials, "folders": [f.name for f in folders], "results": summary}
     write_atomically(output / FILE, (json.dumps(plain(content), indent=2) + "\n").encode())
     for name, values in summary.items():
         log.info("%s: %.2f ± %.2f", name, values["mean"], values["std"])
@@ -165,10 +165,10 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 def _results(folder: Path) -> dict[str, Any]:
     record = read_record(folder)
-    assert record is not None, "a trial leaves a record"
+    assert record is not None, "a trial writes a record"
     return record["results"]
 
 
-def _number(found: list[dict[str, Any]], name: str) -> bool:
-    """Whether every trial has a score of that name; AP of small objects is null without any."""
+def _is_number(found: list[dict[str, Any]], name: str) -> bool:
+    """Whether every trial has a number of that name; the AP of small objects is None without any."""
     return all(isinstance(one.get(name), float) for one in found)

@@ -1,9 +1,9 @@
-"""Batches of decoded samples: which scenes make each batch, and the worker processes that decode them.
+"""Batches of decoded samples: the order of the scenes, and the worker processes that decode them.
 
-The order is a function of the seed, the process and the iteration: TrainingSampler and
-InferenceSampler of detectron2/data/samplers, AspectRatioGroupedDataset of detectron2/data/common.py.
-Without worker processes the batches are Detectron2's; with them, its order depends on their number
-and ours does not.
+The order is a function of seed, process and iteration: that of TrainingSampler and InferenceSampler in
+detectron2/data/samplers and AspectRatioGroupedDataset in detectron2/data/common.py. Without worker
+processes the batches equal Detectron2's. With them, Detectron2's order depends on the number of workers;
+ours does not.
 """
 
 import pickle
@@ -33,7 +33,7 @@ Key = tuple[int, int]
 
 
 def endless_order(size: int, seed: int, *, rank: int, world: int) -> Iterator[Key]:
-    """One shuffle of ``size`` indices after the other; process ``rank`` has every world-th of them."""
+    """Endless shuffles of ``size`` indices; process ``rank`` gets every ``world``-th index."""
 
     def shuffles() -> Iterator[int]:
         generator = torch.Generator().manual_seed(seed)
@@ -44,7 +44,7 @@ def endless_order(size: int, seed: int, *, rank: int, world: int) -> Iterator[Ke
 
 
 def grouped(order: Iterator[Key], wide: Sequence[bool], batch: int) -> Iterator[list[Key]]:
-    """Batches of wide scenes and batches of others, each as soon as it is full."""
+    """Batches of wide scenes only or of the others only, each as soon as it is full."""
     groups: dict[bool, list[Key]] = {False: [], True: []}
     for key in order:
         group = groups[wide[key[1]]]
@@ -63,14 +63,14 @@ def training_keys(
     world: int,
     first: int = 0,
 ) -> Iterator[list[Key]]:
-    """The batches of one process from iteration ``first`` on, for ever.
+    """An endless iterator over the batches of one process, from iteration ``first`` on.
 
-    The order is followed from its beginning, without reading an image: a second for a million
+    The order is replayed from its beginning without reading images, which takes a second per million
     samples.
 
     Args:
-        wide: whether each scene is wider than high, to group by; or just the number of scenes.
-        batch: scenes of this process's batch.
+        wide: for grouping, whether each scene is wider than high; without grouping, the number of scenes.
+        batch: batch size of this process.
     """
     if isinstance(wide, int):
         order = endless_order(wide, seed, rank=rank, world=world)
@@ -82,34 +82,33 @@ def training_keys(
 
 
 def share_of_batch(total: int, world: int) -> int:
-    """The scenes of one process's batch.
+    """Batch size of one process.
 
     Raises:
-        UserError: the processes cannot share them equally.
+        UserError: the total is not a multiple of the number of processes.
     """
     if total < 1 or total % world:
         raise UserError(
-            f"SOLVER.IMS_PER_BATCH is {total} for {world} processes; expected a multiple of {world}, "
-            "and 1 or more"
+            f"SOLVER.IMS_PER_BATCH is {total} with {world} processes; expected a positive multiple of {world}"
         )
     return total // world
 
 
 def testing_share(size: int, *, rank: int, world: int) -> range:
-    """The scenes of one process, in order; the first processes have one more if they must."""
+    """The scenes of one process, in order; the first processes take one more if the split is uneven."""
     least, left = divmod(size, world)
     begin = rank * least + min(rank, left)
     return range(begin, begin + least + (rank < left))
 
 
-# ---- Scenes to decoded samples in worker processes: what is sent to them, and what comes ba
+# ---- Decoding in worker processes: what is sent to them and what they return
 
 
 class PackedScenes:
-    """Scenes as one block of bytes.
+    """Scenes pickled into one array of bytes.
 
-    A worker that reads Python objects copies the memory pages that hold them, for it counts its
-    references in them: all of COCO's polygons, once for each worker. Bytes stay shared.
+    A forked worker that reads Python objects changes their reference counts and so copies their memory
+    pages: all of COCO's polygons, once per worker. The array stays shared.
     """
 
     def __init__(self, scenes: Sequence[Scene]) -> None:
@@ -126,7 +125,7 @@ class PackedScenes:
 
 
 class Samples:
-    """Key -> sample; ``make`` and the scenes are sent to worker processes by pickle."""
+    """Maps a key to its sample; pickled to worker processes with ``make`` and the scenes."""
 
     def __init__(self, scenes: Sequence[Scene], make: Callable[[Scene, int], Sample]) -> None:
         self.scenes, self.make = PackedScenes(scenes), make
@@ -137,16 +136,16 @@ class Samples:
             return self.make(self.scenes[index], position)
         except UserError as error:
             raise UserError(
-                f"{error}.\nFix or replace the file, then give the same command again."
+                f"{error}.\nFix or replace the file, then run the same command again."
             ) from error
 
 
 @dataclass(frozen=True)
 class _Parcel:
-    """A batch on its way from a worker: its pixels in one tensor, which takes one file descriptor.
+    """A batch on its way from a worker: all pixels in one tensor, which takes one file descriptor.
 
-    A tensor of each image, its boxes and its labels would take 48 for a batch of 16, and the usual
-    limit of 1024 would be met by eight workers. What is small goes as arrays, by value.
+    Separate tensors for images, boxes and labels would take 48 for a batch of 16; eight workers would
+    reach the usual limit of 1024. Boxes and labels are small and are sent by value, as arrays.
     """
 
     pixels: Tensor
@@ -156,7 +155,7 @@ class _Parcel:
     rest: tuple[Sample, ...]
 
 
-_NOTHING = torch.empty(0, dtype=torch.uint8)  # in place of pixels that travel in the parcel
+_NOTHING = torch.empty(0, dtype=torch.uint8)  # replaces the pixels, which are in the parcel
 
 
 def _pack(read: list[Sample]) -> _Parcel:
@@ -187,21 +186,21 @@ def _unpack(parcel: _Parcel) -> list[Sample]:
 def decoded(
     samples: Samples, keys: Callable[[], Iterator[list[Key]]], workers: int
 ) -> Generator[list[Sample]]:
-    """Batches of samples in the order of the keys; to be closed (``contextlib.closing``).
+    """Batches of samples in the order of the keys; the caller closes it (``contextlib.closing``).
 
     Args:
-        workers: processes that decode; 0 decodes in this one.
+        workers: number of decoding processes; 0 decodes in this process.
 
     Raises:
         UserError: an image cannot be read.
-        RunFailed: a worker was lost.
+        RunFailed: a worker process died.
     """
     with closing(stream(samples, keys, _pack, workers=workers)) as parcels:
         for parcel in parcels:
             yield _unpack(parcel)
 
 
-# ---- Batches of decoded samples, the same ones whatever the number of workers and wherever
+# ---- Batches, the same for any number of workers and after any interruption
 
 
 def training_batches(
@@ -216,23 +215,23 @@ def training_batches(
     workers: int,
     group: bool = True,
 ) -> Generator[list[Sample]]:
-    """This process's batches of iterations ``first``, first + 1, ..., until it is closed.
+    """This process's batches from iteration ``first`` on, until the generator is closed.
 
-    Order and pixels are functions of seed, process and iteration: nothing else needs to be saved to
-    continue. PyTorch's global generator is not touched.
+    Order and pixels are functions of seed, process and iteration, so that a checkpoint needs no other
+    state to continue. PyTorch's global generator is not used.
 
     Args:
-        scenes: to train on, already filtered (``catalog.without_empty``).
-        batch: scenes of all processes together (SOLVER.IMS_PER_BATCH).
+        scenes: training scenes, already filtered (``catalog.without_empty``).
+        batch: batch size over all processes (SOLVER.IMS_PER_BATCH).
         seed: 0 or more; the same in all processes.
-        rank, world: number of this process, and of all.
-        workers: processes that decode; 0 decodes here.
-        group: whether wide and high images come in batches of their own
+        rank, world: index of this process, and number of processes.
+        workers: number of decoding processes; 0 decodes in this process.
+        group: whether batches contain either wide or tall images only
             (DATALOADER.ASPECT_RATIO_GROUPING).
 
     Raises:
-        UserError: at once, if the batch cannot be shared or masks are not as the settings want them;
-            later, naming the file, if an image cannot be read.
+        UserError: when called, if the batch cannot be divided among the processes or a mask is missing or in
+            another format; while iterating, if an image cannot be read (the message names the file).
     """
     _check_masks(scenes, settings)
     share = share_of_batch(batch, world)
@@ -254,11 +253,11 @@ def testing_batches(
     world: int,
     workers: int,
 ) -> Generator[list[Sample]]:
-    """This process's share of the scenes, in order, one per batch; the caller closes it.
+    """This process's share of the scenes, in order, one per batch; the caller closes the generator.
 
     Raises:
-        UserError: an image cannot be read; the message names it. In this process alone, as the
-            shares of processes differ in length.
+        UserError: an image cannot be read (the message names it). Raised in this process only, since the
+            shares differ in length.
     """
 
     def keys() -> Iterator[list[Key]]:
@@ -270,7 +269,7 @@ def testing_batches(
 
 @dataclass(frozen=True)
 class _Training:
-    """Makes samples to train on; a class, because spawned workers receive it by pickle."""
+    """Makes training samples; a class, because it is pickled to spawned workers."""
 
     settings: MapperSettings
     seed: int
@@ -283,7 +282,7 @@ class _Training:
 
 @dataclass(frozen=True)
 class _Testing:
-    """Makes samples to test on."""
+    """Makes test samples."""
 
     settings: MapperSettings
 
@@ -292,10 +291,10 @@ class _Testing:
 
 
 def _check_masks(scenes: Scenes, settings: MapperSettings) -> None:
-    """Every object that is trained on has a mask in a form that the settings can use.
+    """Check that every training object has a mask in a format that the settings support.
 
     Raises:
-        UserError: one has not; its image is named.
+        UserError: one does not; the message names its image.
     """
 
     def unusable(instance: Instance) -> bool:

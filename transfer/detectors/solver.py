@@ -1,15 +1,11 @@
-"""The learning rate of each iteration, value by value as Detectron2's scheduler has it.
+"""SGD, its learning-rate schedule and gradient clipping, equal to Detectron2's.
 
-Source: detectron2/solver/build.py (build_lr_scheduler) and lr_scheduler.py at 02b5c4e2, which put fvcore's
-schedulers together; so is it done here. They count in parts of the whole, not in iterations: the
-rounding is part of the value.
+Schedule: detectron2/solver/build.py (build_lr_scheduler) and lr_scheduler.py at 02b5c4e2, composed of
+fvcore's schedulers as they do. These take the fraction of the training that is done, not the iteration,
+which rounds differently.
 
-The numbers that a training goes by, whatever the engine.
-
-SGD over the parameter groups of Detectron2's build_optimizer, and its gradient clipping.
-
-Source: detectron2/solver/build.py at 02b5c4e2. The order of groups and of parameters in them is its own, so
-that an optimizer's state means the same in both.
+Optimizer: build_optimizer in detectron2/solver/build.py at 02b5c4e2. Groups, and parameters within a
+group, have the same order, so that an optimizer's state dict is interchangeable.
 """
 
 import itertools
@@ -32,26 +28,26 @@ from torch import nn
 
 from msbreg.run.errors import UserError
 
-# ---- The learning rate of each iteration, value by value as Detectron2's scheduler has it
+# ---- Learning-rate schedule
 
 
 Multiplier = Callable[[int], float]
-"""Iteration, from 0 -> what every group's base learning rate is multiplied by."""
+"""Iteration (from 0) -> factor on every group's base learning rate."""
 
 NAMES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 WARMUPS = ("linear", "constant")
 
 
 def learning_rate_multiplier(config: CfgNode) -> Multiplier:
-    """SOLVER's schedule with its warm-up, from 0 to MAX_ITER - 1.
+    """The schedule of SOLVER with its warm-up, for iterations 0 to MAX_ITER - 1.
 
     Raises:
-        UserError: the schedule or the warm-up is unknown, or its numbers make none.
+        UserError: the schedule or the warm-up is unknown, or its settings are invalid.
     """
     solver = config.SOLVER
     _check(solver)
     whole = _schedule(solver)
-    # The warm-up ends where the schedule then is, which a long one makes lower than its start.
+    # The warm-up ends at the schedule's value at that time, which is below 1 after a long warm-up.
     length = min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
     end = whole(0.0) if solver.RESCALE_INTERVAL else whole(length)
     start = solver.WARMUP_FACTOR * whole(0.0)
@@ -68,7 +64,7 @@ def learning_rate_multiplier(config: CfgNode) -> Multiplier:
 
 
 def _schedule(solver: CfgNode) -> ParamScheduler:
-    """What is left of the schedule without its warm-up."""
+    """The schedule without its warm-up."""
     if solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
         return CosineParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR)
     if solver.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR":
@@ -87,12 +83,12 @@ def _schedule(solver: CfgNode) -> ParamScheduler:
 
 
 def reached_steps(solver: CfgNode) -> list[int]:
-    """The STEPS that come before the end; Detectron2 leaves the others out, too, with a warning."""
+    """The STEPS before MAX_ITER; Detectron2 ignores the others as well, with a warning."""
     return [step for step in solver.STEPS if step < solver.MAX_ITER]
 
 
 def unreached_steps(solver: CfgNode) -> list[int]:
-    """The STEPS at the end or after it."""
+    """The STEPS at MAX_ITER or after it."""
     return [step for step in solver.STEPS if step >= solver.MAX_ITER]
 
 
@@ -129,17 +125,17 @@ def _check(solver: CfgNode) -> None:
         )
 
 
-# ---- The numbers that a training goes by, whatever the engine
+# ---- What an engine gives to the training loop
 
 
 @dataclass
 class Solver:
-    """How an engine changes weights.
+    """An optimizer with its learning-rate schedule and gradient clipping.
 
     Attributes:
         optimizer: over the trainable parameters.
-        rates: iteration, from 0 -> learning rate of each of the optimizer's groups.
-        clip: called between backward pass and step.
+        rates: iteration (from 0) -> learning rate of each of the optimizer's groups.
+        clip: called between the backward pass and the step.
     """
 
     optimizer: torch.optim.Optimizer
@@ -148,24 +144,24 @@ class Solver:
 
 
 def check_schedule(config: CfgNode) -> None:
-    """That SOLVER makes a schedule; called before anything is read or written.
+    """Check the settings of SOLVER before anything is read or written.
 
     Raises:
-        UserError: it makes none, or asks for float16.
+        UserError: the schedule is invalid, or float16 is enabled.
     """
     learning_rate_multiplier(config)
     if config.SOLVER.AMP.ENABLED:
         raise UserError(
-            "SOLVER.AMP.ENABLED asks for float16, which is not implemented; give "
+            "SOLVER.AMP.ENABLED means float16, which is not implemented; give "
             "SOLVER.AMP.ENABLED False, and --amp bf16 for bfloat16"
         )
 
 
-# ---- SGD over the parameter groups of Detectron2's build_optimizer, and its gradient clippi
+# ---- Optimizer and gradient clipping
 
 
 NORMS = (
-    nn.modules.batchnorm._BatchNorm,  # SyncBatchNorm among them; Detectron2's FrozenBN has no parameters
+    nn.modules.batchnorm._BatchNorm,  # includes SyncBatchNorm; Detectron2's FrozenBN has no parameters
     nn.GroupNorm,
     nn.modules.instancenorm._InstanceNorm,
     nn.LayerNorm,
@@ -174,10 +170,10 @@ NORMS = (
 
 
 def parameter_groups(config: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
-    """The trainable parameters, put together by learning rate and weight decay.
+    """The trainable parameters, grouped by learning rate and weight decay.
 
-    Norm layers have WEIGHT_DECAY_NORM, biases BASE_LR x BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS (None:
-    WEIGHT_DECAY); a norm layer's bias is a bias first.
+    Norm layers use WEIGHT_DECAY_NORM; biases use BASE_LR x BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS (None:
+    WEIGHT_DECAY). A norm layer's bias follows the rule of biases.
     """
     solver = config.SOLVER
     of_biases: dict[str, float] = {}
@@ -202,10 +198,10 @@ def parameter_groups(config: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
 
 
 def build_optimizer(config: CfgNode, model: nn.Module) -> torch.optim.SGD:
-    """SGD with SOLVER's momentum.
+    """SGD with the settings of SOLVER.
 
     Raises:
-        UserError: nothing is left to train.
+        UserError: no parameter is trainable.
     """
     groups = parameter_groups(config, model)
     if not groups:
@@ -222,7 +218,7 @@ def build_optimizer(config: CfgNode, model: nn.Module) -> torch.optim.SGD:
 
 
 def clip_gradients(config: CfgNode, optimizer: torch.optim.Optimizer) -> None:
-    """Clip each parameter's gradient by itself, as SOLVER.CLIP_GRADIENTS asks; off by default.
+    """Clip each parameter's gradient separately, as SOLVER.CLIP_GRADIENTS says; off by default.
 
     Raises:
         UserError: CLIP_TYPE is unknown.

@@ -1,4 +1,4 @@
-"""The splits that a yaml names, checked against its settings."""
+"""The data splits that a yaml names, checked against its settings."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -17,19 +17,19 @@ from transfer.scoring.predictions import split_digest
 
 @dataclass(frozen=True)
 class Data:
-    """Scenes to train on, none where nothing is trained, and scenes to test on."""
+    """Training scenes (none for an evaluation only) and test scenes."""
 
     train: Scenes
     test: Scenes
 
-    def doubts(self) -> list[str]:
-        """Warnings about these data that a reader of the scores must know."""
+    def warnings(self) -> list[str]:
+        """Warnings about the data that a reader of the scores must know."""
         found = [*self.train.doubts, *self.test.doubts]
         shared = len(_files(self.train) & _files(self.test))
         if shared:
             found.append(
-                f"{shared} of the {len(self.test.scenes)} images of {self.test.name} are also trained "
-                "on: the scores do not measure generalization"
+                f"{shared} of the {len(self.test.scenes)} images of {self.test.name} are also training "
+                "images: the scores do not measure generalization"
             )
         present = {o.label for s in self.test.scenes for o in s.instances if not o.crowd}
         absent = [name for k, name in enumerate(self.test.classes) if k not in present]
@@ -38,10 +38,10 @@ class Data:
         return found
 
     def described(self) -> dict[str, Any]:
-        """For the record: names, counts, digests, and what the reader accepted although it is odd.
+        """For the record: names, counts, digests, and unusual annotations that were accepted.
 
-        ``annotations`` is a digest of the annotations, ``fingerprint`` of these and of the names and
-        sizes of the image files. ``oddities`` is there only if there are any.
+        ``annotations`` is a digest of the annotations; ``fingerprint`` also covers the names and sizes of
+        the image files. ``oddities`` is present only if there are any.
         """
         splits = {"train": self.train, "test": self.test}
         return {
@@ -60,22 +60,22 @@ class Data:
 
 
 def data_of(config: CfgNode, root: Path | None, *, train: bool, strict: bool = False) -> Data:
-    """The scenes of DATASETS.TRAIN, joined and without empty ones as DATALOADER says, and of TEST.
+    """Load DATASETS.TRAIN (concatenated, filtered as DATALOADER says) and DATASETS.TEST.
 
     Args:
         root: the folder that contains named data sets.
-        train: whether anything is trained.
-        strict: raise an error for what Detectron2 accepts although it is odd.
+        train: whether to load the training splits.
+        strict: raise an error for unusual annotations that Detectron2 accepts.
 
     Raises:
-        UserError: a split is missing or malformed, the two have other classes, or the yaml has
-            another number of them.
+        UserError: a split is missing or malformed, the classes of the splits differ, or NUM_CLASSES is not
+            their number.
     """
     root = None if root is None else _folder(root)
     _check_names(config)
     if len(config.DATASETS.TEST) != 1:
         raise UserError(
-            f"DATASETS.TEST is {list(config.DATASETS.TEST)}; expected one data set: its scores are "
+            f"DATASETS.TEST is {list(config.DATASETS.TEST)}; expected a single data set, whose scores are "
             "those of the run"
         )
     test = load_scenes(config.DATASETS.TEST[0], root, strict=strict)
@@ -109,7 +109,7 @@ def _fingerprint(annotations: str, scenes: Scenes) -> str:
 
 
 def _files(scenes: Scenes) -> set[Path]:
-    """The images, whatever links lead to their folders."""
+    """The image files, with links in their folders resolved."""
     folder = cache(Path.resolve)
     return {folder(scene.file.parent) / scene.file.name for scene in scenes.scenes}
 
@@ -143,13 +143,13 @@ def _check_classes(config: CfgNode, scenes: Scenes) -> None:
 
 
 def _check_masks(test: Scenes) -> None:
-    """Found now, and not after the training, when masks are to be scored."""
+    """Fail before the training, not when masks are scored after it."""
     without = [s.id for s in test.scenes if any(o.mask is None for o in s.instances)]
     if without:
         raise UserError(
             f"{len(without)} of the {len(test.scenes)} images of {test.name} have objects without a "
-            f"mask, the first is {without[0]!r}; expected masks of all.\nGive other data, or "
-            "MODEL.MASK_ON False to detect boxes alone."
+            f"mask, for example {without[0]!r}; expected a mask for each object.\nUse other data, or "
+            "MODEL.MASK_ON False to detect boxes only."
         )
 
 

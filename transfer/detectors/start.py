@@ -1,8 +1,8 @@
-"""What a detector starts from: a backbone of any origin, its untrained twin, or a whole detector.
+"""Initial weights of a detector: a backbone checkpoint, its untrained twin, or a whole detector.
 
-A yaml states what no file of weights shows: channel order and normalization of the input, and the place
-of the stride. Both are compared with the checkpoint's spec, so that a detector is not trained on an input
-that its backbone never saw.
+The yaml states what weights alone do not show: the channel order and normalization of the input, and
+which convolution of a bottleneck has the stride. Both are compared with the checkpoint's spec, so that a
+detector is not trained on inputs that its backbone has never seen.
 """
 
 import math
@@ -35,7 +35,7 @@ from transfer.detectors.trainable import KIND
 
 @dataclass(frozen=True)
 class Start:
-    """Weights of a backbone, in Detectron2's names, and where they come from."""
+    """Weights of a backbone under Detectron2's names, and their provenance."""
 
     state: dict[str, Tensor]
     provenance: Provenance
@@ -49,7 +49,7 @@ def backbone_of_file(
     family: str | None = None,
     trust_pickle: bool = False,
 ) -> Start:
-    """The backbone of any checkpoint of ``msbreg.load_backbone``.
+    """The backbone in any checkpoint that ``msbreg.load_backbone`` reads.
 
     Raises:
         UserError: the file cannot be read, or the yaml describes another backbone or another input.
@@ -65,7 +65,7 @@ def untrained(config: CfgNode, *, seed: int) -> Start:
     """The yaml's backbone with the initial weights of a seed: the baseline of every score.
 
     Raises:
-        UserError: the table of architectures lacks the yaml's backbone.
+        UserError: the yaml's backbone is not a known architecture.
     """
     try:
         spec = spec_of_yaml(config)
@@ -79,7 +79,7 @@ def spec_of_yaml(config: CfgNode) -> BackboneSpec:
     """The backbone that MODEL.RESNETS and the yaml's input describe.
 
     Raises:
-        UserError: the table of architectures lacks it; the message has the keys that differ.
+        UserError: it is not a known architecture; the message lists the keys that differ.
     """
     resnets = config.MODEL.RESNETS
     width = resnets.STEM_OUT_CHANNELS
@@ -94,14 +94,14 @@ def spec_of_yaml(config: CfgNode) -> BackboneSpec:
 
 
 def check_backbone(config: CfgNode, spec: BackboneSpec, source: str) -> None:
-    """Check that the yaml builds this backbone and gives it the input it was trained on.
+    """Check that the yaml builds this backbone and feeds it the input it was trained on.
 
     Raises:
-        UserError: it does not; the message has the KEY VALUE pairs that do.
+        UserError: it does not; the message lists the KEY VALUE pairs to change.
     """
     if reason := no_small_stem(spec):
         raise UserError(
-            f"{source} holds a {spec.arch}, which no detector here is built on: {reason}.\n"
+            f"{source} contains a {spec.arch}, which detectors do not support: {reason}.\n"
             "Pre-train with --arch resnet18-narrow (or resnet18, resnet50) instead."
         )
     wrong = {key: value for key, value in _wanted(spec).items() if not _same(config, key, value)}
@@ -109,13 +109,13 @@ def check_backbone(config: CfgNode, spec: BackboneSpec, source: str) -> None:
         lines = [f"  {key} is {_value(config, key)!r}" for key in wrong]
         pairs = " ".join(f'{key} "{value}"' for key, value in wrong.items())
         raise UserError(
-            f"{source} holds a {spec.arch}, whose input is {spec.normalization.channels}, but the yaml "
-            "says otherwise:\n" + "\n".join(lines) + f"\nGive: {pairs}"
+            f"{source} contains a {spec.arch} with {spec.normalization.channels} input, but the yaml "
+            "differs:\n" + "\n".join(lines) + f"\nGive: {pairs}"
         )
 
 
 def _wanted(spec: BackboneSpec) -> dict[str, Any]:
-    """Keys of the yaml that the backbone decides."""
+    """Keys of the yaml that the backbone determines."""
     a, normalization = spec.architecture, spec.normalization
     wanted: dict[str, Any] = {
         "INPUT.FORMAT": normalization.channels,
@@ -142,7 +142,7 @@ def _same(config: CfgNode, key: str, value: Any) -> bool:
     given = _value(config, key)
     if not isinstance(value, list):
         return given == value
-    # In gray levels: the third decimal is where the yamls of the field round.
+    # In gray levels; published yamls round to three decimals.
     return len(given) == len(value) and all(
         math.isclose(a, b, abs_tol=0.01) for a, b in zip(given, value, strict=True)
     )
@@ -152,7 +152,7 @@ def _in_detectron2s_names(backbone: ResNet) -> dict[str, Tensor]:
     return to_dialect(backbone.state_dict(), detectron2)
 
 
-# ---- A whole detector as a start: read, and compared with what it is asked to be
+# ---- Whole detectors, compared with the yaml and the data
 
 
 WITHOUT_EFFECT = (
@@ -161,36 +161,40 @@ WITHOUT_EFFECT = (
     *("*.IOU_LABELS", "*.SMOOTH_L1_BETA", "*.BBOX_REG_LOSS_TYPE", "*LOSS_WEIGHT"),
     *("*.BOUNDARY_THRESH", "*.PROPOSAL_APPEND_GT", "*.TRAIN_ON_PRED_BOXES"),
 )
-"""Keys of MODEL that an evaluation does not depend on (another kind of norm has other tensors)."""
+"""Keys of MODEL that do not affect an evaluation (a different norm has different tensors)."""
 CHOSEN_AT_TEST = ("*_TEST", "*.NMS_THRESH")
-"""Keys of MODEL that say how to evaluate: the record holds them, and they may differ."""
+"""Keys of MODEL that choose how to evaluate: they may differ, and are in the record."""
 
 
 @dataclass(frozen=True)
 class WholeDetector:
-    """What a file says of the detector in it.
+    """What a file says about the detector in it.
 
     Attributes:
-        provenance: for the record; ``classes`` only where the file states them.
-        settings: of MODEL and INPUT.FORMAT, by dotted key; None where the file does not state them.
+        provenance: for the record.
+        classes: the classes it was trained on; None if the file does not state them.
+        settings: MODEL and INPUT.FORMAT by dotted key; None if the file does not state them.
     """
 
     provenance: dict[str, Any]
     classes: Sequence[str] | None
     settings: Mapping[str, Any] | None
 
-    def doubts(self, config: CfgNode, classes: Sequence[str], *, eval_only: bool) -> list[str]:
-        """What makes it another detector than the yaml and the data expect, in words after its name.
+    def check(self, config: CfgNode, classes: Sequence[str], *, eval_only: bool) -> list[str]:
+        """Compare the detector with the yaml and the data.
+
+        Returns:
+            Warnings, as predicates: the caller puts the name of the file first.
 
         Raises:
-            UserError: it would be evaluated with other classes, or as another network or on other
-                pixels than those it was trained with.
+            UserError: it would be evaluated with other classes, another network or other pixels than it was
+                trained with.
         """
         found = self._other_settings(config) + self._other_classes(classes)
         if found and eval_only and self.classes is not None:
             raise UserError(f"{self.provenance['source']} " + "\nand ".join(found))
         if not eval_only:
-            found.append("is a whole detector: it is trained further, for as many iterations again")
+            found.append("is a whole detector; training continues for another full schedule")
         return found
 
     def _other_settings(self, config: CfgNode) -> list[str]:
@@ -204,24 +208,24 @@ class WholeDetector:
         }
         if not wrong:
             return []
-        lines = [f"  {key} was {value!r}, here it is {now[key]!r}" for key, value in wrong.items()]
+        lines = [f"  {key} was {value!r}, now it is {now[key]!r}" for key, value in wrong.items()]
         pairs = " ".join(f'{key} "{value}"' for key, value in wrong.items())
         return ["was trained with other settings:\n" + "\n".join(lines) + f"\nGive: {pairs}"]
 
     def _other_classes(self, classes: Sequence[str]) -> list[str]:
         if self.classes is None:
-            return [f"does not say its classes; taken to be {_some(classes)}, in this order"]
+            return [f"does not state its classes; assuming {_some(classes)}, in this order"]
         if list(self.classes) == list(classes):
             return []
         return [
-            f"was trained on the classes {_some(self.classes)}, the data have {_some(classes)}; "
+            f"was trained on the classes {_some(self.classes)}; the data set has {_some(classes)}; "
             "expected the same, in the same order.\n"
-            "A folder in VOC's layout can state them, one a line, in classes.txt."
+            "A folder in VOC layout can list them in classes.txt, one per line."
         ]
 
 
 def model_settings(config: CfgNode) -> dict[str, Any]:
-    """MODEL and INPUT.FORMAT by dotted key, as JSON knows them."""
+    """MODEL and INPUT.FORMAT by dotted key, as JSON values."""
     keys = plain(flat(config))
     return {k: v for k, v in keys.items() if k.startswith("MODEL.") or k == "INPUT.FORMAT"}
 
@@ -229,10 +233,10 @@ def model_settings(config: CfgNode) -> dict[str, Any]:
 def whole_detector(
     path: Path, model: nn.Module, config: CfgNode, trust_pickle: bool
 ) -> WholeDetector | None:
-    """Load a checkpoint of this script or of Detectron2; None of a file that holds no detector.
+    """Load a detector saved by this script or by Detectron2; None if the file is not a detector.
 
     Raises:
-        UserError: the file cannot be read, or is of a detector of other tensors.
+        UserError: the file cannot be read, or the detector in it has other tensors.
     """
     file = read_file(path, trust_pickle=trust_pickle)
     content = file.content if isinstance(file.content, dict) else {}
@@ -260,7 +264,7 @@ def whole_detector(
 
 
 def counts(loaded: Loaded) -> dict[str, Any]:
-    """Numbers of tensors, by what became of them and why."""
+    """Numbers of tensors that were loaded, left as initialized and left out, the latter two by reason."""
     grouped = {"fresh": loaded.fresh, "left_out": loaded.left_out}
     numbers = {name: {why: len(v) for why, v in group.items()} for name, group in grouped.items()}
     return {"taken": loaded.taken, **numbers}
@@ -274,32 +278,31 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
 
 
-# ---- What a detector starts from: a backbone of any origin, its untrained twin, or a whole
+# ---- Loading the initial weights
 
 
 def start_detector(
-    model: nn.Module, config: CfgNode, asked: Config, classes: Sequence[str], running: Job
+    model: nn.Module, config: CfgNode, asked: Config, classes: Sequence[str], job: Job
 ) -> None:
-    """Load what was asked for; the network's provenance goes into the record.
+    """Load the initial weights into a detector; their provenance goes into the record.
 
     Args:
-        classes: of the data, in the order of their labels.
+        classes: names of the data set's classes, in label order.
 
     Raises:
-        UserError: nothing was asked for, it cannot be read, it is of another network or input, or only
-            a backbone is there to be evaluated.
+        UserError: no checkpoint is given, it cannot be read, it has another network or input, or
+            ``--eval-only`` is given with a backbone.
     """
     given = asked.checkpoint or ""
     path = Path(given).expanduser()
     if not given:
         raise UserError(
-            "no weights to start from: give --checkpoint CHECKPOINT (or MODEL.WEIGHTS in the yaml), or "
+            "no initial weights: give --checkpoint CHECKPOINT (or MODEL.WEIGHTS in the yaml), or "
             "--checkpoint random for the untrained twin"
         )
     if "://" in given:
         raise UserError(
-            f"the weights are {given!r}, and nothing is downloaded here; download them, and give the "
-            "file as --checkpoint"
+            f"the weights are {given!r}, a URL; download the file and give its path as --checkpoint"
         )
     whole = None if given == "random" else whole_detector(path, model, config, asked.trust_pickle)
     if whole is None and asked.eval_only:
@@ -308,8 +311,8 @@ def start_detector(
             "detection run, or Detectron2's model_final.pth or .pkl"
         )
     if whole is not None:
-        for doubt in whole.doubts(config, classes, eval_only=asked.eval_only):
-            running.warn(f"{given} {doubt}")
+        for warning in whole.check(config, classes, eval_only=asked.eval_only):
+            job.warn(f"{given} {warning}")
         network = whole.provenance
         if not asked.eval_only:
             network["name"] += f", detector of {network.get('iteration', 'unknown')} iterations"
@@ -330,17 +333,17 @@ def start_detector(
             log.info("left out of the detector: %d tensors (%s)", len(names), reason)
         network = start.provenance.as_dict() | {"loaded": counts(loaded)}
     network["name"] = asked.name or network.get("name") or _name(network, asked.encoder)
-    running.record.content["network"] = network
+    job.record.content["network"] = network
     log.info("%s: %s of %s (%s)", given, network["encoder"], network["arch"], network["family"])
 
 
 def weights_digest(checkpoint: str | None) -> dict[str, str]:
-    """Digest of the checkpoint's contents, by which a finished run is known again."""
+    """SHA-256 digest of the checkpoint file; a finished run is recognized by it."""
     file = Path(checkpoint or "").expanduser()
     return {"checkpoint": file_sha256(file) if file.is_file() else checkpoint or ""}
 
 
 def _name(network: dict[str, Any], encoder: str | None) -> str:
-    """What tables call the network."""
+    """The name of the network in tables."""
     name = f"{network['details'].get('method', network['family'])} {network['arch']}"
     return f"{name}, {network['encoder']}" if encoder else name

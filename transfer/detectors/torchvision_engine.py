@@ -1,4 +1,4 @@
-"""The engine of torchvision's parts: the networks of transfer/detectors/rcnn, Detectron2's solver."""
+"""The torchvision engine: the networks of transfer/detectors/rcnn with Detectron2's solver."""
 
 import torchvision
 from fvcore.common.config import CfgNode
@@ -14,7 +14,7 @@ from transfer.detectors.solver import (
 
 
 def version() -> str:
-    """Such as ``0.29.0``."""
+    """Version of torchvision, such as ``0.29.0``."""
     return torchvision.__version__
 
 
@@ -24,7 +24,7 @@ def build_detector(config: CfgNode) -> nn.Module:
 
 
 def build_solver(config: CfgNode, model: nn.Module) -> Solver:
-    """SGD and its schedule, as Detectron2's build_optimizer and build_lr_scheduler make them."""
+    """SGD and its schedule, equal to Detectron2's build_optimizer and build_lr_scheduler."""
     optimizer = build_optimizer(config, model)
     multiplier = learning_rate_multiplier(config)
     bases = [group["lr"] for group in optimizer.param_groups]

@@ -1,4 +1,4 @@
-"""DetectorTraining: a detector of either engine as the training loop sees it, and its checkpoints."""
+"""DetectorTraining: adapts a detector of either engine to the training loop. And its checkpoints."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -24,11 +24,11 @@ from transfer.detectors.solver import Solver
 Batch = list[Sample]
 KIND = "msbreg-detection"
 SCHEMA = 1
-ROW_EVERY = 20  # iterations that a row of the curve averages over, as Detectron2's writers
+ROW_EVERY = 20  # iterations averaged in a row of the curve; the period of Detectron2's writers
 
 
 def plan_of(config: CfgNode, *, device: torch.device, seed: int) -> Plan:
-    """The loop's numbers, from SOLVER and TEST."""
+    """The training loop's plan, from the SOLVER and TEST sections of the config."""
     return Plan(
         steps=config.SOLVER.MAX_ITER,
         row_every=ROW_EVERY,
@@ -40,7 +40,7 @@ def plan_of(config: CfgNode, *, device: torch.device, seed: int) -> Plan:
 
 
 class DetectorTraining(Trainable):
-    """A detector, and how its engine changes the weights."""
+    """A detector with its optimizer and learning-rate schedule."""
 
     advice = "Try a smaller SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, in a new --output."
 
@@ -55,19 +55,19 @@ class DetectorTraining(Trainable):
         precise_bn: int = 0,
         statistics_batches: Callable[[int], Iterable[Batch]] | None = None,
     ) -> None:
-        """Prepare the training.
-
+        """
         Args:
-            accumulate: parts in which a process passes its batch.
-            bf16: autocast to bfloat16 while training; statistics and evaluation stay in float32.
-            precise_bn: batches for precise BatchNorm statistics before each evaluation; 0 is off.
-            statistics_batches: iteration -> the batches for them.
+            accumulate: number of parts that each process splits its batch into.
+            bf16: train under bfloat16 autocast; BatchNorm statistics and evaluation stay in float32.
+            precise_bn: number of batches for precise BatchNorm statistics before each evaluation; 0
+                turns them off.
+            statistics_batches: iteration -> the batches for these statistics.
         """
         self.model, self.solver, self.device = model, solver, device
         self.optimizer = solver.optimizer
         self.parts, self.bf16, self.precise_bn = accumulate, bf16, precise_bn
         self.statistics_batches = statistics_batches
-        self.exchanges = exchanges(model)
+        self.exchanges = has_synchronized_norm(model)
 
     def learning_rates(self, step: int) -> list[float]:
         return self.solver.rates(step)
@@ -94,9 +94,9 @@ class DetectorTraining(Trainable):
         self.solver.clip()
 
     def prepare_evaluation(self, step: int) -> None:
-        """Make BatchNorm's statistics precise, where that is asked for, and equal in all processes."""
+        """Recompute precise BatchNorm statistics if enabled, and make them equal in all processes."""
         if self.precise_bn and self.statistics_batches is not None:
-            with contextlib.closing(_each(self.statistics_batches(step))) as batches:
+            with contextlib.closing(_closing(self.statistics_batches(step))) as batches:
                 parts = (part for batch in batches for part in divide(batch, self.parts))
                 make_precise(self.model, parts, self.precise_bn * self.parts)
         share_statistics(self.model)
@@ -109,11 +109,11 @@ class DetectorTraining(Trainable):
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
-            raise UserError(f"the optimizer belongs to another detector: {error}") from error
+            raise UserError(f"the optimizer state is from another detector: {error}") from error
 
 
 def part_of(images: int, parts: int) -> int:
-    """Images in each of the parts of a process's batch.
+    """Number of images in each part of a process's batch.
 
     Raises:
         UserError: the number of images is not a multiple of the number of parts.
@@ -121,34 +121,34 @@ def part_of(images: int, parts: int) -> int:
     if images % parts:
         divisors = [str(n) for n in range(1, images + 1) if images % n == 0]
         raise UserError(
-            f"--accumulate {parts} cannot divide a batch of {images} images in each process; "
-            f"expected a divisor: {', '.join(divisors)}"
+            f"--accumulate {parts} does not divide the {images} images of each process; "
+            f"expected one of: {', '.join(divisors)}"
         )
     return images // parts
 
 
 def divide(samples: Batch, parts: int) -> list[Batch]:
-    """The batch in parts of equal size; raises as ``part_of``."""
+    """Split the batch into parts of equal size; raises like ``part_of``."""
     size = part_of(len(samples), parts)
     return [samples[start : start + size] for start in range(0, len(samples), size)]
 
 
-def exchanges(model: nn.Module) -> bool:
-    """Whether its BatchNorm layers average over processes: SyncBN, or either engine's naiveSyncBN."""
+def has_synchronized_norm(model: nn.Module) -> bool:
+    """Whether a BatchNorm layer averages over processes: SyncBN or either engine's naiveSyncBN."""
     return any(
         isinstance(layer, nn.SyncBatchNorm) or type(layer).__name__ == "NaiveSyncBatchNorm"
         for layer in model.modules()
     )
 
 
-def losses_in_words(losses: Mapping[str, float]) -> str:
-    """``loss 1.53 (cls 0.90, box_reg 0.20, ...)``."""
+def format_losses(losses: Mapping[str, float]) -> str:
+    """Losses as text, such as ``loss 1.53 (cls 0.90, box_reg 0.20, ...)``."""
     parts = ", ".join(f"{name.removeprefix('loss_')} {value:.2f}" for name, value in losses.items())
     return f"loss {sum(losses.values()):.2f} ({parts})"
 
 
-def _each(batches: Iterable[Batch]) -> Generator[Batch]:
-    """The batches; closed, it closes a generator of them, whose worker processes then end."""
+def _closing(batches: Iterable[Batch]) -> Generator[Batch]:
+    """Yield the batches. Closing this generator also closes theirs, which ends its worker processes."""
     yield from batches
 
 
@@ -159,22 +159,23 @@ def checkpoint_of(path: Path, about: Mapping[str, Any]) -> Checkpoint:
     """The checkpoint of a run.
 
     Args:
-        about: settings, fingerprints of the data, engine, device type, provenance.
+        about: what the checkpoint records about its run: settings, data fingerprints, engine, device type
+            and the provenance of the initial weights.
     """
     return Checkpoint(path, lambda step: {"kind": KIND, "about": dict(about), "iteration": step})
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint of a detector in training; no code in the file is run.
+    """Read a checkpoint of transfer/detection.py; no code in the file is run.
 
     Raises:
-        UserError: no such file, truncated, or not such a checkpoint.
+        UserError: the file is missing, truncated, or not such a checkpoint.
     """
     content = read_file(path).content
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise UserError(
-            f"{path} is not a checkpoint of transfer/detection.py: it holds {overview(content)}.\n"
-            f"Expected the entry kind = {KIND!r}."
+            f"{path} is not a checkpoint of transfer/detection.py: it contains {overview(content)}.\n"
+            f"Expected an entry kind = {KIND!r}."
         )
     if content.get("schema") != SCHEMA:
         raise UserError(
@@ -187,21 +188,22 @@ def resume(
     trainable: DetectorTraining,
     state: State,
     checkpoint: Checkpoint,
-    running: Job,
+    job: Job,
     about: Mapping[str, Any],
 ) -> None:
-    """Continue the run in the job's folder.
+    """Continue the run in the job's output folder.
 
     Raises:
-        UserError: the checkpoint has no record beside it, or belongs to other data or another engine.
+        UserError: the folder has no record of this run, the checkpoint cannot be read, or it was trained
+            with other data or another engine.
     """
     path = checkpoint.path
-    require_record(path, running.resumed)
+    require_record(path, job.resumed)
     try:
         content = read_checkpoint(path)
     except UserError as error:
         raise UserError(
-            f"{error}\nThis run was to continue from it; without the file, the same command starts anew."
+            f"{error}\nThe run cannot continue from it. Remove the file to start from the beginning."
         ) from error
     before = content["about"]
     for what, then, now in (
@@ -210,46 +212,51 @@ def resume(
     ):
         if then != now:
             raise UserError(
-                f"{path} was trained with {what} = {then}, here it is {now}.\n"
-                "Put it back to continue, or start anew in another --output."
+                f"{path} was trained with {what} = {then}; now it is {now}.\n"
+                "Restore it to continue, or start a new run in another --output."
             )
-    if before["data"] != about["data"]:  # as it is when an unreadable one was replaced
-        running.warn("image files have other sizes than when the run began")
+    if before["data"] != about["data"]:  # for example because an unreadable file was replaced
+        job.warn("the sizes of some image files have changed since the run started")
     if before["device"] != about["device"]:
-        running.warn(
-            f"continued on {about['device']}, started on {before['device']}: proposals are sampled with "
-            "other random numbers, sums are rounded differently, and BatchNorm over several processes "
-            "is synchronized on cuda only"
+        job.warn(
+            f"the run started on {before['device']} and continues on {about['device']}: random sampling of "
+            "proposals and rounding differ, and SyncBN works on cuda only"
         )
     if warning := checkpoint.restore(trainable, state, content):
-        running.warn(warning)
+        job.warn(warning)
     log.info("continuing after iteration %d", state.step)
 
 
 def _without_files(data: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The description of the data without what depends on image files."""
+    """The description of the data without the fingerprints, which depend on the image files."""
     return {
         which: {name: value for name, value in split.items() if name != "fingerprint"}
         for which, split in data.items()
     }
 
 
-# ---- Memory: what to lower, the change that alters least first
+# ---- Advice when memory runs out: the change with the least effect on the protocol comes first
 
-TESTING = (
-    "out of memory while evaluating an image (they pass one by one).\n"
-    "Smaller INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST or MODEL.RPN.POST_NMS_TOPK_TEST need less, and make "
-    "another protocol: give them\nwith --eval-only, --checkpoint and a new --output."
+TESTING_ADVICE = (
+    "out of memory while evaluating a single image.\n"
+    "Lower INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, or MODEL.RPN.POST_NMS_TOPK_TEST. This changes the "
+    "protocol:\nuse --eval-only with --checkpoint and a new --output."
 )
-MOVING = (
-    "the detector alone does not fit into the memory of the device.\n"
+MOVING_ADVICE = (
+    "the detector does not fit into the memory of the device.\n"
     "Check with nvidia-smi whether another program uses it, or give another --device."
 )
 
 
 @dataclass(frozen=True)
 class MemoryNeeds:
-    """What decides how much memory training takes: images of a process's batch, its parts, the type."""
+    """What determines the memory for training.
+
+    Attributes:
+        images: batch size of one process.
+        accumulate: number of parts that the batch is split into.
+        bf16: whether training runs under bfloat16 autocast.
+    """
 
     images: int
     accumulate: int
@@ -257,22 +264,26 @@ class MemoryNeeds:
 
 
 def training_advice(config: CfgNode, needs: MemoryNeeds) -> str:
-    """What to lower in training."""
+    """Which settings to change if training runs out of memory."""
     solver, parts, images = config.SOLVER, needs.accumulate, needs.images
     more = next((n for n in range(parts + 1, images + 1) if images % n == 0), None)
     lines = [f"out of memory while training on {images // parts} images at a time."]
     if more:
         lines.append(
-            f"  --accumulate {more} passes a batch in {more} parts: the same step but for BatchNorm"
+            f"  --accumulate {more} splits each batch into {more} parts: the same step except for BatchNorm"
         )
     if not needs.bf16:
-        lines.append("  --amp bf16 needs about half")
+        lines.append("  --amp bf16 needs about half the memory")
     if images > 1:
-        lines.append("  more processes (torchrun) share SOLVER.IMS_PER_BATCH")
+        lines.append(
+            "  more processes (torchrun) each take a smaller share of SOLVER.IMS_PER_BATCH"
+        )
         lines.append(
             f"  SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH // 2} SOLVER.BASE_LR {solver.BASE_LR / 2:g} "
-            "is the linear rule's smaller batch; MAX_ITER and STEPS double"
+            "halves the batch by the linear scaling rule; double MAX_ITER and STEPS"
         )
-    lines.append("  smaller INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN make another protocol")
-    lines.append("Other settings need a new --output; the same command continues this run.")
+    lines.append("  smaller INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN change the protocol")
+    lines.append(
+        "A run with changed settings needs a new --output; the same command continues this run."
+    )
     return "\n".join(lines)

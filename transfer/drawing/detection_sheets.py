@@ -1,4 +1,4 @@
-"""What a detection run leaves to look at: precision-recall curves, and its best hits and worst misses."""
+"""Drawings of detection results: precision-recall curves, and the best hits and worst misses."""
 
 import io
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from transfer.scoring.voc_ap import (
 )
 
 THRESHOLD = 0.5
-# VOC's judgment of boxes as they are; the metric plays no part in it.
+# Boxes are matched by VOC's rules without rounding, whatever the metric of the run.
 _RULES = VocRules("area", rounding=False, ties="stable")
 
 
@@ -33,9 +33,9 @@ class Pick:
     """One detection.
 
     Attributes:
-        scene: its place in the split.
-        index: its place in the prediction of that scene.
-        overlap: its highest IoU with an object of its class; -inf where the scene has none.
+        scene: index of its scene in the split.
+        index: its index in the prediction of this scene.
+        overlap: its highest IoU with an object of its class; -inf if the scene has none.
     """
 
     scene: int
@@ -46,20 +46,20 @@ class Pick:
 def best_and_worst(
     scenes: Scenes, predictions: Sequence[Prediction], count: int
 ) -> tuple[list[Pick], list[Pick]]:
-    """Give the hits and the misses of the highest scores, up to ``count``, one of a scene each.
+    """The hits and the misses with the highest scores, at most ``count`` of each and one per scene.
 
-    A hit is the first by score with an IoU above 0.5 with the object of its class that it overlaps
-    most; what lies on a difficult object or a crowd is neither.
+    A detection is a hit if its IoU with its nearest object of the same class is above 0.5 and no detection
+    with a higher score has matched this object. Detections of difficult objects or crowds are neither.
 
     Raises:
-        UserError: the predictions do not fit the split; see ``in_order``.
+        UserError: the predictions do not match the split; see ``in_order``.
     """
     ordered = in_order(scenes, predictions)
     lengths = [len(p.scores) for p in ordered]
     scene = np.repeat(np.arange(len(ordered)), lengths)
     index = np.concatenate([np.arange(0), *map(np.arange, lengths)])
     scores = np.concatenate([np.zeros(0), *(p.scores for p in ordered)])
-    hit, miss, overlap = judged(scenes, ordered)
+    hit, miss, overlap = judge(scenes, ordered)
     ranking = np.argsort(-scores, kind="stable")
 
     def first(chosen: np.ndarray) -> list[Pick]:  # (N,) bool
@@ -71,10 +71,10 @@ def best_and_worst(
     return first(hit), first(miss)
 
 
-def judged(
+def judge(
     scenes: Scenes, ordered: Sequence[Prediction]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (N,) bool, (N,) bool, (N,) float64
-    """Judge all N detections, scene by scene: hit, miss (or neither), and highest IoU."""
+    """For each of the N detections, scene by scene: hit, miss (or neither), and highest IoU."""
     labels = np.concatenate([np.zeros(0, np.int64), *(p.labels for p in ordered)])
     hit, miss = np.zeros(len(labels), bool), np.zeros(len(labels), bool)
     overlap = np.full(len(labels), -np.inf)
@@ -90,15 +90,19 @@ def judged(
     return hit, miss, overlap
 
 
-# ---- Drawings of a detector's results: precision-recall curves (SVG), detections beside the
+# ---- Files
 
 
 CURVES, SHEET = "curves_{}.svg", "detections.webp"
-SHOWN_SCORE = 0.5  # weaker detections are drawn only if the picture is about them
-NAMED = 8  # most boxes of a picture that all have labels; more labels would cover it
-_QUALITY = 80  # of WebP: 0.1 MB per sheet where PNG takes 0.9, without a visible difference
+SHOWN_SCORE = 0.5  # detections with lower scores are drawn only if they are the picked one
+NAMED = 8  # pictures with more boxes only label the picked one
+_QUALITY = 80  # of WebP: 0.1 MB per sheet instead of 0.9 MB as PNG, without a visible difference
 _THICK = 3
-_SIDE, _GAP, _LINE = 224, 8, 14  # pixels of a picture, between pictures, of a line of text
+_SIDE, _GAP, _LINE = (
+    224,
+    8,
+    14,
+)  # pixels: side of a picture, gap between pictures, height of a text line
 
 
 def write_drawings(
@@ -110,7 +114,7 @@ def write_drawings(
     """Write ``curves_NAME.svg`` for each of the scores and ``detections.webp``; return their names.
 
     Raises:
-        UserError: the predictions do not fit the split, or an image cannot be read.
+        UserError: the predictions do not match the split, or an image cannot be read.
     """
     written = []
     for name, of_name in scores.items():
@@ -126,7 +130,7 @@ def write_drawings(
 
 
 def precision_recall_curves(scores: DetectionScores) -> str:
-    """One small plot per class, at IoU 0.50 and 0.75 as far as they were scored, as an SVG file."""
+    """An SVG file with one small plot per class, at IoU 0.50 and 0.75 if these were scored."""
     lines = [
         (f"IoU {t:.2f}", scores.thresholds.index(t), color)
         for t, color in ((0.5, BLUE), (0.75, ORANGE))
@@ -134,10 +138,10 @@ def precision_recall_curves(scores: DetectionScores) -> str:
     ]
     panels = []
     for k, row in enumerate(scores.table()):
-        shown = "no objects" if row["AP"] is None else f"AP {row['AP']:.1f}"
+        result = "no objects" if row["AP"] is None else f"AP {row['AP']:.1f}"
         panels.append(
             Panel(
-                title=f"{row['class']}: {shown}",
+                title=f"{row['class']}: {result}",
                 lines=[
                     Line(_corners(scores.precision[index, :, k]), color, label)
                     for label, index, color in lines
@@ -154,7 +158,7 @@ def precision_recall_curves(scores: DetectionScores) -> str:
 def _corners(
     precision: np.ndarray,  # (101,) at RECALLS
 ) -> list[tuple[float, float]]:
-    """The curve without the points inside a level stretch; no points for a class without objects."""
+    """The curve without points inside horizontal segments; empty for a class without objects."""
     if np.isnan(precision).any():
         return []
     inside = np.zeros(len(precision), bool)
@@ -172,7 +176,7 @@ class _Shape:
     box: tuple[float, ...]
     mask: RunLengths | None
     color: str
-    words: str
+    label: str
     width: int
 
 
@@ -181,11 +185,11 @@ def detection_sheet(
     predictions: Sequence[Prediction],
     count: int = 6,
 ) -> Image.Image:
-    """Draw the best hits (left) and the worst misses (right), each beside the truth of its scene.
+    """Draw the best hits (left) and the worst misses (right), each next to the ground truth.
 
-    Best and worst are by ``best_and_worst``: the surest of either kind, one of a scene. The detection
-    in question is drawn thick, others from a score of 0.5 on thin; objects that are difficult or crowds
-    are gray. Where there are many boxes, only the one in question has words.
+    ``best_and_worst`` picks the most confident hits and misses. The picked detection has a thick box,
+    others with a score of 0.5 or more a thin one; difficult objects and crowds are gray. In pictures
+    with many boxes only the picked one has a label.
     """
     best, worst = best_and_worst(scenes, predictions, count)
     by_id = {prediction.scene: prediction for prediction in predictions}
@@ -193,20 +197,20 @@ def detection_sheet(
     cell = (2 * _SIDE + _GAP, _SIDE + _LINE + _GAP)
     sheet = Image.new("RGBA", (2 * cell[0] + 3 * _GAP, rows * cell[1] + _LINE + _GAP))
     pen = ImageDraw.Draw(sheet)
-    columns = [("surest hits", best, BLUE), ("surest misses", worst, ORANGE)]
+    columns = [("most confident hits", best, BLUE), ("most confident misses", worst, ORANGE)]
     for column, (title, picks, color) in enumerate(columns):
         left = column * (cell[0] + 3 * _GAP)
-        words = title if picks else f"no {title.removeprefix('surest ')}"
-        pen.text((left, 0), f"{words}: truth, detections", fill=GRAY, font=_font())
+        heading = title if picks else f"no {title.removeprefix('most confident ')}"
+        pen.text((left, 0), f"{heading}: ground truth, detections", fill=GRAY, font=_font())
         for row, pick in enumerate(picks):
             top = _LINE + _GAP + row * cell[1]
-            scene, shown = scenes.scenes[pick.scene], by_id[scenes.scenes[pick.scene].id]
+            scene, prediction = scenes.scenes[pick.scene], by_id[scenes.scenes[pick.scene].id]
             pixels = np.asarray(read_upright(scene))
-            truth = _drawn(pixels, _objects(scene, scenes.classes))
-            found = _drawn(pixels, _detections(shown, pick, scenes.classes, color))
+            truth = _draw_shapes(pixels, _objects(scene, scenes.classes))
+            found = _draw_shapes(pixels, _detections(prediction, pick, scenes.classes, color))
             for place, picture in enumerate((truth, found)):
                 sheet.paste(picture, (left + place * (_SIDE + _GAP), top))
-            caption = _caption(scene, shown, pick, scenes.classes)
+            caption = _caption(scene, prediction, pick, scenes.classes)
             pen.text((left, top + truth.height + 1), caption, fill=GRAY, font=_font())
     return sheet
 
@@ -227,7 +231,7 @@ def _objects(scene: Scene, classes: Sequence[str]) -> list[_Shape]:
 def _detections(
     prediction: Prediction, pick: Pick, classes: Sequence[str], color: str
 ) -> list[_Shape]:
-    """Weakest first, the picked one last: it lies on top."""
+    """The detections to draw, by ascending score; the picked one is last, on top."""
     order = [i for i in np.argsort(prediction.scores, kind="stable").tolist() if i != pick.index]
     shown = [i for i in order if prediction.scores[i] >= SHOWN_SCORE] + [pick.index]
     return [
@@ -242,11 +246,11 @@ def _detections(
     ]
 
 
-def _drawn(
+def _draw_shapes(
     pixels: np.ndarray,  # (H, W, 3) uint8
     shapes: Sequence[_Shape],
 ) -> Image.Image:
-    """The image with masks, boxes and words on it, ``_SIDE`` pixels along its longer side."""
+    """The image with masks, boxes and labels, scaled to ``_SIDE`` pixels along its longer side."""
     height, width = pixels.shape[:2]
     scale = _SIDE / max(height, width)
     blended = pixels.copy()
@@ -261,21 +265,21 @@ def _drawn(
     for shape in shapes:
         x0, y0, x1, y1 = (edge * scale for edge in shape.box)
         pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), None, shape.color, shape.width)
-    named = shapes if len(shapes) <= NAMED else [s for s in shapes if s.width == _THICK]
-    for shape in named:  # words after all boxes, so that none strikes them through
-        fitting = image.width - pen.textlength(shape.words, font=_font()) - 1
+    labeled = shapes if len(shapes) <= NAMED else [s for s in shapes if s.width == _THICK]
+    for shape in labeled:  # after all boxes, which would cover the labels
+        fitting = image.width - pen.textlength(shape.label, font=_font()) - 1
         at = (
             max(0, min(shape.box[0] * scale + 1, fitting)),
             max(0, shape.box[1] * scale - _LINE + 2),
         )
-        pen.rectangle(pen.textbbox(at, shape.words, font=_font()), fill=shape.color)
-        pen.text(at, shape.words, fill="white", font=_font())
+        pen.rectangle(pen.textbbox(at, shape.label, font=_font()), fill=shape.color)
+        pen.text(at, shape.label, fill="white", font=_font())
     return image
 
 
 def _caption(scene: Scene, prediction: Prediction, pick: Pick, classes: Sequence[str]) -> str:
     name = classes[prediction.labels[pick.index]]
-    nearest = f"IoU {pick.overlap:.2f}" if pick.overlap >= 0 else f"no {name} in the scene"
+    nearest = f"IoU {pick.overlap:.2f}" if pick.overlap >= 0 else f"no {name} in this scene"
     return f"{scene.id}: {name} {prediction.scores[pick.index]:.2f}, {nearest}"
 
 

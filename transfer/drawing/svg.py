@@ -1,6 +1,7 @@
-"""Small line plots as SVG, written directly: a plot of 100 points takes about 2 kB and 1 ms.
+"""Small line plots as SVG, without a plotting library: a plot of 100 points takes about 2 kB and 1 ms.
 
-Colors read on white and on black pages; text and axes take the page's own color. Text stays text.
+Colors are legible on white and on black pages; text and axes use the page's own color. Text is not
+converted to paths.
 """
 
 import math
@@ -9,11 +10,11 @@ from dataclasses import dataclass
 from html import escape
 
 BLUE, ORANGE, GREEN, PURPLE, GRAY = "#3a86c8", "#d9822b", "#3f9f6b", "#a06cc0", "#8a8f98"
-MOST_POINTS = 300  # of a line; more are thinned evenly, the first and the last stay
+MOST_POINTS = 300  # per line; more are subsampled evenly, including the first and the last
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 44, 30  # margins around the axes, in pixels
 _FONT = "font-size:10px"
-# The default color, then one for each color scheme of the reader.
+# The text color for light and for dark color schemes.
 _SCHEMES = (
     "<style>:root{color:#24292f}@media (prefers-color-scheme:dark){:root{color:#d0d7de}}</style>"
 )
@@ -36,10 +37,10 @@ class Panel:
     """One plot.
 
     Attributes:
-        levels: horizontal dashed lines, each a value with its label.
-        x_range: limits of the x axis; None takes those of the points.
-        y_range: limits of the y axis; None takes those of the points and levels.
-        log: whether y is on a logarithmic scale; values that are not positive are left out.
+        levels: (value, label) of horizontal dashed lines.
+        x_range: limits of the x axis; None fits the points.
+        y_range: limits of the y axis; None fits the points and levels.
+        log: whether the y axis is logarithmic; values that are not positive are omitted.
     """
 
     title: str
@@ -58,7 +59,7 @@ def plots(
     label: str,  # read aloud by screen readers
     size: tuple[int, int] = (250, 180),  # width and height of a panel in pixels
 ) -> str:
-    """The panels row by row as one ``<svg>`` element without ids, scripts or addresses."""
+    """The panels, row by row, as one ``<svg>`` element without ids, scripts or links."""
     width, height = size
     rows = -(-len(panels) // columns)
     drawn = "".join(
@@ -72,7 +73,7 @@ def plots(
 
 
 def as_file(svg: str) -> str:
-    """The element as a file of its own, which follows the reader's color scheme."""
+    """The content of an SVG file that follows the reader's color scheme."""
     head, _, rest = svg.partition(">")
     width, height = head.partition('viewBox="0 0 ')[2].partition('"')[0].split()
     size = f'width="{width}" height="{height}" xmlns="http://www.w3.org/2000/svg"'
@@ -108,21 +109,21 @@ def _panel(panel: Panel, left: float, top: float, width: int, height: int) -> st
     for value in _ticks(y_low, y_high, 4, whole=panel.log):
         y = y1 - (value - y_low) / (y_high - y_low) * (y1 - y0)
         out.append(_path([(x0, y), (x1, y)], f"stroke:{GRAY};stroke-width:.4;stroke-opacity:.35"))
-        shown = f"{10**value:g}" if panel.log else f"{value:.4g}"
-        out.append(_text(x0 - 4, y + 3, shown, f"{_FONT};text-anchor:end"))
+        label = f"{10**value:g}" if panel.log else f"{value:.4g}"
+        out.append(_text(x0 - 4, y + 3, label, f"{_FONT};text-anchor:end"))
     for value in _ticks(x_low, x_high, 4, whole=x_high - x_low >= 4):
         x = x0 + (value - x_low) / (x_high - x_low) * (x1 - x0)
         out.append(_path([(x, y1), (x, y1 + 3)], "stroke:currentColor;stroke-width:.6"))
         out.append(_text(x, y1 + 13, f"{value:.6g}", f"{_FONT};text-anchor:middle"))
     out.append(_text((x0 + x1) / 2, y1 + 25, panel.x_label, f"{_FONT};text-anchor:middle"))
-    for value, words in panel.levels:
+    for value, label in panel.levels:
         y = place(x_low, value)[1]
         out.append(_path([(x0, y), (x1, y)], f"stroke:{GRAY};stroke-width:1;stroke-dasharray:4 3"))
-        out.append(_text(x1, y - 3, words, "font-size:9px;text-anchor:end"))
+        out.append(_text(x1, y - 3, label, "font-size:9px;text-anchor:end"))
     for line, points in lines:
         placed = [place(x, y) for x, y in points]
-        look = f"stroke:{line.color};stroke-width:1.5" + (";stroke-dasharray:4 2" * line.dashed)
-        out.append(_path(placed, look))
+        style = f"stroke:{line.color};stroke-width:1.5" + (";stroke-dasharray:4 2" * line.dashed)
+        out.append(_path(placed, style))
         if len(placed) <= 12:
             out += [
                 _path([(x - 1.5, y), (x + 1.5, y)], f"stroke:{line.color};stroke-width:3")
@@ -134,23 +135,23 @@ def _panel(panel: Panel, left: float, top: float, width: int, height: int) -> st
 
 
 def _legend(lines: Sequence[Line], left: float, y: float, width: int) -> list[str]:
-    """Labels in the colors of their lines, in rows; a dashed line has a dash before its label."""
+    """Labels in the colors of their lines, wrapped into rows; a dash marks dashed lines."""
     out = []
     x = left
     for line in lines:
         if x + 5.5 * len(line.label) > left + width - 16:
             x, y = left, y + 11
-        words = f"╌ {line.label}" if line.dashed else line.label
-        out.append(_text(x, y, words, f"font-size:9px;fill:{line.color}"))
-        x += 5.5 * len(words) + 9
+        label = f"╌ {line.label}" if line.dashed else line.label
+        out.append(_text(x, y, label, f"font-size:9px;fill:{line.color}"))
+        x += 5.5 * len(label) + 9
     return out
 
 
-def _text(x: float, y: float, words: str, style: str) -> str:
+def _text(x: float, y: float, text: str, style: str) -> str:
+    if not text:
+        return ""
     fill = "" if "fill:" in style else "fill:currentColor;"
-    return f'<text x="{x:.1f}" y="{y:.1f}" style="{fill}{style}">{escape(words)}</text>' * bool(
-        words
-    )
+    return f'<text x="{x:.1f}" y="{y:.1f}" style="{fill}{style}">{escape(text)}</text>'
 
 
 def _path(points: Sequence[Point], style: str) -> str:
@@ -166,7 +167,7 @@ def _thinned(points: Sequence[Point]) -> Sequence[Point]:
 
 
 def _range(values: Sequence[float]) -> Point:
-    """The smallest and the largest value, apart from each other."""
+    """The smallest and the largest value, widened if they are equal."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     room = 0.0 if high - low > 1e-9 * max(abs(low), abs(high)) else 0.5 * (abs(high) or 1.0)
     return low - room, high + room
@@ -178,7 +179,7 @@ def _padded(low: float, high: float) -> Point:
 
 
 def _ticks(low: float, high: float, most: int, *, whole: bool) -> list[float]:
-    """At most ``most`` + 1 round values from low to high; whole numbers on demand.
+    """At most ``most`` + 1 round values between low and high; integers if ``whole``.
 
     >>> _ticks(0, 9, 4, whole=True)
     [0, 5]

@@ -1,4 +1,4 @@
-"""From the settings of a frozen-feature protocol to its network and its labeled features."""
+"""What the frozen-feature protocols share: the network, the labeled features, scores and checks."""
 
 import dataclasses
 import os
@@ -36,12 +36,12 @@ published scores include them; a larger share means that the splits were mixed u
 
 @dataclass(frozen=True)
 class Split:
-    """One split with its features.
+    """The images of one split with their features.
 
     Attributes:
-        images: the N images, with labels.
+        images: N images with labels.
         x: (N, D) float32 features.
-        labels: (N,) class indices, or (N, C) in {1, -1, 0}.
+        labels: (N,) class indices, or (N, C) in {1, -1, 0} for several classes per image.
         data: identity of the split, for scores.
     """
 
@@ -59,10 +59,10 @@ def evaluate(
     *,
     resume_file: str | None = None,
 ) -> dict[str, Any]:
-    """Run a protocol as a job; does nothing if its completed run is to be skipped.
+    """Run a protocol as a job. With ``finished = skip``, a completed run is not repeated.
 
     Args:
-        resume_file: the file in the output folder that an unfinished run is continued from.
+        resume_file: name of the file in the output folder that an unfinished run continues from.
     """
     given = config.data is not None
     if not given:
@@ -70,23 +70,23 @@ def evaluate(
     try:
         with job(
             config, card, kind=kind, inputs=inputs(config), resume_file=resume_file
-        ) as running:
+        ) as current:
             log.info("%s of %s on %s", kind, config.checkpoint, config.data)
             default = FrozenConfig.checkpoint
             if not given and config.checkpoint not in ("random", default):
-                running.warn(
+                current.warn(
                     f"no --data was given: {config.checkpoint} is evaluated on the EMBEDDED DIGITS, not "
                     "on data of your own. Use --data FOLDER, or --data digits to silence this warning"
                 )
-            running.results = protocol(config, running)
-            return running.results
+            current.results = protocol(config, current)
+            return current.results
     except AlreadyFinished as finished:
         log.info("%s already contains this completed run; skipping", finished)
         return {}
 
 
 def inputs(config: FrozenConfig) -> dict[str, str]:
-    """Digests of the checkpoints' contents, by which a completed run is recognized."""
+    """SHA-256 digests of the checkpoint files; a completed run is recognized by them."""
     named = {"checkpoint": config.checkpoint}
     if config.twin_of is not None:
         named["twin_of"] = str(config.twin_of)
@@ -100,8 +100,8 @@ def inputs(config: FrozenConfig) -> dict[str, str]:
 # ---- The network
 
 
-def load_network(config: FrozenConfig, running: Job) -> tuple[ResNet, Provenance]:
-    """The frozen backbone; its provenance goes into the record."""
+def load_network(config: FrozenConfig, job: Job) -> tuple[ResNet, Provenance]:
+    """Load the frozen backbone; its provenance goes into the record."""
     if config.checkpoint != "random":
         backbone, provenance = _load(config, Path(config.checkpoint))
     elif config.twin_of is not None:
@@ -111,7 +111,7 @@ def load_network(config: FrozenConfig, running: Job) -> tuple[ResNet, Provenance
         arch = config.arch or "resnet18-narrow"
         size = config.image_size or {"resnet18-narrow": 48}.get(arch, 32 if "-" in arch else 224)
         backbone, provenance = random_backbone(arch, seed=config.seed, image_size=size)
-    running.record.content["network"] = provenance.as_dict() | {
+    job.record.content["network"] = provenance.as_dict() | {
         "name": network_name(config, provenance)
     }
     log.info(
@@ -135,7 +135,7 @@ def _load(config: FrozenConfig, path: Path) -> tuple[ResNet, Provenance]:
 
 
 def network_name(config: FrozenConfig, provenance: Provenance) -> str:
-    """What tables call the network."""
+    """The name of the network in tables."""
     if config.name:
         return config.name
     name = f"{provenance.details.get('method', provenance.family)} {provenance.arch}"
@@ -143,19 +143,19 @@ def network_name(config: FrozenConfig, provenance: Provenance) -> str:
 
 
 def resolve_transform(
-    config: FrozenConfig, provenance: Provenance, running: Job
+    config: FrozenConfig, provenance: Provenance, job: Job
 ) -> EvaluationTransform:
-    """The transform of the settings, or the default for the network; the record states which."""
+    """The configured transform, or the network's default; the record states which was used."""
     chosen = config.transform or default_transform(provenance.image_size)
-    running.record.content["transform"] = plain(chosen)
-    running.record.resolve(transform=chosen)
+    job.record.content["transform"] = plain(chosen)
+    job.record.resolve(transform=chosen)
     return chosen
 
 
 # ---- The images and their features
 
 
-def labeled_splits(config: LabeledConfig, running: Job) -> tuple[Split, Split]:
+def labeled_splits(config: LabeledConfig, job: Job) -> tuple[Split, Split]:
     """Features of the training and the test images of an ImageFolder tree.
 
     Raises:
@@ -167,27 +167,27 @@ def labeled_splits(config: LabeledConfig, running: Job) -> tuple[Split, Split]:
     _check_classes(train, test, config)
     for images in (train, test):
         if note := images.ignored_files():
-            running.warn(note)
+            job.warn(note)
     lists = {config.train_split: train, config.val_split: test}
-    return split_features(config, running, lists, name=data_name(config.data))
+    return split_features(config, job, lists, name=data_name(config.data))
 
 
 def split_features(
-    config: FrozenConfig, running: Job, lists: dict[str, ImageList], *, name: str
+    config: FrozenConfig, job: Job, lists: dict[str, ImageList], *, name: str
 ) -> tuple[Split, Split]:
     """Features of a training and a test split; network, transform and data go into the record.
 
     Args:
-        lists: name of the split -> images with labels; training first.
-        name: what tables call the data.
+        lists: name of the split -> images with labels; the training split comes first.
+        name: name of the data in tables.
 
     Raises:
         UserError: the network or an image cannot be read, or the splits share images.
     """
     _check_files(lists)
-    backbone, provenance = load_network(config, running)
-    transform = resolve_transform(config, provenance, running)
-    running.record.content["data"] = {
+    backbone, provenance = load_network(config, job)
+    transform = resolve_transform(config, provenance, job)
+    job.record.content["data"] = {
         split: {"images": len(images), "fingerprint": images.fingerprint}
         for split, images in lists.items()
     }
@@ -197,7 +197,7 @@ def split_features(
             provenance,
             images,
             transform=transform,
-            job=running,
+            job=job,
             cache=config.cache,
             label=split,
             threads=config.workers,
@@ -206,7 +206,7 @@ def split_features(
     }
     (_, train), (test_name, test) = features.items()
     copies = np.flatnonzero(np.isin(test.contents, train.contents))
-    _check_copies(copies, lists[test_name], running)
+    _check_copies(copies, lists[test_name], job)
     if config.features_out is not None:
         export(
             config.features_out.expanduser(),
@@ -234,7 +234,7 @@ def accuracy_scores(
     name: str,
     rules: str,
 ) -> list[Score]:
-    """``NAME top-1`` and, of more than 5 classes, ``NAME top-5``, with binomial standard errors."""
+    """``NAME top-1`` and, for more than 5 classes, ``NAME top-5``, with binomial standard errors."""
     by_class = class_accuracies(outputs, split.labels)
     scores = []
     for k in (1, 5) if outputs.shape[1] > 5 else (1,):
@@ -259,7 +259,7 @@ def accuracy_scores(
 
 
 def _check_classes(train: ImageList, test: ImageList, config: LabeledConfig) -> None:
-    """Both splits have the same classes, at least two."""
+    """Check that both splits have the same classes, at least two."""
     names = f"{config.train_split} and {config.val_split}"
     if train.classes != test.classes:
         parts = []
@@ -286,19 +286,19 @@ def _check_classes(train: ImageList, test: ImageList, config: LabeledConfig) -> 
 
 
 def _check_files(lists: dict[str, ImageList]) -> None:
-    """No file is in both splits, by whatever path or link."""
+    """Check that no file is in both splits, also by a link or another path."""
     (train_name, train), (test_name, test) = lists.items()
     known = {_file_id(train.name(i)) for i in range(len(train))}
     shared = [test.name(i) for i in range(len(test)) if _file_id(test.name(i)) in known]
     if shared:
         raise UserError(
-            f"{len(shared)} of the {len(test)} images of {test_name} are also in {train_name}, such as "
-            f"{shared[0]}; a test image must not be trained on. Give splits without common files"
+            f"{len(shared)} of the {len(test)} images of {test_name} are also in {train_name}, for example "
+            f"{shared[0]}; a test image must not be trained on. Use splits without common files"
         )
 
 
 def _file_id(path: str) -> object:
-    """Equal for two paths exactly if they lead to the same file."""
+    """An identity of the file that a path leads to, whatever links are on the way."""
     try:
         state = os.stat(path)
     except OSError:  # reading the image reports it
@@ -306,16 +306,16 @@ def _file_id(path: str) -> object:
     return state.st_dev, state.st_ino
 
 
-def _check_copies(copies: np.ndarray, test: ImageList, running: Job) -> None:
-    """Few test images at most are copies of training images."""
+def _check_copies(copies: np.ndarray, test: ImageList, job: Job) -> None:
+    """Check that at most a few test images are copies of training images."""
     if not len(copies):
         return
     found = (
-        f"{len(copies)} of the {len(test)} test images are copies of training images, such as "
+        f"{len(copies)} of the {len(test)} test images are copies of training images, for example "
         f"{test.name(int(copies[0]))}"
     )
     if len(copies) > MOST_COPIES * len(test):
         raise UserError(
-            f"{found}; a test image must not be trained on. Give splits without common images"
+            f"{found}; a test image must not be trained on. Use splits without common images"
         )
-    running.warn(found)
+    job.warn(found)

@@ -1,4 +1,4 @@
-"""Frozen features of a split: extracted once, kept in a cache, exported on request."""
+"""Frozen features of a split: extracted once, cached, and exported on request."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ class Features:
 
     Attributes:
         x: (N, D) float32; row i is image i of the source.
-        contents: (N,) uint64 hashes of the decoded images; equal for copies of one image.
+        contents: (N,) uint64 hashes of the decoded images; copies of an image have equal hashes.
     """
 
     x: np.ndarray
@@ -48,11 +48,11 @@ def extract(
     batch_size: int = 64,
     threads: int = 4,
 ) -> Features:
-    """Global average pools of the frozen backbone for the images, from the cache where it has them.
+    """Global average pools of the frozen backbone for all images, read from the cache if possible.
 
-    The cache's key is (weights, source, transform, normalization, device type); a source's
-    ``cache_key`` holds place, size and time of change of each file. A damaged cache file is computed
-    again, with a warning.
+    The cache key consists of weights, source, transform, normalization and device type; a source's
+    ``cache_key`` contains the path, size and modification time of each file. If a cache file is damaged,
+    the features are extracted again, with a warning.
 
     Args:
         label: name of the split, for the progress display.
@@ -97,7 +97,7 @@ def extract(
 
 
 class _Hashed:
-    """A source that notes a hash of each image it decodes."""
+    """An image source that also stores a hash of each image it decodes."""
 
     def __init__(self, source: ImageSource) -> None:
         self._source = source
@@ -117,9 +117,9 @@ class _Hashed:
 
 
 def _load(path: Path, shape: tuple[int, int]) -> Features | str:
-    """The features in a cache file, or what is wrong with it."""
+    """The features in a cache file, or a text that says what is wrong with it."""
     try:
-        # zipfile checks the sums of both arrays.
+        # zipfile verifies the checksums of both arrays.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             x, contents = arrays["x"], arrays["contents"]
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
@@ -134,21 +134,22 @@ def _load(path: Path, shape: tuple[int, int]) -> Features | str:
 
 
 def _store(path: Path, features: Features) -> None:
-    """Keep the features; a cache that cannot be written costs time, not the result."""
+    """Write the features to the cache. A failure is only logged: the evaluation does not need the cache."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             np.savez(file, x=features.x, contents=features.contents)
     except OSError as error:
-        log.warning("features are not kept in %s: %s", path.parent, error.strerror or error)
+        log.warning("features cannot be cached in %s: %s", path.parent, error.strerror or error)
 
 
 def export(path: Path, splits: dict[str, tuple[ImageSource, np.ndarray]]) -> None:
-    """Write features for a user's own analysis.
+    """Write features for analysis outside this suite.
 
     Args:
         path: ``FILE.npz``: for each split ``SPLIT_features`` (N, D) float32, ``SPLIT_labels`` and
-            ``SPLIT_paths`` (N,), and ``classes``. ``FILE.npy``: ``FILE-SPLIT.npy``, features alone.
+            ``SPLIT_paths`` (N,), and ``classes``. ``FILE.npy``: one ``FILE-SPLIT.npy`` per split with its
+            features only.
         splits: name -> (source, features).
 
     Raises:

@@ -25,26 +25,26 @@ class FrozenConfig:
     )  # which network, not how it is evaluated
 
     checkpoint: str = "runs/pretrain/checkpoint.pth"
-    """A checkpoint, or ``random`` for an untrained network."""
+    """Checkpoint to evaluate, or ``random`` for an untrained network."""
     data: str | None = None
-    """digits, the root of the data set's folders, or LAYOUT:FOLDER (null: the embedded digits)."""
+    """digits, the root folder of a data set, or LAYOUT:FOLDER (null: the embedded digits)."""
     output: Path = Path("runs/transfer")
     """Folder for record.json, log.txt and the protocol's own files."""
     seed: int = 0
-    """Random seed, also of the weights of ``--checkpoint random``."""
+    """Random seed; also initializes the weights of ``--checkpoint random``."""
     name: str = ""
-    """What tables call this network (empty: its method and architecture)."""
+    """Name of the network in tables (empty: its method and architecture)."""
     arch: str | None = None
     """Expected architecture (an error if the checkpoint has another); for ``random``, the one to
     build (null: resnet18-narrow, the demo's)."""
     encoder: str | None = None
     """Which network of a checkpoint that has several (null: the one that its family evaluates)."""
     family: str | None = None
-    """Layout of the checkpoint, where it fits several (tools/inspect_checkpoint.py --list)."""
+    """Layout of the checkpoint, if it matches several (tools/inspect_checkpoint.py --list)."""
     trust_pickle: bool = False
     """Read a checkpoint that contains more than tensors; its code is never run."""
     twin_of: Path | None = None
-    """For ``random``: the checkpoint to be compared with. The untrained twin has its architecture,
+    """For ``random``: the checkpoint to compare with. The untrained twin has the same architecture,
     normalization, channel order, stride and image size."""
     image_size: int | None = None
     """For ``random`` without ``twin_of``: the training size to assume (null: 48 for resnet18-narrow, 32
@@ -54,14 +54,15 @@ class FrozenConfig:
     workers: int = 2
     """Threads that decode images, and processes that fit classifiers."""
     cache: Path = field(default_factory=default_cache)
-    """Folder where extracted features are kept."""
+    """Folder of the feature cache."""
     features_out: Path | None = None
     """Also write the features to this file: FILE.npz with the labels, paths and classes of both splits,
     or FILE.npy, one file per split."""
     finished: Literal["error", "skip"] = "error"
     """What to do if the output folder already contains this completed run."""
     transform: EvaluationTransform | None = None
-    """null: 256 / 224 for networks trained above 64 pixels, else the training size, center square."""
+    """Evaluation transform (null: resize to 256 and center-crop 224 for networks trained above 64 pixels,
+    otherwise a center square at the training size)."""
 
     def __post_init__(self) -> None:
         if self.arch is not None and self.arch not in ARCHITECTURES:
@@ -79,15 +80,12 @@ class FrozenConfig:
             raise UserError(f"features_out is {self.features_out}; expected FILE.npz or FILE.npy")
 
     def check_inputs(self) -> None:
-        """That the paths can be used.
+        """Check that the paths can be used.
 
         Raises:
             UserError: the checkpoint or the data do not exist, or the output cannot be a folder.
         """
-        from msbreg.data.sources import (  # OpenCV, which only this check needs
-            EMBEDDED,
-            split_layout,
-        )
+        from msbreg.data.sources import EMBEDDED, split_layout  # imports OpenCV
 
         check_checkpoint(self.checkpoint)
         if self.twin_of is not None:
@@ -99,12 +97,12 @@ class FrozenConfig:
 
 @dataclass(frozen=True)
 class LabeledConfig(FrozenConfig):
-    """Settings of the protocols on DATA/SPLIT/CLASS/*, one label per image."""
+    """Settings of the protocols on DATA/SPLIT/CLASS/*: one label per image."""
 
     train_split: str = "train"
     """Folder of the training images."""
     val_split: str = "val"
-    """Folder of the images that are scored."""
+    """Folder of the images to score."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

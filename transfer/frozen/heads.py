@@ -1,6 +1,6 @@
-"""One linear layer on cached features, trained with several learning rates at once.
+"""Linear layers on cached features, trained with several learning rates at once.
 
-The L layers share every batch, so that one matrix product (B, D) x (D, L C) serves them all.
+The L layers see the same batches, so a single matrix product (B, D) x (D, L C) computes all of them.
 """
 
 import math
@@ -19,12 +19,12 @@ from msbreg.train.optimizers import warmup_cosine
 
 @dataclass(frozen=True)
 class LinearModel:
-    """L linear layers that differ only in the learning rate they were trained with."""
+    """L linear layers that were trained with different learning rates and are otherwise alike."""
 
     weights: Tensor  # (L, D, C) float32
     bias: Tensor  # (L, C)
     learning_rates: tuple[float, ...]  # L of them
-    final_losses: Tensor  # (L,), cross-entropy averaged over the last epoch; inf = diverged
+    final_losses: Tensor  # (L,), mean cross-entropy over the last epoch; inf = diverged
 
 
 class LinearHeads(Trainable):
@@ -32,16 +32,16 @@ class LinearHeads(Trainable):
 
     Learning rates are used as given: scaling them by batch size / 256 is the caller's job. All layers
     start from the same weights, N(0, 0.01) with bias 0 (Goyal et al. 2019, MoCo, SwAV), and see the same
-    batches; the last, smaller batch of an epoch is used. Updates are those of `torch.optim.SGD`: weight
-    decay is added to the gradient, also that of the bias, and the learning rate is applied after
-    momentum. Each step's learning rate follows half a cosine down to zero.
+    batches; the last, smaller batch of an epoch is included. Updates are those of `torch.optim.SGD`: weight
+    decay is added to the gradient (also for the bias), and the learning rate is applied after momentum.
+    The learning rate follows a half cosine from its peak to zero.
 
-    A learning rate that diverges does not affect the others: its loss is inf and `best_on_held_out`
-    never takes it. Training fails when all of them have diverged.
+    A layer that diverges does not affect the others: its final loss is inf and `best_on_held_out` never
+    selects it. Training fails if all layers have diverged.
     """
 
     model: "_Layers"
-    advice = "Give lower --learning-rates, in a new --output."
+    advice = "Give lower --learning-rates and a new --output."
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class LinearHeads(Trainable):
         self.features, self.labels = features, labels.to(features.device)
         self.learning_rate_of_layer = tuple(learning_rates)
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
-        self.epoch = math.ceil(len(features) / batch_size)  # steps
+        self.epoch = math.ceil(len(features) / batch_size)  # steps per epoch
         self.model = _Layers(
             features.shape[1], classes, len(learning_rates), torch.Generator().manual_seed(seed)
         ).to(features.device)
@@ -76,11 +76,11 @@ class LinearHeads(Trainable):
 
     @property
     def steps(self) -> int:
-        """Steps in all."""
+        """Total number of steps."""
         return self.epochs * self.epoch
 
     def batches(self, first_step: int) -> Iterator[Tensor]:
-        """Positions of the images of each step, a new order every epoch."""
+        """Indices of the images of each step, reshuffled every epoch."""
         first_epoch, position = divmod(first_step, self.epoch)
         generator = self._generator(first_epoch)
         for _ in range(first_epoch, self.epochs):
@@ -89,7 +89,7 @@ class LinearHeads(Trainable):
             position = 0
 
     def _generator(self, epoch: int) -> torch.Generator:
-        """The random numbers from an epoch on; the initial weights and earlier orders are drawn."""
+        """The generator at the start of an epoch: past the initial weights and the earlier shuffles."""
         generator = torch.Generator().manual_seed(self.seed)
         torch.randn(self.model.start_shape, generator=generator)
         for _ in range(epoch):
@@ -97,7 +97,7 @@ class LinearHeads(Trainable):
         return generator
 
     def learning_rates(self, step: int) -> list[float]:
-        """A factor on each layer's own learning rate."""
+        """The factor that multiplies each layer's own learning rate."""
         return [warmup_cosine(step, self.steps, peak=1.0, warmup=0)]
 
     def losses(self, forward: nn.Module, batch: Tensor, step: int) -> Iterator[Loss]:
@@ -105,7 +105,7 @@ class LinearHeads(Trainable):
         if step % self.epoch == 0:
             self.loss_sums = torch.zeros_like(self.loss_sums)
         self.loss_sums = self.loss_sums + losses * len(batch)
-        # Of the layers that are still sound: infinite once there is none.
+        # The lowest loss of the layers that have not diverged; infinite if all have.
         yield Loss(total, {"loss": torch.where(losses.isfinite(), losses, torch.inf).min()})
 
     def after_step(self, step: int) -> None:
@@ -116,7 +116,7 @@ class LinearHeads(Trainable):
         return {"epoch": step // self.epoch, "step": step} | means
 
     def state_dict(self) -> dict[str, Any]:
-        # Layers that diverged are kept as zeros: a checkpoint holds finite numbers only.
+        # Layers that diverged are saved as zeros: a checkpoint contains finite numbers only.
         state = {k: v.nan_to_num(0.0, 0.0, 0.0) for k, v in self.model.state_dict().items()}
         return {
             "model": state,
@@ -132,19 +132,19 @@ class LinearHeads(Trainable):
         self.loss_sums = state["loss_sums"].to(self.features.device)
 
     def result(self) -> LinearModel:
-        """The layers as they are."""
+        """The layers in their current state."""
         weights, bias = self.model.by_layer()
         sound = self._sound_now()
         final = torch.where(sound, self.loss_sums / len(self.features), torch.inf)
         return LinearModel(weights, bias, self.learning_rate_of_layer, final)
 
     def _sound_now(self) -> Tensor:  # (L,) bool
-        weights, _ = self.model.by_layer()  # the last step may have been the fatal one
+        weights, _ = self.model.by_layer()  # the last step may have diverged
         return self.sound & weights.isfinite().all(dim=2).all(dim=1)
 
 
 class _Layers(nn.Module):
-    """L layers side by side, so that one matrix product (B, D) x (D, L C) serves them all."""
+    """L layers side by side in one weight of shape (D, L C)."""
 
     def __init__(self, width: int, classes: int, layers: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class _Layers(nn.Module):
         features: Tensor,  # (B, D) float32
         labels: Tensor,  # (B,)
     ) -> tuple[Tensor, Tensor]:  # (), (L,)
-        """The sum of the layers' losses, with gradient, and each one's."""
+        """The sum of the layers' losses, with gradient, and the loss of each layer."""
         total, losses = _SummedCrossEntropy.apply(
             self.weight, self.bias, features, labels, self.layers
         )
@@ -172,7 +172,7 @@ class _Layers(nn.Module):
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of L layers whose gradient is written out, which takes half of autograd's time."""
+    """Cross-entropy of L layers with an explicit gradient, which takes half the time of autograd's."""
 
     @staticmethod
     def forward(
@@ -191,10 +191,10 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 
 class ColumnSGD(torch.optim.Optimizer):
-    """`torch.optim.SGD` in which each column of the parameters has a learning rate of its own.
+    """`torch.optim.SGD` with a separate learning rate for each column of the parameters.
 
     Args:
-        rates: (L C,); the group's `lr` multiplies them.
+        rates: (L C,) learning rates; they are multiplied by the group's `lr`.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class ColumnSGD(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter."""
-        assert closure is None, "the loss is not evaluated again"
+        assert closure is None, "closures are not supported"
         for group in self.param_groups:
             for values in group["params"]:
                 state = self.state[values]
@@ -234,11 +234,11 @@ def logits(
     model: LinearModel,
     features: Tensor,  # (N, D)
 ) -> Tensor:  # (L, N, C) float32
-    """The scores of every layer; those of a diverged one may be NaN."""
+    """The logits of every layer; those of a diverged layer may be NaN."""
     if features.shape[-1] != model.weights.shape[1]:
         raise UserError(
-            f"features have shape {tuple(features.shape)}, the layer was fitted on width "
-            f"{model.weights.shape[1]}. Take both from the same backbone and layer."
+            f"features have shape {tuple(features.shape)}, but the layer was trained on features of "
+            f"width {model.weights.shape[1]}. Take both from the same backbone and layer."
         )
     return features.float() @ model.weights + model.bias[:, None]
 
@@ -248,16 +248,16 @@ def best_on_held_out(
     features: Tensor,  # (N, D), held out of the training split
     labels: Tensor,  # (N,)
 ) -> int:
-    """Index of the learning rate with the highest top-1 accuracy; the first of equals.
+    """Index of the learning rate with the highest top-1 accuracy; the first one wins ties.
 
-    Meant for images held out of the training split (`held_out_split`), never for the split that is
-    reported. Raises UserError if every learning rate diverged.
+    Use it with images held out of the training split (`held_out_split`), never with the split whose score
+    is reported. Raises UserError if every learning rate diverged.
     """
     sound = model.final_losses.isfinite()
     if not sound.any():
         raise UserError(
             f"all {len(sound)} learning rates diverged: {list(model.learning_rates)}. "
-            "Expected at least one with a finite loss: give lower ones."
+            "Expected at least one with a finite loss. Give lower ones."
         )
     hits = (logits(model, features).argmax(2) == labels.to(features.device)).sum(1)
     return int(torch.where(sound, hits, -1).argmax())
@@ -267,10 +267,10 @@ def held_out_split(
     labels: Tensor,  # (N,)
     fraction: float,
     seed: int,
-) -> tuple[Tensor, Tensor]:  # (N - M,), (M,) int64, both rising
-    """Draw a fraction of each class, rounded, to hold out; each class keeps one image to fit.
+) -> tuple[Tensor, Tensor]:  # (N - M,), (M,) int64, both ascending
+    """Hold out a random fraction of each class, rounded; at least one image of each remains for training.
 
-    Raises UserError if the fraction is not between 0 and 1 or no class is large enough to give one.
+    Raises UserError if the fraction is not between 0 and 1 or no class is large enough to hold out one.
     """
     labels = labels.cpu()
     # Shuffle, then group by class: an image's place in its group is a random rank in its class.
@@ -284,7 +284,7 @@ def held_out_split(
         raise UserError(
             f"holding out {fraction} of {len(labels)} images in {len(sizes)} classes leaves "
             f"{len(held_out)}: expected a fraction between 0 and 1 that gives at least one. "
-            "Raise it, or give a single learning rate, which needs no selection."
+            "Raise it, or give a single learning rate, so that nothing has to be selected."
         )
     return order[rank >= quota[group]].sort().values, held_out
 
@@ -293,7 +293,7 @@ def cross_entropy_and_gradient(
     scores: Tensor,  # (B, L, C)
     labels: Tensor,  # (B,)
 ) -> tuple[Tensor, Tensor]:  # (L,), (B, L, C)
-    """Average -log softmax at the labels over the batch, with gradient (softmax - one-hot) / B."""
+    """Mean of -log softmax at the labels over the batch, with gradient (softmax - one-hot) / B."""
     at_labels = labels[:, None, None].expand(-1, scores.shape[1], 1)
     log_shares = scores.log_softmax(2)
     losses = -log_shares.gather(2, at_labels).squeeze(2).mean(0)
@@ -303,7 +303,7 @@ def cross_entropy_and_gradient(
 
 
 def _descend(
-    values: Tensor,  # (..., L C), changed in place, as are the next two
+    values: Tensor,  # (..., L C), changed in place, like the next two
     gradient: Tensor,
     velocity: Tensor,
     rates: Tensor,  # (L C,)
@@ -311,7 +311,7 @@ def _descend(
     nesterov: bool,
     weight_decay: float,
 ) -> None:
-    """Take the step of `torch.optim.SGD`, each column at its own learning rate."""
+    """One step of `torch.optim.SGD`, each column with its own learning rate."""
     if weight_decay:
         gradient.add_(values, alpha=weight_decay)
     velocity.mul_(momentum).add_(gradient)
@@ -334,17 +334,17 @@ def _check_training(
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(
-            f"labels lie in {int(labels.min())}..{int(labels.max())}, expected 0..{classes - 1}. "
+            f"labels are in {int(labels.min())}..{int(labels.max())}; expected 0..{classes - 1}. "
             "Give the number of classes of the data set."
         )
-    wild = int((~features.isfinite()).any(1).sum())
-    if wild:
+    bad = int((~features.isfinite()).any(1).sum())
+    if bad:
         raise UserError(
-            f"{wild} of {len(features)} features are not finite. "
-            "Check the backbone's weights and, in half precision, that nothing overflowed."
+            f"{bad} of {len(features)} features are not finite. "
+            "Check the backbone's weights and, in half precision, for overflow."
         )
     if not learning_rates or min(learning_rates) <= 0 or epochs < 1 or batch_size < 1:
         raise UserError(
             f"learning rates {list(learning_rates)}, {epochs} epochs, batches of {batch_size}: "
-            "expected learning rates above 0 and at least one epoch of batches of one."
+            "expected learning rates above 0, at least one epoch and a batch size of at least one."
         )

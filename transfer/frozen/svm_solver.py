@@ -1,8 +1,8 @@
-"""The linear SVM of VOC07: one classifier per class, its cost chosen on the training split alone.
+"""The linear SVM of VOC07: one classifier per class, with its cost chosen on the training split only.
 
-Sources: Goyal et al. 2019 (fair_self_supervision_benchmark, tools/svm) and VISSL
-(vissl/utils/svm_utils), which agree on all that is not a parameter here. Both leave the seed of
-the solver open; here it is given.
+Sources: Goyal et al. 2019 (fair_self_supervision_benchmark, FSSB, tools/svm) and VISSL
+(vissl/utils/svm_utils), which agree on everything that is not a parameter here. Neither sets the seed of
+the solver; here it is a parameter.
 """
 
 import warnings
@@ -20,9 +20,9 @@ from sklearn.svm import LinearSVC
 from msbreg.run.errors import UserError
 from transfer.scoring.classification import average_precision
 
-_POWERS = tuple(0.5**power for power in range(4, 20))  # FSSB appends them to every given list
+_POWERS = tuple(0.5**power for power in range(4, 20))  # FSSB appends these to every list
 C_GRIDS = {
-    # VISSL, eval_resnet_8gpu_transfer_voc07_svm.yaml; the power series is off there
+    # VISSL, eval_resnet_8gpu_transfer_voc07_svm.yaml, which turns the power series off
     "vissl": (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0),
     # Goyal et al. 2019: the example list of fair_self_supervision_benchmark, decades
     "goyal": (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, *_POWERS),
@@ -35,13 +35,13 @@ Difficult = Literal["negative", "exclude"]
 
 @dataclass(frozen=True)
 class SvmModel:
-    """C one-vs-rest classifiers on D features, and how each came to its cost among G."""
+    """C one-vs-rest classifiers on D features, each with the best of G costs."""
 
     weights: np.ndarray  # (C, D) float64
     bias: np.ndarray  # (C,)
-    costs: np.ndarray  # (C,), the chosen ones
+    costs: np.ndarray  # (C,), the chosen cost of each class
     cv_scores: np.ndarray  # (C, G), scikit-learn's average precision in [0, 1], mean over folds
-    unconverged: int  # of the C (G folds + 1) fits, those that stopped at 2000 iterations
+    unconverged: int  # how many of the C (G folds + 1) fits stopped at 2000 iterations
 
 
 def fit_svm(
@@ -55,11 +55,11 @@ def fit_svm(
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> SvmModel:
-    """Choose each class's cost by cross-validation on the training split, then fit all of it.
+    """Choose each class's cost by cross-validation on the training split, then fit on the whole split.
 
-    The folds are stratified and unshuffled, the criterion is scikit-learn's (not interpolated)
-    average precision, the first of equally good costs wins. `jobs` processes share the classes;
-    the result does not depend on their number. `progress(done, total)` counts classes.
+    Folds are stratified and not shuffled; the criterion is scikit-learn's (not interpolated) average
+    precision; the first cost wins ties. `jobs` processes share the classes, and the result does not
+    depend on their number. `progress(done, total)` counts classes.
 
     Raises UserError if shapes, labels or costs are unusable, or if a class has fewer positive or
     negative images than there are folds.
@@ -89,11 +89,11 @@ def decision(
     model: SvmModel,
     features: np.ndarray,  # (N, D)
 ) -> np.ndarray:  # (N, C)
-    """Signed scores of each class; features are normalized as in training."""
+    """Decision values of each class; features are normalized as in training."""
     if features.ndim != 2 or features.shape[1] != model.weights.shape[1]:
         raise UserError(
-            f"features have shape {features.shape}, the SVM was fitted on width "
-            f"{model.weights.shape[1]}. Take both from the same backbone and layer."
+            f"features have shape {features.shape}, but the SVM was trained on features of "
+            f"width {model.weights.shape[1]}. Take both from the same backbone and layer."
         )
     return _normalized(features) @ model.weights.T + model.bias
 
@@ -105,13 +105,13 @@ def class_average_precisions(
 ) -> np.ndarray:  # (C,)
     """Interpolated average precision of each class, in percent.
 
-    Images that show a class only as difficult objects are left out for that class, as in FSSB and
-    VISSL, or are negatives, as in PCL. Raises UserError if a class has no positive image.
+    Images in which all objects of a class are difficult are excluded for that class, as in FSSB and VISSL,
+    or count as negatives, as in PCL. Raises UserError if a class has no positive image.
     """
     if decisions.shape != labels.shape or not np.isin(labels, (-1, 0, 1)).all():
         raise UserError(
-            f"decisions have shape {decisions.shape}, labels {labels.shape}: expected the same "
-            "(images, classes) twice, labels from 1, -1 and 0."
+            f"decisions have shape {decisions.shape}, labels {labels.shape}: expected the "
+            "shape (images, classes) for both, with labels 1, -1 and 0."
         )
     _check_positives(labels, at_least=1)
     return np.array(
@@ -131,10 +131,10 @@ def bootstrap_stderr(
     *,
     resamples: int = 200,
 ) -> float:
-    """Standard error of the mean average precision by sampling of the test images, in percent points.
+    """Standard error of the mean average precision over samples of the test images, in percentage points.
 
-    The standard deviation over bootstrap resamples of the N images (Efron 1979). A class without a
-    positive image in a resample is left out of that resample's mean.
+    The standard deviation over bootstrap resamples of the N images (Efron 1979). The mean of a resample
+    excludes classes without a positive image in it.
     """
     images = len(labels)
     counts = generator.multinomial(images, np.full(images, 1 / images), size=resamples)  # (R, N)
@@ -142,8 +142,8 @@ def bootstrap_stderr(
     for scores, column in zip(decisions.T, labels.T, strict=True):
         kept = _kept(column, difficult_test)
         order = np.argsort(-scores[kept], kind="stable")
-        falling, weights = scores[kept][order], counts[:, kept][:, order]
-        ends = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
+        ranked, weights = scores[kept][order], counts[:, kept][:, order]
+        ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
         retrieved = weights.cumsum(axis=1)[:, ends]
         found = (weights * (column[kept][order] == 1)).cumsum(axis=1)[:, ends]
         precision = found / np.maximum(retrieved, 1)
@@ -164,7 +164,7 @@ def unusable_classes(
     folds: int,
     difficult_train: Difficult,
 ) -> dict[str, str]:
-    """Class -> why it can be neither fitted nor scored; empty if all can be."""
+    """Class -> why it cannot be fitted or scored; empty if all classes are usable."""
     reasons: dict[str, str] = {}
     for name, fitted, scored in zip(classes, train.T, test.T, strict=True):
         positives = np.count_nonzero(fitted == 1)
@@ -189,7 +189,7 @@ def _fit_class(
     difficult_train: Difficult,
     seed: int,
 ) -> tuple[np.ndarray, float, float, np.ndarray, int]:
-    """Give one class's weights (D,), bias, cost, CV scores (G,) and its unconverged fits."""
+    """Weights (D,), bias, chosen cost, CV scores (G,) and number of unconverged fits of one class."""
     kept = _kept(labels, difficult_train)
     rows, targets = rows[kept], np.where(labels[kept] == 1, 1, -1)
     splits = list(StratifiedKFold(folds).split(rows, targets))
@@ -213,7 +213,7 @@ def _fit(
     cost: float,
     seed: int,
 ) -> tuple[LinearSVC, bool]:
-    """Run LIBLINEAR with the settings of FSSB and VISSL; the flag tells that it did not finish."""
+    """Run LIBLINEAR with the settings of FSSB and VISSL; the flag is true if it did not converge."""
     machine = LinearSVC(
         penalty="l2",
         loss="squared_hinge",
@@ -262,17 +262,17 @@ def _check_training(
         rows = np.count_nonzero(~np.isfinite(features).all(axis=1))
         raise UserError(
             f"{rows} of {len(features)} features are not finite. "
-            "Check the backbone's weights and, in half precision, that nothing overflowed."
+            "Check the backbone's weights and, in half precision, for overflow."
         )
     if not np.isin(labels, (-1, 0, 1)).all():
         raise UserError(
-            f"labels hold {np.unique(labels)[:5]}: expected 1 (present), -1 (absent) and 0 (only "
+            f"labels contain {np.unique(labels)[:5]}: expected 1 (present), -1 (absent) and 0 (only "
             "difficult objects), as in VOC's ImageSets/Main/<class>_trainval.txt."
         )
     if not costs or min(costs) <= 0 or folds < 2:
         raise UserError(
             f"costs {list(costs)} and {folds} folds: expected costs above 0 and at least 2 folds. "
-            f"Take one of the lists {', '.join(C_GRIDS)}."
+            f"Use one of the grids {', '.join(C_GRIDS)}."
         )
     _check_positives(labels, at_least=folds)
     negatives = np.array(
@@ -281,7 +281,7 @@ def _check_training(
     for index in np.flatnonzero(negatives < folds)[:1]:
         raise UserError(
             f"class {index} has {negatives[index]} negative images, expected at least {folds}, one "
-            "for each fold. Give images without it, or fewer folds."
+            "for each fold. Add images without the class, or use fewer folds."
         )
 
 
@@ -290,5 +290,5 @@ def _check_positives(labels: np.ndarray, at_least: int) -> None:
     for index in np.flatnonzero(positives < at_least)[:1]:
         raise UserError(
             f"class {index} has {positives[index]} positive images, expected at least {at_least}. "
-            "Give the whole split, or leave the class out."
+            "Use the whole split, or exclude the class."
         )

@@ -1,6 +1,7 @@
-"""Runs sorted by what the report says of them, and grouped into networks.
+"""Runs sorted by section of the report, and grouped into networks.
 
-A *network* is one row of the scores: evaluations of weights that differ in the pre-training seed only.
+A *network* is one row of the score tables: evaluations of weights that differ only in their pre-training
+seed.
 """
 
 import json
@@ -14,7 +15,7 @@ from transfer.report.runs import Run, read_runs
 
 @dataclass(frozen=True)
 class Network:
-    """One row: runs on weights that differ in their seed only."""
+    """One row of the score tables: runs on weights that differ only in their seed."""
 
     label: str
     arch: str
@@ -27,11 +28,11 @@ class Collection:
     """All runs that were found.
 
     Attributes:
-        networks: with the finished runs that have scores; untrained networks last.
-        trainings: runs that evaluate no network: pre-trainings, of every status.
-        unfinished: of every kind.
-        others: finished evaluations without a score.
-        unread: messages about records that could not be used.
+        networks: the finished evaluations with scores, by network; untrained networks come last.
+        trainings: pre-training runs, whatever their status.
+        unfinished: runs of every kind that are not finished.
+        others: finished evaluations without scores.
+        unread: messages about records that could not be read.
     """
 
     networks: tuple[Network, ...]
@@ -42,7 +43,7 @@ class Collection:
 
     @property
     def evaluations(self) -> list[Run]:
-        """The runs that the scores are from."""
+        """The runs that the scores come from."""
         return [run for network in self.networks for run in network.runs]
 
 
@@ -71,17 +72,17 @@ def collect(paths: Iterable[Path]) -> Collection:
 
 
 def group_networks(runs: Iterable[Run], trainings: Iterable[Run]) -> tuple[Network, ...]:
-    """Rows of the scores, trained networks before untrained ones.
+    """Group runs into the rows of the score tables, trained networks before untrained ones.
 
-    Runs share a row if name, architecture and recorded recipe are equal, their pre-training records
-    (where they are known) follow one protocol on the same images, and no two different networks
-    have the same seed: then something else differs, and a mean over "seeds" would be wrong.
+    Runs share a row if their networks have the same name, architecture and recorded recipe, and if their
+    pre-training records (if known) have the same protocol and images. Different weights with the same seed
+    get separate rows: something else differs, and a mean over "seeds" would be wrong.
     """
     origins = {run.weights: run.variant for run in trainings if run.done and run.weights}
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(_recipe(run), []).append(run)
-    rows = [part for group in groups.values() for part in _apart(group, origins)]
+    rows = [part for group in groups.values() for part in _split_row(group, origins)]
     rows.sort(key=lambda part: _is_random(part[0]))
     return tuple(
         Network(label, _of(row[0], "arch"), _is_random(row[0]), tuple(row))
@@ -106,13 +107,14 @@ def _recipe(run: Run) -> str:
 
 
 def seed_of(run: Run) -> str:
-    """The pre-training seed of the evaluated network, as text; empty where it is not known."""
+    """The pre-training seed of the evaluated network as text; empty if it is unknown."""
     assert run.network is not None
     seed = run.network["details"].get("seed")
     return "" if seed is None else str(seed)[:20]
 
 
-def _apart(group: list[Run], origins: dict[str, str]) -> list[list[Run]]:
+def _split_row(group: list[Run], origins: dict[str, str]) -> list[list[Run]]:
+    """Split runs of one recipe by pre-training protocol, and by weights if two share a seed."""
     known = [origins.get(_of(run, "sha256")) for run in group]
     keys = known if None not in known else [None] * len(group)
     parts: dict[str | None, list[Run]] = {}
@@ -129,17 +131,17 @@ def _apart(group: list[Run], origins: dict[str, str]) -> list[list[Run]]:
 
 
 def _name(run: Run) -> str:
-    """The recorded name, marked if the weights look untrained or are those of a whole detector."""
+    """The recorded name, with a mark for weights that look untrained or are a whole detector's."""
     assert run.network is not None
     name = _of(run, "name")[:80]
     if _of(run, "family").startswith("detector"):
         return f"{name}, trained detector"
-    doubted = not _is_random(run) and run.network.get("warnings")
-    return f"{name} [looks untrained]" if doubted else name
+    suspicious = not _is_random(run) and run.network.get("warnings")
+    return f"{name} [looks untrained]" if suspicious else name
 
 
 def _labels(rows: Sequence[list[Run]]) -> list[str]:
-    """The names; networks of one name are told apart by the folders of their checkpoints and seeds."""
+    """Unique labels: the names, followed by checkpoint folder and seeds if several networks share one."""
     labels = [_name(row[0]) for row in rows]
     same: dict[str, list[int]] = {}
     for i, label in enumerate(labels):
@@ -149,8 +151,10 @@ def _labels(rows: Sequence[list[Run]]) -> list[str]:
             folders = _short([PurePath(_of(rows[i][0], "source")).parent for i in members])
             for i, folder in zip(members, folders, strict=True):
                 seeds = sorted({seed_of(run) for run in rows[i]} - {""})
-                said = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if seeds else ""
-                labels[i] = f"{name} ({', '.join(filter(None, [folder, said]))})"
+                seed_text = (
+                    f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if seeds else ""
+                )
+                labels[i] = f"{name} ({', '.join(filter(None, [folder, seed_text]))})"
     counts = {label: labels.count(label) for label in labels}
     return [
         f"{label} [weights {_of(row[0], 'sha256')[:8]}]" if counts[label] > 1 else label
@@ -159,7 +163,7 @@ def _labels(rows: Sequence[list[Run]]) -> list[str]:
 
 
 def _short(folders: list[PurePath]) -> list[str]:
-    """The shortest ends of the paths that tell them apart, at most four names long."""
+    """The shortest trailing parts of the paths that are unique, at most four names long."""
     for length in range(1, 5):
         short = ["/".join(folder.parts[-length:]) for folder in folders]
         if len(set(short)) == len(set(folders)):

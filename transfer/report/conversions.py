@@ -1,4 +1,4 @@
-"""Certificates of conversions, which tools/convert_to_d2.py writes beside its files."""
+"""Certificates of conversions, which tools/convert_to_d2.py writes next to its files."""
 
 import hashlib
 import os
@@ -9,10 +9,10 @@ from typing import Any
 
 from msbreg.run.errors import UserError
 from msbreg.run.json_files import NUMBER, Shape, is_number, misfits, open_regular, read_json
-from transfer.report import words
+from transfer.report import formatting
 
 SUFFIX = ".certificate.json"
-MOST = 40  # certificates that a page shows
+MOST = 40  # certificates on a page
 _CERTIFICATE: Shape = {
     **dict.fromkeys(("target", "file", "date"), str),
     "source": {**dict.fromkeys(("source", "sha256", "encoder", "arch"), str), "tensors": int},
@@ -29,13 +29,13 @@ _READING: Shape = {"reader": str, "tensors": int, "errors": dict}
 
 @dataclass(frozen=True)
 class Row:
-    """What one reader found on images of one size.
+    """Result of one reader on images of one size.
 
     Attributes:
         reader: library and version.
-        tensors: in its network, all equal to the file's.
+        tensors: number of tensors in its network, all equal to the file's.
         size: height x width.
-        errors: largest difference of each stage over its largest value.
+        errors: for each stage, the largest difference relative to the largest value.
     """
 
     reader: str
@@ -46,14 +46,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Conversion:
-    """One written file.
+    """One converted file.
 
     Attributes:
-        path: of the certificate.
+        path: path of the certificate.
         facts: name -> text.
-        settings: in the target's words.
-        passed: whether the file computes what its source does.
-        state: empty, or why the certificate is not about the file that is there now.
+        settings: settings to use, under the target toolbox's names.
+        passed: whether the outputs of the file equal those of its source within the tolerance.
+        state: empty, or why the certificate does not apply to the current file.
         stages: names of the columns.
     """
 
@@ -68,7 +68,7 @@ class Conversion:
 
 
 def find_conversions(paths: Iterable[Path]) -> list[Conversion | str]:
-    """Every certificate at or below the paths, or why it cannot be read."""
+    """Every certificate in the folders or below; an error message for each that cannot be read."""
     files = dict.fromkeys(
         Path(parent, name)
         for path in paths
@@ -81,7 +81,7 @@ def find_conversions(paths: Iterable[Path]) -> list[Conversion | str]:
         try:
             found.append(_conversion(file, read_json(file)))
         except UserError as error:
-            found.append(words.cut(error))
+            found.append(formatting.cut(error))
     if len(files) > MOST:
         found.append(f"Not shown: {len(files) - MOST} more certificates.")
     return found
@@ -105,7 +105,7 @@ def _conversion(path: Path, content: Any) -> Conversion:
     stages = tuple(rows[0].errors) if rows else ()
     return Conversion(
         path=path,
-        title=words.cut(f"{content['target']}: {content['file']}", 120),
+        title=formatting.cut(f"{content['target']}: {content['file']}", 120),
         facts={
             "source": f"{source['source']} (sha256 {source['sha256'][:12]}), {source['encoder']}",
             "network": f"{source['arch']}, {source['tensors']} tensors",
@@ -143,7 +143,7 @@ def _errors(path: Path, stages: Any) -> dict[str, str]:
 
 
 def _state(path: Path, name: str, sha256s: dict[str, Any]) -> str:
-    """Whether the files are the ones of the certificate; empty if they are."""
+    """Why the files are not those of the certificate; empty if they are."""
     beside = path.parent / os.path.basename(name)
     for part, sha256 in sha256s.items():
         file = beside / os.path.basename(part) if beside.is_dir() else beside
@@ -151,7 +151,7 @@ def _state(path: Path, name: str, sha256s: dict[str, Any]) -> str:
             with open_regular(file) as content:
                 found = hashlib.file_digest(content, "sha256").hexdigest()
         except (UserError, OSError) as error:
-            return words.cut(error)
+            return formatting.cut(error)
         if found != sha256:
             return f"{file} is not the file that was certified: its sha256 differs."
     return ""

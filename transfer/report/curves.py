@@ -1,4 +1,4 @@
-"""curve.jsonl as small plots. Which quantities share a plot is a table; unknown ones get their own.
+"""Plots of curve.jsonl. A table defines which quantities share a plot; unknown ones get their own.
 
 A row has an ``epoch`` or an ``iteration`` and numbers; a row of an evaluation has them in ``scores``.
 """
@@ -14,8 +14,8 @@ from msbreg.run.json_files import is_number, read_json_lines
 from transfer.drawing.svg import BLUE, GRAY, GREEN, ORANGE, PURPLE, Line, Panel, plots
 
 LIMIT = 64_000_000  # bytes of a curve.jsonl
-_LARGEST = 1e30  # of a value that is drawn
-_MOST_UNKNOWN = 4  # plots of quantities that the table does not have
+_LARGEST = 1e30  # larger values are not drawn
+_MOST_UNKNOWN = 4  # plots of quantities that are not in the table
 _OVER = ("epoch", "iteration")
 
 
@@ -24,8 +24,8 @@ class Quantity:
     """One line of a plot.
 
     Attributes:
-        key: its name in a row.
-        weight: the setting that its values are multiplied by.
+        key: its name in a row of the curve.
+        weight: name of the setting that its values are multiplied by.
     """
 
     key: str
@@ -35,7 +35,7 @@ class Quantity:
     weight: str = ""
 
 
-# Title -> the quantities of one plot. A loss term is drawn times its weight: terms add up to the total.
+# Title -> quantities of the plot. Loss terms are multiplied by their weights: they add up to the total.
 _PLOTS = {
     "loss": (
         Quantity("total", "total", GRAY),
@@ -73,13 +73,13 @@ _NOT_DRAWN = {*_OVER, "step", "images_per_second", "spectrum", "scores"}
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve that was drawn.
+    """A plotted curve.
 
     Attributes:
-        over: epoch or iteration.
-        last: its highest value.
+        over: name of the x axis: epoch or iteration.
+        last: its last value.
         rows: number of rows in the file.
-        sample: rows for a table: text by name of the column, at most 12 rows.
+        sample: at most 8 rows for a table: column -> number, or None.
     """
 
     over: str
@@ -90,10 +90,11 @@ class Curve:
 
 
 def draw_curve(folder: Path, numbers: dict[str, float], label: str) -> Curve:
-    """Read and draw ``curve.jsonl`` of a run.
+    """Read and plot ``curve.jsonl`` of a run.
 
     Args:
         numbers: numeric settings of the run, by dotted name.
+        label: name of the run, for screen readers.
 
     Raises:
         UserError: the file is missing or is not a curve.
@@ -102,7 +103,9 @@ def draw_curve(folder: Path, numbers: dict[str, float], label: str) -> Curve:
     rows = read_json_lines(path, LIMIT)
     over = next((o for o in _OVER if rows and all(_has(row, o) for row in rows)), None)
     if over is None:
-        raise UserError(f"{path} is not a training curve: a row has neither epoch nor iteration.")
+        raise UserError(
+            f"{path} is not a training curve: some rows have neither epoch nor iteration."
+        )
     flat_rows = [
         row | row["scores"] if isinstance(row.get("scores"), dict) else row for row in rows
     ]
@@ -113,7 +116,7 @@ def draw_curve(folder: Path, numbers: dict[str, float], label: str) -> Curve:
         if (panel := _panel(title, quantities, series, numbers, over, len(rows) == 1)).lines
     ]
     known = {quantity.key for quantities in _PLOTS.values() for quantity in quantities}
-    own = {key for row in rows for key in row}  # not those of the evaluations' scores
+    own = {key for row in rows for key in row}  # excludes the scores of evaluations
     others = [key for key in series if key in own and key not in known | _NOT_DRAWN]
     panels += [Panel(key[:40], [Line(series[key], GRAY)], over) for key in others[:_MOST_UNKNOWN]]
     if spectrum := _spectrum(rows, over):
@@ -127,7 +130,7 @@ def _has(row: Any, over: str) -> bool:
 
 
 def _series(rows: list[dict[str, Any]], over: str) -> dict[str, list[tuple[float, float]]]:
-    """The points of every quantity that has a number."""
+    """The points of every numeric quantity."""
     series: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         for key, value in row.items():
@@ -144,7 +147,7 @@ def _panel(
     over: str,
     only_row: bool,
 ) -> Panel:
-    """Its quantities that have at least two points, or one if the curve has only one row."""
+    """A plot of the quantities with at least two points, or one if the curve has a single row."""
     lines = []
     for quantity in quantities:
         factor = numbers.get(quantity.weight, 1.0)
@@ -157,7 +160,7 @@ def _panel(
 
 
 def _spectrum(rows: list[dict[str, Any]], over: str) -> Panel | None:
-    """Singular values of the first and of the last row that have them."""
+    """Singular values of the first and the last row that have them; None if no row has."""
     found = [
         row
         for row in rows
@@ -167,17 +170,17 @@ def _spectrum(rows: list[dict[str, Any]], over: str) -> Panel | None:
     ]
     if not found:
         return None
-    shown = [(found[0], GRAY), (found[-1], BLUE)] if len(found) > 1 else [(found[0], BLUE)]
+    drawn = [(found[0], GRAY), (found[-1], BLUE)] if len(found) > 1 else [(found[0], BLUE)]
     lines = [
         Line(list(enumerate(map(float, row["spectrum"]), 1)), color, f"{over} {row[over]:g}")
-        for row, color in shown
+        for row, color in drawn
     ]
-    positive = any(value > 0 for row, _ in shown for value in row["spectrum"])
+    positive = any(value > 0 for row, _ in drawn for value in row["spectrum"])
     return Panel("singular values", lines, "index", log=positive)
 
 
 def _sample(rows: list[dict[str, Any]], over: str, most: int = 8) -> list[dict[str, Any]]:
-    """The first, the last and evenly spaced rows between, with what a table shows of them."""
+    """Evenly spaced rows, including the first and the last, with the columns of a table."""
     if len(rows) > most:
         rows = [rows[round(k * (len(rows) - 1) / (most - 1))] for k in range(most)]
     known = [q.key for quantities in _PLOTS.values() for q in quantities if q.key in rows[-1]]

@@ -1,8 +1,7 @@
-"""Files that runs drew, and photographs, as elements of the page.
+"""Drawings of runs and photographs, embedded in the page.
 
-SVG becomes part of the page, in its font and colors; only lines, areas and text of the file are taken
-over, so that a file cannot bring a script, a style sheet or an address along. A picture that is small
-enough is embedded as it is; others are scaled down.
+SVG becomes part of the page and uses its font and colors. Only shapes and text are copied, so a file cannot
+add scripts, style sheets or links. Small pictures are embedded unchanged; others are scaled down.
 """
 
 import base64
@@ -23,9 +22,9 @@ THUMBNAIL = 64  # pixels of a neighbor's picture on the page
 _LIMIT = 30_000_000  # bytes of a picture's file
 _SVG_LIMIT = 2_000_000  # bytes of an SVG file
 _MOST_PIXELS = 60_000_000
-_SMALL = 250_000  # bytes of a picture that is embedded unchanged
+_SMALL = 250_000  # bytes up to which a picture is embedded unchanged
 _WIDEST = 1400  # pixels of an embedded picture
-_DEPTH = 30  # of an SVG
+_DEPTH = 30  # nesting levels of an SVG
 _NAMESPACE, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 _TAGS = frozenset({"svg", "g", "defs", "clipPath", "path", "rect", "use", "text", "tspan"})
 _NUMBERS = frozenset({"d", "x", "y", "width", "height", "transform"})
@@ -35,7 +34,7 @@ _VIEW = re.compile(r"\s*-?[\d.]{1,12}\s+-?[\d.]{1,12}\s+([\d.]{1,12})\s+[\d.]{1,
 
 @dataclass(frozen=True)
 class Drawing:
-    """One file of a run: its markup, or the problem that it has."""
+    """A drawing of a run: its markup, or why it cannot be shown."""
 
     title: str
     markup: Markup | None
@@ -43,11 +42,11 @@ class Drawing:
 
 
 class Budget:
-    """Room for pictures on one page.
+    """Limits for the pictures on one page.
 
     Args:
-        characters: that all pictures may take together.
-        files: that may be decoded.
+        characters: total size of all pictures in the page.
+        files: number of files to decode.
     """
 
     def __init__(self, characters: int, files: int) -> None:
@@ -55,20 +54,20 @@ class Budget:
         self._count = 0
 
     def drawing(self, path: Path, title: str) -> Drawing:
-        """The drawing, or why the page does not show it."""
+        """The drawing, or why it is not shown."""
         if self.files <= 0 or self.characters <= 0:
-            return Drawing(title, None, f"Left out to keep this page small: see {path}.")
+            return Drawing(title, None, f"Omitted to keep this page small: see {path}.")
         self.files -= 1
         self._count += 1
         drawing = read_drawing(path, title, name=f"drawing{self._count}")
         size = len(drawing.markup or "")
         if size > self.characters:
-            return Drawing(title, None, f"Left out to keep this page small: see {path}.")
+            return Drawing(title, None, f"Omitted to keep this page small: see {path}.")
         self.characters -= size
         return drawing
 
     def thumbnail(self, path: str) -> str | None:
-        """The image as a data URI; None if it cannot be read or there is no room."""
+        """The image as a data URI; None if it cannot be read or exceeds the budget."""
         if self.files <= 0 or self.characters <= 0:
             return None
         self.files -= 1
@@ -81,9 +80,9 @@ def read_drawing(
     path: Path,
     title: str,
     *,
-    name: str,  # unique on the page: a prefix of the ids in an SVG
+    name: str,  # unique on the page: the prefix of the ids in an SVG
 ) -> Drawing:
-    """The file as an element of the page, or the problem that it has."""
+    """The file as an element of the page, or why it cannot be shown."""
     try:
         markup = _svg(path, title, name) if path.suffix == ".svg" else _picture(path, title)
     except UserError as error:
@@ -95,7 +94,7 @@ def read_drawing(
 
 
 def thumbnail(path: Path) -> str | None:
-    """The image, at most ``THUMBNAIL`` pixels high and wide, as a data URI; None if it cannot be read."""
+    """The image, scaled down to ``THUMBNAIL`` pixels, as a data URI; None if it cannot be read."""
     try:
         content = read_bytes(path, _LIMIT)
         with _opened(path, content) as file:
@@ -135,7 +134,7 @@ def _opened(path: Path, content: bytes) -> Image.Image:
             io.BytesIO(content), formats=("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM")
         )
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not an image that can be read.") from error
+        raise UserError(f"{path} is not a readable image.") from error
     if image.width * image.height > _MOST_PIXELS:
         raise UserError(f"{path} has {image.width} x {image.height} pixels, too many to show.")
     return image
@@ -145,7 +144,7 @@ def _converted(path: Path, image: Image.Image, mode: str) -> Image.Image:
     try:
         return image.convert(mode)
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise UserError(f"{path} is not an image that can be read.") from error
+        raise UserError(f"{path} is not a readable image.") from error
 
 
 def _uri(image: Image.Image, kind: str) -> str:
@@ -162,18 +161,18 @@ def _svg(path: Path, title: str, name: str) -> str:
     try:
         text = content.decode()
         if "<!ENTITY" in text:  # entities may expand without bound
-            raise UserError(f"{path} is not an SVG that can be shown: it declares entities.")
+            raise UserError(f"{path} is not a supported SVG: it declares entities.")
         root = ElementTree.fromstring(text)
     except UserError:
         raise
     except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"{path} is not an SVG that can be shown ({error}).") from error
+        raise UserError(f"{path} is not a supported SVG ({error}).") from error
     view = _VIEW.fullmatch(root.get("viewBox", ""))
     if root.tag != f"{_NAMESPACE}svg" or view is None:
-        raise UserError(f"{path} is not an SVG that can be shown: no svg element with a viewBox.")
+        raise UserError(f"{path} is not a supported SVG: it has no svg element with a viewBox.")
     shapes = {f"#{e.get('id')}" for e in root.iter(f"{_NAMESPACE}path")}
-    slim = _slim(root, _Place(path, f"{name}-", shapes), 0)
-    # As wide as it was drawn, in pixels, or as the page where that is wider: text stays readable.
+    slim = _slim(root, _Source(path, f"{name}-", shapes), 0)
+    # At least as wide as drawn, so that text remains legible; wider if the page is.
     slim.attrib = {
         "viewBox": root.attrib["viewBox"],
         "role": "img",
@@ -184,29 +183,29 @@ def _svg(path: Path, title: str, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """The file, the prefix of its ids, and the references that <use> may have: to single paths."""
+class _Source:
+    """The file, the prefix for its ids, and the paths that <use> may refer to."""
 
     path: Path
     prefix: str
     shapes: set[str]
 
 
-def _slim(element: ElementTree.Element, place: _Place, depth: int) -> ElementTree.Element:
-    """The element with what draws, its ids prefixed, coordinates to a tenth of a pixel."""
+def _slim(element: ElementTree.Element, source: _Source, depth: int) -> ElementTree.Element:
+    """A copy with drawing elements only, prefixed ids and coordinates rounded to 0.1 pixels."""
     if depth > _DEPTH:
         raise UserError(
-            f"{place.path} is not an SVG that can be shown: nested deeper than {_DEPTH} levels."
+            f"{source.path} is not a supported SVG: it is nested deeper than {_DEPTH} levels."
         )
     out = ElementTree.Element(element.tag.removeprefix(_NAMESPACE))
     for key, value in element.attrib.items():
         name = key.removeprefix(_XLINK)
         if name in ("href", "clip-path"):
-            if _LOCAL.fullmatch(value) if name == "clip-path" else value in place.shapes:
-                out.set(name, value.replace("#", f"#{place.prefix}"))
+            if _LOCAL.fullmatch(value) if name == "clip-path" else value in source.shapes:
+                out.set(name, value.replace("#", f"#{source.prefix}"))
         elif name == "id":
             if out.tag != "g":  # nothing refers to a group
-                out.set("id", place.prefix + value)
+                out.set("id", source.prefix + value)
         elif name in _NUMBERS and not value.startswith("rotate(-0 "):
             out.set(name, _rounded(value))
         elif name == "style" and "(" not in value and "\\" not in value:
@@ -214,7 +213,7 @@ def _slim(element: ElementTree.Element, place: _Place, depth: int) -> ElementTre
     out.text = element.text if out.tag in ("text", "tspan") else None
     for child in element:
         if isinstance(child.tag, str) and child.tag.removeprefix(_NAMESPACE) in _TAGS:
-            slim = _slim(child, place, depth + 1)
+            slim = _slim(child, source, depth + 1)
             bare = slim.tag == "g" and not slim.attrib
             out.extend(slim if bare else [slim])
     return out

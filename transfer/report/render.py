@@ -1,4 +1,4 @@
-"""A collection of runs as ``report.md`` and one self-contained ``report.html``."""
+"""Render a collection of runs as ``report.md`` and a self-contained ``report.html``."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ import jinja2
 
 from msbreg.run.files import write_atomically, writing
 from msbreg.run.inputs import check_output
-from transfer.report import words
+from transfer.report import formatting
 from transfer.report.collection import Collection, collect
 from transfer.report.conversions import find_conversions
 from transfer.report.embedded_pictures import THUMBNAIL, Budget
@@ -17,22 +17,21 @@ from transfer.report.runs import Run
 from transfer.report.score_tables import score_tables
 
 _TEMPLATES = Path(__file__).parent
-_MOST = 100  # messages, unfinished runs
+_MOST = 100  # messages, and unfinished runs
 _DRAWINGS = (2_400_000, 24)  # characters on the page, files to decode
 _THUMBNAILS = (1_200_000, 600)
 
 
 def write_report(paths: list[Path], output: Path) -> Path:
-    """Write ``output/report.md`` and ``output/report.html`` about all records at or below the paths.
+    """Write ``output/report.md`` and ``output/report.html`` for all records in the paths or below.
 
-    A file that cannot be used is named in the report and does not stop it. The page stays below 6 MB:
-    what is left out is counted.
+    Unreadable files are listed in the report. The page is at most 6 MB; the report states what it omits.
 
     Returns:
-        The HTML file.
+        The path of the HTML file.
 
     Raises:
-        UserError: there is no record, one cannot be read, or the output is a file.
+        UserError: there is no readable record, a path does not exist, or the output is a file.
         RunFailed: the output cannot be written.
     """
     check_output(output)
@@ -46,7 +45,7 @@ def write_report(paths: list[Path], output: Path) -> Path:
 
 
 def describe(collection: Collection, paths: Iterable[Path]) -> dict[str, Any]:
-    """All that the templates say, by name; a list with what it leaves out is a pair."""
+    """The variables of the templates. Truncated lists are pairs (items, number of omitted items)."""
     tables, notes = score_tables(collection.networks)
     problems = [
         *collection.unread,
@@ -57,8 +56,8 @@ def describe(collection: Collection, paths: Iterable[Path]) -> dict[str, Any]:
         "tables": tables,
         "notes": notes,
         "others": collection.others,
-        "unread": words.listed(problems, _MOST),
-        "unfinished": words.listed(list(collection.unfinished), _MOST),
+        "unread": formatting.first_items(problems, _MOST),
+        "unfinished": formatting.first_items(list(collection.unfinished), _MOST),
         "trainings": trainings(collection),
         "neighbors": neighbors(collection.networks, Budget(*_THUMBNAILS)),
         "fine_tunings": fine_tunings(collection, Budget(*_DRAWINGS)),
@@ -69,7 +68,7 @@ def describe(collection: Collection, paths: Iterable[Path]) -> dict[str, Any]:
 
 
 def headline(collection: Collection) -> list[tuple[str, str]]:
-    """Name and text of each fact; values that differ between records are listed."""
+    """(name, text) of each fact at the top of the page; values that differ between records are listed."""
     runs = [*collection.evaluations, *collection.others, *collection.trainings]
     runs += [run for run in collection.unfinished if run not in collection.trainings]
     environments = list({id(run.environment): run.environment for run in runs}.values())
@@ -79,10 +78,10 @@ def headline(collection: Collection) -> list[tuple[str, str]]:
     }
     commits = _distinct(e.get("commit") or "unknown (no git checkout)" for e in environments)
     if "+changes" in commits:
-        commits += "; +changes: files differed from the commit"
+        commits += "; +changes: the working tree differed from the commit"
     times = sorted(time for run in runs for time in (run.started, run.written))
     done = sum(run.done for run in runs)
-    labels, more = words.listed([network.label for network in collection.networks], 20)
+    labels, more = formatting.first_items([network.label for network in collection.networks], 20)
     return [
         ("Networks", ("; ".join(labels) or "none evaluated") + (f"; {more} more" if more else "")),
         ("Records", f"{len(runs)}: {done} finished, {len(runs) - done} not finished"),
@@ -100,13 +99,15 @@ def _device(run: Run) -> str:
     if "cuda" in run.device:
         kind = ", ".join(sorted({str(gpu) for gpu in environment.get("gpus", ())})[:4])
     kind = kind or environment.get("cpu_capability", "")
-    said = f"{run.device} ({kind}, {environment.get('system', 'unknown system')})"
-    return f"{run.processes} processes on {said}" if run.processes > 1 else said
+    device = f"{run.device} ({kind}, {environment.get('system', 'unknown system')})"
+    return f"{run.processes} processes on {device}" if run.processes > 1 else device
 
 
 def _distinct(values: Iterable[Any]) -> str:
-    found, more = words.listed(list(dict.fromkeys(str(value) for value in values if value)), 6)
-    text = words.cut(" / ".join(found)) or "unknown"
+    found, more = formatting.first_items(
+        list(dict.fromkeys(str(value) for value in values if value)), 6
+    )
+    text = formatting.cut(" / ".join(found)) or "unknown"
     return f"{text} and {more} more" if more else text
 
 
@@ -114,13 +115,13 @@ def _distinct(values: Iterable[Any]) -> str:
 
 
 def as_html(content: dict[str, Any]) -> str:
-    """One page that needs no other file, no network and no script."""
+    """A page that needs no other files, no network and no scripts."""
     return _environment(autoescape=True).get_template("report.html.jinja").render(content)
 
 
 def as_markdown(content: dict[str, Any]) -> str:
-    """The same without the pictures."""
-    environment = _environment(finalize=words.escaped)
+    """The same content without pictures."""
+    environment = _environment(finalize=formatting.escaped)
     return environment.get_template("report.md.jinja").render(content)
 
 
@@ -133,9 +134,9 @@ def _environment(**options: Any) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
-        "settings": words.settings,
-        "duration": words.duration,
-        "number": words.number,
-        "points": words.points,
+        "settings": formatting.settings,
+        "duration": formatting.duration,
+        "number": formatting.number,
+        "points": formatting.points,
     }
     return environment

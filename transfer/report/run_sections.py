@@ -1,4 +1,4 @@
-"""What runs leave besides scores: training curves, drawings, nearest neighbors, provenance."""
+"""Sections of the report besides scores: training curves, drawings, nearest neighbors, provenance."""
 
 import os
 from collections.abc import Iterable
@@ -8,16 +8,16 @@ from typing import Any
 
 from msbreg.run.errors import UserError
 from msbreg.run.json_files import Shape, misfits, read_json
-from transfer.report import words
+from transfer.report import formatting
 from transfer.report.collection import Collection, Network, seed_of
 from transfer.report.curves import Curve, draw_curve
 from transfer.report.embedded_pictures import Budget, Drawing
 from transfer.report.runs import Run
 from transfer.report.score_tables import data_name
 
-MOST_RUNS = 40  # with a curve, in each of the two sections
-MOST_NETWORKS = 6  # with neighbors
-MOST_RECORDS = 250  # in the provenance
+MOST_RUNS = 40  # per section with curves
+MOST_NETWORKS = 6  # with nearest neighbors
+MOST_RECORDS = 250  # in the provenance section
 _TITLES = {
     "curves_box": "Precision and recall of boxes",
     "curves_mask": "Precision and recall of masks",
@@ -27,14 +27,14 @@ _NEAR: Shape = {"path": str, "class": str, "similarity": (int, float)}
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One run with its curve.
+class RunDisplay:
+    """A run with its curve and drawings.
 
     Attributes:
-        scores: such as ``box AP 4.7, box AP50 13.3``.
+        scores: scores as text, such as ``box AP 4.7, box AP50 13.3``.
         facts: name -> text.
-        problems: why something is not shown.
-        first: of its network on its data.
+        problems: why the curve or a drawing is not shown.
+        first: whether this is the first run of its network on its data.
     """
 
     run: Run
@@ -47,16 +47,17 @@ class Shown:
     first: bool
 
 
-def trainings(collection: Collection) -> tuple[list[Shown], int]:
-    """Runs that evaluate no network, and how many are left out."""
-    runs, more = words.listed(list(collection.trainings), MOST_RUNS)
-    return [_shown(run, _title(run), None, first=True) for run in runs], more
+def trainings(collection: Collection) -> tuple[list[RunDisplay], int]:
+    """Pre-training runs, and the number of omitted ones."""
+    runs, more = formatting.first_items(list(collection.trainings), MOST_RUNS)
+    return [_display(run, _title(run), None, first=True) for run in runs], more
 
 
-def fine_tunings(collection: Collection, budget: Budget) -> tuple[list[Shown], int]:
-    """Evaluations that left a curve or drawings, and how many are left out.
+def fine_tunings(collection: Collection, budget: Budget) -> tuple[list[RunDisplay], int]:
+    """Evaluations with a curve or drawings, and the number of omitted ones.
 
-    The first run of every network on every data set comes first, and has drawings before others.
+    The first run of each network on each data set is listed before the others, so that its drawings fit
+    into the budget.
     """
     found: list[tuple[Run, str, bool]] = []
     seen = set()
@@ -72,23 +73,23 @@ def fine_tunings(collection: Collection, budget: Budget) -> tuple[list[Shown], i
         if run.network is not None and os.path.lexists(run.folder / "curve.jsonl")
     ]
     found.sort(key=lambda item: not item[2])
-    shown, more = words.listed(found, MOST_RUNS)
-    return [_shown(run, title, budget, first=first) for run, title, first in shown], more
+    shown, more = formatting.first_items(found, MOST_RUNS)
+    return [_display(run, title, budget, first=first) for run, title, first in shown], more
 
 
 def _title(run: Run) -> str:
     names = (run.facts.get("method"), run.facts.get("architecture"))
-    said = " ".join(words.cut(n, 60) for n in names if n) or run.kind
-    return f"{said}, seed {run.seed}"
+    name = " ".join(formatting.cut(n, 60) for n in names if n) or run.kind
+    return f"{name}, seed {run.seed}"
 
 
-def _shown(run: Run, title: str, budget: Budget | None, *, first: bool) -> Shown:
+def _display(run: Run, title: str, budget: Budget | None, *, first: bool) -> RunDisplay:
     curve, problems = None, []
     if budget is None or os.path.lexists(run.folder / "curve.jsonl"):
         try:
             curve = draw_curve(run.folder, run.numbers, title)
         except UserError as error:
-            problems.append(words.cut(error))
+            problems.append(formatting.cut(error))
     drawings = []
     if budget is not None:
         drawings = [
@@ -98,13 +99,13 @@ def _shown(run: Run, title: str, budget: Budget | None, *, first: bool) -> Shown
     problems += [drawing.problem for drawing in drawings if drawing.problem]
     facts = dict(run.facts)
     if curve is not None:
-        planned = f" of {words.number(run.planned)}" if run.planned is not None else ""
-        facts = {f"{curve.over}s": f"{words.number(int(curve.last))}{planned}"} | facts
-    return Shown(
+        planned = f" of {formatting.number(run.planned)}" if run.planned is not None else ""
+        facts = {f"{curve.over}s": f"{formatting.number(int(curve.last))}{planned}"} | facts
+    return RunDisplay(
         run=run,
         title=title,
         scores=", ".join(f"{s.name} {s.value:.1f}" for s in run.scores[:6]),
-        facts={words.cut(name, 60): words.number(value) for name, value in facts.items()},
+        facts={formatting.cut(name, 60): formatting.number(value) for name, value in facts.items()},
         curve=curve,
         problems=problems,
         drawings=[drawing for drawing in drawings if drawing.markup],
@@ -117,7 +118,7 @@ def _shown(run: Run, title: str, budget: Budget | None, *, first: bool) -> Shown
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The nearest neighbors of some queries, by one network on one data set."""
+    """Nearest neighbors of some queries, for one network on one data set."""
 
     network: str
     run: Run
@@ -127,7 +128,7 @@ class Neighbors:
 
 
 def neighbors(networks: Iterable[Network], budget: Budget) -> list[Neighbors]:
-    """For the first networks, from the first run on each data set that left neighbors."""
+    """For the first networks, from the first run on each data set that wrote nearest neighbors."""
     found: list[Neighbors] = []
     for network in networks:
         chosen: dict[str, tuple[Run, Path]] = {}
@@ -145,7 +146,7 @@ def _neighbors(label: str, run: Run, data: str, path: Path, budget: Budget) -> N
     try:
         queries = _queries(path, read_json(path))
     except UserError as error:
-        return Neighbors(label, run, data, [], words.cut(error))
+        return Neighbors(label, run, data, [], formatting.cut(error))
     rows = [
         {
             "class": query["class"],
@@ -163,7 +164,7 @@ def _neighbors(label: str, run: Run, data: str, path: Path, budget: Budget) -> N
     ]
     items = [item for row in rows for item in (row, *row["neighbors"])]
     gone = sum(item["image"] is None for item in items)
-    problem = f"{gone} of {len(items)} images cannot be read any more." if gone else ""
+    problem = f"{gone} of {len(items)} images can no longer be read." if gone else ""
     return Neighbors(label, run, data, rows, problem)
 
 
@@ -175,9 +176,9 @@ def _queries(path: Path, content: Any) -> list[dict[str, Any]]:
         wrong = misfits(row, {"path": str, "class": str})
         if wrong or not isinstance(near, list) or any(misfits(n, _NEAR) for n in near[:8]):
             raise UserError(f"{path} is not a list of queries and their neighbors.")
-        found = [{**n, "class": words.cut(n["class"], 40)} for n in near[:8]]
+        found = [{**n, "class": formatting.cut(n["class"], 40)} for n in near[:8]]
         queries.append(
-            {"path": row["path"], "class": words.cut(row["class"], 40), "neighbors": found}
+            {"path": row["path"], "class": formatting.cut(row["class"], 40), "neighbors": found}
         )
     if not queries:
         raise UserError(f"{path} is not a list of queries and their neighbors.")
@@ -189,7 +190,7 @@ def _queries(path: Path, content: Any) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Weights:
-    """One set of weights with the runs on it."""
+    """A set of weights and the runs that evaluated it."""
 
     network: str
     seed: str
@@ -198,7 +199,7 @@ class Weights:
 
 
 def provenance(networks: Iterable[Network]) -> tuple[list[Weights], int]:
-    """Every set of weights with its runs, in order of the rows; and how many runs are left out."""
+    """Every set of weights with its runs, in the order of the rows; and the number of omitted runs."""
     found: list[Weights] = []
     room, more = MOST_RECORDS, 0
     for network in networks:
@@ -219,10 +220,10 @@ def _origin(run: Run) -> dict[str, str]:
     assert network is not None
     encoder, tensors = network.get("encoder", "unknown encoder"), network.get("tensors", "unknown")
     return {
-        "source": words.cut(network["source"]),
-        "sha256": words.cut(network["sha256"], 80),
-        "layout": words.cut(
+        "source": formatting.cut(network["source"]),
+        "sha256": formatting.cut(network["sha256"], 80),
+        "layout": formatting.cut(
             f"{network['family']}; {encoder} of {network['arch']}, {tensors} tensors"
         ),
-        "details": words.settings(network["details"]),
+        "details": formatting.settings(network["details"]),
     }

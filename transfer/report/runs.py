@@ -1,7 +1,7 @@
-"""Runs: what the report keeps of a record, in a few kilobytes each.
+"""Runs: what the report reads from a record, a few kilobytes each.
 
-A record that is incomplete, or has entries of another type, is not a run: it is named with what is
-wrong, and the report goes on.
+Incomplete records and records with entries of the wrong type are listed with their problems; the report
+continues with the others.
 """
 
 import json
@@ -16,7 +16,7 @@ from msbreg.run.config import flat
 from msbreg.run.errors import UserError
 from msbreg.run.json_files import Shape, is_number, misfits
 from msbreg.run.record import FILE_NAME, NOT_PROTOCOL, find_records, matches, read_record
-from transfer.report import schema1, words
+from transfer.report import formatting, schema1
 from transfer.scoring.scores import Score, score_from_dict
 
 _NETWORK: Shape = {
@@ -28,7 +28,7 @@ _ENVIRONMENT_IF_ANY: Shape = {
     **dict.fromkeys(("python", "system", "cpu_capability"), str),
     **{"packages": dict, "gpus": list, "commit": (str, type(None))},
 }
-# Settings that the page shows for a training run, under which name.
+# Settings of a training run on the page -> their names there.
 _SHOWN = {
     "method": "method",
     "arch": "architecture",
@@ -45,23 +45,23 @@ _SHOWN_RESULTS = {
     "peak_learning_rate": "peak learning rate",
 }
 _PLANNED = ("epochs", "yaml.SOLVER.MAX_ITER")
-_WARNINGS = 20  # of a run
+_WARNINGS = 20  # shown per run
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder and what the tables and the page need of its record.
+    """A run's folder, and the parts of its record that the report needs.
 
     Attributes:
-        network: provenance of the evaluated network; None for a run that evaluates none.
-        images: content identity of every split that the run used.
-        scores: of a finished run.
+        network: provenance of the evaluated network; None for pre-training.
+        images: fingerprint of every split that the run used.
+        scores: scores of a finished run.
         facts: settings and results to show, by name.
         numbers: numeric settings, by dotted name.
-        planned: epochs or iterations that were asked for.
+        planned: planned number of epochs or iterations.
         weights: sha256 of the checkpoint that the run wrote.
-        details: the rest of the record as text, by name.
-        problems: messages about files beside the record that could not be used.
+        details: other parts of the record as text, by name.
+        problems: messages about files in the folder that could not be read.
     """
 
     folder: Path
@@ -91,16 +91,16 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether it ended as it should; only then it has scores."""
+        """Whether the run finished; only finished runs have scores."""
         return self.status == "done"
 
     @cached_property
     def variant(self) -> str:
-        """Equal for two runs exactly if their protocol and all the pixels they saw agree."""
+        """Equal for two runs exactly if their protocols, transforms and images are equal."""
         return json.dumps([self.digest, self.transform, self.images], sort_keys=True)
 
     def protocol(self) -> dict[str, Any]:
-        """The settings that define its protocol, read again from the record."""
+        """The settings that define the protocol, read again from the record."""
         record = read_record(self.folder) or {}
         left_out = {*NOT_PROTOCOL, *map(str, record.get("not_protocol", ()))}
         settings = flat(record.get("config", {}))
@@ -108,10 +108,10 @@ class Run:
 
 
 def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """All runs at or below the paths in order of their start, and why other records are not runs.
+    """All runs in the paths or below, by start time, and messages about the records that are invalid.
 
     Raises:
-        UserError: a path does not exist, or there is no record at all.
+        UserError: a path does not exist, or no record was found.
     """
     runs, unread = [], []
     shared: dict[str, dict[str, Any]] = {}
@@ -119,7 +119,7 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
         try:
             runs.append(_run(folder, record, shared))
         except UserError as error:
-            unread.append(words.cut(error))
+            unread.append(formatting.cut(error))
     return sorted(runs, key=lambda run: (run.started, str(run.folder))), unread
 
 
@@ -140,16 +140,16 @@ def _run(folder: Path, record: dict[str, Any] | str, shared: dict[str, dict[str,
     data = flat(record.get("data") or {})
     return Run(
         folder=folder,
-        kind=words.cut(record["kind"], 40),
-        status=words.cut(record["status"], 40),
-        digest=words.cut(record["digest"], 40),
-        started=words.cut(record["started"], 40),
-        written=words.cut(record.get("written", "unknown"), 40),
+        kind=formatting.cut(record["kind"], 40),
+        status=formatting.cut(record["status"], 40),
+        digest=formatting.cut(record["digest"], 40),
+        started=formatting.cut(record["started"], 40),
+        written=formatting.cut(record.get("written", "unknown"), 40),
         seconds=max(0.0, min(float(record["seconds"]), 1e9)),
-        seed=words.number(record["config"].get("seed")).replace(",", ""),
-        error=words.cut(record.get("error", "")),
-        warnings=tuple(words.cut(w) for w in record["warnings"][:_WARNINGS]),
-        device=words.cut(record.get("device", "unknown"), 80),
+        seed=formatting.number(record["config"].get("seed")).replace(",", ""),
+        error=formatting.cut(record.get("error", "")),
+        warnings=tuple(formatting.cut(w) for w in record["warnings"][:_WARNINGS]),
+        device=formatting.cut(record.get("device", "unknown"), 80),
         processes=record.get("processes", 1),
         environment=shared.setdefault(environment, record["environment"]),
         network=_network(record) if "network" in record else None,
@@ -166,7 +166,7 @@ def _run(folder: Path, record: dict[str, Any] | str, shared: dict[str, dict[str,
         weights=str(results.get("sha256", "")),
         drawings=tuple(n for n in record.get("drawings", ()) if _is_name(n))[:4],
         details=_details(record, data),
-        problems=tuple(map(words.cut, problems)),
+        problems=tuple(map(formatting.cut, problems)),
     )
 
 
@@ -200,12 +200,12 @@ def _facts(
     engine, results = record.get("engine", {}), record["results"]
     found = {
         "engine": " ".join(str(engine[k]) for k in ("name", "version") if k in engine) or None,
-        **{shown: settings.get(name) for name, shown in _SHOWN.items()},
+        **{label: settings.get(name) for name, label in _SHOWN.items()},
         "images": data.get("images", data.get("train.images")),
         "seed": settings.get("seed"),
-        **{shown: results.get(name) for name, shown in _SHOWN_RESULTS.items()},
+        **{label: results.get(name) for name, label in _SHOWN_RESULTS.items()},
         "device": record.get("device"),
-        "time": words.duration(max(0.0, min(float(record["seconds"]), 1e9))),
+        "time": formatting.duration(max(0.0, min(float(record["seconds"]), 1e9))),
     }
     if isinstance(found["data"], str):
         found["data"] = Path(found["data"]).name or found["data"]
@@ -213,26 +213,28 @@ def _facts(
 
 
 def _details(record: dict[str, Any], data: dict[str, Any]) -> dict[str, str]:
-    """Name and text of what makes the run repeatable."""
-    shown = {name: len(value) if isinstance(value, list) else value for name, value in data.items()}
+    """What is needed to repeat the run: name -> text."""
+    values = {
+        name: len(value) if isinstance(value, list) else value for name, value in data.items()
+    }
     found = {
         "command": record["command"],
         "card": record["card"],
-        "overrides": words.settings(record.get("overrides") or {}),
+        "overrides": formatting.settings(record.get("overrides") or {}),
         "protocol": record["digest"],
-        "engine": words.settings(record["engine"]) if "engine" in record else "",
-        "transform": words.settings(record["transform"]) if record.get("transform") else "",
+        "engine": formatting.settings(record["engine"]) if "engine" in record else "",
+        "transform": formatting.settings(record["transform"]) if record.get("transform") else "",
         "selection": record.get("selection", ""),
-        "results": words.settings(record["results"]) if record["results"] else "",
-        "data": f"{record['config'].get('data') or 'named by the card'}: {words.settings(shown)}",
+        "results": formatting.settings(record["results"]) if record["results"] else "",
+        "data": f"{record['config'].get('data') or 'named by the card'}: {formatting.settings(values)}",
         "device": f"{record.get('device', 'unknown')}, {record.get('processes', 1)} process(es)",
         "commit": str(record["environment"].get("commit") or "unknown"),
     }
-    return {name: words.cut(value) for name, value in found.items() if value}
+    return {name: formatting.cut(value) for name, value in found.items() if value}
 
 
 def _is_name(value: Any) -> bool:
-    """Whether it names a file in the run's own folder."""
+    """Whether it is a plain file name, which stays in the run's folder."""
     return (
         isinstance(value, str) and value not in ("", ".", "..") and os.path.basename(value) == value
     )

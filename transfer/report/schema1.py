@@ -1,6 +1,6 @@
-"""Scores of records of schema 1, which had named results in place of scores.
+"""Scores of records of schema 1, which contain named results instead of scores.
 
-The only module that knows those names. Current records state their scores (transfer/scoring/scores.py).
+Only this module knows these names. Current records contain scores (transfer/scoring/scores.py).
 """
 
 import math
@@ -14,17 +14,17 @@ from msbreg.run.json_files import Shape, is_number, misfits, read_json
 from msbreg.run.record import FILE_NAME
 from transfer.scoring.scores import DataId, Score
 
-Found = tuple[list[Score], list[str]]  # scores, and messages about files that could not be used
+Found = tuple[list[Score], list[str]]  # scores, and messages about files that could not be read
 PerClass = dict[str, dict[str, float]]  # name of a score -> class -> value
 
 _SPLIT: Shape = {"images": int, "fingerprint": str}
 
 
 def scores_of(folder: Path, record: dict[str, Any]) -> Found:
-    """The scores of a finished run, and why per-class scores are missing.
+    """The scores of a finished run, and messages about missing per-class scores.
 
     Raises:
-        UserError: the record does not have what such a run has written.
+        UserError: the record is not complete for a run of its kind.
     """
     reader = _READERS.get(record["kind"])
     return reader(folder, record) if reader else ([], [])
@@ -86,14 +86,14 @@ def _svm(folder: Path, record: dict[str, Any]) -> Found:
 def _detection(folder: Path, record: dict[str, Any]) -> Found:
     _require(folder, record, {"engine": {"name": str}, "data": {"test": {"name": str, **_SPLIT}}})
     tested, results = record["data"]["test"], record["results"]
-    said = record.get("metric", "")
-    parts = said.split(", ")
-    of_each = parts if len(parts) == 2 and all(p.endswith(" AP") for p in parts) else [said, said]
+    metric = record.get("metric", "")
+    parts = metric.split(", ")
+    metrics = parts if len(parts) == 2 and all(p.endswith(" AP") for p in parts) else [metric] * 2
     data = DataId(tested["name"], "", tested["fingerprint"])
     per_class, problems = _per_class(folder, _by_detector)
     found = [
         Score(f"{what} {name}", float(value), data, rules, tested["images"])
-        for what, rules in zip(("box", "mask"), of_each, strict=True)
+        for what, rules in zip(("box", "mask"), metrics, strict=True)
         for name in ("AP", "AP50", "AP75")
         if is_number(value := results.get(f"{what}_{name}"))
     ]

@@ -1,7 +1,7 @@
-"""Scores as tables: one for each data set, a row per network, a column per quantity and its rules.
+"""Score tables: one per data set, with a row per network and a column per quantity.
 
-Two scores share a column only if their name, data, rules and unit are equal. Where they followed
-different protocols or saw other pixels, they are never averaged, and a footnote says what differs.
+Two scores share a column only if their name, data, rules and unit are equal. Scores with different
+protocols, transforms or images are never averaged; a footnote states what differs.
 """
 
 import json
@@ -17,12 +17,12 @@ import numpy as np
 
 from msbreg.run.config import differences
 from msbreg.run.errors import UserError
-from transfer.report import words
+from transfer.report import formatting
 from transfer.report.collection import Network, collect
 from transfer.report.runs import Run
 from transfer.scoring.scores import DataId, Score
 
-_LARGEST = 1e100  # a value beyond is not defined: its square is not a float
+_LARGEST = 1e100  # larger values count as undefined: their squares overflow
 
 Values = dict[str, list[tuple[float, float | None]]]
 """sha256 of the weights -> (value, standard error) of each of its runs."""
@@ -30,7 +30,7 @@ Values = dict[str, list[tuple[float, float | None]]]
 
 @dataclass(frozen=True)
 class Column:
-    """What two scores have in common if they can be compared."""
+    """The properties that comparable scores share."""
 
     name: str
     rules: str
@@ -49,9 +49,9 @@ class Entry:
     """One mean with its spread.
 
     Attributes:
-        over: what the spread is over: the seeds of ``n`` networks, ``n`` evaluations of one network,
-            or the test images of a single one.
-        note: mark of the footnote that says what differs from the rest of the column.
+        over: what the spread is computed over: the seeds of ``n`` networks, ``n`` evaluations of one
+            network, or the test images of a single evaluation.
+        note: mark of the footnote that states what differs from the rest of the column.
     """
 
     mean: float
@@ -62,7 +62,7 @@ class Entry:
 
     @property
     def scope(self) -> str:
-        """What the spread is over, as a table prints it."""
+        """What the spread is computed over, as printed in a table."""
         if self.spread is None:
             return ""
         return "(test)" if self.over == "test images" else f"({self.n} {self.over})"
@@ -76,10 +76,11 @@ class Entry:
 
 
 def entry(values: Values, note: str = "") -> Entry:
-    """Mean over networks of the mean over each one's runs; values that are not defined (NaN) are left out.
+    """Mean over networks of each one's mean over its runs; undefined values (NaN) are excluded.
 
-    The spread is the sample standard deviation over networks; with one network over its evaluations
-    if they differ (a deterministic protocol that ran twice has none); otherwise the recorded error.
+    The spread is the sample standard deviation over networks. For a single network it is that over its
+    evaluations if they differ (repeated runs of a deterministic protocol do not), and otherwise the recorded
+    standard error.
     """
     known = {
         weights: defined
@@ -108,7 +109,7 @@ def entry(values: Values, note: str = "") -> Entry:
 
 @dataclass(frozen=True)
 class Difference:
-    """A row of differences to the untrained network of the same architecture, in points.
+    """A row of differences from the untrained network of the same architecture, in percentage points.
 
     Each cell is a number with its spread, or a text that says why there is none.
     """
@@ -120,7 +121,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class PerClass:
-    """Scores of each class under one protocol.
+    """Per-class scores of one protocol.
 
     Attributes:
         heads: a network and the names of its columns.
@@ -135,7 +136,7 @@ class PerClass:
 
 @dataclass(frozen=True)
 class Table:
-    """All scores on one data set: ``rows[i][1][j]`` has one entry for each variant of the protocol."""
+    """All scores on one data set: ``rows[i][1][j]`` maps each variant of the protocol to its entry."""
 
     title: str
     columns: list[Column]
@@ -164,7 +165,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of a large collection is shown."""
+    """Maximum sizes of what is shown of a large collection."""
 
     tables: int = 40
     networks: int = 150
@@ -178,7 +179,7 @@ class Limits:
 def score_tables(
     networks: Sequence[Network], limits: Limits = Limits()
 ) -> tuple[list[Table], dict[str, str]]:
-    """The tables in order of their first run, and the footnotes by their marks."""
+    """The tables, in the order of their first runs, and the footnotes by mark."""
     notes = Notes()
     by_data: dict[DataId, dict[Column, int]] = {}
     for run in sorted((r for n in networks for r in n.runs), key=lambda r: r.started):
@@ -231,7 +232,7 @@ def _table(
 
 
 def _title(data: DataId, by_data: dict[DataId, dict[Column, int]]) -> str:
-    """Name, split and size of the data; where names collide, the beginning of the fingerprint."""
+    """Name, split and size of the data, and the start of the fingerprint if names collide."""
     name = data_name(data)
     sizes = sorted(set(by_data[data].values()))
     title = f"{name}, {' or '.join(f'{n:,}' for n in sizes)} images"
@@ -241,8 +242,8 @@ def _title(data: DataId, by_data: dict[DataId, dict[Column, int]]) -> str:
 
 
 def data_name(data: DataId) -> str:
-    """``digits val``; names such as voc_2007_test include the split, which is then empty."""
-    return words.cut(f"{data.name} {data.split}".strip(), 80)
+    """Name and split, such as ``digits val``. Names such as voc_2007_test include the split."""
+    return formatting.cut(f"{data.name} {data.split}".strip(), 80)
 
 
 def _cell(runs: list[Run], column: Column, marks: dict[str, str]) -> dict[str, Entry]:
@@ -250,7 +251,7 @@ def _cell(runs: list[Run], column: Column, marks: dict[str, str]) -> dict[str, E
 
 
 def _values(runs: Iterable[Run], column: Column) -> dict[str, Values]:
-    """By variant of the protocol."""
+    """The values of a column by variant of the protocol."""
     values: dict[str, Values] = {}
     for run in runs:
         assert run.network is not None
@@ -269,7 +270,7 @@ def _values(runs: Iterable[Run], column: Column) -> dict[str, Values]:
 def _marks(
     members: dict[str, list[Run]], column: Column, notes: Notes, limits: Limits
 ) -> dict[str, str]:
-    """Mark of each variant in one column; none for the one that most of its runs follow."""
+    """The footnote mark of each variant in a column; empty for the most frequent variant."""
     runs = [
         r for of in members.values() for r in of if any(Column.of(s) == column for s in r.scores)
     ]
@@ -280,7 +281,9 @@ def _marks(
         if variant != usual:
             few = len(notes.texts) < limits.notes
             text = (
-                _what_differs(run, examples[usual]) if few else "another protocol or other pixels"
+                _what_differs(run, examples[usual])
+                if few
+                else "different protocol, transform or images"
             )
             marks[variant] = notes.mark(text)
     return marks
@@ -291,13 +294,13 @@ def _what_differs(run: Run, usual: Run) -> str:
     if run.digest != usual.digest:
         try:
             before, after = usual.protocol(), run.protocol()
-        except UserError:  # the record has changed since it was read
+        except UserError:  # the record was changed after it was read
             before, after = {}, {}
         changed = [*differences(after, before), *(k for k in before if k not in after)]
-        # The transform that was really used is compared below.
+        # The resolved transform is compared below.
         pairs = _pairs(after, before, [k for k in changed if not k.startswith("transform")])
         parts.append(
-            f"protocol {run.digest}, not {usual.digest} as in the rest of the column"
+            f"protocol {run.digest} instead of {usual.digest} as in the rest of the column"
             + (f": {pairs}" if pairs else "")
         )
     for what, before, after in (
@@ -306,22 +309,22 @@ def _what_differs(run: Run, usual: Run) -> str:
     ):
         names = sorted({k for k in {**before, **after} if before.get(k) != after.get(k)})
         if names:
-            parts.append(f"other {what}: {_pairs(after, before, names)}")
-    return words.cut("; ".join(parts))
+            parts.append(f"different {what}: {_pairs(after, before, names)}")
+    return formatting.cut("; ".join(parts))
 
 
 def _pairs(after: dict[str, Any], before: dict[str, Any], names: list[str]) -> str:
-    def shown(settings: dict[str, Any], name: str) -> str:
-        return words.cut(json.dumps(settings[name]), 80) if name in settings else "absent"
+    def value(settings: dict[str, Any], name: str) -> str:
+        return formatting.cut(json.dumps(settings[name]), 80) if name in settings else "absent"
 
-    return ", ".join(f"{n} = {shown(after, n)} (the rest: {shown(before, n)})" for n in names[:12])
+    return ", ".join(f"{n} = {value(after, n)} (the rest: {value(before, n)})" for n in names[:12])
 
 
 # ---- Differences
 
 
 def _differences(rows: list[tuple[Network, list[dict[str, Entry]]]]) -> list[Difference]:
-    """Trained minus untrained, where both followed the same protocol on the same pixels."""
+    """Trained minus untrained, for scores with the same protocol, transform and images."""
     found = []
     for network, cells in rows:
         for twin, twin_cells in rows:
@@ -335,10 +338,10 @@ def _differences(rows: list[tuple[Network, list[dict[str, Entry]]]]) -> list[Dif
 def _difference(
     ours: dict[str, Entry], theirs: dict[str, Entry]
 ) -> tuple[float, float | None] | str:
-    """Mean minus mean, and the square root of the sum of the squared spreads that are known."""
+    """The difference of the means, and the known spreads added in quadrature."""
     shared = sorted((v for v in ours if v in theirs), key=lambda v: ours[v].note)
     if not shared:
-        return "other protocol" if ours and theirs else ""
+        return "different protocol" if ours and theirs else ""
     a, b = ours[shared[0]], theirs[shared[0]]
     if math.isnan(a.mean) or math.isnan(b.mean):
         return ""
@@ -352,7 +355,7 @@ def _difference(
 def _per_class(
     members: dict[str, list[Run]], columns: list[Column], limits: Limits
 ) -> list[PerClass]:
-    """A table for each set of rules and variant of the protocol that has scores by class."""
+    """A table for each combination of rules and protocol variant that has per-class scores."""
     groups: dict[tuple[str, str], dict[str, dict[Column, dict[str, Values]]]] = {}
     digests: dict[str, str] = {}
     for label, runs in members.items():
@@ -405,10 +408,10 @@ def _class_table(
 
 
 def summary_table(paths: Iterable[Path]) -> list[list[str]]:
-    """The scores of all runs at or below the paths as rows of text, for a terminal.
+    """The scores of all runs in the paths or below as rows of text, for a terminal.
 
-    The first row is the head: Data, Score, then one column for each network and, where a network has
-    an untrained twin, the difference.
+    The first row is the header: Data, Score, a column for each network, and a column for the difference from
+    each untrained twin.
 
     Raises:
         UserError: a path does not exist, or no record can be read.
@@ -439,11 +442,11 @@ def _in_points(cell: tuple[float, float | None] | str) -> str:
     if isinstance(cell, str):
         return cell or "–"
     value, spread = cell
-    return words.points(value) + (f" ± {spread:.1f}" if spread is not None else "")
+    return formatting.points(value) + (f" ± {spread:.1f}" if spread is not None else "")
 
 
 def in_columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text as lines with aligned columns, the first row underlined.
+    """Format rows of text as lines with aligned columns and an underlined header.
 
     >>> print(in_columns([["Data", "Score"], ["digits val", "61.5"]]))
     Data        Score

@@ -104,7 +104,7 @@ def test_scores_are_said_to_be_cocos(root):
             *("MODEL.ROI_HEADS.NUM_CLASSES", 8, "MODEL.MASK_ON", True),
         ]
     )
-    warnings = data_of(config, root, train=True).doubts()
+    warnings = data_of(config, root, train=True).warnings()
     assert any("scored by COCO's rules, not by cityscapesScripts" in each for each in warnings)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from msbreg.run.errors import RunFailed, UserError
 from msbreg.run.failures import as_told, raise_first
 from tests.pair import run_pair
-from transfer.detectors.trainable import exchanges as exchanges_in_forward
+from transfer.detectors.trainable import has_synchronized_norm
 
 
 def said(folder: Path, how: str, accumulate: int) -> list[str]:
@@ -66,4 +66,4 @@ def test_ones_own_failure_goes_before_that_of_others():
     ("norm", "exchanges"), [(nn.BatchNorm2d(2), False), (nn.SyncBatchNorm(2), True)]
 )
 def test_layers_that_wait_for_other_processes_are_known(norm, exchanges):
-    assert exchanges_in_forward(nn.Sequential(nn.Conv2d(1, 2, 1), norm)) is exchanges
+    assert has_synchronized_norm(nn.Sequential(nn.Conv2d(1, 2, 1), norm)) is exchanges

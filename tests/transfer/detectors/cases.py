@@ -1,4 +1,4 @@
-"""The detectors that are held against Detectron2 and against frozen numbers: configs and samples.
+"""The detectors to compare with Detectron2 and its recorded numbers: configs and samples.
 
 Small images and few regions, so that a case takes seconds; every branch is on its way.
 """

@@ -1,16 +1,16 @@
-"""Detectron2's own mapper, sampler and grouping on our scenes; skips where it is not installed."""
+"""Detectron2's mapper, sampler and grouping applied to our scenes; skipped if it is not installed."""
 
 import warnings
 
 import numpy as np
 import pytest
 
-from transfer.detectors import detectron2_engine as with_detectron2
+from transfer.detectors import detectron2_engine
 
 
 def detectron2_data():
     """The module ``detectron2.data``, or a skipped test."""
-    if not with_detectron2.available():
+    if not detectron2_engine.available():
         pytest.skip("Detectron2 is not installed; frozen values stand for it")
     with warnings.catch_warnings():  # it compiles its box coder by torch.jit.script, now deprecated
         warnings.simplefilter("ignore")

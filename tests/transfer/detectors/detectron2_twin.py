@@ -1,4 +1,4 @@
-"""Detectron2's model for a config of ours, its parts looked into, and its warnings kept out."""
+"""Detectron2's model for our config, with access to its parts and without its warnings."""
 
 import contextlib
 import warnings
@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from transfer.detectors import detectron2_engine as with_detectron2
+from transfer.detectors import detectron2_engine
 
 needs_detectron2 = pytest.mark.skipif(
-    not with_detectron2.available(),
+    not detectron2_engine.available(),
     reason="holds our detector against Detectron2, which is not installed",
 )
 
@@ -33,7 +33,7 @@ def pair(config, build_ours) -> tuple[nn.Module, nn.Module]:
     ours = build_ours(config)
     torch.manual_seed(0)
     with its_warnings():
-        theirs = with_detectron2.build_detector(config)
+        theirs = detectron2_engine.build_detector(config)
     return ours, theirs
 
 

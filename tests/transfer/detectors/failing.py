@@ -11,12 +11,12 @@ from msbreg.run.progress import Progress
 from msbreg.train.health import memory_advice
 from msbreg.train.loop import Plan, train
 from msbreg.train.state import State
-from tests.transfer.detectors.toys import Toy, batches, config, new_training, running
+from tests.transfer.detectors.toys import Toy, batches, config, new_job, new_training
 from transfer.detectors.trainable import checkpoint_of
 
 
 class Failing(Toy):
-    """In the second process, its fourth pass fails."""
+    """Fails in the fourth forward pass of the second process."""
 
     calls, how = 0, ""
 
@@ -35,7 +35,7 @@ class Failing(Toy):
 
 
 def unreadable(first: int):
-    """The second process's third batch cannot be read."""
+    """Batches; the third one of the second process cannot be read."""
     for number, batch in enumerate(batches(first)):
         if distributed.rank() == 1 and number == 2:
             raise UserError("image.jpg is truncated")
@@ -58,7 +58,7 @@ def main(folder: Path, how: str, accumulate: int) -> None:
                 plan,
                 State(),
                 checkpoint_of(mine / "checkpoint.pth", {}),
-                job=running(mine),
+                job=new_job(mine),
                 progress=progress,
             )
     except (UserError, RunFailed, ZeroDivisionError) as error:

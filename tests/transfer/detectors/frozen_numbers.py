@@ -1,4 +1,4 @@
-"""Detectron2's own numbers for the cases, kept so that our detector is held to them without it.
+"""Detectron2's numbers for the cases, recorded so that our detector can be tested without it.
 
 Written where Detectron2 is installed:  python -m tests.transfer.detectors.frozen_numbers
 """
@@ -70,15 +70,15 @@ def _norm(tensors: list[torch.Tensor]) -> float:
 
 def main() -> None:
     """Write the file from Detectron2's models."""
-    from transfer.detectors import detectron2_engine as with_detectron2
+    from transfer.detectors import detectron2_engine
 
     found = {}
     for name in CASES:
         with its_warnings():
-            theirs = with_detectron2.build_detector(config_of(name))
+            theirs = detectron2_engine.build_detector(config_of(name))
         theirs.load_state_dict(ours(name).state_dict())
         found[name] = numbers_of(theirs, name)
-    versions = {"torch": torch.__version__, "detectron2": with_detectron2.version()}
+    versions = {"torch": torch.__version__, "detectron2": detectron2_engine.version()}
     rounded = json.loads(json.dumps(found), parse_float=lambda text: float(f"{float(text):.8g}"))
     FILE.write_text(json.dumps({"versions": versions, "cases": rounded}, indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""Whole data sets as Detectron2's own readers and mapper give them; skips where it is not installed."""
+"""Whole data sets, compared with Detectron2's readers and mapper; skipped if it is not installed."""
 
 import contextlib
 import io
@@ -82,7 +82,7 @@ def test_nuclei_are_read_as_coco():
     assert_same_scenes(scenes.scenes, coco(scenes), sized=True)
 
 
-def test_the_same_images_are_dropped_for_want_of_annotations():
+def test_the_same_images_without_annotations_are_dropped():
     scenes = load_scenes("digits_coco_train")
     theirs = coco(scenes)
     from detectron2.data.build import filter_images_with_only_crowd_annotations

@@ -1,4 +1,4 @@
-"""What goes to worker processes that decode scenes."""
+"""What is sent to worker processes that decode scenes."""
 
 import os
 import pickle
@@ -29,7 +29,7 @@ def scenes(scenes_object):
     return scenes_object.scenes
 
 
-def test_packed_scenes_are_the_scenes(scenes):
+def test_packed_scenes_equal_the_scenes(scenes):
     packed = PackedScenes(scenes)
     assert len(packed) == 4
     assert [packed[index] for index in (3, 0, 2)] == [scenes[index] for index in (3, 0, 2)]
@@ -38,7 +38,7 @@ def test_packed_scenes_are_the_scenes(scenes):
 @pytest.mark.parametrize(
     "make", [_Testing(MapperSettings()), _Training(MapperSettings(), seed=3, sized=True)]
 )
-def test_samples_reach_workers_that_are_spawned(scenes, make):
+def test_samples_can_be_sent_to_spawned_workers(scenes, make):
     samples = Samples(scenes, make)
     sent = pickle.loads(pickle.dumps(samples))
     assert torch.equal(sent((5, 2)).image, samples((5, 2)).image)
@@ -62,7 +62,7 @@ fail(testing_batches(scenes, MapperSettings(test_size=12), rank=0, world=1, work
 """
 
 
-def test_a_process_that_fails_with_its_batches_open_ends(tmp_path):
+def test_a_process_that_fails_with_open_batches_exits(tmp_path):
     """Workers ignore the SIGTERM with which Python ends children; it would wait for them for ever."""
     write_coco(tmp_path, coco_content(images=[(n, 14, 20) for n in range(9)]))
     (tmp_path / "fails.py").write_text(FAILS)

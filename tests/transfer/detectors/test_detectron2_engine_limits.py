@@ -1,4 +1,4 @@
-"""What the engine of Detectron2 says of settings that it cannot follow, and of a Detectron2 that is old."""
+"""Messages of the Detectron2 engine about unsupported settings and old versions."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ import pytest
 from msbreg.run.config import flat
 from msbreg.run.errors import UserError
 from tests.transfer.detectors.test_engine import SMALL, samples
-from transfer.detectors import detectron2_engine as with_detectron2
+from transfer.detectors import detectron2_engine
 from transfer.detectors.config.yaml_file import default_config, read_config
 from transfer.detectors.detectron2_engine import check
 
 CARDS = Path(__file__).resolve().parents[3] / "configs"
 needs_detectron2 = pytest.mark.skipif(
-    not with_detectron2.available(), reason="Detectron2 is not installed"
+    not detectron2_engine.available(), reason="Detectron2 is not installed"
 )
 FPN, C4 = "digits_coco_fpn", "digits_voc_c4"
 RESNET50 = (
@@ -28,7 +28,7 @@ def config(card, *overrides):
 
 
 @pytest.mark.parametrize("card", [FPN, C4])
-def test_the_cards_can_be_followed(card):
+def test_the_cards_are_supported(card):
     check(config(card))
 
 
@@ -52,24 +52,24 @@ def test_the_cards_can_be_followed(card):
         (C4, "MODEL.RESNETS.RES2_OUT_CHANNELS", "16"),
     ],
 )
-def test_what_cannot_be_followed_is_named(card, key, value):
-    with pytest.raises(UserError) as told:
+def test_unsupported_settings_are_named(card, key, value):
+    with pytest.raises(UserError) as caught:
         check(config(card, key, value))
-    assert f"{key} is " in str(told.value)
-    assert value in str(told.value)
-    assert "expected " in str(told.value)
+    assert f"{key} is " in str(caught.value)
+    assert value in str(caught.value)
+    assert "expected " in str(caught.value)
 
 
-def test_federated_loss_is_named_with_the_loss_that_it_goes_with_too():
+def test_federated_loss_is_rejected_even_with_sigmoid_cross_entropy():
     on = ["MODEL.ROI_BOX_HEAD.USE_FED_LOSS", "True", "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", "True"]
     with pytest.raises(UserError, match="USE_FED_LOSS is True; expected False"):
         check(config(FPN, *on))
 
 
 @needs_detectron2
-def test_settings_are_looked_at_before_anything_is_built():
+def test_settings_are_checked_before_anything_is_built():
     with pytest.raises(UserError, match="MODEL.KEYPOINT_ON is True"):
-        with_detectron2.build_detector(config(C4, "MODEL.KEYPOINT_ON", "True"))
+        detectron2_engine.build_detector(config(C4, "MODEL.KEYPOINT_ON", "True"))
 
 
 @needs_detectron2
@@ -86,8 +86,8 @@ def test_settings_are_looked_at_before_anything_is_built():
     ],
     ids=["giou", "sigmoid", "pool", "cascade"],
 )
-def test_what_is_allowed_beyond_the_engine_of_torchvision_does_train(overrides):
-    losses = with_detectron2.build_detector(config(FPN, *overrides)).train()(samples(0))
+def test_settings_that_only_detectron2_supports_can_be_trained(overrides):
+    losses = detectron2_engine.build_detector(config(FPN, *overrides)).train()(samples(0))
     assert all(loss.isfinite() for loss in losses.values())
 
 
@@ -95,36 +95,36 @@ def test_what_is_allowed_beyond_the_engine_of_torchvision_does_train(overrides):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("MODEL.FPN.FUSE_TYPE", "max", "AssertionError"),  # an assert without words
+        ("MODEL.FPN.FUSE_TYPE", "max", "AssertionError"),  # an assert without a message
         ("MODEL.RESNETS.NORM", "Nonsense", "KeyError: 'Nonsense'"),
         ("MODEL.RPN.HEAD_NAME", "NoSuchHead", "No object named 'NoSuchHead'"),
     ],
 )
-def test_what_detectron2_cannot_build_is_said_in_its_words_and_with_the_key(key, value, words):
-    with pytest.raises(UserError) as told:
-        with_detectron2.build_detector(config(FPN, key, value))
-    assert "cannot build this detector" in str(told.value)
-    assert words in str(told.value)
-    assert f"{key} is {value!r}" in str(told.value)
+def test_build_errors_of_detectron2_are_reported_with_the_key(key, value, words):
+    with pytest.raises(UserError) as caught:
+        detectron2_engine.build_detector(config(FPN, key, value))
+    assert "cannot build this detector" in str(caught.value)
+    assert words in str(caught.value)
+    assert f"{key} is {value!r}" in str(caught.value)
 
 
 @needs_detectron2
-def test_deformable_stages_without_the_compiled_extension_are_an_error(monkeypatch):
-    with_detectron2.version()
+def test_deformable_stages_need_the_compiled_extension(monkeypatch):
+    detectron2_engine.version()
     from detectron2.modeling.backbone import resnet
     from detectron2.utils.develop import create_dummy_class
 
     lacking = create_dummy_class("DeformConv", "detectron2._C", "Detectron2 is not compiled")
     monkeypatch.setattr(resnet, "DeformConv", lacking)
-    with pytest.raises(UserError) as told:
-        with_detectron2.build_detector(config(FPN, *DEFORMED))
-    assert "ImportError" in str(told.value)
-    assert "MODEL.RESNETS.DEFORM_ON_PER_STAGE is [False" in str(told.value)
+    with pytest.raises(UserError) as caught:
+        detectron2_engine.build_detector(config(FPN, *DEFORMED))
+    assert "ImportError" in str(caught.value)
+    assert "MODEL.RESNETS.DEFORM_ON_PER_STAGE is [False" in str(caught.value)
 
 
 @needs_detectron2
-def test_deformable_stages_on_the_cpu_are_an_error(monkeypatch):
-    with_detectron2.version()
+def test_deformable_stages_do_not_run_on_the_cpu(monkeypatch):
+    detectron2_engine.version()
     from detectron2.modeling.backbone import resnet
 
     class Plain(resnet.Conv2d):  # builds without the extension
@@ -132,7 +132,7 @@ def test_deformable_stages_on_the_cpu_are_an_error(monkeypatch):
             super().__init__(*args, **settings)
 
     monkeypatch.setattr(resnet, "DeformConv", Plain)
-    detector = with_detectron2.build_detector(config(FPN, *DEFORMED))
+    detector = detectron2_engine.build_detector(config(FPN, *DEFORMED))
     with pytest.raises(UserError, match="DEFORM_ON_PER_STAGE(.|\n)*--device cuda"):
         detector(samples(0))
 
@@ -144,33 +144,33 @@ def older():
     return tree
 
 
-def test_an_older_detectron2_does_without_the_defaults_of_later_keys():
+def test_an_older_detectron2_ignores_newer_keys_at_their_defaults():
     theirs, asked = older(), config(C4, "SOLVER.BASE_LR", "0.125")
-    with_detectron2._merge(theirs, flat(asked))
+    detectron2_engine._merge(theirs, flat(asked))
     assert theirs.SOLVER.BASE_LR == 0.125
     assert "REPEAT_SQRT" not in theirs.DATALOADER
     theirs.DATALOADER.REPEAT_SQRT = True
     assert flat(theirs) == flat(asked)
 
 
-def test_a_later_key_that_is_not_at_its_default_is_an_error_with_an_older_detectron2(monkeypatch):
-    monkeypatch.setattr(with_detectron2, "version", lambda: "0.5")
+def test_an_older_detectron2_rejects_newer_keys_that_are_not_at_their_defaults(monkeypatch):
+    monkeypatch.setattr(detectron2_engine, "version", lambda: "0.5")
     words = "DATALOADER.REPEAT_SQRT is False, but the Detectron2 0.5 installed here has no such"
     with pytest.raises(UserError, match=words):
-        with_detectron2._merge(older(), flat(config(C4, "DATALOADER.REPEAT_SQRT", "False")))
+        detectron2_engine._merge(older(), flat(config(C4, "DATALOADER.REPEAT_SQRT", "False")))
 
 
-def test_a_key_of_another_type_in_another_detectron2_is_named(monkeypatch):
-    monkeypatch.setattr(with_detectron2, "version", lambda: "0.5")
+def test_a_key_with_another_type_in_another_detectron2_is_named(monkeypatch):
+    monkeypatch.setattr(detectron2_engine, "version", lambda: "0.5")
     theirs = older()
     theirs.SOLVER.GAMMA = "a word"
     with pytest.raises(UserError, match="SOLVER.GAMMA is 0.1; the Detectron2 0.5 .* expects str"):
-        with_detectron2._merge(theirs, flat(config(C4)))
+        detectron2_engine._merge(theirs, flat(config(C4)))
 
 
 @needs_detectron2
-def test_a_detectron2_without_a_later_key_builds_the_same_detector(monkeypatch):
-    with_detectron2.version()
+def test_a_detectron2_without_a_newer_key_builds_the_same_detector(monkeypatch):
+    detectron2_engine.version()
     import detectron2.config
 
     whole = detectron2.config.get_cfg
@@ -180,8 +180,8 @@ def test_a_detectron2_without_a_later_key_builds_the_same_detector(monkeypatch):
         del theirs.DATALOADER["REPEAT_SQRT"]
         return theirs
 
-    wanted = with_detectron2.build_detector(config(C4))
+    wanted = detectron2_engine.build_detector(config(C4))
     monkeypatch.setattr(detectron2.config, "get_cfg", get_cfg)
-    found = with_detectron2.build_detector(config(C4))
+    found = detectron2_engine.build_detector(config(C4))
     assert found.state_dict().keys() == wanted.state_dict().keys()
-    assert with_detectron2.build_solver(config(C4), found).rates(0)
+    assert detectron2_engine.build_solver(config(C4), found).rates(0)

@@ -1,4 +1,4 @@
-"""Which engine is taken, and that the two are one in all that is ours to see."""
+"""The choice of the engine, and the equality of the two."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import torch
 from msbreg.run.errors import UserError
 from msbreg.train.loop import Plan
 from tests.transfer.detectors.toys import fit
-from transfer.detectors import detectron2_engine as with_detectron2
+from transfer.detectors import detectron2_engine
 from transfer.detectors.config.yaml_file import read_config
 from transfer.detectors.engine import choose
 from transfer.detectors.mapper import Sample
@@ -19,7 +19,7 @@ from transfer.detectors.trainable import DetectorTraining
 
 CARDS = Path(__file__).resolve().parents[3] / "configs"
 needs_detectron2 = pytest.mark.skipif(
-    not with_detectron2.available(), reason="Detectron2 is not installed"
+    not detectron2_engine.available(), reason="Detectron2 is not installed"
 )
 SMALL = (
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 8 MODEL.RPN.POST_NMS_TOPK_TRAIN 20 "
@@ -70,7 +70,7 @@ def trained(folder: Path, name: str, card: str, iterations: int, *overrides: str
     ],
     ids=["fpn", "c4 clipped", "c4 frozen", "fpn cosine"],
 )
-def test_steps_and_detections_of_both_engines_are_equal_bit_for_bit(tmp_path, card, overrides):
+def test_steps_and_detections_of_both_engines_are_bit_for_bit_equal(tmp_path, card, overrides):
     ours = trained(tmp_path, "torchvision", card, 3, *overrides)
     theirs = trained(tmp_path, "detectron2", card, 3, *overrides)
     one, other = ours.model.state_dict(), theirs.model.state_dict()
@@ -86,17 +86,17 @@ def test_steps_and_detections_of_both_engines_are_equal_bit_for_bit(tmp_path, ca
             assert (left is None and right is None) or torch.equal(left, right), field
 
 
-def test_torchvision_is_what_is_asked_for():
+def test_torchvision_can_be_requested():
     engine = choose("torchvision")
     assert engine.described() == {"name": "torchvision", "version": engine.version}
 
 
-def test_auto_passes_over_a_detectron2_that_cannot_be_imported(monkeypatch, caplog):
+def test_auto_skips_a_detectron2_that_cannot_be_imported(monkeypatch, caplog):
     def broken() -> str:
         raise ImportError("undefined symbol: _ZN2at")
 
-    monkeypatch.setattr(with_detectron2, "available", lambda: True)
-    monkeypatch.setattr(with_detectron2, "version", broken)
+    monkeypatch.setattr(detectron2_engine, "available", lambda: True)
+    monkeypatch.setattr(detectron2_engine, "version", broken)
     assert choose("auto").name == "torchvision"
     with pytest.raises(UserError, match="cannot be imported: ImportError: undefined symbol"):
         choose("detectron2")
@@ -116,11 +116,11 @@ print("auto:", choose("auto").name)
 try:
     choose("detectron2")
 except UserError as error:
-    print("told:", error)
+    print("error:", error)
 """
 
 
-def test_a_detectron2_that_is_older_than_pillow_is_passed_over_with_a_warning(tmp_path):
+def test_a_detectron2_that_is_too_old_for_pillow_is_skipped_with_a_warning(tmp_path):
     (tmp_path / "detectron2").mkdir()
     for name, text in OLD.items():
         (tmp_path / "detectron2" / name).write_text(text)
@@ -136,12 +136,12 @@ def test_a_detectron2_that_is_older_than_pillow_is_passed_over_with_a_warning(tm
     words = "cannot be imported: AttributeError: module 'PIL.Image' has no attribute"
     assert "auto: torchvision" in done.stdout
     assert f"warned: Detectron2 is installed, but {words}" in done.stderr
-    assert f"told: --engine detectron2: Detectron2 is installed, but {words}" in done.stdout
+    assert f"error: --engine detectron2: Detectron2 is installed, but {words}" in done.stdout
     assert "--engine torchvision" in done.stdout
 
 
-def test_detectron2_that_is_not_there_is_said(monkeypatch):
-    monkeypatch.setattr(with_detectron2, "available", lambda: False)
+def test_a_missing_detectron2_is_reported(monkeypatch):
+    monkeypatch.setattr(detectron2_engine, "available", lambda: False)
     assert choose("auto").name == "torchvision"
-    with pytest.raises(UserError, match="not installed here(.|\n)*--engine torchvision"):
+    with pytest.raises(UserError, match="not installed(.|\n)*--engine torchvision"):
         choose("detectron2")

@@ -1,4 +1,4 @@
-"""Our detector gives the numbers that Detectron2 gave (frozen_numbers.json), without Detectron2.
+"""Our detector reproduces Detectron2's recorded numbers (frozen_numbers.json).
 
 On the machine that wrote them they are equal to the last digit kept (test_parity.py). Instruction sets
 and versions of PyTorch round otherwise: with AVX2 and with SSE4.1 alone, losses and gradients moved by up

@@ -1,4 +1,4 @@
-"""The mapper is Detectron2's: compared with it where it is installed, by frozen hashes elsewhere."""
+"""The mapper equals Detectron2's: compared with it if it is installed, and with recorded hashes."""
 
 import hashlib
 from dataclasses import replace
@@ -171,7 +171,7 @@ FROZEN = {
 
 
 @pytest.mark.parametrize("key", FROZEN, ids=str)
-def test_samples_are_those_found_equal_to_detectron2s(tmp_path, key):
+def test_samples_equal_those_recorded_from_detectron2(tmp_path, key):
     masks, number = key
     scene, settings = drawn(tmp_path, number, masks)
     assert digest(ours_of(scene, settings, number)) == FROZEN[key]
@@ -184,7 +184,7 @@ def test_samples_are_those_found_equal_to_detectron2s(tmp_path, key):
         ((375, 500), 800, 1333, (800, 1067)),
         ((500, 375), 480, 1333, (640, 480)),
         ((300, 900), 800, 1333, (444, 1333)),
-        ((333, 500), 600, 1000, (600, 901)),  # one more than asked for: Detectron2 rounds up, too
+        ((333, 500), 600, 1000, (600, 901)),  # one more than requested: Detectron2 also rounds up
         ((100, 100), 65, 1333, (65, 65)),
     ],
 )
@@ -208,7 +208,7 @@ def test_a_flip_mirrors_pixels_boxes_and_polygons(tmp_path):
     assert torch.equal(flipped.image, plain.image.flip(2))
 
 
-def test_channels_are_in_the_order_asked_for(tmp_path):
+def test_channels_have_the_configured_order(tmp_path):
     scene = upright(tmp_path)
     rgb, bgr = (testing_sample(scene, replace(SMALL, channels=c)) for c in ("RGB", "BGR"))
     assert torch.equal(rgb.image, bgr.image.flip(0))
@@ -217,7 +217,7 @@ def test_channels_are_in_the_order_asked_for(tmp_path):
     assert bgr.image.is_contiguous()
 
 
-def test_crowds_and_boxes_without_area_are_left_out(tmp_path):
+def test_crowds_and_boxes_without_area_are_dropped(tmp_path):
     boxes = [(2.0, 3.0, 12.0, 20.0), (-1.0, 3.0, 0.0, 20.0), (5.0, 5.0, 9.0, 9.0)]
     instances = [Instance(box, n, crowd=n == 2) for n, box in enumerate(boxes)]
     sample = training_sample(upright(tmp_path, instances), SMALL, random_state(0, 0))
@@ -237,7 +237,7 @@ def test_a_scene_without_objects_has_empty_targets(tmp_path, masks):
         assert sample.bitmasks.shape == (0, *sample.image.shape[1:])
 
 
-def test_a_bitmask_without_a_pixel_is_left_out(tmp_path):
+def test_an_empty_bitmask_is_dropped(tmp_path):
     line = Instance((2.0, 3.0, 12.0, 20.0), 0, ((5.0, 5, 5.01, 5, 5, 5.01),))
     sample = training_sample(
         upright(tmp_path, [line]), replace(SMALL, masks="bitmask"), random_state(0, 0)
@@ -271,21 +271,21 @@ def test_gray_and_palette_images_become_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [0, 4, 200])
-def test_an_image_that_does_not_decode_is_named(tmp_path, cut):
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path, cut):
     scene = upright(tmp_path)
     scene.file.write_bytes(scene.file.read_bytes()[:cut])
     with pytest.raises(UserError, match=r"a\.png cannot be decoded: "):
         training_sample(scene, SMALL, random_state(0, 0))
 
 
-def test_an_image_that_is_gone_is_named(tmp_path):
+def test_a_missing_image_is_named(tmp_path):
     scene = upright(tmp_path)
     scene.file.unlink()
     with pytest.raises(UserError, match=r"a\.png cannot be decoded: No such file"):
         testing_sample(scene, SMALL)
 
 
-def test_an_image_of_another_size_is_named(tmp_path):
+def test_an_image_whose_size_differs_from_the_annotation_is_named(tmp_path):
     with pytest.raises(UserError, match=r"40 x 30 pixels .* states 41 x 30"):
         testing_sample(replace(upright(tmp_path), width=41), SMALL)
 
@@ -298,7 +298,7 @@ def test_an_image_of_another_size_is_named(tmp_path):
         ("polygon", {"size": [30, 40], "counts": [1200]}, "set INPUT.MASK_FORMAT to bitmask"),
     ],
 )
-def test_masks_that_are_not_in_the_form_asked_for_are_named(tmp_path, masks, mask, words):
+def test_masks_in_another_format_are_named(tmp_path, masks, mask, words):
     scene = upright(tmp_path, [Instance((2.0, 3.0, 12.0, 20.0), 0, mask)])
     with pytest.raises(UserError, match=words):
         training_sample(scene, replace(SMALL, masks=masks), random_state(0, 0))
@@ -338,8 +338,8 @@ def test_settings_are_read_from_detectron2s_keys():
         ({"MIN_SIZE_TRAIN_SAMPLING": "all"}, "MIN_SIZE_TRAIN_SAMPLING is 'all'"),
         ({"CROP": SimpleNamespace(ENABLED=True)}, "INPUT.CROP.ENABLED is True"),
         ({"MIN_SIZE_TRAIN": ()}, "INPUT's sizes are"),
-        ({"MIN_SIZE_TRAIN": (480.5,)}, "expected whole numbers of 0 or more"),
-        ({"MIN_SIZE_TEST": -1}, "expected whole numbers of 0 or more"),
+        ({"MIN_SIZE_TRAIN": (480.5,)}, "expected integers of 0 or more"),
+        ({"MIN_SIZE_TEST": -1}, "expected integers of 0 or more"),
         ({"MAX_SIZE_TEST": 0}, "MAX_SIZE_TEST is 0"),
         (
             {"MIN_SIZE_TRAIN": (1, 2, 3), "MIN_SIZE_TRAIN_SAMPLING": "range"},
@@ -351,13 +351,13 @@ def test_settings_are_read_from_detectron2s_keys():
         ),
     ],
 )
-def test_settings_that_are_not_known_are_named(changes, words):
+def test_unsupported_settings_are_named(changes, words):
     with pytest.raises(UserError, match=words):
         mapper_settings(config(**changes))
 
 
 @pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
-def test_edges_that_are_exchanged_are_put_in_order_as_by_fvcore(flip):
+def test_swapped_box_edges_are_sorted_like_fvcore_does(flip):
     exchanged = np.array([[30.0, 20.0, 10.0, 5.0]])
     geometry = Geometry((40, 50), (80, 100), flip)
     np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""Our detector and Detectron2's on the same weights, images and seeds: not one bit is different.
+"""Our detector and Detectron2's are bit for bit equal on the same weights, images and seeds.
 
 On one thread of a CPU. With Detectron2 installed elsewhere:  PYTHONPATH=... pytest -n0 <this file>
 """
@@ -70,7 +70,7 @@ def assert_equal(ours, theirs):
         assert torch.equal(ours, theirs)
 
 
-def test_one_seed_gives_both_the_same_names_order_and_weights(twins):
+def test_a_seed_gives_both_models_the_same_names_order_and_weights(twins):
     _, ours, theirs, _, same = twins
     assert same
     needs = [(n, p.requires_grad) for n, p in theirs.named_parameters()]
@@ -87,7 +87,7 @@ def test_anchors(twins):
     assert_equal(generator.anchors(maps), expected)
 
 
-def test_detections_and_what_leads_to_them(twins, run):
+def test_detections_and_intermediate_values(twins, run):
     config, ours, theirs = reset(twins)
     batch = batch_of(config)
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_detections_and_what_leads_to_them(twins, run):
             assert 0 < one.masks.float().mean() < 1
 
 
-def test_losses_and_what_leads_to_them(twins, run):
+def test_losses_and_intermediate_values(twins, run):
     config, ours, theirs = reset(twins)
     batch = batch_of(config)
     mine = inner_values(ours.train(), batch, run)

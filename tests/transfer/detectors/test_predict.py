@@ -1,4 +1,4 @@
-"""Predictions of a detector that has diverged are none."""
+"""Predictions of all scenes, and the errors of a detector that has diverged."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_a_detector_may_find_nothing(scenes):
 
 @pytest.mark.parametrize("module", ["proposal_generator.rpn_head", "roi_heads.box_predictor"])
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
-def test_scores_and_boxes_that_are_not_finite_are_not_taken_for_nothing_found(
+def test_scores_and_boxes_that_are_not_finite_raise_instead_of_detecting_nothing(
     scenes, module, value
 ):
     detector = Detector()
@@ -72,7 +72,7 @@ def test_scores_and_boxes_that_are_not_finite_are_not_taken_for_nothing_found(
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), ZeroDivisionError("0")])
-def test_an_error_is_the_one_that_happened(scenes, error):
+def test_the_original_error_is_raised(scenes, error):
     def fail():
         raise error
 

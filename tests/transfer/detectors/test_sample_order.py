@@ -24,7 +24,7 @@ def indices(batches):
 
 @pytest.mark.parametrize(("rank", "world"), [(0, 1), (0, 2), (1, 2), (2, 3)])
 @pytest.mark.parametrize("group", [True, False])
-def test_batches_are_those_of_detectron2(rank, world, group):
+def test_batches_equal_detectron2s(rank, world, group):
     data = by_detectron2.detectron2_data()
     from detectron2.data.samplers import TrainingSampler
 
@@ -40,7 +40,7 @@ def test_batches_are_those_of_detectron2(rank, world, group):
     assert indices(islice(ours, 30)) == expected
 
 
-def test_batches_are_those_found_equal_to_detectron2s():
+def test_batches_equal_those_recorded_from_detectron2():
     first = indices(islice(training_keys(WIDE, 4, 5, rank=0, world=1), 5))
     assert first == [[15, 9, 6, 3], [13, 1, 4, 10], [14, 7, 11, 2], [8, 5, 16, 13], [0, 12, 6, 3]]
     second = indices(islice(training_keys(len(WIDE), 4, 5, rank=1, world=2), 3))
@@ -54,7 +54,7 @@ def test_processes_share_one_order_without_overlap():
         assert sorted(key for share in shares for key in share) == whole[: 20 * world]
 
 
-def test_every_scene_comes_once_before_any_comes_again():
+def test_every_scene_occurs_once_before_any_repeats():
     keys = list(islice(endless_order(7, 3, rank=0, world=1), 21))
     assert [position for position, _ in keys] == list(range(21))
     epochs = [[index for _, index in keys[at : at + 7]] for at in (0, 7, 14)]
@@ -62,7 +62,7 @@ def test_every_scene_comes_once_before_any_comes_again():
     assert epochs[0] != epochs[1]
 
 
-def test_batches_hold_wide_scenes_or_others_and_lose_none():
+def test_batches_are_wide_or_not_and_lose_no_scene():
     batches = list(islice(training_keys(WIDE, 3, 0, rank=0, world=1), 40))
     assert all(len({WIDE[index] for _, index in batch}) == 1 for batch in batches)
     positions = sorted(position for batch in batches for position, _ in batch)
@@ -70,7 +70,7 @@ def test_batches_hold_wide_scenes_or_others_and_lose_none():
     assert positions[-1] + 1 - len(positions) < 2 * 3  # what still waits in the two groups
 
 
-def test_a_group_that_never_fills_does_not_hold_up_the_other():
+def test_a_group_that_never_fills_does_not_block_the_other():
     order = iter([(n, n % 5) for n in range(20)])
     batches = indices(grouped(order, [True, True, True, True, False], 8))
     assert batches == [[0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 2, 3, 0, 1, 2, 3]]
@@ -93,7 +93,7 @@ def test_processes_share_a_batch_equally():
 
 
 @pytest.mark.parametrize(("size", "world"), [(10, 3), (2, 4), (9, 1), (8, 2)])
-def test_testing_shares_are_everything_once_in_order(size, world):
+def test_test_shares_partition_the_scenes_in_order(size, world):
     shares = [testing_share(size, rank=rank, world=world) for rank in range(world)]
     assert [index for share in shares for index in share] == list(range(size))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

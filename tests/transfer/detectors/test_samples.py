@@ -1,4 +1,4 @@
-"""Batches are functions of seed, process and iteration: resumed, or with other workers, the same."""
+"""Batches are functions of seed, process and iteration, also after resuming and with other workers."""
 
 from itertools import islice
 
@@ -79,19 +79,19 @@ def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(scenes, workers,
     assert later == whole[7:]
 
 
-def test_workers_change_nothing(scenes):
+def test_the_number_of_workers_does_not_change_the_batches(scenes):
     alone = contents(batches(scenes, 9))
     assert contents(batches(scenes, 9, workers=2)) == alone
     assert contents(batches(scenes, 9, workers=1)) == alone
     assert contents(batches(scenes, 9, seed=5)) != alone
 
 
-def test_an_image_is_changed_anew_each_time_it_comes(scenes):
+def test_an_image_is_augmented_differently_each_time(scenes):
     shapes = [s.image.shape for b in batches(scenes, 30) for s in b if s.scene == 1]
     assert len(set(shapes)) > 2
 
 
-def test_two_processes_together_see_what_one_sees(scenes):
+def test_two_processes_together_see_the_samples_of_one(scenes):
     alone = {repr(content(s)) for batch in batches(scenes, 12, group=False) for s in batch}
     shares = [batches(scenes, 12, rank=rank, world=2, group=False) for rank in (0, 1)]
     together = {repr(content(s)) for share in shares for batch in share for s in batch}
@@ -99,7 +99,7 @@ def test_two_processes_together_see_what_one_sees(scenes):
     assert {len(batch) for share in shares for batch in share} == {1}
 
 
-def test_batches_group_wide_images_and_may_not(scenes):
+def test_grouping_of_wide_images_can_be_turned_off(scenes):
     grouped = batches(scenes, 20)
     assert all(len({s.width > s.height for s in batch}) == 1 for batch in grouped)
     plain = batches(scenes, 20, group=False)
@@ -107,7 +107,7 @@ def test_batches_group_wide_images_and_may_not(scenes):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_samples_are_whole_and_their_own(scenes, workers):
+def test_samples_are_complete_and_do_not_share_memory(scenes, workers):
     sample = next(s for b in batches(scenes, 9, workers=workers) for s in b if s.scene == 2)
     assert sample.image.dtype == torch.uint8
     assert sample.image.is_contiguous()
@@ -118,7 +118,7 @@ def test_samples_are_whole_and_their_own(scenes, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_pytorchs_global_generator_is_left_alone(scenes, workers):
+def test_pytorchs_global_generator_is_not_used(scenes, workers):
     torch.manual_seed(1)
     before = torch.get_rng_state()
     state = np.random.get_state()[1].copy()  # noqa: NPY002 - the one that must not be drawn from
@@ -128,12 +128,12 @@ def test_pytorchs_global_generator_is_left_alone(scenes, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_image_that_does_not_decode_is_named_without_a_traceback(scenes, workers):
+def test_an_image_that_cannot_be_decoded_is_named_without_a_traceback(scenes, workers):
     scenes.scenes[3].file.write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"3\.png cannot be decoded") as caught:
         batches(scenes, 9, workers=workers)
     assert "Traceback" not in str(caught.value)
-    assert "then give the same command again" in str(caught.value)
+    assert "then run the same command again" in str(caught.value)
 
 
 def without_mask(scenes, mask, **changes):
@@ -141,7 +141,7 @@ def without_mask(scenes, mask, **changes):
     return Scenes("odd", scenes.classes, (*scenes.scenes, odd), scenes.category_ids)
 
 
-def test_masks_are_looked_at_before_anything_is_decoded(scenes):
+def test_masks_are_checked_before_anything_is_decoded(scenes):
     runs = {"size": [20, 12], "counts": [240]}
     with pytest.raises(UserError, match="odd: image 9 .* has an object without a mask"):
         batches(without_mask(scenes, None), 0)
@@ -151,13 +151,13 @@ def test_masks_are_looked_at_before_anything_is_decoded(scenes):
     assert batches(without_mask(scenes, None), 0, settings=MapperSettings()) == []
 
 
-def test_a_batch_that_cannot_be_shared_is_named(scenes):
-    with pytest.raises(UserError, match="IMS_PER_BATCH is 3 for 2 processes"):
+def test_a_batch_that_cannot_be_divided_among_processes_is_named(scenes):
+    with pytest.raises(UserError, match="IMS_PER_BATCH is 3 with 2 processes"):
         batches(scenes, 1, batch=3, world=2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_testing_goes_through_the_scenes_in_order(scenes, workers):
+def test_test_batches_follow_the_order_of_the_scenes(scenes, workers):
     expected = [content(testing_sample(scene, SETTINGS)) for scene in scenes.scenes]
     for world in (1, 2):
         found = []
@@ -167,7 +167,7 @@ def test_testing_goes_through_the_scenes_in_order(scenes, workers):
         assert found == expected
 
 
-def test_all_processes_stop_at_an_image_that_one_cannot_read(tmp_path):
+def test_all_processes_stop_if_one_cannot_read_an_image(tmp_path):
     write_coco(tmp_path, coco_content(images=[(n, 14, 20) for n in range(6)]))
     (tmp_path / "images" / "5.png").write_bytes(b"not an image")
     assert run_pair("tests.transfer.detectors.reading_worker", tmp_path) == [0, 0]

@@ -1,4 +1,4 @@
-"""Parameter groups, their order and their steps are Detectron2's."""
+"""Parameter groups, their order and their steps equal Detectron2's."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from msbreg.run.errors import UserError
 from tests.transfer.detectors.toys import config
-from transfer.detectors import detectron2_engine as with_detectron2
+from transfer.detectors import detectron2_engine
 from transfer.detectors.solver import build_optimizer, clip_gradients, parameter_groups
 
 
@@ -51,10 +51,10 @@ def named_groups(model, groups):
     ]
 
 
-@pytest.mark.skipif(not with_detectron2.available(), reason="Detectron2 is not installed")
+@pytest.mark.skipif(not detectron2_engine.available(), reason="Detectron2 is not installed")
 @pytest.mark.parametrize("words", SOLVERS.values(), ids=SOLVERS)
-def test_groups_and_three_steps_are_detectron2s(tmp_path, words):
-    with_detectron2.version()
+def test_groups_and_three_steps_equal_detectron2s(tmp_path, words):
+    detectron2_engine.version()
     from detectron2.config import get_cfg
     from detectron2.solver import build_optimizer as their_optimizer
 
@@ -76,7 +76,7 @@ def test_groups_and_three_steps_are_detectron2s(tmp_path, words):
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_norm_layers_have_no_decay_and_nothing_comes_twice(tmp_path):
+def test_norm_layers_have_no_weight_decay_and_parameters_occur_once(tmp_path):
     model = several()
     (rest, options), (norms, without) = named_groups(
         model, parameter_groups(config(tmp_path, "SOLVER.BASE_LR", "0.02"), model)
@@ -87,7 +87,7 @@ def test_norm_layers_have_no_decay_and_nothing_comes_twice(tmp_path):
     assert without == {"lr": 0.02, "weight_decay": 0.0}
 
 
-def test_a_bias_of_a_norm_layer_is_a_bias_first(tmp_path):
+def test_the_bias_of_a_norm_layer_is_treated_as_a_bias(tmp_path):
     cfg = config(tmp_path, "SOLVER.BIAS_LR_FACTOR", "2.0", "SOLVER.WEIGHT_DECAY_BIAS", "0.5")
     model = several()
     groups = named_groups(model, parameter_groups(cfg, model))
@@ -95,7 +95,7 @@ def test_a_bias_of_a_norm_layer_is_a_bias_first(tmp_path):
     assert options == {"lr": 0.002, "weight_decay": 0.5}
 
 
-def test_what_cannot_be_trained_is_said(tmp_path):
+def test_a_detector_that_cannot_be_trained_is_rejected(tmp_path):
     with pytest.raises(UserError, match="lower MODEL.BACKBONE.FREEZE_AT"):
         build_optimizer(config(tmp_path), nn.Linear(2, 2).requires_grad_(False))
     words = ["SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "half"]

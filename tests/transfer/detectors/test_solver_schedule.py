@@ -1,10 +1,10 @@
-"""The learning rate is Detectron2's at every iteration."""
+"""The learning rate equals Detectron2's at every iteration."""
 
 import pytest
 
 from msbreg.run.errors import UserError
 from tests.transfer.detectors.toys import config
-from transfer.detectors import detectron2_engine as with_detectron2
+from transfer.detectors import detectron2_engine
 from transfer.detectors.solver import learning_rate_multiplier
 
 SCHEDULES = {
@@ -22,12 +22,12 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.skipif(not with_detectron2.available(), reason="Detectron2 is not installed")
+@pytest.mark.skipif(not detectron2_engine.available(), reason="Detectron2 is not installed")
 @pytest.mark.parametrize("words", SCHEDULES.values(), ids=SCHEDULES)
-def test_every_value_is_the_one_of_detectron2s_scheduler(tmp_path, words):
+def test_every_value_equals_detectron2s_scheduler(tmp_path, words):
     import torch
 
-    with_detectron2.version()  # imports it without its warnings
+    detectron2_engine.version()  # imports it without its warnings
     from detectron2.config import get_cfg
     from detectron2.solver import build_lr_scheduler
 
@@ -68,7 +68,7 @@ FROZEN = {
 
 
 @pytest.mark.parametrize("name", FROZEN)
-def test_values_that_detectron2_gave(tmp_path, name):
+def test_values_recorded_from_detectron2(tmp_path, name):
     multiplier = learning_rate_multiplier(config(tmp_path, *SCHEDULES[name].split()))
     assert {iteration: multiplier(iteration) for iteration in FROZEN[name]} == FROZEN[name]
 
@@ -93,6 +93,6 @@ def test_values_that_detectron2_gave(tmp_path, name):
         ),
     ],
 )
-def test_numbers_that_make_no_schedule_are_named(tmp_path, words, message):
+def test_invalid_schedules_are_named(tmp_path, words, message):
     with pytest.raises(UserError, match=message):
         learning_rate_multiplier(config(tmp_path, *words.split()))

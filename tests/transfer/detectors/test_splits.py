@@ -1,4 +1,4 @@
-"""What a yaml names is what is there."""
+"""The data splits that a yaml names."""
 
 import re
 from dataclasses import replace
@@ -19,11 +19,14 @@ def data(tmp_path, *overrides: str, train: bool = True):
 
 
 def test_splits_are_described_for_the_record(tmp_path):
-    said = data(tmp_path).described()
-    assert {which: split["images"] for which, split in said.items()} == {"train": 10, "test": 4}
-    assert said["train"]["fingerprint"] != said["test"]["fingerprint"]
-    assert data(tmp_path, train=False).described() == {"test": said["test"]}
-    assert data(tmp_path).described() == said
+    description = data(tmp_path).described()
+    assert {which: split["images"] for which, split in description.items()} == {
+        "train": 10,
+        "test": 4,
+    }
+    assert description["train"]["fingerprint"] != description["test"]["fingerprint"]
+    assert data(tmp_path, train=False).described() == {"test": description["test"]}
+    assert data(tmp_path).described() == description
 
 
 def test_a_changed_annotation_changes_the_fingerprint(tmp_path):
@@ -37,12 +40,12 @@ def test_a_changed_annotation_changes_the_fingerprint(tmp_path):
     ("words", "message"),
     [
         (("MODEL.ROI_HEADS.NUM_CLASSES", "3"), "Give: MODEL.ROI_HEADS.NUM_CLASSES 2"),
-        (("DATASETS.TEST", "()"), r"DATASETS.TEST is \[\]; expected one data set"),
+        (("DATASETS.TEST", "()"), r"DATASETS.TEST is \[\]; expected a single data set"),
         (("DATASETS.TRAIN", "()"), "DATASETS.TRAIN is empty"),
         (("DATASETS.TRAIN", "('digits_voc_trainval',)"), "expected the same, in the same order"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, monkeypatch, words, message):
+def test_invalid_settings_are_named(tmp_path, monkeypatch, words, message):
     if "digits" in words[1]:
         other = make_voc(tmp_path / "other")
         for file in (other / "VOC2007" / "Annotations").iterdir():
@@ -52,22 +55,22 @@ def test_what_does_not_fit_is_named(tmp_path, monkeypatch, words, message):
         data(tmp_path, *words)
 
 
-def test_images_that_are_trained_on_and_tested_on_are_doubted(tmp_path):
-    assert data(tmp_path).doubts() == []
+def test_test_images_that_are_also_training_images_give_a_warning(tmp_path):
+    assert data(tmp_path).warnings() == []
     root = tmp_path / "boxes"
     (tmp_path / "link").symlink_to(root / "VOC2007")
     same = data(tmp_path, "DATASETS.TEST", f"('voc:{tmp_path / 'link'}:trainval',)")
-    assert same.doubts()[0].startswith("10 of the 10 images of ")
+    assert same.warnings()[0].startswith("10 of the 10 images of ")
 
 
-def test_a_class_that_is_nowhere_in_the_test_split_is_doubted(tmp_path):
+def test_a_class_without_test_objects_gives_a_warning(tmp_path):
     found = data(tmp_path)
     only_blue = [
         replace(scene, instances=tuple(o for o in scene.instances if o.label == 0))
         for scene in found.test.scenes
     ]
     found = Data(found.train, replace(found.test, scenes=tuple(only_blue)))
-    assert found.doubts() == [f"{found.test.name} has no object of 1: red"]
+    assert found.warnings() == [f"{found.test.name} has no object of 1: red"]
 
 
 def test_an_image_file_of_another_size_changes_the_fingerprint(tmp_path):
@@ -80,12 +83,12 @@ def test_an_image_file_of_another_size_changes_the_fingerprint(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["DATASETS.TRAIN", "DATASETS.TEST"])
-def test_names_that_are_no_text_are_refused(tmp_path, key):
+def test_names_that_are_not_strings_are_rejected(tmp_path, key):
     with pytest.raises(UserError, match=rf"{key} is \[5\]; expected names in quotation marks"):
         data(tmp_path, key, "(5,)")
 
 
-def test_a_folder_of_data_that_is_not_there_is_named_though_no_name_needs_it(tmp_path):
+def test_a_missing_data_folder_is_named_even_if_it_is_not_needed(tmp_path):
     settings = read_config(tiny_card(tmp_path, make_voc(tmp_path / "boxes")))
     for wrong in ("nowhere", "tiny.yaml"):
         with pytest.raises(UserError, match=f"--data: folder .*{wrong}' not found"):
@@ -94,7 +97,7 @@ def test_a_folder_of_data_that_is_not_there_is_named_though_no_name_needs_it(tmp
 
 
 @pytest.mark.parametrize("change", [("<object>.*</object>", ""), ("<difficult>0", "<difficult>1")])
-def test_a_split_without_an_object_to_score_is_refused_before_training(tmp_path, change):
+def test_a_test_split_without_objects_to_score_is_rejected_before_training(tmp_path, change):
     root = make_voc(tmp_path / "boxes")
     (root / "VOC2007" / "classes.txt").write_text("blue\nred\n")
     for number in range(10, 14):
@@ -104,13 +107,13 @@ def test_a_split_without_an_object_to_score_is_refused_before_training(tmp_path,
         data(tmp_path)
 
 
-def test_what_a_reader_doubts_is_doubted(tmp_path):
+def test_warnings_of_the_reader_are_passed_on(tmp_path):
     found = data(tmp_path)
     odd = Data(replace(found.train, doubts=("odd",)), replace(found.test, doubts=("too",)))
-    assert odd.doubts() == ["odd", "too"]
+    assert odd.warnings() == ["odd", "too"]
 
 
-def test_odd_annotations_are_recorded_and_refused_with_strict_data(tmp_path):
+def test_unusual_annotations_are_recorded_or_rejected_with_strict_data(tmp_path):
     root = make_voc(tmp_path / "boxes")
     file = root / "VOC2007" / "Annotations" / "000013.xml"
     file.write_text(re.sub(r"<xmax>\d+", "<xmax>999", file.read_text(), count=1))
@@ -118,12 +121,12 @@ def test_odd_annotations_are_recorded_and_refused_with_strict_data(tmp_path):
     found = data_of(settings, None, train=True)
     assert found.described()["test"]["oddities"] == {"outside_box": 1}
     assert "oddities" not in found.described()["train"]
-    (warning,) = found.doubts()
+    (warning,) = found.warnings()
     assert "1 boxes that reach outside their image" in warning
     with pytest.raises(UserError, match=r"000013\.xml: object 1 .*--strict-data"):
         data_of(settings, None, train=True, strict=True)
 
 
-def test_masks_to_score_are_looked_for_before_anything_is_trained(tmp_path):
+def test_missing_test_masks_are_reported_before_training(tmp_path):
     with pytest.raises(UserError, match=r"(?s)have objects without a mask.*MODEL.MASK_ON False"):
         data(tmp_path, "MODEL.MASK_ON", "True")

@@ -1,4 +1,4 @@
-"""The untrained twin of a yaml is the yaml's own backbone, with its input."""
+"""The untrained twin of a yaml has the yaml's backbone and input."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_the_yaml_states_the_backbone_and_its_input(arch, pairs):
     assert (spec.normalization.channels, spec.stride) == ("RGB", "3x3")
 
 
-def test_the_twin_takes_channel_order_normalization_and_stride_of_the_yaml():
+def test_the_twin_has_channel_order_normalization_and_stride_of_the_yaml():
     config = config_of(CASE)
     start = untrained(config, seed=3)
     spec = start.provenance.spec
@@ -59,11 +59,11 @@ def test_the_twin_takes_channel_order_normalization_and_stride_of_the_yaml():
         (("MODEL.RESNETS.RES2_OUT_CHANNELS", 512), "RES2_OUT_CHANNELS"),
     ],
 )
-def test_a_yaml_whose_backbone_is_not_in_the_table_has_no_twin(pairs, words):
+def test_a_yaml_with_an_unknown_backbone_has_no_twin(pairs, words):
     with pytest.raises(UserError, match=words):
         untrained(config_of(CASE, *pairs), seed=0)
 
 
-def test_a_wide_checkpoint_asks_for_its_width(tmp_path):
+def test_a_wider_checkpoint_is_rejected_with_the_settings_for_its_width(tmp_path):
     with pytest.raises(UserError, match='Give: MODEL.RESNETS.WIDTH_PER_GROUP "128"'):
         check_backbone(config_of(CASE, *MODERN), BackboneSpec("wide_resnet50_2"), "wide.pth")

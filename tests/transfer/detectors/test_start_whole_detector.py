@@ -1,4 +1,4 @@
-"""Whether a whole detector is the one that the yaml and the data mean."""
+"""A whole detector is compared with the yaml and the data."""
 
 from pathlib import Path
 
@@ -16,20 +16,20 @@ def detector(*, classes=("cat", "dog"), stated: bool = True) -> WholeDetector:
     return WholeDetector({"source": "detector.pth"}, classes, settings)
 
 
-def doubts(found: WholeDetector, *overrides: str, classes=("cat", "dog"), eval_only=True):
-    return found.doubts(read_config(CARD, overrides), classes, eval_only=eval_only)
+def warnings(found: WholeDetector, *overrides: str, classes=("cat", "dog"), eval_only=True):
+    return found.check(read_config(CARD, overrides), classes, eval_only=eval_only)
 
 
-def test_the_same_classes_and_settings_leave_no_doubt():
-    assert doubts(detector()) == []
+def test_equal_classes_and_settings_give_no_warning():
+    assert warnings(detector()) == []
 
 
 @pytest.mark.parametrize("classes", [("dog", "cat"), ("cat", "horse")])
-def test_other_classes_or_another_order_cannot_be_evaluated(classes):
+def test_different_classes_or_a_different_order_cannot_be_evaluated(classes):
     with pytest.raises(
-        UserError, match=r"detector.pth was trained on the classes cat, dog, the data"
+        UserError, match=r"detector.pth was trained on the classes cat, dog; the data"
     ):
-        doubts(detector(), classes=classes)
+        warnings(detector(), classes=classes)
 
 
 @pytest.mark.parametrize(
@@ -42,11 +42,11 @@ def test_other_classes_or_another_order_cannot_be_evaluated(classes):
         ("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "7"),
     ],
 )
-def test_settings_that_no_tensor_shows_cannot_be_changed(key, value):
+def test_settings_that_are_invisible_in_tensors_cannot_be_changed(key, value):
     with pytest.raises(
-        UserError, match=rf"other settings:\n  {key} was .*, here it is .*\nGive: {key}"
+        UserError, match=rf"other settings:\n  {key} was .*, now it is .*\nGive: {key}"
     ):
-        doubts(detector(), key, value)
+        warnings(detector(), key, value)
 
 
 @pytest.mark.parametrize(
@@ -60,24 +60,24 @@ def test_settings_that_no_tensor_shows_cannot_be_changed(key, value):
         ("INPUT.MIN_SIZE_TEST", "96"),
     ],
 )
-def test_what_is_chosen_at_test_or_has_no_effect_there_may_differ(key, value):
-    assert doubts(detector(), key, value) == []
+def test_test_time_settings_and_settings_without_effect_may_differ(key, value):
+    assert warnings(detector(), key, value) == []
 
 
-def test_training_goes_on_from_other_classes_and_settings_and_says_so():
-    found = doubts(
+def test_training_continues_from_different_classes_and_settings_with_warnings():
+    found = warnings(
         detector(), "MODEL.RESNETS.STRIDE_IN_1X1", "True", classes=("dog", "cat"), eval_only=False
     )
-    assert [words.split(":")[0] for words in found] == [
+    assert [warning.split(":")[0] for warning in found] == [
         "was trained with other settings",
-        "was trained on the classes cat, dog, the data have dog, cat; expected the same, in the same "
-        "order.\nA folder in VOC's layout can state them, one a line, in classes.txt.",
-        "is a whole detector",
+        "was trained on the classes cat, dog; the data set has dog, cat; expected the same, in the "
+        "same order.\nA folder in VOC layout can list them in classes.txt, one per line.",
+        "is a whole detector; training continues for another full schedule",
     ]
 
 
-def test_a_detector_that_does_not_say_its_classes_is_doubted():
+def test_a_detector_without_stated_classes_gives_a_warning():
     foreign = detector(classes=None, stated=False)
-    assert doubts(foreign, "INPUT.FORMAT", "BGR") == [
-        "does not say its classes; taken to be cat, dog, in this order"
+    assert warnings(foreign, "INPUT.FORMAT", "BGR") == [
+        "does not state its classes; assuming cat, dog, in this order"
     ]

@@ -1,4 +1,4 @@
-"""The loop with a toy detector: steps, parts, statistics, evaluations, and what stops it."""
+"""Training a toy detector: steps, accumulation, statistics, evaluations and failures."""
 
 import dataclasses
 from pathlib import Path
@@ -12,11 +12,11 @@ from msbreg.run.progress import Progress
 from msbreg.train.health import NotFinite, memory_advice
 from msbreg.train.loop import Plan, train
 from msbreg.train.state import State
-from tests.transfer.detectors.toys import Toy, batches, config, new_training, running, sample
+from tests.transfer.detectors.toys import Toy, batches, config, new_job, new_training, sample
 from transfer.detectors.batch_norm import update_bn_stats
 from transfer.detectors.trainable import (
     KIND,
-    TESTING,
+    TESTING_ADVICE,
     DetectorTraining,
     MemoryNeeds,
     checkpoint_of,
@@ -74,7 +74,7 @@ class Run:
                 plan,
                 self.state,
                 checkpoint,
-                job=running(self.folder),
+                job=new_job(self.folder),
                 progress=progress,
                 evaluate=self.evaluate,
             )
@@ -98,7 +98,7 @@ def cfg(tmp_path):
     return config(tmp_path, "SOLVER.BASE_LR", "0.05")
 
 
-def test_it_saves_evaluates_and_reports_when_it_is_due(cfg, tmp_path):
+def test_the_loop_saves_evaluates_and_reports_on_schedule(cfg, tmp_path):
     run = Run(tmp_path, new_training(cfg, precise_bn=3))(PLAN)
     assert run.evaluated == [5, 10, 12]
     assert run.saved == [4, 5, 5, 8, 10, 10, 12, 12]
@@ -110,7 +110,7 @@ def test_it_saves_evaluates_and_reports_when_it_is_due(cfg, tmp_path):
     assert (tmp_path / "curve.jsonl").read_text().count("\n") == 3
 
 
-def test_it_is_plain_sgd(cfg, tmp_path):
+def test_training_is_plain_sgd(cfg, tmp_path):
     ours, slow = new_training(cfg), new_training(cfg).model
     torch.manual_seed(5)
     Run(tmp_path, ours)(Plan(steps=3, row_every=20))
@@ -135,7 +135,7 @@ def test_it_is_plain_sgd(cfg, tmp_path):
 
 
 @pytest.mark.parametrize("stop_at", [3, 4, 5, 7, 10, 11])
-def test_a_run_continued_from_its_last_checkpoint_ends_with_the_same_bits(cfg, tmp_path, stop_at):
+def test_a_continued_run_ends_bit_for_bit_equal_to_an_uninterrupted_one(cfg, tmp_path, stop_at):
     (tmp_path / "whole").mkdir()
     torch.manual_seed(0)
     training = new_training(cfg, precise_bn=3)
@@ -163,7 +163,7 @@ def test_a_run_continued_from_its_last_checkpoint_ends_with_the_same_bits(cfg, t
     assert sorted({*broken.evaluated, *again.evaluated}) == whole.evaluated
 
 
-def test_a_checkpoint_before_an_evaluation_continues_with_the_evaluation(cfg, tmp_path):
+def test_a_checkpoint_saved_before_an_evaluation_continues_with_it(cfg, tmp_path):
     class Killed(Run):
         def evaluate(self, iteration):
             raise Stopped
@@ -181,7 +181,7 @@ def test_a_checkpoint_before_an_evaluation_continues_with_the_evaluation(cfg, tm
     assert not differing(whole.training.model, again.training.model)
 
 
-def test_how_often_one_evaluates_does_not_change_the_weights(cfg, tmp_path):
+def test_the_evaluation_period_does_not_change_the_weights(cfg, tmp_path):
     seldom, often = (new_training(cfg, precise_bn=3) for _ in range(2))
     torch.manual_seed(7)
     Run(tmp_path, seldom)(PLAN)
@@ -191,7 +191,7 @@ def test_how_often_one_evaluates_does_not_change_the_weights(cfg, tmp_path):
         assert torch.equal(value, often.model.get_parameter(name)), name
 
 
-def test_statistics_before_an_evaluation_are_those_of_all_pixels(cfg, tmp_path):
+def test_precise_statistics_are_those_of_all_pixels(cfg, tmp_path):
     training = new_training(cfg, precise_bn=3)
     Run(tmp_path, training)(PLAN)
     model = training.model
@@ -210,7 +210,7 @@ def batch_pixels(model: Toy, batch) -> torch.Tensor:  # (N, 4) what the norm lay
         return model.conv(images).flatten(2).transpose(1, 2).reshape(-1, 4)
 
 
-def test_statistics_are_fvcores(cfg, tmp_path):
+def test_precise_statistics_equal_fvcores(cfg, tmp_path):
     training = new_training(cfg, precise_bn=3)
     Run(tmp_path, training)(PLAN)
     twin = Toy()
@@ -236,8 +236,8 @@ def test_parts_must_divide_the_batch():
     samples = [sample(i) for i in range(6)]
     assert [len(part) for part in divide(samples, 3)] == [2, 2, 2]
     for parts in (4, 7):
-        words = f"--accumulate {parts} cannot divide a batch of 6 .* a divisor: 1, 2, 3, 6"
-        with pytest.raises(UserError, match=words):
+        message = f"--accumulate {parts} does not divide the 6 images .* one of: 1, 2, 3, 6"
+        with pytest.raises(UserError, match=message):
             divide(samples, parts)
 
 
@@ -252,7 +252,7 @@ def test_bf16_trains_in_bf16_and_keeps_float32_weights(cfg, tmp_path):
 
 
 class Diverging(Toy):
-    """Its box loss becomes infinite in the sixth forward pass."""
+    """Has an infinite box loss in the sixth forward pass."""
 
     calls = 0
 
@@ -270,7 +270,7 @@ def spoiled_by(kind: type[Toy], cfg, **options) -> DetectorTraining:
     return training
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_name_and_the_weights_before(cfg, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_previous_weights(cfg, tmp_path):
     run = Run(tmp_path, spoiled_by(Diverging, cfg))
     words = "training diverged at step 5: loss_box_reg = inf"
     with pytest.raises(RunFailed, match=words) as failed:
@@ -281,30 +281,28 @@ def test_a_loss_that_is_not_finite_stops_with_its_name_and_the_weights_before(cf
     assert run.state.step == 5
 
 
-def test_read_seldom_a_loss_that_is_not_finite_is_named_by_its_step_and_nothing_is_saved(
-    cfg, tmp_path
-):
+def test_a_loss_read_later_is_reported_with_its_step_and_nothing_is_saved(cfg, tmp_path):
     run = Run(tmp_path, spoiled_by(Diverging, cfg))
     with pytest.raises(RunFailed, match="training diverged at step 5: loss_box_reg = inf"):
         run(Plan(steps=12, row_every=9, save_every=8, read_every=9))
     assert run.saved == []
 
 
-def test_in_parts_it_stops_as_well(cfg, tmp_path):
+def test_an_accumulated_loss_that_is_not_finite_stops_the_run(cfg, tmp_path):
     run = Run(tmp_path, spoiled_by(Diverging, cfg, accumulate=2))
     with pytest.raises(RunFailed, match="diverged at step 2: loss_box_reg = inf") as failed:
         run(Plan(steps=12, row_every=20))
     assert str(failed.value).endswith("No checkpoint was written yet.")
 
 
-def test_proposals_that_are_not_finite_say_the_same(cfg, tmp_path):
+def test_proposals_that_are_not_finite_are_reported_as_divergence(cfg, tmp_path):
     training = new_training(cfg)
     training.model.forward = lambda samples: (_ for _ in ()).throw(FloatingPointError("proposals."))
     with pytest.raises(RunFailed, match=r"diverged at step 0: proposals\.\nTry a smaller"):
         Run(tmp_path, training)(PLAN)
 
 
-def test_proposals_may_diverge_while_statistics_are_made_precise(cfg, tmp_path):
+def test_divergence_while_computing_precise_statistics_is_reported(cfg, tmp_path):
     training = new_training(cfg, precise_bn=3)
     training.model.forward = lambda samples: (_ for _ in ()).throw(FloatingPointError("proposals"))
     run = Run(tmp_path, training)
@@ -315,7 +313,7 @@ def test_proposals_may_diverge_while_statistics_are_made_precise(cfg, tmp_path):
 
 
 class Spoiled(Toy):
-    """Its sixth step leaves a weight that is no number, after a loss that is one."""
+    """Has a finite loss but a NaN gradient in the sixth step."""
 
     calls = 0
 
@@ -341,7 +339,7 @@ def test_weights_that_are_not_finite_are_not_saved(cfg, tmp_path, plan):
     assert all(value.isfinite().all() for value in saved["model"].values())
 
 
-def test_the_plan_is_the_yamls(tmp_path):
+def test_the_plan_follows_the_yaml(tmp_path):
     words = ["SOLVER.MAX_ITER", "90", "SOLVER.STEPS", "(60,)", "TEST.EVAL_PERIOD", "30"]
     plan = plan_of(config(tmp_path, *words), device=CPU, seed=4)
     assert plan == Plan(
@@ -349,7 +347,7 @@ def test_the_plan_is_the_yamls(tmp_path):
     )
 
 
-def test_predictions_of_ruined_weights_say_what_to_lower(cfg, tmp_path):
+def test_predictions_that_are_not_finite_give_advice(cfg, tmp_path):
     class Looking(Run):
         def evaluate(self, iteration):
             raise NotFinite("scores for image 3 are not finite numbers.\nLook at the pixels.")
@@ -358,22 +356,22 @@ def test_predictions_of_ruined_weights_say_what_to_lower(cfg, tmp_path):
         Looking(tmp_path, new_training(cfg))(PLAN)
 
 
-def test_memory_that_no_machine_has_is_reported_with_advice():
-    with pytest.raises(RunFailed, match="evaluating an image"), memory_advice(TESTING):
+def test_out_of_memory_is_reported_with_advice():
+    with pytest.raises(RunFailed, match="evaluating a single image"), memory_advice(TESTING_ADVICE):
         torch.empty(2**60, dtype=torch.uint8)
 
 
-def test_the_advice_is_what_can_still_be_lowered(tmp_path):
+def test_the_memory_advice_lists_what_can_still_be_lowered(tmp_path):
     cfg = config(tmp_path, "SOLVER.IMS_PER_BATCH", "16", "SOLVER.BASE_LR", "0.02")
     whole = training_advice(cfg, MemoryNeeds(16, 1, False))
     assert "training on 16 images at a time" in whole
-    assert "--accumulate 2 passes a batch in 2 parts" in whole
+    assert "--accumulate 2 splits each batch into 2 parts" in whole
     assert "--amp bf16" in whole
     assert "SOLVER.IMS_PER_BATCH 8 SOLVER.BASE_LR 0.01 " in whole
     assert "INPUT.MIN_SIZE_TRAIN" in whole
     parts = training_advice(cfg, MemoryNeeds(6, 3, True))
     assert "training on 2 images at a time" in parts
-    assert "--accumulate 6 passes" in parts
+    assert "--accumulate 6 splits" in parts
     assert "--amp" not in parts
     one = training_advice(cfg, MemoryNeeds(1, 1, False))
     assert "--accumulate" not in one
@@ -381,19 +379,19 @@ def test_the_advice_is_what_can_still_be_lowered(tmp_path):
 
 
 @pytest.mark.parametrize(("then", "now"), [("cuda", "cpu"), ("cpu", "cuda"), ("cpu", "cpu")])
-def test_a_continuation_on_another_kind_of_device_says_so(cfg, tmp_path, then, now):
+def test_continuing_on_another_type_of_device_gives_a_warning(cfg, tmp_path, then, now):
     about = {"data": {}, "engine": "torchvision"}
     training, state = new_training(cfg), State()
     checkpoint_of(tmp_path / "checkpoint.pth", about | {"device": then}).save(training, state)
-    job = running(tmp_path, resumed=True)
+    job = new_job(tmp_path, resumed=True)
     checkpoint = checkpoint_of(tmp_path / "checkpoint.pth", about | {"device": now})
     resume(training, state, checkpoint, job, about | {"device": now})
     warnings = job.record.content["warnings"]
-    told = [w for w in warnings if f"continued on {now}, started on {then}" in w]
-    assert len(told) == len(warnings) == (then != now)
+    expected = f"started on {then} and continues on {now}"
+    assert len([w for w in warnings if expected in w]) == len(warnings) == (then != now)
 
 
-def test_other_files_are_refused(tmp_path):
+def test_other_files_are_rejected(tmp_path):
     path = tmp_path / "other.pth"
     save_checkpoint(path, {"online": {}})
     with pytest.raises(UserError, match="is not a checkpoint of transfer/detection.py"):

@@ -1,4 +1,4 @@
-"""Files that Detectron2 wrote or reads: the same weights end up in both detectors."""
+"""Files written for or by Detectron2 load the same weights into both detectors."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def read_by_detectron2(model, path):
     ("case", "arch"),
     [("c4-extra-norm", "resnet50"), ("fpn-r18-mask", "resnet18"), ("c4-frozen-bgr", "resnet50")],
 )
-def test_a_converted_backbone_lands_where_detectron2_puts_it(tmp_path, case, arch):
+def test_a_converted_backbone_is_loaded_like_detectron2_loads_it(tmp_path, case, arch):
     ours, theirs = pair(config_of(case), build_model)
     state = to_dialect(build_backbone(arch, seed=3).state_dict(), detectron2)
     path = tmp_path / "backbone.pkl"
@@ -56,7 +56,7 @@ def test_a_detector_saved_by_detectron2_detects_the_same_in_ours(tmp_path):
         assert torch.equal(one.masks, other.masks)
 
 
-def test_a_detector_of_ours_is_read_by_detectron2_as_it_is(tmp_path):
+def test_detectron2_reads_our_detectors_unchanged(tmp_path):
     config = config_of("c4-narrow-mask-extra-norm")
     ours, theirs = pair(config, build_model)
     settle(ours, config)

@@ -1,4 +1,4 @@
-"""A detector of one convolution that keeps the contract: samples -> losses, or detections."""
+"""A detector with a single convolution that maps samples to losses or detections."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Found:
 
 
 class Toy(nn.Module):
-    """BatchNorm, and a loss on pixels drawn from the global generator as proposals are."""
+    """Has BatchNorm, and a loss on pixels sampled from the global generator, like proposals."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def sample(number: int) -> Sample:
 
 
 def batches(first: int, size: int = 4):
-    """Batches without end; a function of their number."""
+    """Endless batches; each is a function of its index."""
     while True:
         yield [sample(first * size + i) for i in range(size)]
         first += 1
@@ -82,10 +82,10 @@ def new_training(cfg, seed: int = 0, **options) -> DetectorTraining:
     return DetectorTraining(model, solver, torch.device("cpu"), **defaults | options)
 
 
-def running(folder: Path, resumed: bool = False) -> Job:
-    """A job without its context: nothing is locked, logged or recorded."""
-    asked = Config(config=folder / "card.yaml", output=folder)
-    record = Record(folder, kind="detection", config=asked, card=Card("tiny"))
+def new_job(folder: Path, resumed: bool = False) -> Job:
+    """A job that locks, logs and records nothing."""
+    settings = Config(config=folder / "card.yaml", output=folder)
+    record = Record(folder, kind="detection", config=settings, card=Card("tiny"))
     return Job(folder, torch.device("cpu"), record, resumed=resumed, stop=StopSignal())
 
 
@@ -100,7 +100,7 @@ def fit(training: Trainable, batches: Iterable, plan: Plan, folder: Path, **hook
             plan,
             state,
             checkpoint,
-            job=running(folder),
+            job=new_job(folder),
             progress=progress,
             **hooks,
         )

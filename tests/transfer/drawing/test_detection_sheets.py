@@ -1,4 +1,4 @@
-"""Drawings show what the scores say, beside the truth, on white and on black pages."""
+"""Drawings show scores and detections next to the ground truth, on white and on black pages."""
 
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -74,7 +74,7 @@ def test_many_classes_have_as_many_plots(drawn):
     assert "class 25" in text
 
 
-def test_a_hit_is_blue_beside_the_green_truth(tmp_path):
+def test_a_hit_is_blue_next_to_the_green_ground_truth(tmp_path):
     cats = one(tmp_path, [Instance((20, 10, 60, 50), 0)], [(20, 10, 60, 48)])
     shown = colors(detection_sheet(*cats))
     assert {GREEN, BLUE} <= shown
@@ -88,7 +88,7 @@ def test_a_miss_is_orange(tmp_path):
     assert BLUE not in shown
 
 
-def test_boxes_lie_where_they_are(tmp_path):
+def test_boxes_are_drawn_at_their_coordinates(tmp_path):
     scenes, predictions = one(
         tmp_path, [Instance((25, 15, 75, 45), 0)], [(25, 15, 75, 45)], (100, 60)
     )
@@ -102,7 +102,7 @@ def test_boxes_lie_where_they_are(tmp_path):
 
 
 @pytest.mark.parametrize(("count", "named"), [(8, True), (9, False)])
-def test_words_do_not_cover_a_picture_of_many_boxes(tmp_path, count, named):
+def test_labels_do_not_cover_a_picture_with_many_boxes(tmp_path, count, named):
     objects = [Instance((10 * k, 30, 10 * k + 8, 40), 0) for k in range(count)]
     scenes, predictions = one(tmp_path, objects, [objects[0].box])
     plain = np.array(detection_sheet(scenes, predictions))[:, :224]  # the truth

@@ -1,4 +1,4 @@
-"""Plots are small, well-formed SVG that says what the numbers say."""
+"""Plots are small, well-formed SVG with the given numbers."""
 
 import re
 import xml.etree.ElementTree as ET

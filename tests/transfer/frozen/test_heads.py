@@ -1,4 +1,4 @@
-"""Many learning rates at once give what one at a time gives, and what autograd gives."""
+"""Training several learning rates at once equals training each alone, and equals autograd."""
 
 import math
 
@@ -72,7 +72,7 @@ def test_every_layer_equals_autograd_with_the_sgd_of_torch(
         assert float(model.final_losses[index]) == pytest.approx(loss, rel=1e-5)
 
 
-def test_learning_rates_at_once_equal_one_at_a_time(fit_linear, data):
+def test_training_learning_rates_together_equals_training_them_one_by_one(fit_linear, data):
     together = fit_linear(*data, learning_rates=RATES, **SETTINGS)
     for index, rate in enumerate(RATES):
         alone = fit_linear(*data, learning_rates=[rate], **SETTINGS)
@@ -84,7 +84,7 @@ def test_learning_rates_at_once_equal_one_at_a_time(fit_linear, data):
         )
 
 
-def test_a_learning_rate_that_diverges_spoils_no_other_and_is_never_best(fit_linear, data):
+def test_a_diverging_learning_rate_affects_no_other_and_is_never_chosen(fit_linear, data):
     features, labels = data
     model = fit_linear(features, labels, learning_rates=(1e38, 0.1), **SETTINGS)
     alone = fit_linear(features, labels, learning_rates=(0.1,), **SETTINGS)
@@ -93,7 +93,7 @@ def test_a_learning_rate_that_diverges_spoils_no_other_and_is_never_best(fit_lin
     assert best_on_held_out(model, features, labels) == 1
 
 
-def test_the_best_rate_has_the_highest_accuracy_and_the_first_of_equals_wins(fit_linear, data):
+def test_the_best_rate_has_the_highest_accuracy_and_the_first_wins_ties(fit_linear, data):
     features, labels = data
     model = fit_linear(features, labels, learning_rates=(1e-6, 0.1, 0.1), **SETTINGS)
     assert best_on_held_out(model, features, labels) == 1
@@ -106,14 +106,14 @@ def test_training_fails_when_every_learning_rate_diverges(fit_linear, data):
         fit_linear(*data, learning_rates=(1e38, 3e38), **SETTINGS)
 
 
-def test_logits_are_those_of_each_layer(fit_linear, data):
+def test_logits_are_computed_layer_by_layer(fit_linear, data):
     features, _ = data
     model = fit_linear(*data, learning_rates=RATES, **SETTINGS)
     expected = [features @ model.weights[index] + model.bias[index] for index in range(3)]
     torch.testing.assert_close(logits(model, features), torch.stack(expected))
 
 
-def test_the_gradient_is_that_of_autograd(fit_linear, data):
+def test_the_explicit_gradient_equals_autograd(fit_linear, data):
     generator = torch.Generator().manual_seed(1)
     scores = torch.randn(20, 3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     labels = data[1][:20]
@@ -126,14 +126,14 @@ def test_the_gradient_is_that_of_autograd(fit_linear, data):
     torch.testing.assert_close(gradient, scores.grad)
 
 
-def test_the_same_seed_gives_the_same_layer_and_another_seed_another(fit_linear, data):
+def test_the_seed_determines_the_layer(fit_linear, data):
     first, again = (fit_linear(*data, learning_rates=RATES, **SETTINGS) for _ in range(2))
     other = fit_linear(*data, learning_rates=RATES, **(SETTINGS | {"seed": 8}))
     assert torch.equal(first.weights, again.weights)
     assert not torch.equal(first.weights, other.weights)
 
 
-def test_half_precision_features_train_as_their_single_precision_copy(fit_linear, data):
+def test_half_precision_features_train_like_their_float32_copy(fit_linear, data):
     features, labels = data[0].half(), data[1]
     model = fit_linear(features, labels, learning_rates=RATES, **SETTINGS)
     expected = fit_linear(features.float(), labels, learning_rates=RATES, **SETTINGS)
@@ -141,7 +141,7 @@ def test_half_precision_features_train_as_their_single_precision_copy(fit_linear
 
 
 @pytest.mark.parametrize("stop_at", [3, 5, 13])
-def test_heads_that_were_stopped_and_continued_end_with_the_same_bits(tmp_path, data, stop_at):
+def test_interrupted_heads_end_bit_for_bit_equal_to_uninterrupted_ones(tmp_path, data, stop_at):
     def heads():
         return LinearHeads(*data, learning_rates=(0.1, 1e38), **SETTINGS)
 
@@ -179,7 +179,7 @@ def test_heads_that_were_stopped_and_continued_end_with_the_same_bits(tmp_path, 
     assert expected.final_losses[1] == torch.inf
 
 
-def test_a_held_out_split_takes_the_fraction_of_each_class_and_every_image_once():
+def test_a_held_out_split_takes_the_fraction_of_each_class_and_partitions_the_images():
     labels = torch.tensor([0] * 100 + [3] * 40 + [1] * 5)
     labels = labels[torch.randperm(145, generator=torch.Generator().manual_seed(2))]
     fit, held_out = held_out_split(labels, 0.1, seed=0)
@@ -187,14 +187,14 @@ def test_a_held_out_split_takes_the_fraction_of_each_class_and_every_image_once(
     assert labels[held_out].bincount().tolist() == [10, 1, 0, 4]  # 0.5 rounds up
 
 
-def test_every_class_stays_in_the_fit_part():
+def test_every_class_remains_in_the_training_part():
     labels = torch.tensor([0, 1, 1, 2, 2, 2])
     fit, held_out = held_out_split(labels, 0.99, seed=0)
     assert labels[fit].tolist() == [0, 1, 2]
     assert len(held_out) == 3
 
 
-def test_a_held_out_split_is_drawn_by_its_seed():
+def test_the_seed_determines_the_held_out_split():
     labels = torch.arange(5).repeat(40)
     first, again, other = (held_out_split(labels, 0.2, seed)[1] for seed in (0, 0, 1))
     assert torch.equal(first, again)
@@ -202,14 +202,14 @@ def test_a_held_out_split_is_drawn_by_its_seed():
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.01, 1.0])
-def test_a_fraction_that_holds_out_nothing_or_everything_is_refused(fraction):
+def test_a_fraction_that_holds_out_nothing_or_everything_is_rejected(fraction):
     with pytest.raises(UserError, match=rf"holding out {fraction} of 30 images in 3 classes"):
         held_out_split(torch.arange(3).repeat(10), fraction, seed=0)
 
 
-def test_unusable_features_labels_and_sizes_are_refused(fit_linear, data):
+def test_invalid_features_labels_and_sizes_are_rejected(fit_linear, data):
     features, labels = data
-    with pytest.raises(UserError, match=r"labels lie in 0..4, expected 0..2"):
+    with pytest.raises(UserError, match=r"labels are in 0..4; expected 0..2"):
         fit_linear(features, labels, learning_rates=RATES, **(SETTINGS | {"classes": 3}))
     with pytest.raises(UserError, match="150 of 150 features are not finite"):
         fit_linear(features / 0, labels, learning_rates=RATES, **SETTINGS)

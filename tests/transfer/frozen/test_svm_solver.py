@@ -1,4 +1,4 @@
-"""The SVM chooses and scores as scikit-learn's own cross-validation does, class by class."""
+"""The SVM selects costs and scores classes like scikit-learn's cross-validation does."""
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def test_every_class_equals_cross_val_score_and_a_refit_at_the_best_cost(train, 
         np.testing.assert_allclose(own, refit.decision_function(rows), rtol=1e-6, atol=1e-9)
 
 
-def test_difficult_images_leave_the_test_of_their_class_or_are_negatives(model):
+def test_difficult_images_are_excluded_for_their_class_or_count_as_negatives(model):
     features, labels = multi_label_data(90, seed=1)
     decisions = decision(model, features)
     excluded = class_average_precisions(decisions, labels, "exclude")
@@ -84,17 +84,17 @@ def test_difficult_images_leave_the_test_of_their_class_or_are_negatives(model):
     assert (excluded > negative).all()  # more negatives, at random places, lower the precision
 
 
-def test_two_processes_fit_what_one_fits(train, model):
+def test_two_processes_fit_the_same_classifiers_as_one(train, model):
     shared = fit_svm(*train, costs=COSTS, jobs=2)
     assert np.array_equal(shared.weights, model.weights)
     assert np.array_equal(shared.cv_scores, model.cv_scores)
 
 
-def test_the_same_seed_gives_the_same_machine(train, model):
+def test_the_same_seed_gives_the_same_classifiers(train, model):
     assert np.array_equal(fit_svm(*train, costs=COSTS).weights, model.weights)
 
 
-def test_the_first_of_equally_good_costs_is_chosen():
+def test_the_first_cost_wins_ties():
     # One feature that tells the classes apart: every cost ranks perfectly.
     labels = np.tile([[1], [-1], [-1]], (10, 1))
     features = np.concatenate([labels.astype(float), np.ones((30, 1))], axis=1)
@@ -132,7 +132,7 @@ def test_a_class_with_fewer_positives_than_folds_is_named(train):
         fit_svm(features, rare, costs=COSTS)
 
 
-def test_a_class_that_all_images_show_is_named(train):
+def test_a_class_without_negatives_is_named(train):
     features, labels = train
     common = labels.copy()
     common[:, 2] = 1
@@ -141,27 +141,27 @@ def test_a_class_that_all_images_show_is_named(train):
         fit_svm(features, common, costs=COSTS, difficult_train="exclude")
 
 
-def test_a_test_split_without_a_class_is_refused(model):
+def test_a_test_split_without_positives_of_a_class_is_rejected(model):
     features, labels = multi_label_data(20, seed=2)
     labels[:, 1] = -1
     with pytest.raises(UserError, match="class 1 has 0 positive images"):
         class_average_precisions(decision(model, features), labels)
 
 
-def test_unusable_features_labels_and_costs_are_refused(train, model):
+def test_invalid_features_labels_and_costs_are_rejected(train, model):
     features, labels = train
-    with pytest.raises(UserError, match=r"labels hold \[-2"):
+    with pytest.raises(UserError, match=r"labels contain \[-2"):
         fit_svm(features, labels - 1)
     with pytest.raises(UserError, match="1 of 150 features are not finite"):
         fit_svm(np.where(np.arange(150)[:, None] == 3, np.nan, features), labels)
-    with pytest.raises(UserError, match="Take one of the lists vissl, goyal, obow"):
+    with pytest.raises(UserError, match="Use one of the grids vissl, goyal, obow"):
         fit_svm(features, labels, costs=())
     with pytest.raises(UserError, match="same backbone and layer"):
         decision(model, features[:, :5])
 
 
 @pytest.mark.parametrize("difficult", ["exclude", "negative"])
-def test_the_bootstrap_error_is_that_of_resampled_images_scored_one_by_one(model, difficult):
+def test_the_bootstrap_error_equals_that_of_explicit_resampling(model, difficult):
     features, labels = multi_label_data(60, seed=1)
     decisions = decision(model, features).round(1)  # with ties
     ours = bootstrap_stderr(decisions, labels, difficult, np.random.default_rng(3), resamples=20)
@@ -175,7 +175,7 @@ def test_the_bootstrap_error_is_that_of_resampled_images_scored_one_by_one(model
     assert ours > 0
 
 
-def test_classes_without_a_positive_in_a_resample_are_left_out_of_its_mean():
+def test_classes_without_a_positive_in_a_resample_are_excluded_from_its_mean():
     labels = np.array([[1, 1], [-1, 1], [-1, -1], [-1, -1]])
     decisions = np.array([[2.0, 1.0], [1.0, 2.0], [3.0, 0.0], [0.0, -1.0]])
     error = bootstrap_stderr(decisions, labels, "exclude", np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""Small records such as the scripts write them, for the tests of the report."""
+"""Small records like those that the scripts write, for the tests of the report."""
 
 import json
 from pathlib import Path

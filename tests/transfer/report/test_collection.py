@@ -1,4 +1,4 @@
-"""Which runs share a row, and what the row is called."""
+"""Which runs share a row of the score tables, and the labels of the rows."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_random_networks_are_seeds_of_one_row_below_the_pretrained(tmp_path):
     assert labels(tmp_path) == ["msbreg resnet18-tiny", "random resnet18-tiny"]
 
 
-def test_networks_of_one_name_are_told_apart_by_folder_and_seed(tmp_path):
+def test_networks_with_the_same_name_are_labeled_with_folder_and_seed(tmp_path):
     write_knn(tmp_path / "a", 60.0, network(0))
     recipe = {"method": "msbreg", "epochs": 1, "step": 352, "seed": 1}
     write_knn(tmp_path / "b", 50.0, network(1, details=recipe, source="other/run/checkpoint.pth"))
@@ -35,7 +35,7 @@ def test_networks_of_one_name_are_told_apart_by_folder_and_seed(tmp_path):
     ]
 
 
-def test_folders_are_as_long_as_it_takes_to_tell_them_apart(tmp_path):
+def test_folders_are_abbreviated_to_the_shortest_unique_ends(tmp_path):
     for name, epochs in (("a", 1), ("b", 2)):
         details = {"epochs": epochs, "seed": 0}
         changes = {"details": details, "source": f"{name}/pretrain/checkpoint.pth", "sha256": name}
@@ -43,7 +43,7 @@ def test_folders_are_as_long_as_it_takes_to_tell_them_apart(tmp_path):
     assert labels(tmp_path) == [f"msbreg resnet18-tiny ({n}/pretrain, seed 0)" for n in "ab"]
 
 
-def test_two_networks_of_one_seed_and_folder_are_never_averaged(tmp_path):
+def test_different_weights_with_the_same_seed_are_never_averaged(tmp_path):
     write_knn(tmp_path / "a", 60.0, network(0))
     write_knn(tmp_path / "b", 50.0, network(0, sha256="tuned"))
     assert sorted(labels(tmp_path)) == [
@@ -52,7 +52,7 @@ def test_two_networks_of_one_seed_and_folder_are_never_averaged(tmp_path):
     ]
 
 
-def test_networks_whose_pretraining_records_differ_are_rows_of_their_own(tmp_path):
+def test_networks_with_different_pretraining_protocols_have_separate_rows(tmp_path):
     for seed, epochs in ((0, 3), (1, 4)):
         results = {"sha256": network(seed)["sha256"]}
         write_pretraining(tmp_path / f"pretrain-{seed}", epochs=epochs, results=results)
@@ -69,7 +69,7 @@ def test_unfinished_runs_have_no_row(tmp_path):
     assert {run.status for run in collection.unfinished} == {"running", "interrupted", "failed"}
 
 
-def test_a_protocol_that_the_report_has_never_heard_of_has_its_row(tmp_path):
+def test_an_unknown_protocol_gets_a_row(tmp_path):
     write_scores(tmp_path / "a", network(), score(40.0))
     write_scores(tmp_path / "b", network(), score(1.0), status="failed")
     write_scores(tmp_path / "c", network())
@@ -78,7 +78,7 @@ def test_a_protocol_that_the_report_has_never_heard_of_has_its_row(tmp_path):
     assert [run.folder.name for run in collection.others] == ["c"]
 
 
-def test_a_network_whose_weights_look_untrained_is_called_so(tmp_path):
+def test_a_network_whose_weights_look_untrained_is_marked(tmp_path):
     doubted = network(family="moco", name="moco resnet50", warnings=["untouched initialization"])
     write_knn(tmp_path / "a", 12.0, doubted)
     write_knn(tmp_path / "b", 11.0, network(0, random=True, warnings=["an untrained network"]))

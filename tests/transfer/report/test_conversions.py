@@ -1,4 +1,4 @@
-"""The report shows what each certificate says, and whether it is about the file that is there."""
+"""The report shows each certificate, and whether it applies to the current file."""
 
 import json
 import re
@@ -31,42 +31,42 @@ def report_of(output):
 
 def test_both_files_show_target_reader_errors_and_settings(converted):
     for content in report_of(converted):
-        words = re.sub(r"<[^>]*>|\\|&#34;|\s+", " ", content)
-        assert "detectron2: checkpoint" in words
-        assert "passed" in words
-        assert words.count("120/120") == 1
-        assert re.search(r"65x96 .*\de-\d\d", words)
-        assert "STRIDE" in words
-        assert "MODEL.PIXEL" in words
+        message = re.sub(r"<[^>]*>|\\|&#34;|\s+", " ", content)
+        assert "detectron2: checkpoint" in message
+        assert "passed" in message
+        assert message.count("120/120") == 1
+        assert re.search(r"65x96 .*\de-\d\d", message)
+        assert "STRIDE" in message
+        assert "MODEL.PIXEL" in message
 
 
-def test_a_folder_that_is_named_twice_is_shown_once(converted):
+def test_a_folder_that_is_given_twice_is_shown_once(converted):
     runs = converted.parents[1]
     assert len(find_conversions([runs, converted.parent])) == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda path: path.unlink(), "checkpoint_d2.pkl does not exist"),
         (lambda path: path.write_bytes(b"other"), "is not the file that was certified"),
     ],
     ids=["gone", "another"],
 )
-def test_a_certificate_without_its_file_is_called_so(converted, change, words):
+def test_a_certificate_whose_file_is_missing_or_changed_is_marked(converted, change, message):
     change(converted)
     for content in report_of(converted):
-        assert words in content.replace("\\", "")
+        assert message in content.replace("\\", "")
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [("{", "is not JSON"), ("[]", "is not a certificate"), ("{}", "is not a certificate")],
 )
-def test_a_file_that_is_not_a_certificate_is_named(converted, text, words):
+def test_a_file_that_is_not_a_certificate_is_named(converted, text, message):
     converted.with_name(converted.name + ".certificate.json").write_text(text)
     for content in report_of(converted):
-        assert words in content.replace("\\", "")
+        assert message in content.replace("\\", "")
 
 
 def test_text_from_certificates_is_escaped(converted):

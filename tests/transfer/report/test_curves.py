@@ -1,4 +1,4 @@
-"""Whatever is in curve.jsonl is drawn as far as it is numbers, or refused with its reason."""
+"""All numbers in curve.jsonl are drawn; other files are rejected with a reason."""
 
 import json
 
@@ -14,7 +14,7 @@ def drawn(folder, *rows, **numbers):
     return draw_curve(folder, numbers, "a run")
 
 
-def test_known_quantities_share_a_plot_and_unknown_ones_have_their_own(tmp_path):
+def test_known_quantities_share_plots_and_unknown_ones_get_their_own(tmp_path):
     rows = [{"epoch": e, "total": 2.0, "centroid": 1.0, "contrast": 3.0} for e in (1, 2)]
     curve = drawn(tmp_path, *rows)
     assert (curve.over, curve.last, curve.rows) == ("epoch", 2.0, 2)
@@ -25,20 +25,20 @@ def test_known_quantities_share_a_plot_and_unknown_ones_have_their_own(tmp_path)
     assert curve.figure.count("font-weight:600") == 2  # centroid is a line of the losses
 
 
-def test_a_term_of_the_loss_is_drawn_times_its_weight(tmp_path):
+def test_loss_terms_are_multiplied_by_their_weights(tmp_path):
     rows = [{"epoch": e, "total": 1.0, "singular_value": 250.0} for e in (1, 2)]
     weighted = drawn(tmp_path, *rows, lambda_s=0.004).figure
     same = [{"epoch": e, "total": 1.0, "singular_value": 1.0} for e in (1, 2)]
     assert weighted == drawn(tmp_path, *same).figure
 
 
-def test_the_level_of_collapse_is_a_setting(tmp_path):
+def test_the_collapse_level_is_read_from_the_settings(tmp_path):
     rows = [{"epoch": e, "std": 0.8} for e in (1, 2)]
     assert "collapse" in drawn(tmp_path, *rows, **{"diagnostics.least_std": 0.1}).figure
     assert "collapse" not in drawn(tmp_path, *rows).figure
 
 
-def test_scores_are_drawn_once_there_are_several_evaluations(tmp_path):
+def test_scores_are_drawn_if_there_are_several_evaluations(tmp_path):
     losses = [{"iteration": i, "total_loss": 1.0} for i in (1, 2)]
     scores = {"iteration": 2, "scores": {"box_AP": 3.0, "box_AP50": None, "box_APs": 1.0}}
     assert "scores [%]" not in drawn(tmp_path, *losses, scores).figure
@@ -64,7 +64,7 @@ def test_scores_are_drawn_once_there_are_several_evaluations(tmp_path):
     ],
 )
 @pytest.mark.parametrize("name", ["total", "std", "spectrum", "scores", "loss_cls", "other"])
-def test_a_value_that_cannot_be_drawn_is_left_out(tmp_path, name, value):
+def test_values_that_cannot_be_drawn_are_omitted(tmp_path, name, value):
     good = '{"epoch": 1, "effective_rank": 4.0, "spectrum": [0.5, 0.1]}'
     curve = drawn(tmp_path, good, f'{{"epoch": 2, "effective_rank": 5.0, "{name}": {value}}}')
     assert "effective rank</text>" in curve.figure
@@ -73,7 +73,7 @@ def test_a_value_that_cannot_be_drawn_is_left_out(tmp_path, name, value):
 
 
 @pytest.mark.parametrize("spectrum", [[], ["a"], [1.0, None], [0.0], [-1.0], "text", [1e300]])
-def test_any_spectrum_is_drawn_or_left_out(tmp_path, spectrum):
+def test_any_spectrum_is_drawn_or_omitted(tmp_path, spectrum):
     figure = drawn(tmp_path, {"epoch": 1, "total": 1.0, "spectrum": spectrum}).figure
     assert ("singular values" in figure) == (spectrum in ([0.0], [-1.0]))
 
@@ -91,7 +91,7 @@ def test_any_spectrum_is_drawn_or_left_out(tmp_path, spectrum):
         ("[" * 10_000, "nested deeper"),
     ],
 )
-def test_what_is_not_a_curve_is_refused_with_the_reason(tmp_path, content, reason):
+def test_a_file_that_is_not_a_curve_is_rejected_with_the_reason(tmp_path, content, reason):
     with pytest.raises(UserError, match=reason):
         drawn(tmp_path, content)
 

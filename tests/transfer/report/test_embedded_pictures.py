@@ -10,7 +10,7 @@ from tests.transfer.report.records import SVG
 from transfer.report.embedded_pictures import THUMBNAIL, Budget, read_drawing, thumbnail
 
 
-def test_an_svg_brings_only_lines_and_text(tmp_path):
+def test_only_shapes_and_text_of_an_svg_are_embedded(tmp_path):
     evil = SVG.replace(
         "<g ",
         "<script>alert(1)</script><style>*{color:red}</style><foreignObject><b>x</b></foreignObject>"
@@ -27,7 +27,7 @@ def test_an_svg_brings_only_lines_and_text(tmp_path):
     assert 'aria-label="of &quot;boxes&quot;"' in markup
 
 
-def test_an_svg_keeps_what_it_shows_with_ids_of_its_own(tmp_path):
+def test_an_svg_keeps_its_content_with_prefixed_ids(tmp_path):
     (tmp_path / "a.svg").write_text(SVG)
     markup = read_drawing(tmp_path / "a.svg", "curves", name="one").markup
     assert 'd="M 1.2 2 L 2.5 2 L 3.5 2 L 4.8 1"' in markup
@@ -35,7 +35,7 @@ def test_an_svg_keeps_what_it_shows_with_ids_of_its_own(tmp_path):
     assert 'viewBox="0 0 684 280"' in markup
 
 
-def test_a_reference_may_only_repeat_a_single_path(tmp_path):
+def test_a_reference_may_only_point_to_a_single_path(tmp_path):
     bomb = '<g id="a"><use href="#tick"/><use href="#tick"/></g><use href="#a"/><use href="#a"/>'
     (tmp_path / "a.svg").write_text(SVG.replace("<text>", f"{bomb}<text>"))
     markup = read_drawing(tmp_path / "a.svg", "curves", name="one").markup
@@ -57,7 +57,7 @@ def test_a_reference_may_only_repeat_a_single_path(tmp_path):
         (b" " * 3_000_000, "larger than 2 MB"),
     ],
 )
-def test_an_svg_that_cannot_be_shown_is_named_with_the_reason(tmp_path, content, reason):
+def test_an_unsupported_svg_is_reported_with_the_reason(tmp_path, content, reason):
     (tmp_path / "a.svg").write_bytes(content)
     drawing = read_drawing(tmp_path / "a.svg", "curves", name="one")
     assert drawing.markup is None
@@ -92,20 +92,20 @@ def huge_png():
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", huge_png(), b"\x89PNG\r\n\x1a\n"])
-def test_what_is_not_a_picture_is_named(tmp_path, content):
+def test_a_file_that_is_not_a_picture_is_named(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     assert "a.png" in read_drawing(tmp_path / "a.png", "a", name="a").problem
     assert thumbnail(tmp_path / "a.png") is None
 
 
-def test_a_photograph_becomes_a_small_thumbnail_and_a_tiny_image_stays_as_it_is(tmp_path):
+def test_a_photograph_becomes_a_thumbnail_and_a_tiny_image_is_unchanged(tmp_path):
     Image.effect_noise((640, 480), 50).convert("RGB").save(tmp_path / "a.jpg")
     assert len(thumbnail(tmp_path / "a.jpg")) < 5_000
     Image.new("RGB", (THUMBNAIL // 4, THUMBNAIL // 4)).save(tmp_path / "b.png")
     assert thumbnail(tmp_path / "b.png").startswith("data:image/png;base64,")
 
 
-def test_a_budget_is_kept_and_what_is_left_out_is_named(tmp_path):
+def test_a_budget_is_kept_and_omitted_pictures_are_named(tmp_path):
     (tmp_path / "a.svg").write_text(SVG)
     size = len(read_drawing(tmp_path / "a.svg", "a", name="drawing1").markup)
     budget = Budget(characters=size + 5, files=9)

@@ -1,4 +1,4 @@
-"""Any file in any position of a run's folder is named, and the report of the others is written."""
+"""Invalid files anywhere in a run's folder are named, and the report of the other runs is written."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def assert_named(runs, positions):
 
 @pytest.mark.parametrize("positions", [RECORDS, BESIDE], ids=["records", "beside"])
 @pytest.mark.parametrize("content", BYTES.values(), ids=BYTES.keys())
-def test_any_content_is_named_and_the_rest_is_reported(runs, positions, content):
+def test_invalid_content_is_named_and_the_rest_is_reported(runs, positions, content):
     for position in positions:
         (runs / position).write_bytes(content)
     assert_named(runs, positions)
@@ -85,7 +85,7 @@ def test_any_content_is_named_and_the_rest_is_reported(runs, positions, content)
 @pytest.mark.parametrize(
     "kind", ["folder", "pipe", "socket", "loop", "device", "dangling", "large"]
 )
-def test_any_kind_of_file_is_named_and_the_rest_is_reported(runs, positions, kind, monkeypatch):
+def test_special_files_are_named_and_the_rest_is_reported(runs, positions, kind, monkeypatch):
     for position in positions:
         file = runs / position
         file.unlink(missing_ok=True)
@@ -131,7 +131,7 @@ def paths_of(value, prefix=()):
 
 
 @pytest.mark.parametrize("name", ["pretrain", "knn", "svm", "detector"])
-def test_any_type_of_any_entry_of_a_record_leaves_the_report_of_the_others(runs, name):
+def test_wrong_types_in_a_record_do_not_affect_the_report_of_others(runs, name):
     """All copies are in one report: writing one for each of hundreds would take minutes."""
     record = json.loads((runs / name / "record.json").read_text())
     count = 0
@@ -163,7 +163,7 @@ def test_the_path_of_a_neighbor_may_be_anything(runs, path):
     rows = [{"path": path, "class": "a", "neighbors": [near]}]
     (runs / "knn" / "neighbors.json").write_text(json.dumps(rows))
     page = write_report([runs], runs.parent / "report").read_text()
-    assert "images cannot be read any more" in page or "neighbors.json is not JSON" in page
+    assert "images can no longer be read" in page or "neighbors.json is not JSON" in page
 
 
 def test_a_folder_that_cannot_be_opened_is_named(runs):

@@ -1,4 +1,4 @@
-"""The report is one harmless file each, says what is missing, and stays small."""
+"""Both reports are single, safe and small files that state what is missing."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def report_of(runs, tmp_path):
     return page.read_text(), page.with_name("report.md").read_text()
 
 
-def test_the_page_loads_nothing_from_elsewhere(written):
+def test_the_page_loads_no_external_resources(written):
     page, _ = written
     outline = parsed(page)
     assert outline.loads
@@ -125,7 +125,7 @@ def test_text_from_records_is_escaped(tmp_path):
     assert "\\| \\`x\\`" in text
 
 
-def test_tables_of_the_markdown_have_rows_of_one_length(written):
+def test_rows_of_markdown_tables_have_equal_lengths(written):
     _, text = written
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
     assert len(tables) == 9  # scores 3, classes 2, unfinished, curves 2, neighbors
@@ -144,13 +144,13 @@ def test_the_scores_and_their_footnote_are_in_both_files(written):
         assert re.search(r"disk \\?\| full at 3", content)
 
 
-def test_a_warning_is_where_the_run_is(written):
+def test_a_warning_is_shown_with_its_run(written):
     page, text = written
     assert '<p class="say warn">epoch 2: the embeddings are collapsing' in page
     assert "Warning: epoch 2: the embeddings are collapsing" in text
 
 
-def test_runs_without_scores_and_unread_records_are_folded_away(runs, tmp_path):
+def test_unfinished_runs_and_unreadable_records_are_collapsed(runs, tmp_path):
     (runs / "odd").mkdir()
     (runs / "odd" / "record.json").write_text('{"schema": 1}')
     page, text = report_of(runs, tmp_path)
@@ -162,7 +162,7 @@ def test_runs_without_scores_and_unread_records_are_folded_away(runs, tmp_path):
 def test_missing_images_are_counted(runs, tmp_path):
     (tmp_path / "images" / "1.png").unlink()
     for written in report_of(runs, tmp_path):
-        assert "1 of 3 images cannot be read any more" in written
+        assert "1 of 3 images can no longer be read" in written
 
 
 def test_a_missing_curve_is_named(runs, tmp_path):
@@ -171,7 +171,7 @@ def test_a_missing_curve_is_named(runs, tmp_path):
         assert "pretrain/curve.jsonl does not exist" in written
 
 
-def test_a_run_that_has_only_begun_has_its_picture(tmp_path):
+def test_a_run_that_has_just_started_has_a_plot(tmp_path):
     write_pretraining(tmp_path / "runs", epochs=0, status="running")
     page, text = report_of(tmp_path / "runs", tmp_path)
     assert "effective rank</text>" in page
@@ -189,7 +189,7 @@ def test_text_of_a_curve_is_escaped_in_both_files(tmp_path):
     assert "alert(1)" in "".join(parsed(page).text)
 
 
-def test_a_network_without_any_files_beside_its_record_is_shown(tmp_path):
+def test_a_network_without_other_files_than_its_record_is_shown(tmp_path):
     write_scores(tmp_path / "runs", network(), score(40.0, rules="rules | of *mine*"))
     page, text = report_of(tmp_path / "runs", tmp_path)
     assert "rules | of *mine*, %" in page
@@ -203,7 +203,7 @@ def test_a_name_that_is_not_unicode_does_not_stop_the_report(tmp_path):
     assert "40.0" in page
 
 
-def test_the_page_stays_below_its_bound_with_long_records(tmp_path):
+def test_long_records_do_not_exceed_the_page_limit(tmp_path):
     long = "x" * 5_000
     for number in range(200):
         provenance = network(number, name=f"{number} {long}", source=long, sha256=f"{number}{long}")
@@ -222,19 +222,19 @@ def test_the_page_stays_below_its_bound_with_long_records(tmp_path):
     assert "Not shown: 50 more networks" in page
 
 
-def test_a_record_without_its_network_is_a_clear_error(tmp_path):
+def test_a_record_without_its_network_gives_a_clear_error(tmp_path):
     write_record(tmp_path / "runs", kind="knn", config={}, network={"name": "a"})
     with pytest.raises(UserError, match=r"complete record: network\.arch, .* is missing"):
         write_report([tmp_path], tmp_path / "report")
 
 
-def test_an_output_that_cannot_be_a_folder_is_a_clear_error(runs, tmp_path):
+def test_an_output_that_cannot_be_a_folder_gives_a_clear_error(runs, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         write_report([runs], tmp_path / "file")
 
 
-def test_a_wrong_path_is_one_message_and_exit_code_2_from_any_folder(tmp_path):
+def test_a_wrong_path_gives_one_message_and_exit_code_2_from_any_folder(tmp_path):
     command = [sys.executable, str(SCRIPT), "nowhere", "--output", "report"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2

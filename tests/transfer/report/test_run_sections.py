@@ -1,4 +1,4 @@
-"""Curves, drawings and neighbors of runs are shown as far as they are there."""
+"""Curves, drawings and neighbors of runs are shown if they exist."""
 
 import json
 
@@ -22,7 +22,7 @@ def shown(folder, room=ROOM):
     return fine_tunings(collect([folder]), Budget(*room))[0]
 
 
-def test_a_detector_has_its_facts_its_losses_and_what_it_drew(tmp_path):
+def test_a_detector_is_shown_with_facts_losses_and_drawings(tmp_path):
     write_detector(tmp_path / "ours", network())
     (ours,) = shown(tmp_path)
     assert ours.title == "msbreg resnet18-tiny on digits_voc_test"
@@ -38,7 +38,7 @@ def test_a_detector_has_its_facts_its_losses_and_what_it_drew(tmp_path):
     assert ours.problems == []
 
 
-def test_a_pretraining_has_its_facts_and_its_curve(tmp_path):
+def test_a_pretraining_is_shown_with_facts_and_curve(tmp_path):
     write_pretraining(tmp_path / "a", results={"views_seen": 90112, "sha256": "x"})
     ((item,), more) = trainings(collect([tmp_path]))
     assert more == 0
@@ -48,24 +48,24 @@ def test_a_pretraining_has_its_facts_and_its_curve(tmp_path):
     assert item.curve.rows == 4
 
 
-def test_an_unfinished_run_shows_how_far_it_came(tmp_path):
+def test_an_unfinished_run_shows_its_progress(tmp_path):
     write_detector(tmp_path / "late", network(), status="failed", yaml={"SOLVER.MAX_ITER": 90})
     (late,) = shown(tmp_path)
     assert late.facts["iterations"] == "40 of 90"
     assert late.scores == ""
 
 
-def test_the_first_run_of_each_network_takes_its_room_before_others(tmp_path):
+def test_the_first_run_of_each_network_uses_the_budget_before_others(tmp_path):
     write_detector(tmp_path / "again", network(), config={"seed": 1})
     write_detector(tmp_path / "ours", network(), started="2027-01-01")
     write_detector(tmp_path / "other", network(5, name="other"))
     items = shown(tmp_path, room=(10**6, 4))
     assert [item.run.folder.name for item in items] == ["again", "other", "ours"]
     assert [len(item.drawings) for item in items] == [2, 2, 0]
-    assert "Left out to keep this page small: see" in items[-1].problems[0]
+    assert "Omitted to keep this page small: see" in items[-1].problems[0]
 
 
-def test_only_files_in_the_folder_of_the_run_are_taken(tmp_path):
+def test_only_files_in_the_folder_of_the_run_are_shown(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
     names = ["../secret.png", 3, str(tmp_path / "secret.png"), "..", ""]
     write_detector(tmp_path / "runs" / "ours", network(), drawings=names)

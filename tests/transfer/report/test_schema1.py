@@ -1,4 +1,4 @@
-"""Records of schema 1 have the scores that their results meant."""
+"""Results in records of schema 1 are converted to scores."""
 
 import json
 
@@ -22,7 +22,7 @@ def test_a_knn_result_is_a_score_of_the_validation_split(tmp_path):
     assert problems == []
 
 
-def test_an_svm_is_scored_on_its_test_split_whatever_it_was_trained_on(tmp_path):
+def test_the_score_of_an_svm_belongs_to_its_test_split(tmp_path):
     folder = write_svm(tmp_path / "a", network(), {"cat": 50.0, "dog": 70.0})
     record = json.loads((folder / "record.json").read_text())
     record["config"] |= {"train_split": "val", "test_split": "test"}
@@ -45,7 +45,7 @@ def test_boxes_and_masks_have_their_own_rules_and_classes(tmp_path):
     assert scores[3].per_class is None  # the file has no masks
 
 
-def test_a_metric_of_any_other_form_is_the_rules_as_it_is(tmp_path):
+def test_an_unknown_metric_is_used_as_the_rules(tmp_path):
     folder = write_detector(tmp_path / "a", network(), metric="VOC AP, 11 points")
     assert {score.rules for score in read(folder)[0]} == {"VOC AP, 11 points"}
 
@@ -57,7 +57,7 @@ def test_a_result_that_is_not_a_number_is_not_a_score(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[]", '{"box": 3}', '{"box": {"classes": [3]}}', "{"])
-def test_per_class_scores_that_cannot_be_read_are_named_and_the_rest_is_kept(tmp_path, content):
+def test_unreadable_per_class_scores_are_reported_and_the_other_scores_kept(tmp_path, content):
     folder = write_detector(tmp_path / "a", network())
     (folder / "per_class.json").write_text(content)
     scores, (problem,) = read(folder)
@@ -65,13 +65,13 @@ def test_per_class_scores_that_cannot_be_read_are_named_and_the_rest_is_kept(tmp
     assert "a/per_class.json is not" in problem
 
 
-def test_a_record_without_its_split_is_refused_by_name(tmp_path):
+def test_a_record_without_its_split_is_rejected_by_name(tmp_path):
     folder = write_knn(tmp_path / "a", 61.2, network(), data={"train": {"images": 9}})
     with pytest.raises(UserError, match=r"complete record of knn: data\.val is missing"):
         read(folder)
 
 
-def test_a_kind_that_schema_1_did_not_have_has_no_scores(tmp_path):
+def test_a_kind_that_is_unknown_to_schema_1_has_no_scores(tmp_path):
     folder = write_knn(tmp_path / "a", 61.2, network())
     record = json.loads((folder / "record.json").read_text()) | {"kind": "segmentation"}
     assert scores_of(folder, record) == ([], [])

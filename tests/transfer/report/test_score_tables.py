@@ -1,4 +1,4 @@
-"""The report's numbers are means and spreads of what was recorded, and of nothing else."""
+"""The report's numbers are means and spreads of recorded scores."""
 
 import numpy as np
 import pytest
@@ -47,19 +47,19 @@ def test_a_single_run_shows_the_standard_error_of_the_test_set(tmp_path):
     assert str(only_entry(tmp_path)) == "61.2 ± 2.0 (test)"
 
 
-def test_one_network_evaluated_twice_alike_is_not_a_second_seed(tmp_path):
+def test_repeated_equal_evaluations_do_not_count_as_seeds(tmp_path):
     write_knn(tmp_path / "a", 61.2, network())
     write_knn(tmp_path / "b", 61.2, network())
     assert str(only_entry(tmp_path)) == "61.2 ± 2.0 (test)"
 
 
-def test_evaluations_of_one_network_that_differ_are_called_so(tmp_path):
+def test_different_evaluations_of_one_network_are_labeled_as_such(tmp_path):
     write_knn(tmp_path / "a", 60.0, network(), config={"seed": 0})
     write_knn(tmp_path / "b", 62.0, network(), config={"seed": 1})
     assert str(only_entry(tmp_path)) == "61.0 ± 1.4 (2 evaluations)"
 
 
-def test_an_undefined_value_is_left_out_of_the_mean(tmp_path):
+def test_undefined_values_are_excluded_from_the_mean(tmp_path):
     for seed, value in enumerate((60.0, 62.0, None)):
         write_scores(tmp_path / str(seed), network(seed), score(value))
     assert str(only_entry(tmp_path)) == "61.0 ± 1.4 (2 seeds)"
@@ -78,7 +78,7 @@ def test_an_undefined_value_is_left_out_of_the_mean(tmp_path):
         {"data": {"name": "pets", "split": "val", "fingerprint": "bb"}},
     ],
 )
-def test_scores_share_a_column_only_if_they_can_be_compared(tmp_path, change):
+def test_only_comparable_scores_share_a_column(tmp_path, change):
     write_scores(tmp_path / "a", network(0), score(60.0))
     write_scores(tmp_path / "b", network(1), score(62.0))
     assert len(only_table(tmp_path)[0].columns) == 1
@@ -97,7 +97,7 @@ def test_the_size_of_the_test_split_is_that_of_the_score(tmp_path):
     assert only_table(tmp_path)[0].title == "pets test, 1,234 images"
 
 
-def test_data_of_one_name_but_other_images_have_titles_of_their_own(tmp_path):
+def test_data_with_the_same_name_but_different_images_have_different_titles(tmp_path):
     for fingerprint in ("a" * 64, "b" * 64):
         data = {"name": "pets", "split": "test", "fingerprint": fingerprint}
         write_scores(tmp_path / fingerprint[0], network(), score(60.0, data=data))
@@ -105,7 +105,7 @@ def test_data_of_one_name_but_other_images_have_titles_of_their_own(tmp_path):
     assert titles == [f"pets test, 500 images (data {c * 8})" for c in "ab"]
 
 
-def test_another_protocol_is_not_a_seed_and_gets_a_footnote_that_names_what_differs(tmp_path):
+def test_a_different_protocol_is_not_a_seed_and_gets_a_footnote_with_the_differences(tmp_path):
     for seed in range(2):
         write_knn(tmp_path / str(seed), 60.0 + seed, network(seed))
     write_knn(tmp_path / "other", 70.0, network(2), config={"folds": 5})
@@ -116,7 +116,7 @@ def test_another_protocol_is_not_a_seed_and_gets_a_footnote_that_names_what_diff
     assert collect([tmp_path / "other"]).evaluations[0].digest in notes["a"]
 
 
-def test_another_transform_gets_a_footnote(tmp_path):
+def test_a_different_transform_gets_a_footnote(tmp_path):
     for seed in range(2):
         write_knn(tmp_path / str(seed), 60.0, network(seed))
     write_knn(tmp_path / "other", 70.0, network(random=True), size=224)
@@ -124,17 +124,17 @@ def test_another_transform_gets_a_footnote(tmp_path):
     assert "crop = 224 (the rest: 32)" in only_table(tmp_path)[1]["a"]
 
 
-def test_other_training_images_get_a_footnote(tmp_path):
+def test_different_training_images_get_a_footnote(tmp_path):
     for number, fingerprint in enumerate(("x", "x", "y")):
         data = {
             "train": {"images": 5, "fingerprint": fingerprint},
             "val": {"images": 500, "fingerprint": "bb"},
         }
         write_knn(tmp_path / str(number), 60.0, network(number), data=data)
-    assert 'other images: train.fingerprint = "y" (the rest: "x")' in only_table(tmp_path)[1]["a"]
+    assert 'different images: train.fingerprint = "y" (the rest: "x")' in only_table(tmp_path)[1]["a"]
 
 
-def test_the_footnote_leaves_out_what_the_record_says_is_not_protocol(tmp_path):
+def test_the_footnote_omits_settings_that_are_not_part_of_the_protocol(tmp_path):
     for number, (rate, output) in enumerate(((0.02, "a"), (0.02, "a"), (0.1, "b"))):
         write_detector(
             tmp_path / str(number),
@@ -147,7 +147,7 @@ def test_the_footnote_leaves_out_what_the_record_says_is_not_protocol(tmp_path):
     assert note.endswith("column: yaml.SOLVER.BASE_LR = 0.1 (the rest: 0.02)")
 
 
-def test_the_difference_to_the_random_twin_is_of_means_with_both_spreads(tmp_path):
+def test_the_difference_from_the_random_twin_combines_both_spreads(tmp_path):
     for seed in range(2):
         write_knn(tmp_path / f"ours-{seed}", 60.0 + seed, network(seed))
         write_knn(tmp_path / f"random-{seed}", 30.0 + 2 * seed, network(seed, random=True))
@@ -157,13 +157,13 @@ def test_the_difference_to_the_random_twin_is_of_means_with_both_spreads(tmp_pat
     assert spread == pytest.approx(np.hypot(np.std([0, 1], ddof=1), np.std([0, 2], ddof=1)))
 
 
-def test_a_difference_without_any_spread_has_none(tmp_path):
+def test_a_difference_without_known_spreads_has_none(tmp_path):
     write_scores(tmp_path / "a", network(), score(60.0))
     write_scores(tmp_path / "b", network(random=True), score(50.0))
     assert only_table(tmp_path)[0].differences[0].cells == [(10.0, None)]
 
 
-def test_no_difference_is_taken_between_protocols(tmp_path):
+def test_there_is_no_difference_between_protocols(tmp_path):
     write_knn(tmp_path / "a", 60.0, network())
     write_knn(tmp_path / "b", 30.0, network(random=True), config={"folds": 5})
     assert only_table(tmp_path)[0].differences == []
@@ -180,14 +180,14 @@ def test_scores_by_class_are_averaged_over_seeds(tmp_path):
     }
 
 
-def test_a_class_without_a_score_is_left_out_of_its_mean(tmp_path):
+def test_undefined_class_scores_are_excluded_from_the_mean(tmp_path):
     for seed, per_class in enumerate(({"cat": 50.0, "dog": 70.0}, {"cat": 52.0, "dog": None})):
         write_scores(tmp_path / str(seed), network(seed), score(60.0, per_class=per_class))
     (part,) = only_table(tmp_path)[0].per_class
     assert [str(row[0]) for row in part.rows.values()] == ["51.0 ± 1.4 (2 seeds)", "70.0"]
 
 
-def test_a_large_collection_is_cut_and_says_so(tmp_path):
+def test_a_large_collection_is_truncated_with_a_note(tmp_path):
     for number in range(4):
         write_scores(
             tmp_path / str(number),

@@ -1,11 +1,11 @@
-"""Checks of settings against each other (``RULES``) and of single values (``out_of_range``)."""
+"""Checks of settings against each other (``RULES``) and of their ranges (``out_of_range``)."""
 
 from collections.abc import Callable
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
-# ---- Settings of a network against each other: each rule lists what does not fit together
+# ---- Rules: each returns a line for every setting of the network that contradicts another
 
 
 RESNET, PYRAMID = "build_resnet_backbone", "build_resnet_fpn_backbone"
@@ -31,7 +31,7 @@ def _widths(config: CfgNode) -> list[str]:
 
 
 def _features(config: CfgNode) -> list[str]:
-    """Each part reads features that an earlier one computes."""
+    """Each part of the network reads features that an earlier part computes."""
     model = config.MODEL
     given: dict[str, list[str]] = {"MODEL.RESNETS.OUT_FEATURES": list(STAGES)}
     made = list(model.RESNETS.OUT_FEATURES)
@@ -42,16 +42,16 @@ def _features(config: CfgNode) -> list[str]:
     given |= {"MODEL.RPN.IN_FEATURES": made, "MODEL.ROI_HEADS.IN_FEATURES": made}
     problems = []
     for key, known in given.items():
-        asked = list(value_of(config, key))
-        if not asked or not set(asked) <= set(known):
-            problems.append(f"{key} is {asked}; supported: some of {known}")
-        elif asked != sorted(set(asked)):
-            problems.append(f"{key} is {asked}; supported: finest first, each once")
+        names = list(value_of(config, key))
+        if not names or not set(names) <= set(known):
+            problems.append(f"{key} is {names}; supported: some of {known}")
+        elif names != sorted(set(names)):
+            problems.append(f"{key} is {names}; supported: finest first, each once")
     return problems
 
 
 def _pyramids(config: CfgNode) -> list[str]:
-    """Levels without a gap, where each is upsampled into the next or regions are assigned to levels."""
+    """Levels are consecutive: each is upsampled to the next, and regions are assigned by size."""
     if _features(config):
         return []  # reported there
     keys = ["MODEL.ROI_HEADS.IN_FEATURES"]
@@ -61,7 +61,7 @@ def _pyramids(config: CfgNode) -> list[str]:
     for key in keys:
         levels = [int(name[-1]) for name in value_of(config, key)]
         if levels != list(range(levels[0], levels[0] + len(levels))):
-            problems.append(f"{key} is {value_of(config, key)}; supported: levels without a gap")
+            problems.append(f"{key} is {value_of(config, key)}; supported: consecutive levels")
     if config.MODEL.BACKBONE.NAME == RESNET:  # stages differ in width
         problems += [
             f"{key} is {value_of(config, key)}; supported without a pyramid: one stage"
@@ -83,7 +83,7 @@ def _heads(config: CfgNode) -> list[str]:
     if not box.NAME:
         return [f"MODEL.ROI_BOX_HEAD.NAME is '' with {heads.NAME}; supported: 'FastRCNNConvFCHead'"]
     if box.NUM_CONV + box.NUM_FC < 1:
-        return ["MODEL.ROI_BOX_HEAD.NUM_CONV and NUM_FC are 0; supported: one of them above 0"]
+        return ["MODEL.ROI_BOX_HEAD.NUM_CONV and NUM_FC are 0; supported: at least one above 0"]
     return []
 
 
@@ -103,7 +103,7 @@ def _anchors(config: CfgNode) -> list[str]:
     if not 0 <= config.MODEL.ANCHOR_GENERATOR.OFFSET < 1:
         problems.append(
             f"MODEL.ANCHOR_GENERATOR.OFFSET is {config.MODEL.ANCHOR_GENERATOR.OFFSET}; supported: "
-            "from 0 to below 1"
+            "0 <= OFFSET < 1"
         )
     return problems
 
@@ -118,14 +118,14 @@ def _numbers(config: CfgNode) -> list[str]:
         if not fits or thresholds != sorted(thresholds) or thresholds[:1] <= [0]:
             problems.append(
                 f"{section}.IOU_THRESHOLDS is {thresholds} with IOU_LABELS {labels}; supported: "
-                "ascending from above 0, with one label (-1, 0 or 1) more"
+                "positive and ascending, with one label (-1, 0 or 1) for each interval"
             )
     for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
         if len(value_of(config, key)) != 3:
             problems.append(f"{key} is {value_of(config, key)}; supported: three numbers")
     if config.MODEL.ROI_HEADS.NUM_CLASSES < 1:
         problems.append(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {config.MODEL.ROI_HEADS.NUM_CLASSES}; supported: from 1"
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {config.MODEL.ROI_HEADS.NUM_CLASSES}; supported: 1 or more"
         )
     return problems
 
@@ -138,10 +138,10 @@ RULES: tuple[Callable[[CfgNode], list[str]], ...] = (
     _anchors,
     _numbers,
 )
-"""Each gives a line for every setting that does not fit the others."""
+"""Functions that return a line for every setting that contradicts another."""
 
 
-# ---- Single settings: values of the right type that no detector or training can have
+# ---- Ranges: values of the right type that are out of range
 
 
 def _number(value: Any) -> bool:
@@ -174,10 +174,10 @@ FROM_0 = ("SOLVER.MOMENTUM", "SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM")
 Test = Callable[[Any], bool]
 OTHERS: dict[str, tuple[str, Test]] = {
     "SOLVER.WEIGHT_DECAY_BIAS": (
-        "None, or a number from 0",
+        "None, or a number of 0 or more",
         lambda v: v is None or (_number(v) and v >= 0),
     ),
-    "SOLVER.STEPS": ("whole numbers", lambda v: all(map(_whole, v))),
+    "SOLVER.STEPS": ("integers", lambda v: all(map(_whole, v))),
     "MODEL.RPN.IOU_THRESHOLDS": ("numbers", lambda v: all(map(_number, v))),
     "MODEL.ROI_HEADS.IOU_THRESHOLDS": ("numbers", lambda v: all(map(_number, v))),
     "MODEL.PIXEL_MEAN": ("three numbers", lambda v: len(v) == 3 and all(map(_number, v))),
@@ -190,7 +190,7 @@ OTHERS: dict[str, tuple[str, Test]] = {
     "MODEL.ANCHOR_GENERATOR.SIZES": ("lists of numbers above 0", lambda v: _lists(v)),
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": ("lists of numbers above 0", lambda v: _lists(v)),
 }
-"""Key -> what is expected, and a test for it."""
+"""Key -> what is expected, and a predicate for it."""
 
 
 def _above_0(values: Any) -> bool:
@@ -202,7 +202,7 @@ def _lists(values: Any) -> bool:
 
 
 def out_of_range(config: CfgNode) -> list[str]:
-    """A line for each invalid setting, with what is expected."""
+    """A line for each setting that is out of range, with what is expected."""
     tests: dict[str, tuple[str, Test]] = {
         **{key: ("1 or more", lambda v: v >= 1) for key in FROM_1},
         **{key: ("0 or more", lambda v: v >= 0) for key in FROM_0},

@@ -1,8 +1,8 @@
 """The names and default values of all settings: Detectron2's, version 2.
 
-Source: detectron2/config/defaults.py at 02b5c4e2. A yaml for Detectron2 merges into this tree and the
-other way round; nothing is added to it. A value in a file must have the type of the default (a list
-may replace a tuple, and the other way round).
+Source: detectron2/config/defaults.py at 02b5c4e2. The keys are exactly Detectron2's, so that a yaml
+works in both. A value in a file must have the type of the default (a list may replace a tuple and vice
+versa).
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """Which of Detectron2's settings are implemented, as a table.
 
-A key that is not in the table may have any value of its type: it is followed, or it only matters where
-a key of the table has a value that is refused (INPUT.CROP.SIZE, for example, where INPUT.CROP.ENABLED
-is True). A test holds every key against the code.
+A key that is not in the table may have any value of its type: either every value is implemented, or the
+key only matters together with an unsupported value in the table (INPUT.CROP.SIZE, for example, needs
+INPUT.CROP.ENABLED True). A test checks every key against the code.
 """
 
 from typing import Any
@@ -51,7 +51,7 @@ LIMITED_DATA: dict[Key, Values] = {
     "FLOAT32_PRECISION": ("",),
     "VIS_PERIOD": (0,),
 }
-"""Key -> supported values, of data, loop and evaluation, which both engines share."""
+"""Key -> supported values, for data, training loop and evaluation, which both engines share."""
 
 LIMITED_NETWORK: dict[Key, Values] = {
     "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),
@@ -86,40 +86,40 @@ LIMITED_NETWORK: dict[Key, Values] = {
     "MODEL.ROI_MASK_HEAD.NORM": ("", *NORMS),
     "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": (False,),
 }
-"""Key -> supported values, of the network."""
+"""Key -> supported values, for the networks of the torchvision engine."""
 
 
 def check_run(config: CfgNode) -> None:
-    """Check that data, loop and evaluation, which engines share, support a config.
+    """Check that data, training loop and evaluation, which both engines share, support a config.
 
     Raises:
         UserError: the message lists each unsupported setting with the supported values.
     """
     if problems := out_of_range(config):
         raise UserError("invalid settings:\n  " + "\n  ".join(problems))
-    _raise(_beyond(config, LIMITED_DATA))
+    _raise(_unsupported(config, LIMITED_DATA))
 
 
 def check_supported(config: CfgNode) -> None:
-    """Check that the engine of torchvision's parts supports a config.
+    """Check that the torchvision engine supports a config.
 
     Raises:
         UserError: the message lists each unsupported setting with the supported values.
     """
-    problems = _beyond(config, LIMITED_DATA | LIMITED_NETWORK)
+    problems = _unsupported(config, LIMITED_DATA | LIMITED_NETWORK)
     _raise(problems or [line for rule in RULES for line in rule(config)])
 
 
 def _raise(problems: list[str]) -> None:
     if problems:
         raise UserError(
-            "this config has settings that are not supported here:\n  "
+            "this config has unsupported settings:\n  "
             + "\n  ".join(problems)
             + "\nChange these settings, or train with Detectron2's own tools."
         )
 
 
-def _beyond(config: CfgNode, limits: dict[Key, Values]) -> list[str]:
+def _unsupported(config: CfgNode, limits: dict[Key, Values]) -> list[str]:
     problems = []
     for key, allowed in limits.items():
         given = value_of(config, key)

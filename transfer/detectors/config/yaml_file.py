@@ -1,8 +1,8 @@
-"""Detection settings: Detectron2's yaml, read with or without Detectron2.
+"""Reader of Detectron2's yaml files that does not need Detectron2.
 
-A file names only what differs from DEFAULTS (or from its ``_BASE_``, a path relative to itself) and
-overrides come last, as ``KEY VALUE`` pairs. What does not fit is an error that names the key. A file
-cannot run code, and what reading it costs is bounded (``MAX_BYTES`` and others).
+A file contains only what differs from DEFAULTS, or from its ``_BASE_`` (a path relative to the file).
+Overrides, as ``KEY VALUE`` pairs, come last. Errors name the key. A file cannot run code, and the cost of
+reading it is bounded (``MAX_BYTES`` and others).
 """
 
 import difflib
@@ -18,12 +18,12 @@ from msbreg.run.errors import UserError
 from transfer.detectors.config.defaults import DEFAULTS, VERSION
 
 _EXAMPLES = {"DATASETS.TRAIN": ("voc_2007_trainval",), "DATASETS.TEST": ("voc_2007_test",)}
-"""For keys whose default, an empty tuple, is not a helpful example."""
+"""Examples for keys whose default, an empty tuple, is not a helpful one."""
 ARCHITECTURE = "MODEL.META_ARCHITECTURE"
 
 
 def default_config() -> CfgNode:
-    """All of Detectron2's settings at their defaults, not frozen."""
+    """All of Detectron2's settings at their defaults; not frozen."""
     tree: dict[str, Any] = {}
     for key, value in DEFAULTS.items():
         *sections, name = key.split(".")
@@ -35,16 +35,16 @@ def default_config() -> CfgNode:
 
 
 def read_config(path: Path | str, overrides: Sequence[str] = ()) -> CfgNode:
-    """The settings of a file, then those of the overrides, on top of the defaults; frozen.
+    """The defaults, updated by a file and then by the overrides; frozen.
 
     Args:
-        path: yaml as for Detectron2; ``_BASE_`` may name one file or several. Values in quotation
+        path: yaml file as for Detectron2; ``_BASE_`` may name one file or several. Values in quotation
             marks are read as Python literals, so ``"(480, 512)"`` is a tuple.
-        overrides: key, value, key, value, ..., as on a command line.
+        overrides: key, value, key, value, ..., as on the command line.
 
     Raises:
-        UserError: a file is missing, not plain yaml, its own base, or larger than any configuration
-            is; a key is unknown; a value is of another type than the key's; an override has no value.
+        UserError: a file is missing, not plain yaml, its own base, or too large; a key is unknown; a value
+            has the wrong type; an override has no value.
     """
     path = Path(path)
     content = _Reader().content(path, ())
@@ -70,11 +70,11 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> CfgNode:
     return config
 
 
-# ---- Files: one yaml and its bases, within bounds that no configuration reaches
+# ---- Reading a file and its bases, within limits that no real config reaches
 
 
 MAX_BYTES = 2**20
-MAX_NODES = 20_000  # keys, values and sections, each alias counted as what it stands for
+MAX_NODES = 20_000  # keys, values and sections, with aliases expanded
 MAX_DEPTH = 20
 MAX_FILES = 30  # Detectron2's longest chain has 4
 _PYTHON = "tag:yaml.org,2002:python/"
@@ -89,14 +89,14 @@ class _Code:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain yaml. No setting is a date: what looks like one is a string. Code is not run but kept."""
+    """Loader of plain yaml. Dates are read as strings, and Python code as ``_Code``; it is never run."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - the base class's attribute, without one entry
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the base class's attribute without one entry
         first: [(tag, regex) for tag, regex in entries if tag != "tag:yaml.org,2002:timestamp"]
         for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def compose_node(self, parent: Any, index: Any) -> Any:  # named by the base class
+    def compose_node(self, parent: Any, index: Any) -> Any:  # the base class's name
         self.depth = getattr(self, "depth", 0) + 1
         if self.depth > 2 * MAX_DEPTH:
             line = self.peek_event().start_mark.line + 1
@@ -114,7 +114,7 @@ _Loader.add_multi_constructor(_PYTHON, _kept_code)
 
 
 def _parsed(text: str) -> Any:
-    """The value of a yaml text.
+    """Parse a yaml text.
 
     Raises:
         UserError, yaml.YAMLError, ValueError: it is not plain yaml, or too large.
@@ -131,17 +131,17 @@ def _parsed(text: str) -> Any:
 
 
 def _count(node: Any, counted: dict[int, int], open_: set[int]) -> int:
-    """Nodes below this one and itself; an alias counts as often as it occurs.
+    """Number of nodes in this subtree, with aliases expanded.
 
     Args:
-        counted: of nodes that are already counted.
-        open_: the nodes on the way from the root.
+        counted: results for nodes that were counted before, by id.
+        open_: ids of the nodes on the path from the root.
 
     Raises:
         UserError: more than MAX_NODES, or a node contains itself.
     """
     if id(node) in open_:
-        raise UserError(f"line {node.start_mark.line + 1}: contains itself, by an alias")
+        raise UserError(f"line {node.start_mark.line + 1}: contains itself through an alias")
     if id(node) not in counted:
         children = [] if isinstance(node, yaml.ScalarNode) else node.value
         if isinstance(node, yaml.MappingNode):
@@ -150,8 +150,8 @@ def _count(node: Any, counted: dict[int, int], open_: set[int]) -> int:
         total = 1 + sum(_count(child, counted, inner) for child in children)
         if total > MAX_NODES:
             raise UserError(
-                f"line {node.start_mark.line + 1}: more than {MAX_NODES} values once its aliases are "
-                "expanded"
+                f"line {node.start_mark.line + 1}: more than {MAX_NODES} values after expanding "
+                "aliases"
             )
         counted[id(node)] = total
     return counted[id(node)]
@@ -164,10 +164,10 @@ class _Reader:
         self._done: dict[Path, dict[str, Any]] = {}
 
     def content(self, path: Path, opened: tuple[Path, ...]) -> dict[str, Any]:
-        """The settings of a file on top of those of its bases, as fvcore merges them.
+        """The settings of a file on top of those of its bases, merged like fvcore does.
 
         Args:
-            opened: the files that led here, each by its ``_BASE_``.
+            opened: the chain of files whose ``_BASE_`` led to this one.
 
         Raises:
             UserError: a file is missing, not plain yaml, or its own base, or there are too many.
@@ -201,7 +201,7 @@ class _Reader:
 
 
 def _read(path: Path, by: str) -> dict[str, Any]:
-    """The mapping in one file."""
+    """Read the mapping in one file."""
     try:
         with open(path, "rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -211,21 +211,21 @@ def _read(path: Path, by: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}{by} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        # UserError is a ValueError; others are of numbers that are none, such as 0b or 5,000 digits.
+        # UserError is a ValueError; others come from invalid numbers, such as 0b or 5,000 digits.
         raise UserError(f"{path}{by} is not plain yaml: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}{by} has no settings (a yaml mapping) but {_shown(content)}")
+        raise UserError(f"{path}{by} is not a yaml mapping of settings, but {_shown(content)}")
     return content
 
 
 def _overlay(below: dict[str, Any], above: Mapping[str, Any], path: Path) -> None:
-    """Put the settings of ``above`` into ``below``, section by section."""
+    """Merge the settings of ``above`` into ``below``, section by section."""
     for key, value in above.items():
         if isinstance(value, dict):
             inner = below.setdefault(key, {})
             if not isinstance(inner, dict):
                 raise UserError(
-                    f"{path} does not fit its {BASE_KEY}: {_shown(key)} is a section here, and a value "
+                    f"{path} contradicts its {BASE_KEY}: {_shown(key)} is a section here and a value "
                     "there"
                 )
             _overlay(inner, value, path)
@@ -234,7 +234,7 @@ def _overlay(below: dict[str, Any], above: Mapping[str, Any], path: Path) -> Non
 
 
 def _shown(value: Any) -> str:
-    """A value in a message: its beginning, never the whole of something large."""
+    """A value for a message, abbreviated if it is long."""
     if isinstance(value, dict | list | tuple | set):
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, int) and value.bit_length() > 200:
@@ -253,12 +253,12 @@ def _code_in(value: Any) -> _Code | None:
 
 
 def _check_plain(pairs: Sequence[tuple[str, Any]], where: str) -> None:
-    """No value is Python code. If the architecture is not supported either, say that first."""
+    """Check that no value is Python code; an unsupported architecture is reported first."""
     code = [(key, found) for key, value in pairs if (found := _code_in(value)) is not None]
     if not code:
         return
     lines = [
-        f"{key} (line {found.line}) is Python code, {found.tag}, which is not run; write its value"
+        f"{key} (line {found.line}) is Python code, {found.tag}, which is never run; write the value itself"
         for key, found in code
     ]
     architecture = dict(pairs).get(ARCHITECTURE, DEFAULTS[ARCHITECTURE])
@@ -272,7 +272,7 @@ def _check_plain(pairs: Sequence[tuple[str, Any]], where: str) -> None:
 
 
 def _leaves(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything that is not a section."""
+    """Dotted key and value of each setting."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{name}.")
@@ -284,15 +284,15 @@ def _check_names(keys: Sequence[str], where: str) -> None:
     unknown = [key for key in keys if key not in DEFAULTS]
     if unknown:
         more = f"\n... and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-        raise UserError(f"{where}: " + "\n".join(map(_stranger, unknown[:10])) + more)
+        raise UserError(f"{where}: " + "\n".join(map(_unknown_key, unknown[:10])) + more)
 
 
-def _stranger(key: str) -> str:
-    """What to say about an unknown key."""
+def _unknown_key(key: str) -> str:
+    """The error message for an unknown key."""
     inside = [known for known in DEFAULTS if known.startswith(f"{key}.")]
     if inside:
         return f"{key} is a section and takes no value; its keys are " + ", ".join(inside[:4])
-    # First the same last word in another section (FREEZE_AT under MODEL), then similar spelling.
+    # Prefer keys with the same name in another section (FREEZE_AT under MODEL) to similar spellings.
     last = key.rpartition(".")[2]
     close = [known for known in DEFAULTS if known.rpartition(".")[2] == last]
     close = difflib.get_close_matches(key[:100], close or list(DEFAULTS), n=1, cutoff=0.0)
@@ -300,9 +300,9 @@ def _stranger(key: str) -> str:
 
 
 def _merge(config: CfgNode, pairs: Sequence[tuple[str, Any]], where: str) -> None:
-    """Set values one by one by yacs's rules, so that an error can name its key."""
+    """Set values one by one with yacs's rules, so that an error can name the key."""
     for key, value in pairs:
-        # yacs would accept a key that was left empty, whatever its type.
+        # yacs accepts an empty value for a key of any type.
         if DEFAULTS[key] is not None and value in (None, "None"):
             raise UserError(
                 f"{where}: {key} has no value; expected {type(DEFAULTS[key]).__name__}, such as "
@@ -319,8 +319,8 @@ def _merge(config: CfgNode, pairs: Sequence[tuple[str, Any]], where: str) -> Non
 
 
 def _kind(config: CfgNode, value: Any) -> str:
-    """Which type yacs makes of a value."""
+    """The type that yacs reads a value as."""
     try:
         return f", which reads as {type(config._decode_cfg_value(value)).__name__}"
-    except (ValueError, RecursionError, MemoryError):  # nested too deep for Python's parser
+    except (ValueError, RecursionError, MemoryError):  # nested too deeply for Python's parser
         return ""

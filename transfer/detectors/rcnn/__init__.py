@@ -1,7 +1,6 @@
-"""Faster and Mask R-CNN of torchvision's operators: Detectron2's networks, bit for bit on the CPU.
+"""Faster and Mask R-CNN built from torchvision's operators, on the CPU bit for bit equal to Detectron2's.
 
-Read in the order of an image: resnet, pyramid, proposals (with boxes and matching), heads (with
-regions, box_head and mask_head), model; then weights.
+In reading order: backbone, boxes, proposals, regions, branches, roi_heads, model; then weights.
 """
 
 from transfer.detectors.rcnn.model import RCNN, build_model

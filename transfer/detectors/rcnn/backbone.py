@@ -1,10 +1,10 @@
-"""ResNet-18 to -152 up to the requested stage, with Detectron2's names of the parameters.
+"""Backbones with Detectron2's parameter names: ResNet-18 to -152, with or without a feature pyramid.
 
-The networks are torchvision's and ``msbreg.backbones``'; only the names differ, and that stride 2 of a
-bottleneck may sit in its first 1x1 convolution. Modules are built and initialized in Detectron2's
-order (modeling/backbone/resnet.py), so that one seed gives both the same weights.
+The ResNets compute the same as torchvision's and those of ``msbreg.backbones``, except that the stride of a
+bottleneck may be in its first 1x1 convolution. Modules are created and initialized in Detectron2's order
+(modeling/backbone/resnet.py), so that a seed gives the same weights.
 
-The feature pyramid (Lin et al., arXiv 1612.03144): res2 to res5 become p2 to p6.
+The feature pyramid (Lin et al., arXiv 1612.03144) turns res2 to res5 into p2 to p6.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from transfer.detectors.rcnn.layers import Conv, fill_msra, fill_xavier, freeze
 
 
 class Residual(nn.Module):
-    """Convolutions and a shortcut, added; the shortcut is a convolution where the width changes."""
+    """Convolutions plus a shortcut, which is a convolution if the width changes and else the identity."""
 
     shortcut: Conv | None
 
@@ -88,11 +88,11 @@ class Stem(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images (B, 3, H, W) -> the features that are asked for, by name.
+    """Images (B, 3, H, W) -> the requested features, by name.
 
     Attributes:
-        channels, strides: of each feature.
-        divisor: sides of images are padded to a multiple of it; 1 leaves them.
+        channels, strides: number of channels and stride of each feature.
+        divisor: image sides must be padded to a multiple of it; 1 needs no padding.
     """
 
     divisor = 1
@@ -100,7 +100,7 @@ class ResNet(nn.Module):
     def __init__(self, stem: Stem, stages: dict[str, nn.Sequential], features: list[str]) -> None:
         super().__init__()
         self.stem = stem
-        # Stages behind the last feature would be trained by nothing.
+        # Stages after the last feature would get no gradient.
         self.stages = [name for name in stages if name <= max(features)]
         for name in self.stages:
             self.add_module(name, stages[name])
@@ -122,7 +122,7 @@ class ResNet(nn.Module):
 
 
 def build_resnet(config: CfgNode) -> ResNet:
-    """The backbone without pyramid, as MODEL.RESNETS and MODEL.BACKBONE.FREEZE_AT say."""
+    """The ResNet that MODEL.RESNETS and MODEL.BACKBONE.FREEZE_AT configure."""
     settings = config.MODEL.RESNETS
     stem = Stem(settings.STEM_OUT_CHANNELS, settings.NORM)
     inputs, outputs = settings.STEM_OUT_CHANNELS, settings.RES2_OUT_CHANNELS
@@ -157,12 +157,12 @@ def build_resnet(config: CfgNode) -> ResNet:
 
 
 def build_res5(config: CfgNode) -> tuple[nn.Sequential, int]:
-    """The last stage as a head on regions: three bottlenecks, at every depth.
+    """Res5 as a head on regions: three bottlenecks at every depth.
 
     Detectron2 builds it this way (modeling/roi_heads/roi_heads.py, Res5ROIHeads), also for ResNet-18
-    and -34. Their own last stage, of two or three basic blocks, has no place in a C4 model: the head
-    starts from its initial weights, and ``place_backbone`` leaves the backbone's res5 out. Detectron2's
-    loader instead copies the tensors of basic blocks whose name and shape happen to match.
+    and -34. The last stage of these backbones, two or three basic blocks, is not used in a C4 model: the head
+    keeps its initial weights, and ``place_backbone`` leaves out the backbone's res5. Detectron2's loader
+    instead copies those tensors of the basic blocks whose names and shapes happen to match.
 
     Returns:
         The stage and its number of channels.
@@ -183,15 +183,15 @@ def build_res5(config: CfgNode) -> tuple[nn.Sequential, int]:
     return nn.Sequential(*blocks), outputs
 
 
-# ---- The feature pyramid (Lin et al., arXiv 1612.03144): res2 to res5 become p2 to p6
+# ---- Feature pyramid (Lin et al., arXiv 1612.03144)
 
 
 class FeaturePyramid(nn.Module):
-    """Images (B, 3, H, W) -> p2, ..., p5 at strides 4 to 32, and p6 at 64; all of one width.
+    """Images (B, 3, H, W) -> p2, ..., p5 at strides 4 to 32, and p6 at stride 64; all of equal width.
 
     Attributes:
-        channels, strides: of each feature.
-        divisor: the coarsest stage's stride, so that doubling a level gives the next one's size.
+        channels, strides: number of channels and stride of each feature.
+        divisor: the coarsest stage's stride, so that each level is exactly twice as large as the next.
     """
 
     def __init__(
@@ -202,14 +202,14 @@ class FeaturePyramid(nn.Module):
         self.average = fuse == "avg"
         for stage in stages:
             level = stage[-1]
-            # A norm has a bias of its own.
+            # With a norm, the convolution needs no bias.
             lateral = Conv(bottom_up.channels[stage], channels, 1, norm=norm, bias=not norm)
             output = Conv(channels, channels, 3, norm=norm, bias=not norm)
             fill_xavier(lateral)
             fill_xavier(output)
             self.add_module(f"fpn_lateral{level}", lateral)
             self.add_module(f"fpn_output{level}", output)
-        self.bottom_up = bottom_up  # last, so that parameters come in Detectron2's order
+        self.bottom_up = bottom_up  # last, to keep Detectron2's order of parameters
         levels = [int(stage[-1]) for stage in stages]
         self.divisor = 2 ** levels[-1]
         self.strides = {f"p{level}": 2**level for level in [*levels, levels[-1] + 1]}
@@ -231,13 +231,13 @@ class FeaturePyramid(nn.Module):
                     merged = merged / 2
             outputs[f"p{level}"] = self.get_submodule(f"fpn_output{level}")(merged)
         last = int(self.stages[-1][-1])
-        # Every second pixel, in both directions.
+        # Subsampling by 2 in both directions.
         outputs[f"p{last + 1}"] = F.max_pool2d(outputs[f"p{last}"], kernel_size=1, stride=2)
         return {name: outputs[name] for name in self.strides}  # finest first
 
 
 def build_backbone(config: CfgNode) -> ResNet | FeaturePyramid:
-    """The network that MODEL.BACKBONE.NAME says, with or without pyramid."""
+    """The backbone that MODEL.BACKBONE.NAME selects, with or without a pyramid."""
     resnet = build_resnet(config)
     if config.MODEL.BACKBONE.NAME == "build_resnet_backbone":
         return resnet

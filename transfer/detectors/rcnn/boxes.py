@@ -1,4 +1,7 @@
-"""Boxes, anchors, offsets and matching: pure functions. Boxes are XYXY in pixels of the network's input."""
+"""Boxes, anchors, offsets, matching and sampling as pure functions.
+
+Boxes are XYXY in pixels of the network's input.
+"""
 
 import math
 
@@ -8,15 +11,15 @@ from torchvision.ops import box_iou
 
 Weights = tuple[float, float, float, float]
 
-# exp() of a predicted log-ratio of sides is bounded by 1000 / 16 (Detectron2, box_regression.py).
+# Upper bound of a predicted log-ratio of sides (Detectron2, box_regression.py).
 LARGEST_LOG_RATIO = math.log(1000.0 / 16)
 
 
 def cell_anchors(
-    sizes: list[float],  # roots of areas
+    sizes: list[float],  # square roots of areas
     ratios: list[float],  # height / width
 ) -> Tensor:  # (S * R, 4)
-    """Anchors around (0, 0), by size and then by ratio; sides are not rounded."""
+    """Anchors centered at (0, 0), ordered by size, then by ratio; sides are not rounded."""
     made = []
     for size in sizes:
         for ratio in ratios:
@@ -34,11 +37,11 @@ def grid_anchors(
     stride: int,
     offset: float,
 ) -> Tensor:  # (height * width * A, 4)
-    """A cell's anchors at every place of a feature map, row by row.
+    """The anchors of a cell at every position of a feature map, row by row.
 
     Args:
-        stride: of the feature map, in pixels; fixed, not what the sizes of the maps suggest.
-        offset: of the first center from the corner, in strides.
+        stride: stride of the feature map in pixels, not derived from the sizes of image and map.
+        offset: offset of the first center from the corner, in strides.
     """
     along = {
         n: torch.arange(offset * stride, n * stride, step=stride, dtype=torch.float32).to(
@@ -63,7 +66,7 @@ def encode(
     targets: Tensor,  # (N, 4)
     weights: Weights,
 ) -> Tensor:  # (N, 4)
-    """Offsets (dx, dy, dw, dh) that lead from each source to its target (R-CNN, arXiv 1311.2524, C)."""
+    """Offsets (dx, dy, dw, dh) from each source to its target (R-CNN, arXiv 1311.2524, appendix C)."""
     x, y, width, height = _center_form(sources)
     target_x, target_y, target_width, target_height = _center_form(targets)
     wx, wy, ww, wh = weights
@@ -83,7 +86,7 @@ def decode(
     sources: Tensor,  # (N, 4)
     weights: Weights,
 ) -> Tensor:  # (N, K * 4)
-    """Boxes that offsets lead to, K from each source; in float32 under autocast, too."""
+    """Apply offsets to boxes, K for each source; in float32, also under autocast."""
     offsets = offsets.float()
     x, y, width, height = (part[:, None] for part in _center_form(sources.to(offsets.dtype)))
     wx, wy, ww, wh = weights
@@ -127,14 +130,14 @@ def smooth_l1_sum(
     targets: Tensor,  # (N, 4)
     beta: float,
 ) -> Tensor:  # ()
-    """Sum of |x|, quadratic below beta (Fast R-CNN, arXiv 1504.08083, equation 3, with beta 1)."""
+    """Sum of the smooth L1 distance (Fast R-CNN, arXiv 1504.08083, equation 3, where beta is 1)."""
     distance = torch.abs(predictions - targets)
-    if beta >= 1e-5:  # below, a division by nearly 0 (fvcore, smooth_l1_loss.py)
+    if beta >= 1e-5:  # avoids a division by nearly 0 (fvcore, smooth_l1_loss.py)
         distance = torch.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta)
     return distance.sum()
 
 
-# ---- Which box belongs to which object, and which of them are trained on
+# ---- Matching boxes with objects, and sampling boxes to train on
 
 
 IGNORE = -1
@@ -147,17 +150,17 @@ def match(
     *,
     low_quality: bool,
 ) -> tuple[Tensor, Tensor]:  # (N,) int64, (N,) int8
-    """Each box's best object, and a label by the interval of thresholds that its IoU lies in.
+    """The best object of each box, and a label for the interval that its IoU falls in.
 
     Args:
-        thresholds: ascending; n of them part [0, 1] into n + 1 intervals, closed below.
-        labels: of the intervals: 1 object, 0 background, -1 neither.
-        low_quality: a box that no other beats for some object is that object's (ties included), even
-            under the thresholds; its best object may still be another one (Faster R-CNN, section
-            3.1.2, as Detectron reads it).
+        thresholds: n ascending values that split [0, 1] into n + 1 intervals, closed below.
+        labels: label of each interval: 1 object, 0 background, -1 ignored.
+        low_quality: also label the boxes with the highest IoU for some object (ties included) as objects,
+            even below the thresholds; the index may then refer to another object (Faster R-CNN, section
+            3.1.2, as implemented in Detectron).
 
     Returns:
-        Index of the best object (0 where there are none) and the label.
+        Index of the best object (0 if there are none), and the label.
     """
     count = iou.shape[1]
     if iou.numel() == 0:
@@ -181,17 +184,17 @@ def sample(
     fraction: float,
     background: int,
 ) -> tuple[Tensor, Tensor]:
-    """Random indices of at most ``count * fraction`` objects, then of background up to ``count``.
+    """Sample at most ``count * fraction`` objects, then background up to ``count`` in total.
 
-    Draws from the global generator of the labels' device, objects first.
+    Uses the global generator of the labels' device, for the objects first.
 
     Returns:
-        Indices of objects and of background, both in the order drawn.
+        Indices of objects and of background, each in random order.
     """
     positive = ((labels != IGNORE) & (labels != background)).nonzero().squeeze(1)
     negative = (labels == background).nonzero().squeeze(1)
     positives = min(positive.numel(), int(count * fraction))
     negatives = min(negative.numel(), count - positives)
-    drawn = torch.randperm(positive.numel(), device=labels.device)[:positives]
-    drawn_too = torch.randperm(negative.numel(), device=labels.device)[:negatives]
-    return positive[drawn], negative[drawn_too]
+    objects = torch.randperm(positive.numel(), device=labels.device)[:positives]
+    others = torch.randperm(negative.numel(), device=labels.device)[:negatives]
+    return positive[objects], negative[others]

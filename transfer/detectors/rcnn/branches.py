@@ -1,7 +1,7 @@
-"""The branches of an R-CNN: a region's class and box, and its mask.
+"""The box and mask branches of an R-CNN: layers, losses and inference.
 
-Fast R-CNN (arXiv 1504.08083): one box per class. Mask R-CNN (arXiv 1703.06870): one small mask per
-class, its loss, and how it is pasted into the image.
+Box branch (Fast R-CNN, arXiv 1504.08083): class scores and one box per class. Mask branch (Mask R-CNN,
+arXiv 1703.06870): one small mask per class, which is pasted into the image.
 """
 
 import math
@@ -55,7 +55,7 @@ class BoxHead(nn.Module):
 
 
 class BoxPredictor(nn.Module):
-    """(R, D) -> (R, K + 1) logits, background last, and (R, K * 4) offsets."""
+    """(R, D) -> (R, K + 1) logits, with background last, and (R, K * 4) offsets."""
 
     def __init__(self, config: CfgNode, width: int) -> None:
         super().__init__()
@@ -75,12 +75,12 @@ def box_losses(
     regions: list[Regions],
     settings: CfgNode,  # MODEL.ROI_BOX_HEAD
 ) -> dict[str, Tensor]:
-    """Cross-entropy, and the distance of objects' offsets over all regions, not objects alone."""
+    """Cross-entropy, and smooth L1 of the objects' offsets divided by the number of all regions."""
     labels = torch.cat([r.labels for r in regions if r.labels is not None])
     boxes = torch.cat([r.boxes for r in regions])
     targets = torch.cat([r.targets for r in regions if r.targets is not None])
     classes = logits.shape[1] - 1
-    # The mean over nothing would be undefined.
+    # The mean of an empty tensor is NaN.
     classification = F.cross_entropy(logits, labels) if len(labels) else logits.sum() * 0.0
     objects = ((labels >= 0) & (labels < classes)).nonzero().squeeze(1)
     distance = smooth_l1_sum(
@@ -100,7 +100,7 @@ def detect(
     regions: list[Regions],
     config: CfgNode,
 ) -> list[Detections]:
-    """The best boxes of each image after suppression within each class, in pixels of the input."""
+    """The best boxes of each image after per-class NMS, in pixels of the network's input."""
     boxes = decode(
         offsets, torch.cat([r.boxes for r in regions]), config.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
     )
@@ -135,12 +135,12 @@ def _detect_in_one(
     return Detections(boxes[keep], scores[keep], labels[keep])
 
 
-# ---- Mask branch (Mask R-CNN, arXiv 1703.06870): one small mask per class, its loss, and it
+# ---- Mask branch
 
 
 Polygons = Sequence[np.ndarray]
 
-PASTED_BYTES = 2**30  # of float32 pixels on a GPU at once (Detectron2, mask_ops.py)
+PASTED_BYTES = 2**30  # float32 pixels to paste at once on a GPU (Detectron2, mask_ops.py)
 
 
 class MaskHead(nn.Module):
@@ -168,13 +168,13 @@ class MaskHead(nn.Module):
 
 
 def rings_in_box(polygons: Polygons, box: np.ndarray, side: int) -> list[np.ndarray]:
-    """Rings in the coordinates of a grid of (side, side) pixels that fills the box.
+    """Rings in the coordinates of a (side, side) grid that covers the box.
 
     Args:
         polygons: float64 rings x0, y0, x1, y1, ... in pixels.
-        box: (4,) float32; the arithmetic with it stays float32 whatever NumPy's version.
+        box: (4,) float32; its scale is computed in float32 with any version of NumPy.
     """
-    # At least a tenth of a pixel, against division by nearly 0 (Detectron2, structures/masks.py).
+    # At least 0.1 pixels, to avoid a division by nearly 0 (Detectron2, structures/masks.py).
     scale_x, scale_y = (
         np.float32(side) / length if length >= 0.1 else side / 0.1
         for length in (box[2] - box[0], box[3] - box[1])
@@ -189,16 +189,16 @@ def draw(
     objects: Sequence[list[np.ndarray]],  # N lists of rings, at least one in each
     side: int,
 ) -> np.ndarray:  # (N, side, side) bool
-    """The union of each object's rings, as COCO's tools draw them.
+    """Rasterize the union of each object's rings with pycocotools.
 
-    By pycocotools at once: msbreg/data/run_lengths.py decodes with more care, which run lengths of
-    strangers need, in fifteen times the time.
+    msbreg/data/run_lengths.py also validates its input, which untrusted files need, but takes fifteen times
+    as long.
     """
     if not objects:
         return np.zeros((0, side, side), dtype=bool)
     runs = [codec.merge(codec.frPyObjects(rings, side, side)) for rings in objects]
     with warnings.catch_warnings():
-        # Of its arrays, whose __array__ knows no ``copy`` (NumPy 2).
+        # pycocotools' arrays do not implement the ``copy`` argument of __array__ (NumPy 2).
         warnings.filterwarnings("ignore", message="__array__", category=DeprecationWarning)
         return codec.decode(runs).transpose(2, 0, 1).astype(bool)
 
@@ -206,18 +206,18 @@ def draw(
 def mask_targets(
     polygons: Sequence[Polygons] | None,  # one entry per object
     bitmasks: Tensor | None,  # (G, H, W) bool
-    matched: Tensor,  # (R,) int64, object of each box
+    matched: Tensor,  # (R,) int64, index of each box's object
     boxes: Tensor,  # (R, 4)
     side: int,
 ) -> Tensor:  # (R, side, side) bool
-    """The masks that regions should get, from polygons, or from bitmaps where there are none."""
+    """The target mask of each region, from polygons if given and otherwise from bitmasks."""
     if polygons is not None:
         rings = [
             rings_in_box(polygons[index], box, side)
             for index, box in zip(matched.tolist(), boxes.cpu().numpy(), strict=True)
         ]
         return torch.from_numpy(draw(rings, side)).to(boxes.device)
-    assert bitmasks is not None, "the model checks that each sample has masks of one kind"
+    assert bitmasks is not None, "the model checks that each sample has masks"
     rois = torch.cat((matched[:, None].to(boxes.dtype), boxes), dim=1)
     pixels = bitmasks[:, None].to(boxes.device, torch.float32)
     return roi_align(pixels, rois, side, 1.0, 0, aligned=True).squeeze(1) >= 0.5
@@ -228,7 +228,7 @@ def mask_loss(
     labels: Tensor,  # (R,) in [0, K)
     targets: Tensor,  # (R, S, S) bool
 ) -> Tensor:  # ()
-    """Binary cross-entropy of the mask of the true class; 0 without objects."""
+    """Mean binary cross-entropy of the mask of the true class; 0 without objects."""
     if len(labels) == 0:
         return logits.sum() * 0
     own = logits[torch.arange(len(labels), device=labels.device), labels]
@@ -239,7 +239,7 @@ def mask_probabilities(
     logits: Tensor,  # (N, K, S, S)
     labels: Tensor,  # (N,)
 ) -> Tensor:  # (N, 1, S, S)
-    """The mask of the detected class."""
+    """Probabilities of the mask of the detected class."""
     index = torch.arange(len(labels), device=labels.device)
     return logits[index, labels][:, None].sigmoid()
 
@@ -249,11 +249,11 @@ def paste(
     boxes: Tensor,  # (N, 4), in pixels of the image
     size: Size,
 ) -> Tensor:  # (N, H, W) bool
-    """Masks in their boxes, sampled at the centers of pixels, at a threshold of 0.5."""
+    """Resample masks to their boxes, at pixel centers, and threshold them at 0.5."""
     height, width = size
     pasted = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
     if masks.device.type == "cpu":
-        for i in range(len(masks)):  # one by one, within the box only, is the fastest here
+        for i in range(len(masks)):  # the fastest way on the CPU: one by one, inside the box only
             x, y = _pixels_around(boxes[i], size)
             pasted[i, y, x] = _sample(masks[i : i + 1], boxes[i : i + 1], x, y)[0]
         return pasted
@@ -264,14 +264,14 @@ def paste(
 
 
 def _pixels_around(box: Tensor, size: Size) -> tuple[slice, slice]:
-    """Columns and rows of the pixels of a box, and one more on each side."""
+    """Columns and rows of a box with a margin of one pixel."""
     low = (box[:2].floor() - 1).clamp(min=0).int().tolist()
     high = (box[2:].ceil() + 1).int().tolist()
     return slice(low[0], min(high[0], size[1])), slice(low[1], min(high[1], size[0]))
 
 
 def _sample(masks: Tensor, boxes: Tensor, columns: slice, rows: slice) -> Tensor:
-    """(N, rows, columns) bool."""
+    """The masks at these pixels: (N, rows, columns) bool."""
     x0, y0, x1, y1 = boxes.split(1, dim=1)
     made = {"dtype": torch.float32, "device": masks.device}
     x = torch.arange(columns.start, columns.stop, **made) + 0.5  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Convolutions with their norm, the norms that Detectron2 names, and its two initializations."""
+"""Convolutions with a norm, the norms that Detectron2 supports, and its initializations."""
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,10 @@ from msbreg.run import distributed
 
 
 class FrozenBatchNorm(nn.Module):
-    """BatchNorm whose four vectors are constants.
+    """BatchNorm with constant statistics and affine parameters.
 
-    torchvision's multiplies and adds always; Detectron2's (layers/batch_norm.py) calls
-    ``F.batch_norm`` where no gradient is needed, and the two differ in the last bits.
+    torchvision's version always multiplies and adds. Detectron2's (layers/batch_norm.py) calls
+    ``F.batch_norm`` if no gradient is needed, which differs in the last bits; so does this one.
     """
 
     weight: Tensor
@@ -26,7 +26,7 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("weight", torch.ones(channels))
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
-        # So that a fresh one is the identity.
+        # So that a fresh layer is the identity.
         self.register_buffer("running_var", torch.ones(channels) - epsilon)
         self.register_buffer("num_batches_tracked", None)
 
@@ -37,16 +37,16 @@ class FrozenBatchNorm(nn.Module):
             )
         scale = self.weight * (self.running_var + self.epsilon).rsqrt()
         shift = self.bias - self.running_mean * scale
-        # In the type of x, which is bfloat16 under autocast.
+        # In the dtype of x, which is bfloat16 under autocast.
         scale = scale.reshape(1, -1, 1, 1).to(x.dtype)
         return x * scale + shift.reshape(1, -1, 1, 1).to(x.dtype)
 
 
 class NaiveSyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over all processes, each with equal weight, whatever the size of its images.
+    """BatchNorm over all processes, each with equal weight, independent of its image sizes.
 
-    MoCo's cards ask for it as ``naiveSyncBN``: less variance between runs than with SyncBN (its
-    detection/README.md). The variance kept is the biased one, as in Detectron2's.
+    ``naiveSyncBN`` in MoCo's configs, whose runs vary less with it than with SyncBN (MoCo,
+    detection/README.md). The running variance is the biased one, as in Detectron2's version.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,14 +68,14 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
 
 
 def build_norm(name: str, channels: int) -> nn.Module | None:
-    """The norm of that name in a config; none for the empty name."""
+    """The norm with this name in a config; None for the empty name."""
     if not name:
         return None
     if name == "GN":
-        return nn.GroupNorm(32, channels)  # groups: layers/batch_norm.py, get_norm
+        return nn.GroupNorm(32, channels)  # 32 groups: Detectron2, layers/batch_norm.py, get_norm
     kinds = {
         "BN": nn.BatchNorm2d,
-        "SyncBN": nn.SyncBatchNorm,  # on one process, plain BatchNorm
+        "SyncBN": nn.SyncBatchNorm,  # plain BatchNorm on one process
         "naiveSyncBN": NaiveSyncBatchNorm,
         "FrozenBN": FrozenBatchNorm,
     }
@@ -83,7 +83,7 @@ def build_norm(name: str, channels: int) -> nn.Module | None:
 
 
 class Conv(nn.Conv2d):
-    """A square convolution that keeps the size (for stride 1), then its norm."""
+    """A square convolution, padded to keep the size at stride 1, followed by a norm."""
 
     def __init__(
         self,
@@ -104,31 +104,31 @@ class Conv(nn.Conv2d):
 
 
 def fill_msra(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    """Normal, scaled for ReLU by the fan-out (fvcore's c2_msra_fill); a bias of zero."""
+    """Kaiming normal by fan-out, with zero bias (fvcore's c2_msra_fill)."""
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 def fill_xavier(layer: nn.Conv2d | nn.Linear) -> None:
-    """Uniform, scaled by the fan-in (fvcore's c2_xavier_fill, as Caffe2 understood it); no bias."""
+    """Caffe2's Xavier initialization: uniform, by fan-in, with zero bias (fvcore's c2_xavier_fill)."""
     nn.init.kaiming_uniform_(layer.weight, a=1)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 def fill_normal(layer: nn.Conv2d | nn.Linear, deviation: float) -> None:
-    """Normal with that standard deviation; a bias of zero."""
+    """Normal with this standard deviation, with zero bias."""
     nn.init.normal_(layer.weight, std=deviation)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """Take a module out of training: no parameter needs a gradient, each BatchNorm is a constant.
+    """Freeze a module: parameters get no gradient, and each BatchNorm becomes a FrozenBatchNorm.
 
     Returns:
-        The module; in place of a BatchNorm, a new one.
+        The module, or its replacement if it is a BatchNorm itself.
     """
     for parameter in module.parameters():
         parameter.requires_grad_(False)

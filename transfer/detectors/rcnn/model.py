@@ -1,4 +1,4 @@
-"""RCNN: samples to losses, or to detections in pixels of the stored images."""
+"""RCNN: maps samples to losses, or to detections in pixels of the stored images."""
 
 import torch
 from fvcore.common.config import CfgNode
@@ -17,11 +17,11 @@ from transfer.detectors.rcnn.roi_heads import Truth, build_heads
 
 
 class RCNN(nn.Module):
-    """Faster or Mask R-CNN, with Detectron2's names of parameters and buffers.
+    """Faster or Mask R-CNN with Detectron2's names of parameters and buffers.
 
-    ``model(samples)`` is in training mode a dict of scalar losses: loss_cls, loss_box_reg, loss_mask
-    (with masks), loss_rpn_cls and loss_rpn_loc, whose sum is to be minimized; in eval mode a list of
-    Detections, one per sample. Samples lie anywhere; they are moved to the model's device.
+    In training mode, ``model(samples)`` returns a dict of scalar losses to sum and minimize: loss_cls,
+    loss_box_reg, loss_mask (with masks), loss_rpn_cls and loss_rpn_loc. In eval mode it returns a list of
+    Detections, one per sample. Samples may be on any device; they are moved to the model's.
     """
 
     pixel_mean: Tensor
@@ -36,19 +36,19 @@ class RCNN(nn.Module):
         self.roi_heads = build_heads(config, channels, strides)
         for name in ("pixel_mean", "pixel_std"):
             value = torch.tensor(getattr(config.MODEL, name.upper())).view(-1, 1, 1)
-            # The config says them, so checkpoints do not.
+            # Not in checkpoints: the config states them.
             self.register_buffer(name, value, persistent=False)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return self.pixel_mean.device
 
     def forward(self, samples: list[Sample]) -> dict[str, Tensor] | list[Detections]:
         """Losses in training mode, detections in eval mode.
 
         Raises:
-            UserError: in training, a sample has no boxes, or no masks where the config wants some.
+            UserError: in training, a sample has no boxes, or no masks although MODEL.MASK_ON is True.
             FloatingPointError: in training, predictions are not finite.
         """
         images, sizes = self.prepare(samples)
@@ -57,7 +57,7 @@ class RCNN(nn.Module):
         objects = None if truths is None else [truth.boxes for truth in truths]
         regions, losses = self.proposal_generator(features, sizes, objects)
         if truths is not None:
-            # The heads' losses come first: the order in which they are summed.
+            # The order in which losses are summed: the heads' first.
             return self.roi_heads.losses(features, regions, truths) | losses
         found, masks = self.roi_heads.detect(features, regions)
         return [
@@ -66,10 +66,11 @@ class RCNN(nn.Module):
         ]
 
     def prepare(self, samples: list[Sample]) -> tuple[Tensor, list[Size]]:
-        """Normalized images in one batch, padded by zeros on the right and below.
+        """Normalize the images and batch them, zero-padded at the right and bottom.
 
         Returns:
-            (B, 3, H, W), sides a multiple of what the backbone asks for; and each image's own size.
+            (B, 3, H, W) images, with sides that are multiples of the backbone's divisor; and the size of
+            each image without padding.
         """
         images = [(s.image.to(self.device) - self.pixel_mean) / self.pixel_std for s in samples]
         sizes = [(image.shape[1], image.shape[2]) for image in images]
@@ -83,7 +84,7 @@ class RCNN(nn.Module):
     def truth(self, sample: Sample) -> Truth:
         """A sample's targets on the model's device."""
         if sample.boxes is None or sample.labels is None:
-            raise UserError(f"scene {sample.scene} is to be trained on, but has no boxes")
+            raise UserError(f"scene {sample.scene} has no boxes, but the model is in training mode")
         bitmasks = sample.bitmasks
         if not self.config.MODEL.MASK_ON:
             return Truth(sample.boxes.to(self.device), sample.labels.to(self.device))
@@ -106,9 +107,9 @@ def restore(
     size: Size,
     sample: Sample,
 ) -> Detections:
-    """Detections in pixels of the network's input to those of the stored image, with pasted masks.
+    """Convert detections from pixels of the network's input to the stored image, and paste masks.
 
-    Boxes that become empty when they are clipped to the image are left out.
+    Boxes that are empty after clipping to the image are dropped.
     """
     scale = torch.tensor([sample.width / size[1], sample.height / size[0]] * 2).to(found.boxes)
     boxes = clip_boxes_to_image(found.boxes * scale, (sample.height, sample.width))
@@ -120,13 +121,12 @@ def restore(
 
 
 def build_model(config: CfgNode) -> RCNN:
-    """A freshly initialized model on the CPU; ``weights.py`` puts trained weights in.
+    """A freshly initialized model on the CPU; ``weights.py`` loads trained weights.
 
-    With the global generator in the same state it has the weights that Detectron2's ``build_model``
-    gives.
+    For the same state of the global generator, the weights equal those of Detectron2's ``build_model``.
 
     Raises:
-        UserError: the config asks for something that is not implemented (``check_supported``).
+        UserError: a setting is not supported (``check_supported``).
     """
     check_supported(config)
     return RCNN(config)

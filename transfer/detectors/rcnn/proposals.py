@@ -25,7 +25,7 @@ from transfer.detectors.rcnn.regions import Regions, Size
 
 
 class ProposalHead(nn.Module):
-    """A feature map -> (B, A, H, W) logits of objectness and (B, A * 4, H, W) offsets."""
+    """Feature map (B, C, H, W) -> (B, A, H, W) objectness logits and (B, A * 4, H, W) offsets."""
 
     def __init__(self, channels: int, anchors: int) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class ProposalHead(nn.Module):
 
 
 def per_level(values: Sequence, levels: int) -> list:
-    """One entry for each level: the only one serves all."""
+    """One entry for each level; a single entry is repeated."""
     return list(values) * levels if len(values) == 1 else list(values)
 
 
 class ProposalNetwork(nn.Module):
-    """Proposes regions; in training, its two losses as well."""
+    """Proposes regions and, in training, computes its two losses."""
 
     def __init__(self, config: CfgNode, channels: dict[str, int], strides: dict[str, int]) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class ProposalNetwork(nn.Module):
             return self.propose(boxes, logits, sizes), losses
 
     def anchors(self, maps: list[Tensor]) -> list[Tensor]:
-        """(H * W * A, 4) for each level."""
+        """Anchors of each level: (H * W * A, 4)."""
         return [
             grid_anchors(
                 cell.to(feature.device), *feature.shape[-2:], stride=stride, offset=self.offset
@@ -103,17 +103,17 @@ class ProposalNetwork(nn.Module):
         offsets: list[Tensor],
         objects: list[Tensor],
     ) -> dict[str, Tensor]:
-        """Of objectness and of offsets; both are divided by the anchors asked for, not those found."""
+        """Losses of objectness and offsets, both divided by BATCH_SIZE_PER_IMAGE, even with fewer samples."""
         settings = self.settings
-        everywhere = torch.cat(anchors)
-        chosen = [self.targets(everywhere, boxes) for boxes in objects]
-        labels = torch.stack([label for label, _ in chosen])  # (B, N)
-        wanted = torch.stack(
-            [encode(everywhere, box, settings.BBOX_REG_WEIGHTS) for _, box in chosen]
+        all_anchors = torch.cat(anchors)
+        targets = [self.targets(all_anchors, boxes) for boxes in objects]
+        labels = torch.stack([label for label, _ in targets])  # (B, N)
+        target_offsets = torch.stack(
+            [encode(all_anchors, box, settings.BBOX_REG_WEIGHTS) for _, box in targets]
         )
         positive = labels == 1
         location = smooth_l1_sum(
-            torch.cat(offsets, dim=1)[positive], wanted[positive], settings.SMOOTH_L1_BETA
+            torch.cat(offsets, dim=1)[positive], target_offsets[positive], settings.SMOOTH_L1_BETA
         )
         valid = labels != IGNORE
         objectness = F.binary_cross_entropy_with_logits(
@@ -132,7 +132,7 @@ class ProposalNetwork(nn.Module):
         anchors: Tensor,  # (N, 4)
         objects: Tensor,  # (G, 4)
     ) -> tuple[Tensor, Tensor]:  # (N,), (N, 4)
-        """Labels, -1 where an anchor is not sampled, and the box that each anchor should become."""
+        """The label of each anchor (-1 if it is not sampled) and its target box."""
         settings = self.settings
         index, found = match(
             pairwise_iou(objects, anchors),
@@ -154,9 +154,9 @@ class ProposalNetwork(nn.Module):
         logits: list[Tensor],  # (B, N) for each level
         sizes: list[Size],
     ) -> list[Regions]:
-        """The best boxes of each level, then of all levels together after suppression in each.
+        """The highest-scoring boxes of each level, then of all levels after NMS within each.
 
-        Ranked by raw logits: sigmoids tie where they saturate. Proposals carry no gradient.
+        Boxes are ranked by logits, since sigmoids saturate to equal values. Proposals carry no gradient.
 
         Raises:
             FloatingPointError: in training, a prediction is not finite.
@@ -179,12 +179,12 @@ class ProposalNetwork(nn.Module):
     def _suppress(
         self, boxes: Tensor, scores: Tensor, levels: Tensor, size: Size, count: int
     ) -> Regions:
-        """Of one image: finite, clipped, large enough, not suppressed on its level, best ``count``."""
+        """Filter the boxes of one image: finite, clipped, large enough, NMS per level, at most ``count``."""
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
         if not finite.all():
             if self.training:
                 raise FloatingPointError(
-                    "the proposal network predicts infinite or undefined boxes or scores"
+                    "the proposal network predicts boxes or scores that are not finite"
                 )
             boxes, scores, levels = boxes[finite], scores[finite], levels[finite]
         boxes = clip_boxes_to_image(boxes, size)

@@ -1,4 +1,4 @@
-"""What passes between the parts: the regions of one image, what is detected in it, and pooling."""
+"""The regions of an image, the detections in it, and the pooling of features for regions."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ class Regions:
     """Regions of interest in one image.
 
     Attributes:
-        size: of the image, without padding.
+        size: size of the image without padding.
         boxes: (R, 4) float32, in pixels of the network's input.
-        labels: (R,) int64 in [0, K], K being background; None when testing.
-        targets: (R, 4), the box of each region's best object; the region's own where there is none.
-        matched: (R,) int64, index of that object in the image's ground truth.
+        labels: (R,) int64 in [0, K], where K is background; None at test time.
+        targets: (R, 4), box of each region's best object; the region's own box in images without objects.
+        matched: (R,) int64, index of this object in the image's ground truth.
     """
 
     size: Size
@@ -34,13 +34,13 @@ class Regions:
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector found in one image, best first.
+    """Detections in one image, best first.
 
     Attributes:
         boxes: (N, 4) float32 XYXY, in pixels of the image as stored.
         scores: (N,) float32 in [0, 1].
         labels: (N,) int64 in [0, K).
-        masks: (N, H, W) bool, of the stored image's size; None from a model without masks.
+        masks: (N, H, W) bool, in the size of the stored image; None from a model without masks.
     """
 
     boxes: Tensor
@@ -50,14 +50,15 @@ class Detections:
 
 
 class RegionPooler(nn.Module):
-    """Features of regions by ROIAlign, each from the level of the pyramid that suits its size."""
+    """Pools features of regions with ROIAlign, each from the pyramid level that matches its size."""
 
     def __init__(self, side: int, strides: list[int], sampling: int, *, aligned: bool) -> None:
-        """Args:
-        side: of the pooled features.
-        strides: of the levels, finest first.
-        sampling: points per bin and direction; 0 adapts to the size of the bin.
-        aligned: half-pixel correct (ROIAlignV2), or as in Detectron 1.
+        """
+        Args:
+            side: side of the pooled features.
+            strides: strides of the levels, finest first.
+            sampling: sampling points per bin and direction; 0 adapts to the size of the bin.
+            aligned: whether pixels are half-pixel aligned (ROIAlignV2), or as in Detectron 1.
         """
         super().__init__()
         self.side, self.strides, self.sampling, self.aligned = side, strides, sampling, aligned
@@ -84,13 +85,13 @@ class RegionPooler(nn.Module):
         return pooled
 
     def _pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
-        # In the type of the features, as Detectron2 does: under autocast boxes are rounded to it.
+        # In the dtype of the features, like Detectron2: autocast rounds the boxes to it.
         return roi_align(
             feature, rois.to(feature.dtype), self.side, 1.0 / stride, self.sampling, self.aligned
         )
 
     def _levels(self, boxes: Tensor) -> Tensor:
-        """Index of each region's level, from 0."""
+        """Index of each region's level; 0 is the finest."""
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         # 1e-8 inside the logarithm: Detectron2's poolers.py; torchvision adds its 1e-6 outside.
         level = torch.floor(CANONICAL_LEVEL + torch.log2(torch.sqrt(area) / CANONICAL_SIDE + 1e-8))

@@ -1,4 +1,4 @@
-"""What is done with regions: the C4 head (res5 shared by boxes and masks) and the head on a pyramid."""
+"""ROI heads: the C4 head (res5 shared by the box and mask branches) and the FPN head."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ from transfer.detectors.rcnn.layers import build_norm
 from transfer.detectors.rcnn.regions import Detections, RegionPooler, Regions
 
 EXTRA_NORM = "Res5ROIHeadsExtraNorm"
-"""MoCo's C4 head: one more norm behind res5 (moco, detection/train_net.py)."""
+"""MoCo's C4 head, with an extra norm after res5 (MoCo, detection/train_net.py)."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is in one image, on the model's device.
+    """Ground truth of one image, on the model's device.
 
     Attributes:
         boxes: (G, 4), in pixels of the network's input.
@@ -47,7 +47,7 @@ class Truth:
 
 @torch.no_grad()
 def choose(regions: Regions, truth: Truth, config: CfgNode) -> Regions:
-    """Regions to train on, objects first: labeled by overlap and sampled, true boxes among them."""
+    """Sample regions to train on, objects first; true boxes are added to the proposals if configured."""
     settings = config.MODEL.ROI_HEADS
     boxes = regions.boxes
     if settings.PROPOSAL_APPEND_GT:
@@ -74,7 +74,7 @@ def choose(regions: Regions, truth: Truth, config: CfgNode) -> Regions:
 
 
 def foreground(regions: Regions, classes: int) -> Tensor:
-    """(R,) bool: which regions are objects."""
+    """Which regions are objects: (R,) bool."""
     assert regions.labels is not None
     return (regions.labels != -1) & (regions.labels != classes)
 
@@ -99,7 +99,7 @@ def loss_of_masks(
     objects: list[Regions],
     truths: list[Truth],
 ) -> dict[str, Tensor]:
-    """Over the objects of all images."""
+    """The mask loss over the objects of all images."""
     side = logits.shape[-1]
     targets = [
         mask_targets(truth.polygons, truth.bitmasks, region.matched, region.boxes, side)
@@ -112,7 +112,7 @@ def loss_of_masks(
 
 
 Masks = list[Tensor] | None
-"""(N, 1, S, S) probabilities for each image's detections; None without a mask branch."""
+"""(N, 1, S, S) mask probabilities for each image's detections; None without a mask branch."""
 
 
 def _pooler(settings: CfgNode, strides: list[int]) -> RegionPooler:
@@ -125,7 +125,7 @@ def _pooler(settings: CfgNode, strides: list[int]) -> RegionPooler:
 
 
 class RegionHeads(nn.Module):
-    """Common to both heads: which regions are trained on, and the order of the branches."""
+    """Base class of both heads: samples regions and defines the order of the branches."""
 
     mask_head: MaskHead | None
 
@@ -148,23 +148,23 @@ class RegionHeads(nn.Module):
     def losses_of(
         self, maps: list[Tensor], chosen: list[Regions], truths: list[Truth]
     ) -> dict[str, Tensor]:
-        """The losses of regions that were chosen."""
+        """The losses of the sampled regions."""
         raise NotImplementedError
 
     def detect(
         self, features: dict[str, Tensor], regions: list[Regions]
     ) -> tuple[list[Detections], Masks]:
-        """Detections in pixels of the input, and their masks inside their boxes."""
+        """Detections in pixels of the network's input, and the masks inside their boxes."""
         raise NotImplementedError
 
     def masks_of(self, logits: Tensor, found: list[Detections]) -> list[Tensor]:
-        """Each image's share of the masks."""
+        """Mask probabilities of the detections, split by image."""
         labels = torch.cat([d.labels for d in found])
         return list(mask_probabilities(logits, labels).split([len(d.labels) for d in found]))
 
 
 class Res5Heads(RegionHeads):
-    """C4 (ResNet paper, arXiv 1512.03385, appendix A): res5 on each pooled region serves all branches."""
+    """C4 head: all branches share res5 on each pooled region (ResNet, arXiv 1512.03385, appendix A)."""
 
     def __init__(self, config: CfgNode, channels: dict[str, int], strides: dict[str, int]) -> None:
         super().__init__(config, strides)
@@ -204,7 +204,7 @@ class Res5Heads(RegionHeads):
 
 
 class StandardHeads(RegionHeads):
-    """On a pyramid: each branch pools for itself."""
+    """FPN head: each branch pools its own features."""
 
     def __init__(self, config: CfgNode, channels: dict[str, int], strides: dict[str, int]) -> None:
         super().__init__(config, strides)
@@ -244,6 +244,6 @@ class StandardHeads(RegionHeads):
 def build_heads(
     config: CfgNode, channels: dict[str, int], strides: dict[str, int]
 ) -> Res5Heads | StandardHeads:
-    """The heads that MODEL.ROI_HEADS.NAME says."""
+    """The heads that MODEL.ROI_HEADS.NAME selects."""
     kind = StandardHeads if config.MODEL.ROI_HEADS.NAME == "StandardROIHeads" else Res5Heads
     return kind(config, channels, strides)

@@ -1,9 +1,9 @@
-"""Weights into a detector, every tensor accounted for: of a backbone, or of a whole detector.
+"""Load a backbone or a whole detector into a model of either engine; every tensor is accounted for.
 
-Names are Detectron2's, in our models as in its own, so all of this serves both. A backbone's names
-are the ends of the detector's (detectron2/checkpoint/c2_model_loading.py): ``res5.0.conv1.weight`` goes to
-``roi_heads.res5`` in a C4 model and to ``backbone.bottom_up.res5`` under a pyramid. Detectron2 only warns of
-what fits nowhere; here it is an error unless the tables below expect it.
+Both engines use Detectron2's names. A backbone's names are suffixes of the detector's
+(detectron2/checkpoint/c2_model_loading.py): ``res5.0.conv1.weight`` goes to ``roi_heads.res5`` in a C4 model
+and to ``backbone.bottom_up.res5`` with a pyramid. Detectron2 only warns about tensors that do not match;
+here they are an error unless they are listed below.
 """
 
 from collections.abc import Mapping
@@ -25,27 +25,27 @@ FRESH = {
     "roi_heads.box_head.*": "the box head is trained with the detector",
     "roi_heads.box_predictor.*": "the predictors are trained with the detector",
     "roi_heads.mask_head.*": "the mask head is trained with the detector",
-    "roi_heads.res5.norm.*": "the extra norm of the C4 head is in no backbone",
+    "roi_heads.res5.norm.*": "backbones do not have the extra norm of the C4 head",
 }
-"""Parts that no backbone has -> why they start fresh."""
+"""Parts that backbones do not have -> why they keep their initial weights."""
 
-# Detectron2 builds the C4 head of three bottlenecks at every depth. With a ResNet-18 or -34, its loader
-# copies the tensors of basic blocks whose name and shape happen to match into that head, between others
-# that keep their initial values. Here the whole head keeps its initial values.
-SHALLOW_C4 = "the C4 head is of bottlenecks, the backbone's last stage of basic blocks"
+# Detectron2's C4 head has three bottlenecks at every depth. For a ResNet-18 or -34, its loader copies those
+# tensors of the basic blocks whose names and shapes happen to match into this head; the others keep their
+# initial values. Here the whole head keeps its initial values.
+SHALLOW_C4 = "the C4 head has bottlenecks, the backbone's last stage has basic blocks"
 COUNTERS = "a counter, which norms with fixed momentum do not use"
-PIXELS = "the config says it"
+PIXELS = "the config states it"
 OLD_ANCHORS = "anchors are computed"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of each tensor.
+    """What happened to each tensor.
 
     Attributes:
-        taken: number of the detector's tensors that come from the source.
-        fresh: reason -> the detector's tensors that stay as initialized.
-        left_out: reason -> the source's tensors that have no place.
+        taken: number of the detector's tensors that were loaded from the source.
+        fresh: reason -> the detector's tensors that keep their initial values.
+        left_out: reason -> the source's tensors that were not used.
     """
 
     taken: int
@@ -54,7 +54,7 @@ class Loaded:
 
 
 def is_detector(state: Mapping[str, object]) -> bool:
-    """Whether a state is a whole detector's, under Detectron2's names."""
+    """Whether a state dict is that of a whole detector, with Detectron2's names."""
     return any(key.startswith("roi_heads.box_predictor.") for key in state)
 
 
@@ -63,17 +63,17 @@ def place_backbone(
     state: Mapping[str, Tensor],
     source: Path | str,
 ) -> Loaded:
-    """Put a backbone into a detector, in place.
+    """Load a backbone into a detector, in place.
 
     Args:
-        model: of either engine.
-        state: in Detectron2's names without prefix (``stem.conv1.weight``, ``res2.0.conv1.norm.bias``); from
-            torchvision's names by ``msbreg.checkpoints.layouts.names.to_dialect(state, detectron2)``.
-        source: named in errors.
+        model: a detector of either engine.
+        state: under Detectron2's names without prefix (``stem.conv1.weight``, ``res2.0.conv1.norm.bias``);
+            ``msbreg.checkpoints.layouts.names.to_dialect(state, detectron2)`` converts torchvision's names.
+        source: for error messages.
 
     Raises:
-        UserError: a tensor of the backbone or of the source is left over, of another shape or not
-            finite; the message lists the difference.
+        UserError: a tensor is missing, left over, not finite or has another shape; the message lists the
+            differences.
     """
     own = model.state_dict()
     shallow = "roi_heads.res5.0.conv1.weight" in own and "res5.0.conv3.weight" not in state
@@ -105,14 +105,14 @@ def place_backbone(
 
 
 def _ending(key: str, names: Mapping[str, Tensor]) -> str | None:
-    """The longest name that the key ends in, at a dot."""
+    """The longest of the names that is a suffix of the key, split at dots."""
     parts = key.split(".")
     endings = (".".join(parts[i:]) for i in range(len(parts)))
     return next((ending for ending in endings if ending in names), None)
 
 
 def _why_fresh(key: str, shallow: bool) -> str | None:
-    """Why a tensor of the detector may be missing; None where it may not."""
+    """Why a tensor of the detector may be missing; None if it must be loaded."""
     for pattern, reason in FRESH.items():
         if fnmatchcase(key, pattern):
             return reason
@@ -127,14 +127,14 @@ def place_detector(
     state: Mapping[str, Tensor],
     source: Path | str,
 ) -> Loaded:
-    """Put a whole detector's weights into one of the same config, in place; names must be equal.
+    """Load the weights of a whole detector into one with the same config, in place.
 
     Args:
-        state: of our model, or of Detectron2's (the entry ``model`` of its checkpoints, old ones, too).
+        state: state dict of our model or of Detectron2's (``model`` in its checkpoints, also in old ones).
 
     Raises:
-        UserError: a tensor is missing, left over, of another shape or not finite (the message lists
-            the difference), or the state says other PIXEL_MEAN or PIXEL_STD than the config.
+        UserError: a tensor is missing, left over, not finite or has another shape (the message lists the
+            differences), or PIXEL_MEAN or PIXEL_STD differ from the config.
     """
     own = model.state_dict()
     fresh: dict[str, list[str]] = {}
@@ -163,10 +163,10 @@ def _check_pixels(config: CfgNode, key: str, value: Tensor, source: Path | str) 
     wanted = torch.tensor(config.MODEL[key.upper()])
     found = value.flatten().to(wanted.dtype)
     if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=0, atol=0.01):
-        shown = [round(number, 3) for number in found.tolist()]
+        trained = [round(number, 3) for number in found.tolist()]
         raise UserError(
-            f"{source} was trained with {name} {shown}; the config says {wanted.tolist()}.\n"
-            f'Give: {name} "{shown}" (and look at INPUT.FORMAT)'
+            f"{source} was trained with {name} {trained}; the config has {wanted.tolist()}.\n"
+            f'Give: {name} "{trained}" (and check INPUT.FORMAT)'
         )
 
 

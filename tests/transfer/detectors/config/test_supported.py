@@ -1,4 +1,4 @@
-"""What the engine of torchvision's parts says of settings that it cannot follow."""
+"""Messages of the torchvision engine about unsupported settings."""
 
 import re
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_every_setting_is_limited_or_depends_on_a_limited_one_or_is_read():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_cases_held_against_detectron2_are_supported(case):
+def test_the_cases_compared_with_detectron2_are_supported(case):
     check_supported(config_of(case))
 
 
@@ -73,7 +73,7 @@ def test_the_cards_are_supported(card):
     check_supported(read_config(card))
 
 
-def test_norms_and_depths_of_the_table_are_those_that_can_be_built():
+def test_norms_and_depths_in_the_table_can_be_built():
     for name in NORMS:
         assert build_norm(name, 32)(torch.zeros(2, 32, 1, 1)).shape == (2, 32, 1, 1)
     assert tuple(BLOCKS) == DEPTHS
@@ -104,12 +104,12 @@ def changed(*overrides):
         (["MODEL.ROI_HEADS.IOU_LABELS", [0, -1, 1]], ["MODEL.ROI_HEADS.IOU_THRESHOLDS"]),
         (["MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64]]], ["ANCHOR_GENERATOR.SIZES", "or 1"]),
         (["MODEL.PIXEL_STD", [1.0]], ["MODEL.PIXEL_STD"]),
-        ([*FPN, "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p4"]], ["without a gap"]),
+        ([*FPN, "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p4"]], ["consecutive levels"]),
         ([*FPN, "MODEL.RPN.IN_FEATURES", ["p3", "p2"]], ["finest first"]),
         ([*FPN, "MODEL.ROI_HEADS.NAME", "Res5ROIHeads"], ["['res4']"]),
     ],
 )
-def test_what_is_not_implemented_is_named_with_what_is(overrides, words):
+def test_unsupported_values_are_named_with_the_supported_ones(overrides, words):
     with pytest.raises(UserError) as caught:
         build_model(changed(*overrides))
     for word in words:
@@ -139,7 +139,7 @@ def test_all_unsupported_settings_are_listed_at_once():
         ("MODEL.ANCHOR_GENERATOR.SIZES", ["[]", "[32]", "[['a']]", "[[32, -1]]", "[[]]"]),
     ],
 )
-def test_values_that_no_detector_has_are_named_before_anything_is_built(key, values):
+def test_values_out_of_range_are_named_before_anything_is_built(key, values):
     for value in values:
         with pytest.raises(UserError, match=f"invalid settings:\n  {key} is .*; expected "):
             check_run(changed(key, value))

@@ -1,4 +1,4 @@
-"""Detectron2's yaml without Detectron2: what merges, what is refused, and in which words."""
+"""Reading Detectron2's yaml without Detectron2: merging, rejected files, and error messages."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def test_an_empty_section_leaves_the_defaults(tmp_path):
     assert config.is_frozen()
 
 
-def test_a_base_is_relative_to_its_file_and_gives_way_to_it(tmp_path):
+def test_a_base_is_relative_to_its_file_which_overrides_it(tmp_path):
     (tmp_path / "bases").mkdir()
     write(tmp_path / "bases", "first.yaml", "SOLVER: {BASE_LR: 0.5, MAX_ITER: 7}\n")
     write(tmp_path / "bases", "second.yaml", "_BASE_: first.yaml\nSOLVER: {MAX_ITER: 8}\n")
@@ -33,14 +33,14 @@ def test_a_base_is_relative_to_its_file_and_gives_way_to_it(tmp_path):
     assert (config.SOLVER.BASE_LR, config.SOLVER.MAX_ITER, config.SEED) == (0.5, 8, 4)
 
 
-def test_of_several_bases_the_last_wins(tmp_path):
+def test_the_last_of_several_bases_wins(tmp_path):
     write(tmp_path, "one.yaml", "SEED: 1\nVIS_PERIOD: 1\n")
     write(tmp_path, "two.yaml", "SEED: 2\n")
     config = read_config(write(tmp_path, "a.yaml", "_BASE_: [one.yaml, two.yaml]\n"))
     assert (config.SEED, config.VIS_PERIOD) == (2, 1)
 
 
-def test_the_public_voc_card_of_pixpro_reads_as_it_is(tmp_path):
+def test_pixpros_published_voc_config_is_read_unchanged(tmp_path):
     """Its keys and ways: no VERSION, tuples as strings, an extra norm."""
     write(
         tmp_path,
@@ -116,9 +116,9 @@ def test_the_public_voc_card_of_pixpro_reads_as_it_is(tmp_path):
         ("VERSION: 1", [], ["VERSION 1"]),
         ("_BASE_: b.yaml", [], ["no such file", "b.yaml", "_BASE_ of"]),
         ("_BASE_: a.yaml", [], ["its own base"]),
-        ("- 1", [], ["has no settings (a yaml mapping) but a list of 1"]),
+        ("- 1", [], ["is not a yaml mapping of settings, but a list of 1"]),
         ("A: [", [], ["not plain yaml"]),
-        ("SEED: !!python/object/apply:eval ['1']", [], ["SEED (line 1) is Python code", "not run"]),
+        ("SEED: !!python/object/apply:eval ['1']", [], ["SEED (line 1) is Python code", "never run"]),
         ("SEED: 2021-13-45", [], ["SEED is '2021-13-45'", "expected int"]),
         ("SEED: !!timestamp 2021-13-45", [], ["not plain yaml", "month"]),
         ("SEED: 0b", [], ["SEED"]),
@@ -142,7 +142,7 @@ def test_the_public_voc_card_of_pixpro_reads_as_it_is(tmp_path):
         ("_BASE_: [[a]]", [], ["_BASE_ is a list of 1; expected a file name"]),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, text, overrides, words):
+def test_invalid_settings_are_named(tmp_path, text, overrides, words):
     path = write(tmp_path, "a.yaml", text + "\n")
     with pytest.raises(UserError) as caught:
         read_config(path, overrides)
@@ -155,21 +155,21 @@ def test_a_missing_file_is_named(tmp_path):
         read_config(tmp_path / "card.yaml")
 
 
-def test_an_alias_bomb_is_refused_without_expanding_it(tmp_path):
-    """331 bytes that stand for 10^10 values: minutes and gigabytes if they are built or shown."""
+def test_an_alias_bomb_is_rejected_without_expanding_it(tmp_path):
+    """331 bytes that expand to 10^10 values, which would take minutes and gigabytes."""
     lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x,x]"]
     lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
-    with pytest.raises(UserError, match="more than 20000 values once its aliases are expanded"):
+    with pytest.raises(UserError, match="more than 20000 values after expanding aliases"):
         read_config(write(tmp_path, "a.yaml", "\n".join(lines) + "\n"))
 
 
-def test_aliases_of_a_usual_size_are_read(tmp_path):
+def test_ordinary_aliases_are_read(tmp_path):
     text = "MODEL: {RPN: {IN_FEATURES: &f [res4]}, ROI_HEADS: {IN_FEATURES: *f}}\n"
     assert read_config(write(tmp_path, "a.yaml", text)).MODEL.ROI_HEADS.IN_FEATURES == ["res4"]
 
 
-def test_a_diamond_of_bases_is_read_once_a_file(tmp_path):
-    """2^25 readings, were each file read as often as it is named."""
+def test_each_file_of_a_diamond_of_bases_is_read_once(tmp_path):
+    """Would take 2^25 reads if each file were read as often as it is named."""
     write(tmp_path, "0.yaml", "SEED: 5\n")
     for n in range(1, 26):
         write(tmp_path, f"{n}.yaml", f"_BASE_: [{n - 1}.yaml, {n - 1}.yaml]\nVIS_PERIOD: {n}\n")
@@ -177,7 +177,7 @@ def test_a_diamond_of_bases_is_read_once_a_file(tmp_path):
     assert (config.SEED, config.VIS_PERIOD) == (5, 25)
 
 
-def test_a_long_chain_of_bases_is_refused(tmp_path):
+def test_a_long_chain_of_bases_is_rejected(tmp_path):
     write(tmp_path, "0.yaml", "SEED: 5\n")
     for n in range(1, 2000):
         write(tmp_path, f"{n}.yaml", f"_BASE_: {n - 1}.yaml\n")
@@ -187,11 +187,11 @@ def test_a_long_chain_of_bases_is_refused(tmp_path):
 
 def test_a_section_in_place_of_a_value_of_the_base_is_named(tmp_path):
     write(tmp_path, "b.yaml", "SEED: 5\n")
-    with pytest.raises(UserError, match="does not fit its _BASE_: 'SEED' is a section here"):
+    with pytest.raises(UserError, match="contradicts its _BASE_: 'SEED' is a section here"):
         read_config(write(tmp_path, "a.yaml", "_BASE_: b.yaml\nSEED: {A: 1}\n"))
 
 
-def test_retinanet_is_named_where_its_file_has_python_code(tmp_path):
+def test_an_unsupported_architecture_is_reported_before_python_code(tmp_path):
     """As in Detectron2's Base-RetinaNet.yaml."""
     text = """
         MODEL:
@@ -203,12 +203,12 @@ def test_retinanet_is_named_where_its_file_has_python_code(tmp_path):
         read_config(write(tmp_path, "a.yaml", text))
     for words in (
         "MODEL.META_ARCHITECTURE is 'RetinaNet', which is not supported",
-        "MODEL.ANCHOR_GENERATOR.SIZES (line 5) is Python code, !!python/object/apply:eval, which is not",
+        "MODEL.ANCHOR_GENERATOR.SIZES (line 5) is Python code, !!python/object/apply:eval, which is never",
     ):
         assert words in str(caught.value)
 
 
-def test_the_configuration_is_read_and_checked_without_torch():
+def test_reading_and_checking_a_config_does_not_import_torch():
     code = (
         "import sys; from transfer.detectors.config.yaml_file import default_config; "
         "from transfer.detectors.config.supported import check_run, check_supported; "

@@ -1,4 +1,4 @@
-"""Boxes, anchors, matching and sampling on values that can be worked out by hand."""
+"""Boxes, anchors, matching and sampling on values that can be computed by hand."""
 
 import math
 
@@ -29,7 +29,7 @@ WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 # ---- Boxes.
 
 
-def test_anchors_go_by_size_and_then_by_ratio_and_are_not_rounded():
+def test_anchors_are_ordered_by_size_then_ratio_and_not_rounded():
     anchors = cell_anchors([32, 64], [0.5, 1.0])
     sides = anchors[:, 2:] - anchors[:, :2]
     root = math.sqrt(2)
@@ -59,7 +59,7 @@ def test_decoding_undoes_encoding_for_each_class():
     assert torch.allclose(both[:, 4:], first, atol=1e-4)
 
 
-def test_a_predicted_side_grows_to_62_5_times_the_source_at_most():
+def test_a_predicted_side_is_at_most_62_5_times_the_source():
     box = decode(torch.tensor([[0.0, 0, 1e9, 1e9]]), torch.tensor([[0.0, 0, 4, 4]]), WEIGHTS)
     assert torch.allclose(box[0, 2:] - box[0, :2], torch.tensor([250.0, 250.0]))
 
@@ -72,7 +72,7 @@ def test_decoding_bfloat16_offsets_is_done_in_float32():
     assert torch.equal(boxes, decode(offsets.float(), source, WEIGHTS))
 
 
-def test_overlap_and_its_degenerate_case():
+def test_iou_and_its_degenerate_case():
     boxes = torch.tensor([[0.0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 5, 5]])
     wanted = torch.tensor([[1.0, 1 / 3, 0], [1 / 3, 1, 0], [0, 0, 0]])
     assert torch.allclose(pairwise_iou(boxes, boxes), wanted)
@@ -102,7 +102,7 @@ def test_labels_by_threshold_closed_below():
     assert labels.tolist() == [0, -1, 1, 0]
 
 
-def test_the_best_box_of_an_object_is_positive_whatever_its_overlap():
+def test_the_best_box_of_an_object_is_positive_at_any_iou():
     index, labels = match(IOU, [0.3, 0.7], [0, -1, 1], low_quality=True)
     # Box 1 is the best of object 1 (0.3), though its own best object is 0.
     assert labels.tolist() == [0, 1, 1, 0]
@@ -114,7 +114,7 @@ def test_ties_for_an_object_are_all_positive():
     assert match(iou, [0.3, 0.7], [0, -1, 1], low_quality=True)[1].tolist() == [1, 1, 0]
 
 
-def test_without_objects_all_is_background():
+def test_without_objects_everything_is_background():
     index, labels = match(torch.zeros(0, 3), [0.3, 0.7], [0, -1, 1], low_quality=True)
     assert index.tolist() == [0, 0, 0]
     assert labels.tolist() == [0, 0, 0]
@@ -124,7 +124,7 @@ def test_without_objects_all_is_background():
     ("objects", "background", "wanted"),
     [(20, 20, (4, 12)), (2, 20, (2, 14)), (20, 5, (4, 5)), (0, 3, (0, 3))],
 )
-def test_sampling_fills_up_with_background_but_not_with_objects(objects, background, wanted):
+def test_missing_objects_are_replaced_by_background_but_not_vice_versa(objects, background, wanted):
     labels = torch.cat(
         (torch.arange(objects) % 3, torch.full((background,), 3), torch.full((4,), -1))
     )
@@ -177,13 +177,13 @@ def proposals(boxes, logits, *overrides):
 FIRST, SECOND, THIRD = [0.0, 0, 10, 10], [20.0, 0, 30, 10], [0.0, 40, 30, 50]
 
 
-def test_proposals_are_ranked_by_logits_where_sigmoids_are_one_and_the_same():
+def test_proposals_are_ranked_by_logits_where_sigmoids_saturate():
     boxes, logits = [[FIRST, SECOND, THIRD]], [[30.0, 40, 35]]
     assert proposals(boxes, logits) == [SECOND, THIRD, FIRST]
     assert proposals(boxes, logits, "MODEL.RPN.PRE_NMS_TOPK_TEST", 1) == [SECOND]
 
 
-def test_proposals_suppress_each_other_on_their_own_level_only():
+def test_nms_of_proposals_is_per_level():
     shifted = [0.5, 0, 10.5, 10]
     assert proposals([[FIRST, shifted]], [[1.0, 2]]) == [shifted]
     assert proposals([[FIRST], [shifted]], [[1.0], [2]]) == [shifted, FIRST]
@@ -199,7 +199,7 @@ def test_proposals_are_clipped_and_empty_or_infinite_ones_are_dropped():
     assert proposals(boxes, [[1.0, 2, 3]]) == [[0, 90, 20, 100]]
 
 
-def test_the_losses_of_proposals_are_over_the_anchors_asked_for_not_those_found():
+def test_proposal_losses_are_divided_by_the_configured_number_of_anchors():
     losses = []
     for count in (100_000, 200_000):  # more than there are
         config = config_of("fpn-r18-boxes", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", count)
@@ -210,7 +210,7 @@ def test_the_losses_of_proposals_are_over_the_anchors_asked_for_not_those_found(
         assert losses[0][name].item() == pytest.approx(2 * losses[1][name].item(), rel=1e-5)
 
 
-def test_a_detection_has_to_be_above_the_score_threshold_and_the_best_of_its_class():
+def test_detections_are_above_the_score_threshold_and_survive_nms():
     config = config_of("fpn-r18-boxes", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.25)
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60], [0, 60, 10, 70]])
     scores = torch.full((4, 6), 1e-9)

@@ -33,7 +33,7 @@ def passed(norm: nn.Module, rank: int, processes: int) -> dict[str, torch.Tensor
     }
 
 
-def test_two_processes_are_one_with_the_joined_batch(tmp_path):
+def test_two_processes_equal_one_with_the_joined_batch(tmp_path):
     assert run_pair(__name__, tmp_path) == [0, 0]
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     whole = passed(nn.BatchNorm2d(3), 0, 1)

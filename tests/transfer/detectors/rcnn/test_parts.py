@@ -1,4 +1,4 @@
-"""Norms, pooling, masks and the whole detector on values that can be worked out by hand."""
+"""Norms, pooling, masks and the whole detector on values that can be computed by hand."""
 
 import math
 
@@ -45,7 +45,7 @@ def test_a_fresh_frozen_norm_is_the_identity():
     assert torch.allclose(FrozenBatchNorm(3)(x), x, atol=1e-6)
 
 
-def test_freezing_stops_at_the_stage_that_the_config_says():
+def test_freezing_stops_at_the_configured_stage():
     model = build_model(config_of("fpn-r18-freeze-bn"))  # FREEZE_AT 3: stem, res2 and res3
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     below = {name for name in trained if ".stem." in name or ".res2." in name or ".res3." in name}
@@ -90,20 +90,20 @@ def test_regions_of_several_images_read_their_own_image():
 SQUARE = np.array([10.0, 10, 20, 10, 20, 20, 10, 20])
 
 
-def test_a_polygon_is_drawn_in_the_grid_of_the_box():
+def test_a_polygon_is_rasterized_in_the_grid_of_its_box():
     box = np.array([10, 0, 30, 20], dtype=np.float32)
     (mask,) = draw([rings_in_box([SQUARE], box, 4)], 4)
     assert mask.astype(int).tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
 
 
-def test_rings_are_joined_and_a_box_without_area_is_no_error():
+def test_rings_are_merged_and_a_box_without_area_is_accepted():
     other = SQUARE + 10
     (mask,) = draw([rings_in_box([SQUARE, other], np.array([10, 10, 30, 30], np.float32), 4)], 4)
     assert mask.sum() == 8
     rings_in_box([SQUARE], np.array([10, 10, 10, 10], np.float32), 4)
 
 
-def test_targets_from_bitmaps_are_those_from_polygons():
+def test_mask_targets_from_bitmasks_equal_those_from_polygons():
     bitmap = torch.zeros(1, 40, 40, dtype=torch.bool)
     bitmap[:, 10:20, 10:20] = True
     boxes = torch.tensor([[10.0, 0, 30, 20], [5, 5, 25, 25]])
@@ -113,7 +113,7 @@ def test_targets_from_bitmaps_are_those_from_polygons():
     assert torch.equal(from_bitmap, from_polygon)
 
 
-def test_the_mask_loss_looks_at_the_true_class_alone():
+def test_the_mask_loss_depends_on_the_true_class_only():
     logits = torch.zeros(2, 3, 2, 2)
     logits[0, 1] = 50.0
     logits[1, 2] = -50.0
@@ -122,7 +122,7 @@ def test_the_mask_loss_looks_at_the_true_class_alone():
     assert mask_loss(logits, torch.tensor([0, 0]), targets) == pytest.approx(math.log(2))
 
 
-def test_a_pasted_mask_fills_its_box_and_no_more():
+def test_a_pasted_mask_fills_exactly_its_box():
     box = torch.tensor([[4.0, 2.0, 12.0, 6.0]])
     pasted = paste(torch.ones(1, 1, 28, 28), box, (10, 16))
     wanted = torch.zeros(10, 16, dtype=torch.bool)
@@ -152,7 +152,7 @@ def test_detections_are_scaled_clipped_and_dropped_when_empty():
     assert restored.masks.shape == (2, 192, 224)
 
 
-def test_images_are_normalized_and_padded_by_zeros_to_the_divisor():
+def test_images_are_normalized_and_zero_padded_to_the_divisor():
     config = config_of("fpn-r18-mask")
     images, sizes = build_model(config).prepare(batch_of(config))
     assert images.shape == (2, 3, 128, 160)
@@ -170,7 +170,7 @@ def test_c4_pads_to_the_largest_image_only():
     assert images.shape == (2, 3, 128, 144)
 
 
-def test_a_model_with_masks_wants_samples_with_masks():
+def test_a_model_with_masks_requires_samples_with_masks():
     config = config_of("fpn-r18-mask")
     boxes_only = batch_of(config_of("fpn-r18-boxes"))
     with pytest.raises(UserError, match=r"scene 0 has no masks.*MODEL.MASK_ON"):
@@ -181,7 +181,7 @@ def test_predictions_that_are_not_finite_stop_training():
     config = config_of("fpn-r18-boxes")
     model = build_model(config).train()
     nn.init.constant_(model.proposal_generator.rpn_head.anchor_deltas.bias, math.nan)
-    with pytest.raises(FloatingPointError, match="infinite or undefined boxes or scores"):
+    with pytest.raises(FloatingPointError, match="boxes or scores that are not finite"):
         model(batch_of(config))
 
 

@@ -1,4 +1,4 @@
-"""Weights into a detector: what is placed where, what stays fresh and why, and what is refused."""
+"""Loading weights into a detector: what is loaded, what keeps its initial values, what is rejected."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def place_of(name, *, c4):
         ),
     ],
 )
-def test_each_tensor_of_a_backbone_is_in_its_place(case, arch, overrides):
+def test_every_tensor_of_a_backbone_is_loaded(case, arch, overrides):
     model = build_model(config_of(case, *overrides))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     state = state_of(arch)
@@ -60,13 +60,13 @@ def test_each_tensor_of_a_backbone_is_in_its_place(case, arch, overrides):
     assert fresh == set(after) - set(places)
 
 
-def test_fresh_parts_are_named_with_their_reason():
+def test_fresh_parts_are_listed_by_reason():
     loaded = place_backbone(build_model(config_of("c4-extra-norm")), state_of("resnet50"), "a.pth")
     reason = next(why for why, keys in loaded.fresh.items() if "roi_heads.res5.norm.bias" in keys)
     assert "extra norm" in reason
 
 
-def test_counters_have_no_place_in_frozen_norms():
+def test_frozen_norms_have_no_counters():
     loaded = place_backbone(
         build_model(config_of("fpn-r50-frozen-bgr")), state_of("resnet50"), "a.pth"
     )
@@ -76,7 +76,7 @@ def test_counters_have_no_place_in_frozen_norms():
     assert loaded.taken == 265
 
 
-def test_the_c4_head_of_a_shallow_network_starts_fresh_as_a_whole():
+def test_the_whole_c4_head_of_a_shallow_network_keeps_its_initial_weights():
     model = build_model(config_of("c4-r18-mask"))
     before = {k: v.clone() for k, v in model.roi_heads.res5.state_dict().items()}
     loaded = place_backbone(model, state_of("resnet18"), "a.pth")
@@ -95,7 +95,7 @@ def test_the_c4_head_of_a_shallow_network_starts_fresh_as_a_whole():
         (lambda s: s["res2.0.conv1.weight"].fill_(torch.nan), ["not finite", "res2.0.conv1"]),
     ],
 )
-def test_what_does_not_fit_is_listed(change, words):
+def test_mismatched_tensors_are_listed(change, words):
     model = build_model(config_of("fpn-r18-mask"))
     state = state_of("resnet18")
     change(state)
@@ -105,12 +105,12 @@ def test_what_does_not_fit_is_listed(change, words):
         assert word in str(caught.value)
 
 
-def test_another_backbone_is_refused():
+def test_a_different_backbone_is_rejected():
     with pytest.raises(UserError, match="wrong shape"):
         place_backbone(build_model(config_of("fpn-r18-mask")), state_of("resnet50"), "a.pth")
 
 
-def test_a_whole_detector_goes_in_unchanged():
+def test_a_whole_detector_is_loaded_unchanged():
     config = config_of("fpn-r18-mask")
     state = build_model(config).state_dict()
     other = build_model(config)
@@ -121,7 +121,7 @@ def test_a_whole_detector_goes_in_unchanged():
     assert not is_detector(state_of("resnet18"))
 
 
-def test_what_old_checkpoints_of_detectron2_hold_besides_is_left_out():
+def test_obsolete_entries_of_old_detectron2_checkpoints_are_left_out():
     config = config_of("fpn-r50-frozen-bgr")
     model = build_model(config)
     state = model.state_dict() | {
@@ -135,7 +135,7 @@ def test_what_old_checkpoints_of_detectron2_hold_besides_is_left_out():
     assert sum(map(len, loaded.left_out.values())) == 4
 
 
-def test_counters_that_a_file_lacks_stay_as_they_are():
+def test_counters_that_are_missing_in_a_file_are_unchanged():
     config = config_of("fpn-r18-mask")
     model = build_model(config)
     state = {k: v for k, v in model.state_dict().items() if not k.endswith("tracked")}
@@ -143,7 +143,7 @@ def test_counters_that_a_file_lacks_stay_as_they_are():
     assert loaded.taken == len(state)
 
 
-def test_a_detector_that_saw_other_pixels_is_refused_with_the_key_to_set():
+def test_a_detector_with_another_normalization_is_rejected_with_the_key_to_set():
     config = config_of("fpn-r18-mask")
     model = build_model(config)
     state = model.state_dict() | {"pixel_std": torch.ones(3, 1, 1)}
@@ -151,7 +151,7 @@ def test_a_detector_that_saw_other_pixels_is_refused_with_the_key_to_set():
         place_detector(model, config, state, "a.pth")
 
 
-def test_a_detector_of_another_config_is_refused():
+def test_a_detector_with_another_config_is_rejected():
     config = config_of("fpn-r18-mask")
     state = build_model(config).state_dict()
     other = config_of("fpn-r18-mask", "MODEL.ROI_HEADS.NUM_CLASSES", 6)

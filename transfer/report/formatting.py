@@ -1,4 +1,4 @@
-"""How values are written on the page and in Markdown."""
+"""Formatting of values for the HTML page and for Markdown."""
 
 import json
 import re
@@ -8,20 +8,20 @@ from markupsafe import Markup
 
 from msbreg.run.config import flat
 
-MOST = 600  # characters of one text from a record
+MAX_LENGTH = 600  # characters of a text from a record
 
 
 def escaped(value: Any) -> str:
-    """Text that Markdown, its tables and the HTML in it show as it is: the filter of every expression."""
-    if isinstance(value, Markup):  # made by this package from escaped parts
+    """Escape text for Markdown, its tables and the HTML in it; applied to every expression."""
+    if isinstance(value, Markup):  # made in this package from escaped parts
         return value
     text = re.sub(r"\s+", " ", str(value)).replace("&", "&amp;")
     text = text.replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"[\\`*|\[\]~#$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
 
 
-def cut(value: Any, most: int = MOST) -> str:
-    """The text, with its middle left out where it is long."""
+def cut(value: Any, most: int = MAX_LENGTH) -> str:
+    """The value as text, with its middle left out if it is longer than ``most`` characters."""
     text = str(value)
     if len(text) <= most:
         return text
@@ -48,17 +48,17 @@ def duration(seconds: float) -> str:
 
 
 def points(value: float) -> str:
-    """A signed difference, with a minus sign as wide as the plus sign."""
+    """A difference with its sign; the minus sign is as wide as the plus sign."""
     return f"{value:+.1f}".replace("-", "−")
 
 
 def number(value: Any) -> str:
-    """A number with separated thousands, four digits if it is not whole; other values as text."""
+    """A number with thousands separators, floats with four significant digits; other values as text."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return cut(value, 120)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
-def listed(items: list[Any], most: int) -> tuple[list[Any], int]:
-    """The first items, and how many are left out."""
+def first_items(items: list[Any], most: int) -> tuple[list[Any], int]:
+    """The first ``most`` items, and the number of the remaining ones."""
     return items[:most], max(0, len(items) - most)
