@@ -22,11 +22,15 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
+# One untrained twin: with more, transfer/suite.py --random-seeds 3 shows the spread over seeds.
 demo: install ## Pre-train on the embedded digits, convert, evaluate against the untrained twin, report
+	@echo "1/3 Pre-training on the embedded digits; completed runs in $(RUNS) are skipped"
 	$(BIN)/python pretrain/run.py --config configs/digits_msbreg.yaml --output $(RUNS)/pretrain --finished skip
+	@echo "2/3 Converting the backbone to Detectron2's layout, with a certificate"
 	$(BIN)/python tools/convert_to_d2.py $(RUNS)/pretrain/checkpoint.pth --overwrite
-	$(BIN)/python transfer/suite.py --checkpoint $(RUNS)/pretrain/checkpoint.pth --output $(RUNS) \
-		--detectors '[digits_voc_c4, digits_coco_fpn]'
+	@echo "3/3 Evaluating it against its untrained twin; look at $(RUNS)/report/report.html meanwhile"
+	$(BIN)/python transfer/suite.py --checkpoint $(RUNS)/pretrain/checkpoint.pth --output $(RUNS) --data digits \
+		--random-seeds 1 --detectors '[digits_voc_c4, digits_coco_fpn]'
 
 test: install ## Run the tests (what CI runs)
 	$(BIN)/python -m pytest --numprocesses auto

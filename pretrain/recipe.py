@@ -141,7 +141,7 @@ class Config:
     """Folder for checkpoint.pth, record.json, curve.jsonl, log.txt and TensorBoard's files."""
     arch: str = "resnet18-narrow"
     """Name of the backbone."""
-    epochs: int = 8
+    epochs: int = 2
     """Passes over the images (A14: 320 on ImageNet-100 in §7.1, 300 in §10 and on the poster)."""
     batch_size: int = 64
     """Images per step, over all processes."""

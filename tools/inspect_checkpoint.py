@@ -69,8 +69,8 @@ from rich.console import Console
 from rich.table import Table
 
 from msbreg.backbones.spec import Normalization
-from msbreg.checkpoints.layouts.match import seen
-from tools.checkpoint_facts import Facts, Question, facts_of, families
+from msbreg.checkpoints.layouts.match import describe_input
+from tools.checkpoint_facts import Facts, Request, facts_of, families
 
 Row = tuple[str, ...]
 Section = tuple[str, list[Row]]  # a title and the cells below it; the first column is a label
@@ -109,7 +109,7 @@ def _network(layout: Facts) -> Iterator[Row]:
     yield "taken", f"{layout['encoder']} ({layout['why']})"
     yield "also in the file", ", ".join(others) or "nothing else"
     yield "architecture", f"{layout['arch']}, {layout['tensors']} tensors"
-    yield "input", seen(Normalization(**layout["normalization"]))
+    yield "input", describe_input(Normalization(**layout["normalization"]))
     yield "stride 2 in", f"the {layout['stride']} convolutions"
     for note in layout["notes"]:
         yield "note", note
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             header = tuple(rows[0])
             show([("Known layouts", [header, *(tuple(r.values()) for r in rows)])], console)
         return 0
-    question = Question(
+    question = Request(
         path=options.file.expanduser(),
         encoder=options.encoder,
         family=options.family,

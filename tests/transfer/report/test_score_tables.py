@@ -131,7 +131,9 @@ def test_different_training_images_get_a_footnote(tmp_path):
             "val": {"images": 500, "fingerprint": "bb"},
         }
         write_knn(tmp_path / str(number), 60.0, network(number), data=data)
-    assert 'different images: train.fingerprint = "y" (the rest: "x")' in only_table(tmp_path)[1]["a"]
+    assert (
+        'different images: train.fingerprint = "y" (the rest: "x")' in only_table(tmp_path)[1]["a"]
+    )
 
 
 def test_the_footnote_omits_settings_that_are_not_part_of_the_protocol(tmp_path):

@@ -118,7 +118,11 @@ def test_pixpros_published_voc_config_is_read_unchanged(tmp_path):
         ("_BASE_: a.yaml", [], ["its own base"]),
         ("- 1", [], ["is not a yaml mapping of settings, but a list of 1"]),
         ("A: [", [], ["not plain yaml"]),
-        ("SEED: !!python/object/apply:eval ['1']", [], ["SEED (line 1) is Python code", "never run"]),
+        (
+            "SEED: !!python/object/apply:eval ['1']",
+            [],
+            ["SEED (line 1) is Python code", "never run"],
+        ),
         ("SEED: 2021-13-45", [], ["SEED is '2021-13-45'", "expected int"]),
         ("SEED: !!timestamp 2021-13-45", [], ["not plain yaml", "month"]),
         ("SEED: 0b", [], ["SEED"]),
