@@ -86,8 +86,8 @@ def extract(
             )
         except UnreadableImage as error:
             raise UnreadableImage(
-                f"{str(error).rstrip('.')}.\nA score over part of a split is not comparable: fix the file, or remove it "
-                "from the data set for every method that you compare."
+                f"{str(error).rstrip('.')}.\nA score over part of a split is not comparable: fix the file, "
+                "or remove it from the data set for every method that you compare."
             ) from error
         log.info("features of %s: %d images at %.0f images/s", label, len(source), progress.rate)
     features = Features(x, hashed.contents)
