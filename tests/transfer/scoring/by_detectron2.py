@@ -1,4 +1,4 @@
-"""Detectron2's VOC evaluator on our scenes, and the numbers that it gave, kept in frozen/voc.json.
+"""Detectron2's VOC evaluator on our scenes, and its numbers, recorded in frozen/voc.json.
 
 python -m tests.transfer.scoring.by_detectron2        # writes the file anew
 """
