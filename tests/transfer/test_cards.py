@@ -1,4 +1,4 @@
-"""The published detection cards against their protocols, a table of its own beside the yaml.
+"""The published detection cards compared with their protocols, which are a separate table here.
 
 Values are those that the papers and their repositories print: MoCo (arXiv 1911.05722, detection/configs
 of facebookresearch/moco), SwAV (arXiv 2006.09882, A.5), Barlow Twins (arXiv 2103.03230, C.2),
@@ -107,7 +107,7 @@ C4: dict[str, Any] = {
     "MODEL.ROI_MASK_HEAD.NUM_CONV": 0,
     "MODEL.ROI_MASK_HEAD.NORM": "",
 }
-# Two fully connected layers and four convolutions, none with a norm: MoCo's maintainer
+# Two fully connected layers and four convolutions, all without a norm: MoCo's maintainer
 # (github.com/facebookresearch/moco/issues/34), and VISSL's R50_FPNv2.
 FPN: dict[str, Any] = {
     "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
@@ -168,7 +168,7 @@ def value_of(config: Any, key: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Lists for tuples: yaml may say either."""
+    """Convert tuples to lists; yaml may contain either."""
     return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 

@@ -155,7 +155,7 @@ def test_the_digest_changes_exactly_with_the_protocol(card, tmp_path):
 
 @pytest.fixture
 def passes(monkeypatch) -> list[tuple[str, int, bool, bool]]:
-    """Each pass of a detector: for what, images, in bfloat16, with weights in channels_last."""
+    """Each forward pass of a detector: purpose, images, whether in bfloat16, and in channels_last."""
     seen = []
     forward = RCNN.forward
 
@@ -399,7 +399,7 @@ def test_two_processes_train_one_detector_and_warn_about_local_batchnorm(card, t
     assert process.returncode == 0, message
     record = read_record(tmp_path / "run")
     assert record["processes"] == 2
-    assert any("each process's own" in warning for warning in record["warnings"])
+    assert any("its own BatchNorm statistics" in warning for warning in record["warnings"])
     checkpoint = str(tmp_path / "run" / "checkpoint.pth")
     alone = run(new_config(card, tmp_path / "alone", checkpoint=checkpoint, eval_only=True))
     assert alone == {key: record["results"][key] for key in alone}

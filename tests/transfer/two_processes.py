@@ -39,7 +39,7 @@ class Still(nn.Module):
 
 
 def trained(model: nn.Module, plan: Plan, folder: Path, **options: Any) -> dict[str, Any]:
-    """This process's part of batches of four images; what it then holds, and had when it evaluated."""
+    """Train on this process's part of batches of four images; save the state at the end and at evaluations."""
     looked: list[dict[str, Tensor]] = []
     optimizer = build_optimizer(config(folder, "SOLVER.BASE_LR", "0.05"), model)
     solver = Solver(optimizer, lambda iteration: [0.05] * len(optimizer.param_groups))

@@ -70,7 +70,7 @@ def mapped(scene, settings, seed, *, sized_boxes, training=True):
 
 def mapped_entry(given, settings, seed, *, training=True):
     """What Detectron2 makes of its dictionary when its global generator starts from ``seed``."""
-    before = np.random.get_state()  # noqa: NPY002 - the generator that Detectron2 draws from
+    before = np.random.get_state()  # noqa: NPY002 - the generator that Detectron2 uses
     try:
         np.random.seed(seed)  # noqa: NPY002
         with warnings.catch_warnings():

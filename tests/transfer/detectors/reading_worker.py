@@ -1,4 +1,4 @@
-"""One of two processes that read images until one of them cannot; started by test_batches.py."""
+"""One of two processes that read images until one process fails; started by test_samples.py."""
 
 import sys
 from pathlib import Path

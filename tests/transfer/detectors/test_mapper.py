@@ -57,7 +57,7 @@ def draw_scene(folder, rng, number, *, masks="polygon"):
             mask = draw_runs(rng, height, width)
         box, label = draw_box(rng, height, width), int(rng.integers(0, 20))
         instances.append(Instance(box, label, mask, crowd=rng.random() < 0.2))
-    if number % 5 == 0:  # nothing is left of a box that lies beyond the border
+    if number % 5 == 0:  # a box outside the image is clipped to nothing
         instances.append(Instance((-1.0, 2.0, 0.0, 9.0), 3, draw_polygons(rng, height, width)))
     return Scene(number, file, height, width, tuple(instances))
 
@@ -144,7 +144,7 @@ def test_exif_rotation_and_testing_samples_are_detectron2s(tmp_path, orientation
     assert torch.equal(testing_sample(scene, SMALL).image, theirs["image"])
 
 
-# Written by samples that Detectron2 0.6 (02b5c4e2) had been found equal to.
+# Hashes of samples that were equal to those of Detectron2 0.6 (02b5c4e2).
 FROZEN = {
     ("polygon", 1): "21ddb14e5531318b",
     ("polygon", 4): "4268fbda01f04f0b",

@@ -32,7 +32,7 @@ class Both(nn.Module):
 
 
 class Detector(nn.Module):
-    """Finds nothing, whatever its heads say."""
+    """Detects nothing, independent of its heads."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Run:
-    """One call of ``train`` on a folder, and what it called."""
+    """A call of ``train`` in a folder, which records the hooks that it calls."""
 
     def __init__(
         self, folder: Path, training: DetectorTraining, stop_at: int | None = None
@@ -50,7 +50,7 @@ class Run:
     def evaluate(self, iteration: int) -> dict | None:
         self.evaluated.append(iteration)
         self.training.model.eval()
-        torch.rand(100)  # as an evaluation that draws random numbers
+        torch.rand(100)  # like an evaluation that uses random numbers
         return None
 
     def __call__(self, plan: Plan) -> "Run":
@@ -204,7 +204,7 @@ def test_precise_statistics_are_those_of_all_pixels(cfg, tmp_path):
     assert not torch.allclose(model.norm.running_var, torch.ones(4), atol=1e-3)
 
 
-def batch_pixels(model: Toy, batch) -> torch.Tensor:  # (N, 4) what the norm layer sees
+def batch_pixels(model: Toy, batch) -> torch.Tensor:  # (N, 4) inputs of the norm layer
     with torch.no_grad():
         images = torch.stack([s.image for s in batch]).float() / 255
         return model.conv(images).flatten(2).transpose(1, 2).reshape(-1, 4)

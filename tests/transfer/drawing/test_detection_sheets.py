@@ -32,7 +32,7 @@ def drawn(tmp_path):
 
 
 def one(tmp_path, objects, boxes, size=(100, 60)):
-    """A gray image with cats, and what was found in it."""
+    """A gray image with cats, and detections in it."""
     file = tmp_path / "cat.png"
     Image.new("RGB", size, (90, 90, 90)).save(file)
     scenes = Scenes("cats", ("cat",), (Scene("a", file, size[1], size[0], tuple(objects)),))
@@ -94,7 +94,7 @@ def test_boxes_are_drawn_at_their_coordinates(tmp_path):
     )
     sheet = np.array(detection_sheet(scenes, predictions))[22:]  # below the heading
     rows, columns = np.nonzero((sheet[..., :3] == GREEN).all(-1))
-    inside = rows > 20  # the word above the box is green, too
+    inside = rows > 20  # the label above the box is also green
     scale = 224 / 100
     assert columns.min() == pytest.approx(25 * scale, abs=1)
     assert columns.max() == pytest.approx(75 * scale - 1, abs=1)
@@ -107,7 +107,7 @@ def test_labels_do_not_cover_a_picture_with_many_boxes(tmp_path, count, named):
     scenes, predictions = one(tmp_path, objects, [objects[0].box])
     plain = np.array(detection_sheet(scenes, predictions))[:, :224]  # the truth
     renamed = np.array(detection_sheet(replace(scenes, classes=("lion",)), predictions))[:, :224]
-    end = 22 + 130  # below are words about the detection
+    end = 22 + 130  # the caption is below
     assert (plain[:end] != renamed[:end]).any() == named
 
 

@@ -105,7 +105,7 @@ def test_fits_that_do_not_converge_are_counted_without_a_warning():
     draw = np.random.default_rng(4)
     features = draw.standard_normal((60, 2))
     labels = draw.choice([1, -1], (60, 1))
-    # Noise at a huge cost: none of 3 folds and the refit reaches the tolerance.
+    # Noise and a huge cost: neither the 3 folds nor the refit converge.
     assert fit_svm(features, labels, costs=(1e9,)).unconverged == 4
     assert fit_svm(features, labels, costs=(1e-3,)).unconverged == 0
 

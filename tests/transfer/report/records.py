@@ -21,7 +21,7 @@ ENVIRONMENT = {
 
 
 def write_record(folder: Path, **content: Any) -> Path:
-    """A record in a new folder; the arguments replace what is in it."""
+    """Write a record to a new folder; arguments replace its entries."""
     folder.mkdir(parents=True)
     config = content.get("config", {})
     record = {

@@ -54,7 +54,7 @@ BESIDE = (
 
 @pytest.fixture
 def runs(tmp_path):
-    """A run of every kind with all its files, and one run that stays as it is."""
+    """A run of every kind with all its files, and one run that is not changed."""
     folder = tmp_path / "runs"
     write_pretraining(folder / "pretrain")
     write_neighbors(write_knn(folder / "knn", 60.0, network()), tmp_path / "images")

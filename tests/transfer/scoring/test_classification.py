@@ -121,7 +121,7 @@ def test_a_perfect_ranking_has_average_precision_100(ranking):
 
 def test_the_standard_error_is_the_deviation_over_repeated_samples():
     shares = np.random.default_rng(2).binomial(500, 0.7, 20_000) / 5
-    # 20,000 draws estimate a deviation to 1 / sqrt(2 * 20,000) = 0.5 %; four times that.
+    # 20,000 samples estimate a deviation within 1 / sqrt(2 * 20,000) = 0.5 %; four times that.
     assert standard_error(70, 500) == pytest.approx(shares.std(), rel=0.02)
 
 

@@ -87,7 +87,7 @@ def test_scores_equal_detectron2s_evaluator(tmp_path, kind):
 
 
 def by_detectron2(folder, scenes, predictions):
-    """Give what Detectron2's COCOEvaluator says, with the official pycocotools behind it."""
+    """Scores of Detectron2's COCOEvaluator with the official pycocotools."""
     import torch
 
     with warnings.catch_warnings():
@@ -239,7 +239,7 @@ def test_unusual_annotations_score_like_in_pycocotools(tmp_path):
     expected = [100 * value if value > -1 else np.nan for value in reference.stats]
     np.testing.assert_array_equal(list(ours.values()), expected)
     assert ours["AP"] > 0
-    detection_sheet(scenes, found)  # and they can be drawn
+    detection_sheet(scenes, found)  # can also be drawn
 
 
 def test_an_object_without_a_ring_still_counts_as_an_object(tmp_path):

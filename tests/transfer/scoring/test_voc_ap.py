@@ -19,7 +19,7 @@ ABSENT = "Detectron2 is not installed; its frozen numbers are compared instead"
 
 
 def one_scene(objects, boxes, scores=None, classes=("cat",)):
-    """A scene of cats and what was found in it; boxes are ours: 0-based, edges exclusive."""
+    """A scene of cats with detections; boxes are 0-based with exclusive edges."""
     scene = Scene("a", Path("a.jpg"), 100, 100, tuple(objects))
     boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
     scores = np.linspace(0.9, 0.5, len(boxes)) if scores is None else np.array(scores)
@@ -85,7 +85,7 @@ def test_voc_ap_equals_numbers_recorded_from_detectron2_bit_for_bit():
 @pytest.mark.parametrize("seed", range(20))
 def test_rounding_equals_printing_and_parsing(seed):
     rng = np.random.default_rng(seed)
-    # Halves of the last decimal too: printing rounds the exact number, halves to even.
+    # Includes halves of the last decimal: printing rounds the exact number, halves to even.
     values = np.concatenate([rng.uniform(0, 1, 200), (rng.integers(0, 2000, 50) + 0.5) / 16])
     values = values.astype(np.float32).astype(np.float64)
     thousandths = [float(f"{v:.3f}") for v in values]
@@ -116,7 +116,7 @@ def test_a_second_detection_of_an_object_is_a_miss():
 
 
 def test_a_detection_only_matches_its_nearest_object():
-    # Both boxes lie nearest to the first object; the second object would be free, at IoU 0.82.
+    # The first object is nearest to both boxes; the second is unmatched, at IoU 0.82.
     first, second = Instance((0, 0, 10, 10), 0), Instance((0, 0, 10, 9), 0)
     boxes = [(0, 0, 10, 10), (0, 0, 10, 10)]
     assert ap50(*one_scene([first, second], boxes)) == pytest.approx(50)
@@ -157,7 +157,7 @@ def test_stable_ties_do_not_depend_on_the_sort():
     scenes = voc_scenes(rng, 100, 2012)
     predictions = predict(rng, scenes, tied=True)
     rules = VocRules("area", ties="stable", rounding=False)
-    # Falling by less than any difference of scores, what is stable becomes distinct.
+    # Make equal scores distinct in stable order, by less than any difference of scores.
     nudged, step = [], 0
     for p in predictions:
         lower = step + np.arange(len(p.scores))
