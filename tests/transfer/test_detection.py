@@ -506,5 +506,5 @@ def test_the_folder_of_another_run_is_not_overwritten(card, done, tmp_path):
     with pytest.raises(UserError, match="contains a run of knn, this is detection"):
         run(new_config(card, output))
     (output / "record.json").unlink()
-    with pytest.raises(UserError, match="without the record of its run"):
+    with pytest.raises(UserError, match="record.json is missing from that folder"):
         run(new_config(card, output))

@@ -39,7 +39,7 @@ class Still(nn.Module):
 
 
 def trained(model: nn.Module, plan: Plan, folder: Path, **options: Any) -> dict[str, Any]:
-    """Train on this process's part of batches of four images; save the state at the end and at evaluations."""
+    """Train on this process's part of batches of 4 images; return the final and evaluated states."""
     looked: list[dict[str, Tensor]] = []
     optimizer = build_optimizer(config(folder, "SOLVER.BASE_LR", "0.05"), model)
     solver = Solver(optimizer, lambda iteration: [0.05] * len(optimizer.param_groups))
