@@ -400,8 +400,8 @@ def test_without_data_the_embedded_digits_are_announced(tmp_path, checkpoint, mo
     record = read_record(tmp_path / "run")
     assert record["config"]["data"] == "digits"
     assert "EMBEDDED DIGITS" in record["warnings"][0]
-    knn.run(knn.Config(**settings | {"output": tmp_path / "said"}))
-    assert read_record(tmp_path / "said")["warnings"] == []
+    knn.run(knn.Config(**settings | {"output": tmp_path / "explicit"}))
+    assert read_record(tmp_path / "explicit")["warnings"] == []
 
 
 def test_the_first_line_names_checkpoint_and_data(tmp_path, data, checkpoint, capsys):
@@ -466,6 +466,6 @@ def test_user_errors_give_one_message(tmp_path, data, checkpoint, capsys, script
     with pytest.raises(SystemExit) as end, exit_codes():
         protocol.run(*parse(protocol.Config, options + flags.split()))
     assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert words in output
+    assert "Traceback" not in output

@@ -65,7 +65,7 @@ def test_two_processes_train_the_same_weights_and_curve_as_one_with_the_joined_b
 
 
 def test_both_processes_evaluate_with_the_statistics_of_the_first(toys):
-    first, second = (toy["norm"]["looked"] for toy in toys)
+    first, second = (toy["norm"]["evaluated"] for toy in toys)
     assert len(first) == len(second) == 1
     assert not torch.equal(first[0]["norm.running_var"], torch.ones(4))
     assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])

@@ -40,7 +40,7 @@ class Still(nn.Module):
 
 def trained(model: nn.Module, plan: Plan, folder: Path, **options: Any) -> dict[str, Any]:
     """Train on this process's part of batches of 4 images; return the final and evaluated states."""
-    looked: list[dict[str, Tensor]] = []
+    evaluated: list[dict[str, Tensor]] = []
     optimizer = build_optimizer(config(folder, "SOLVER.BASE_LR", "0.05"), model)
     solver = Solver(optimizer, lambda iteration: [0.05] * len(optimizer.param_groups))
 
@@ -50,7 +50,7 @@ def trained(model: nn.Module, plan: Plan, folder: Path, **options: Any) -> dict[
         return (batch[begin : begin + share] for batch in batches(first))
 
     def evaluate(iteration: int) -> None:
-        looked.append({name: value.clone() for name, value in model.named_buffers()})
+        evaluated.append({name: value.clone() for name, value in model.named_buffers()})
 
     training = DetectorTraining(
         model,
@@ -60,17 +60,17 @@ def trained(model: nn.Module, plan: Plan, folder: Path, **options: Any) -> dict[
         **options,
     )
     state = fit(training, shares(0), plan, folder, evaluate=evaluate)
-    return {"weights": model.state_dict(), "rows": state.curve, "looked": looked}
+    return {"weights": model.state_dict(), "rows": state.curve, "evaluated": evaluated}
 
 
 def still(folder: Path, accumulate: int) -> dict[str, Any]:
-    """Six steps without a draw."""
+    """Six steps without random numbers."""
     torch.manual_seed(0)
     return trained(Still(), Plan(steps=6, row_every=20), folder, accumulate=accumulate)
 
 
 def with_batch_norm(folder: Path) -> dict[str, Any]:
-    """Two steps, and statistics of each process's own images."""
+    """Two steps, with statistics of each process's own images."""
     torch.manual_seed(0)
     return trained(Toy(), Plan(steps=2, row_every=20), folder, precise_bn=3)
 

@@ -55,8 +55,8 @@ def test_curves_are_an_svg_that_follows_the_color_scheme(drawn):
     assert "prefers-color-scheme:dark" in text
     assert "currentColor" in text
     for row in scores.table():
-        shown = "no objects" if not row["objects"] else f"AP {row['AP']:.1f}"
-        assert f">{row['class']}: {shown}</text>" in text
+        result = "no objects" if not row["objects"] else f"AP {row['AP']:.1f}"
+        assert f">{row['class']}: {result}</text>" in text
 
 
 def test_equal_scores_give_equal_bytes(drawn):
@@ -76,16 +76,16 @@ def test_many_classes_have_as_many_plots(drawn):
 
 def test_a_hit_is_blue_next_to_the_green_ground_truth(tmp_path):
     cats = one(tmp_path, [Instance((20, 10, 60, 50), 0)], [(20, 10, 60, 48)])
-    shown = colors(detection_sheet(*cats))
-    assert {GREEN, BLUE} <= shown
-    assert ORANGE not in shown
+    used_colors = colors(detection_sheet(*cats))
+    assert {GREEN, BLUE} <= used_colors
+    assert ORANGE not in used_colors
 
 
 def test_a_miss_is_orange(tmp_path):
     cats = one(tmp_path, [Instance((20, 10, 60, 50), 0)], [(70, 10, 90, 48)])
-    shown = colors(detection_sheet(*cats))
-    assert {GREEN, ORANGE} <= shown
-    assert BLUE not in shown
+    used_colors = colors(detection_sheet(*cats))
+    assert {GREEN, ORANGE} <= used_colors
+    assert BLUE not in used_colors
 
 
 def test_boxes_are_drawn_at_their_coordinates(tmp_path):

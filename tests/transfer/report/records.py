@@ -181,9 +181,10 @@ def write_pretraining(folder: Path, *, epochs: int = 3, **content: Any) -> Path:
     config |= {"batch_size": 32, "views": 2, "lambda_s": 0.004, "lambda_b": 0.5, "seed": 0}
     config |= {"diagnostics": {"least_std": 0.1, "least_rank": 2.0}}
     write_record(folder, kind="pretrain", config=config, **content)
-    look = {"std": 0.8, "effective_rank": 40.0, "alignment": 1.0, "uniformity": -1.5}
+    diagnostics = {"std": 0.8, "effective_rank": 40.0, "alignment": 1.0, "uniformity": -1.5}
     rows: list[dict[str, Any]] = [
-        {"epoch": e, "step": 10 * e, "knn_top1": 20.0 + e, "spectrum": [0.5, 0.1, 0.01]} | look
+        {"epoch": e, "step": 10 * e, "knn_top1": 20.0 + e, "spectrum": [0.5, 0.1, 0.01]}
+        | diagnostics
         for e in range(epochs + 1)
     ]
     for row in rows[1:]:
