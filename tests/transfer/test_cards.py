@@ -14,13 +14,13 @@ import pytest
 from tests.transfer.boxes_data import CARDS
 from transfer.detectors.config.yaml_file import read_config
 
-# What all six share: MoCo's detection/configs, and Detectron2's defaults.
+# Common to all six: MoCo's detection/configs, and Detectron2's defaults.
 SHARED: dict[str, Any] = {
     "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
     "MODEL.RESNETS.DEPTH": 50,
     "MODEL.BACKBONE.FREEZE_AT": 0,  # everything is trained
     "MODEL.RESNETS.NORM": "SyncBN",  # MoCo at its first release; PixPro; VISSL
-    "MODEL.RESNETS.STRIDE_IN_1X1": False,  # the weights are of torchvision's layout
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,  # the weights have torchvision's layout
     "MODEL.RESNETS.NUM_GROUPS": 1,
     "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
     "MODEL.RESNETS.RES5_DILATION": 1,

@@ -24,7 +24,7 @@ KILLED_AFTER = 6  # of eight iterations; a row of the curve is of all eight
 
 
 class Still(nn.Module):
-    """Draws nothing, and no image sees another: a batch in shares has the gradient of the whole."""
+    """Uses no random numbers and treats images separately: split batches give the same gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def with_batch_norm(folder: Path) -> dict[str, Any]:
 
 
 def asked(card: Path, output: Path) -> Config:
-    """Both processes pass their two images one by one."""
+    """Both processes split their two images into two parts."""
     return Config(
         config=card,
         output=output,
@@ -88,7 +88,7 @@ def asked(card: Path, output: Path) -> Config:
 
 
 def killed_after_a_checkpoint(card: Path, output: Path) -> None:
-    """Both processes are killed, as by the kernel, between two rows of the curve."""
+    """Both processes are killed between two rows of the curve."""
     save = Checkpoint.save
 
     def save_and_die(checkpoint: Checkpoint, trainable: Trainable, state: State) -> None:

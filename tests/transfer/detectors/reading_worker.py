@@ -17,7 +17,7 @@ from transfer.detectors.samples import training_batches
 
 
 class Blind(nn.Module):
-    """Finds nothing."""
+    """Detects nothing."""
 
     def forward(self, samples):
         nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))

@@ -17,7 +17,7 @@ SETTINGS = MapperSettings(train_sizes=(96, 128, 160), train_longest=200)
 
 
 def registered(read, *arguments):
-    """Their dictionaries; pycocotools, which they read with, prints."""
+    """Detectron2's dictionaries, without the output that pycocotools prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         return read(*arguments)
 

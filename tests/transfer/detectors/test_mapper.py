@@ -82,19 +82,19 @@ def draw_settings(rng, masks):
 
 
 def drawn(folder, number, masks="polygon"):
-    """A scene and settings, all of it a function of the number."""
+    """A scene and settings, determined by the number."""
     rng = np.random.default_rng([number, {"polygon": 0, "bitmask": 1}[masks]])
     return draw_scene(folder, rng, number, masks=masks), draw_settings(rng, masks)
 
 
 def ours_of(scene, settings, number):
-    """Boxes with sizes, as COCO's, for even numbers; with corners, as VOC's, for odd ones."""
+    """Whether boxes have sizes, as in COCO (even numbers), or corners, as in VOC (odd numbers)."""
     random = np.random.RandomState(number)
     return training_sample(scene, settings, random, sized_boxes=number % 2 == 0)
 
 
 def digest(sample):
-    """Sixteen hexadecimal digits of everything in a sample."""
+    """Hash of a sample: sixteen hexadecimal digits."""
     parts = [sample.image.numpy(), sample.boxes.numpy(), sample.labels.numpy()]
     parts += [ring for rings in sample.polygons or () for ring in rings]
     parts += [] if sample.bitmasks is None else [sample.bitmasks.numpy()]

@@ -50,7 +50,7 @@ def batches(scenes, count, *, first=0, workers=0, rank=0, world=1, settings=SETT
 
 
 def content(sample):
-    """Everything in a sample in a form that == compares."""
+    """The content of a sample in a form that == can compare."""
     return (
         sample.scene,
         sample.height,

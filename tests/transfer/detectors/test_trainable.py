@@ -32,7 +32,7 @@ PLAN = Plan(steps=12, save_every=4, evaluate_every=5, row_every=4)
 
 
 class Stopped(KeyboardInterrupt):
-    """As a kill between two steps."""
+    """Stands for a kill between two steps."""
 
 
 class Run:
@@ -306,7 +306,7 @@ def test_divergence_while_computing_precise_statistics_is_reported(cfg, tmp_path
     training = new_training(cfg, precise_bn=3)
     training.model.forward = lambda samples: (_ for _ in ()).throw(FloatingPointError("proposals"))
     run = Run(tmp_path, training)
-    run.state.step = 12  # all is trained
+    run.state.step = 12  # training is complete
     with pytest.raises(RunFailed, match="diverged at step 12: proposals"):
         run(PLAN)
     assert run.saved == []

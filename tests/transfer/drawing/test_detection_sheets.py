@@ -105,7 +105,7 @@ def test_boxes_are_drawn_at_their_coordinates(tmp_path):
 def test_labels_do_not_cover_a_picture_with_many_boxes(tmp_path, count, named):
     objects = [Instance((10 * k, 30, 10 * k + 8, 40), 0) for k in range(count)]
     scenes, predictions = one(tmp_path, objects, [objects[0].box])
-    plain = np.array(detection_sheet(scenes, predictions))[:, :224]  # the truth
+    plain = np.array(detection_sheet(scenes, predictions))[:, :224]  # the ground truth
     renamed = np.array(detection_sheet(replace(scenes, classes=("lion",)), predictions))[:, :224]
     end = 22 + 130  # the caption is below
     assert (plain[:end] != renamed[:end]).any() == named

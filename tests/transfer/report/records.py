@@ -45,7 +45,7 @@ def write_record(folder: Path, **content: Any) -> Path:
 
 
 def network(seed: int = 0, *, random: bool = False, **changes: Any) -> dict[str, Any]:
-    """Provenance of a network; another seed has other weights."""
+    """Provenance of a network; different seeds have different weights."""
     method = "random" if random else "msbreg"
     details = {"seed": seed} if random else {"method": method, "epochs": 8, "seed": seed}
     return {
@@ -81,7 +81,7 @@ def write_knn(
 
 
 def score(value: float, **changes: Any) -> dict[str, Any]:
-    """A score of 500 images as a record of schema 2 has it."""
+    """A score on 500 images as in a record of schema 2."""
     fields = {
         "name": "top-1",
         "value": value,
@@ -99,7 +99,7 @@ def score(value: float, **changes: Any) -> dict[str, Any]:
 def write_scores(
     folder: Path, provenance: dict[str, Any], *scores: dict[str, Any], **content: Any
 ) -> Path:
-    """A run of schema 2 of a protocol that the report has never heard of."""
+    """A run of schema 2 of a protocol that the report does not know."""
     return write_record(
         folder,
         schema=2,

@@ -43,9 +43,9 @@ UNREAD = {
     "MODEL.RETINANET.": "MODEL.META_ARCHITECTURE",
     "TEST.AUG.": "TEST.AUG.ENABLED",
     "TEST.KEYPOINT_OKS_SIGMAS": "MODEL.KEYPOINT_ON",
-    "GLOBAL.": "",  # Detectron2 itself reads it nowhere
+    "GLOBAL.": "",  # Detectron2 never reads it
 }
-"""Beginning of a key -> the limited key on which it depends whether Detectron2 reads it."""
+"""Prefix of a key -> the limited key that determines whether Detectron2 reads it."""
 
 
 def test_every_setting_is_limited_or_depends_on_a_limited_one_or_is_read():
