@@ -270,18 +270,18 @@ def _cell(scores: list[Score]) -> str:
 
 def arguments_of_all(config: Config, checkpoint: str, seed: int) -> list[str]:
     """The options that all scripts share: the network, the device and the workers."""
-    words = [f"--checkpoint={checkpoint}", f"--seed={seed}", f"--device={config.device}"]
-    words.append("--finished=skip")
+    arguments = [f"--checkpoint={checkpoint}", f"--seed={seed}", f"--device={config.device}"]
+    arguments.append("--finished=skip")
     if config.workers is not None:
-        words.append(f"--workers={config.workers}")
-    return words + ([] if checkpoint == "random" else _which(config))
+        arguments.append(f"--workers={config.workers}")
+    return arguments + ([] if checkpoint == "random" else _which(config))
 
 
 def _which(config: Config) -> list[str]:
     """The options that select a network of the checkpoint."""
     selected = {"encoder": config.encoder, "family": config.family}
-    words = [f"--{name}={value}" for name, value in selected.items() if value is not None]
-    return words + (["--trust_pickle=true"] if config.trust_pickle else [])
+    arguments = [f"--{name}={value}" for name, value in selected.items() if value is not None]
+    return arguments + (["--trust_pickle=true"] if config.trust_pickle else [])
 
 
 if __name__ == "__main__":

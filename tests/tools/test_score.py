@@ -149,7 +149,7 @@ def test_an_error_is_one_message(voc, capsys):
     file = root / "VOC2007" / "Annotations" / f"{first.id}.xml"
     file.write_text(file.read_text().replace("<difficult>0", "<difficult>1", 1))
     assert main([str(root / "run"), "--data", str(root)]) == 2
-    assert "other annotations than those of voc_2007_test" in capsys.readouterr().err
+    assert "annotations that differ from those of voc_2007_test" in capsys.readouterr().err
 
 
 def test_it_runs_as_a_script_in_any_folder(voc, tmp_path):

@@ -77,10 +77,10 @@ def failed(card: Path, capsys, code: int, *words: str, **options) -> str:
     """Check that a run exits with this code and one message, which the record also has; return it."""
     capsys.readouterr()
     assert start(card, *words, **options) == code
-    said = capsys.readouterr().err
-    assert said.count("error: ") == 1
-    assert "Traceback" not in said
-    message = said.partition("error: ")[2].rstrip("\n")
+    output = capsys.readouterr().err
+    assert output.count("error: ") == 1
+    assert "Traceback" not in output
+    message = output.partition("error: ")[2].rstrip("\n")
     record = read_record(card.parent / "out")
     if record is None:  # the run wrote nothing, so its folder was removed
         assert code == 2
@@ -221,8 +221,8 @@ def test_a_run_that_diverges_keeps_its_last_finite_checkpoint(voc, capsys, more)
     checkpoint = card.parent / "out" / "checkpoint.pth"
     words = ["SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.WARMUP_ITERS", "6", "SOLVER.BASE_LR"]
     message = failed(card, capsys, 1, *more, *words, "1e6")
-    said = re.search(r"diverged at iteration (\d+): (?s:.*) after iteration (\d+)\.$", message)
-    at, kept = said.groups()
+    match = re.search(r"diverged at iteration (\d+): (?s:.*) after iteration (\d+)\.$", message)
+    at, kept = match.groups()
     assert int(kept) <= int(at)
     assert read_checkpoint(checkpoint)["iteration"] == int(kept) > 0
     assert finite(checkpoint)

@@ -1,4 +1,4 @@
-"""The published detection cards against their protocols, a table of its own beside the yaml.
+"""The published detection cards compared with their protocols, which are a separate table here.
 
 Values are those that the papers and their repositories print: MoCo (arXiv 1911.05722, detection/configs
 of facebookresearch/moco), SwAV (arXiv 2006.09882, A.5), Barlow Twins (arXiv 2103.03230, C.2),
@@ -14,13 +14,13 @@ import pytest
 from tests.transfer.boxes_data import CARDS
 from transfer.detectors.config.yaml_file import read_config
 
-# What all six share: MoCo's detection/configs, and Detectron2's defaults.
+# Common to all six: MoCo's detection/configs, and Detectron2's defaults.
 SHARED: dict[str, Any] = {
     "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
     "MODEL.RESNETS.DEPTH": 50,
     "MODEL.BACKBONE.FREEZE_AT": 0,  # everything is trained
     "MODEL.RESNETS.NORM": "SyncBN",  # MoCo at its first release; PixPro; VISSL
-    "MODEL.RESNETS.STRIDE_IN_1X1": False,  # the weights are of torchvision's layout
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,  # the weights have torchvision's layout
     "MODEL.RESNETS.NUM_GROUPS": 1,
     "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
     "MODEL.RESNETS.RES5_DILATION": 1,
@@ -107,7 +107,7 @@ C4: dict[str, Any] = {
     "MODEL.ROI_MASK_HEAD.NUM_CONV": 0,
     "MODEL.ROI_MASK_HEAD.NORM": "",
 }
-# Two fully connected layers and four convolutions, none with a norm: MoCo's maintainer
+# Two fully connected layers and four convolutions, all without a norm: MoCo's maintainer
 # (github.com/facebookresearch/moco/issues/34), and VISSL's R50_FPNv2.
 FPN: dict[str, Any] = {
     "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
@@ -168,7 +168,7 @@ def value_of(config: Any, key: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Lists for tuples: yaml may say either."""
+    """Convert tuples to lists; yaml may contain either."""
     return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 

@@ -155,7 +155,7 @@ def test_the_digest_changes_exactly_with_the_protocol(card, tmp_path):
 
 @pytest.fixture
 def passes(monkeypatch) -> list[tuple[str, int, bool, bool]]:
-    """Each pass of a detector: for what, images, in bfloat16, with weights in channels_last."""
+    """Each forward pass of a detector: purpose, images, whether in bfloat16, and in channels_last."""
     seen = []
     forward = RCNN.forward
 
@@ -331,10 +331,10 @@ def test_a_detector_saved_by_detectron2_is_evaluated(card, done, tmp_path, suffi
 def pretrained(path: Path, arch: str) -> str:
     """A checkpoint as pretrain/run.py writes it."""
     backbone = build_backbone(arch, seed=5).state_dict()
-    said = {"method": "msbreg", "views": 2, "epochs": 1, "batch_size": 4, "seed": 0}
+    config = {"method": "msbreg", "views": 2, "epochs": 1, "batch_size": 4, "seed": 0}
     state = {f"backbone.{key}": value for key, value in backbone.items()}
     networks = {"online": state, "target": state}
-    about = {"arch": arch, "image_size": 32, "config": said, "step": 8, "steps": 8}
+    about = {"arch": arch, "image_size": 32, "config": config, "step": 8, "steps": 8}
     save_checkpoint(path, about | networks)
     return str(path)
 
@@ -399,7 +399,7 @@ def test_two_processes_train_one_detector_and_warn_about_local_batchnorm(card, t
     assert process.returncode == 0, message
     record = read_record(tmp_path / "run")
     assert record["processes"] == 2
-    assert any("each process's own" in warning for warning in record["warnings"])
+    assert any("its own BatchNorm statistics" in warning for warning in record["warnings"])
     checkpoint = str(tmp_path / "run" / "checkpoint.pth")
     alone = run(new_config(card, tmp_path / "alone", checkpoint=checkpoint, eval_only=True))
     assert alone == {key: record["results"][key] for key in alone}
@@ -437,23 +437,23 @@ def test_a_wrong_command_line_gives_one_message(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended, exit_codes():
         run(*parse(Config, words.replace("CARD", str(card)).split(), pairs="overrides"))
-    said = capsys.readouterr().err
-    assert ended.value.code == 2, said
-    assert message in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert ended.value.code == 2, output
+    assert message in output
+    assert "Traceback" not in output
     assert not list(tmp_path.iterdir()), "nothing is written before the command line is parsed"
 
 
 def test_the_script_reports_errors_and_prints_help(tmp_path):
     wrong = start("--config no.yaml", tmp_path)
-    _, said = wrong.communicate(timeout=60)
-    assert (wrong.returncode, said) == (2, "error: no such file: no.yaml\n")
-    asked_for_help = start("--help", tmp_path)
-    said, _ = asked_for_help.communicate(timeout=60)
-    assert asked_for_help.returncode == 0
-    assert "Settings of the yaml to replace, after all options" in said
-    assert "--eval-only" in said
-    assert "--overrides" not in said
+    _, output = wrong.communicate(timeout=60)
+    assert (wrong.returncode, output) == (2, "error: no such file: no.yaml\n")
+    helped = start("--help", tmp_path)
+    output, _ = helped.communicate(timeout=60)
+    assert helped.returncode == 0
+    assert "Settings of the yaml to replace, after all options" in output
+    assert "--eval-only" in output
+    assert "--overrides" not in output
 
 
 @pytest.mark.parametrize(
@@ -506,5 +506,5 @@ def test_the_folder_of_another_run_is_not_overwritten(card, done, tmp_path):
     with pytest.raises(UserError, match="contains a run of knn, this is detection"):
         run(new_config(card, output))
     (output / "record.json").unlink()
-    with pytest.raises(UserError, match="without the record of its run"):
+    with pytest.raises(UserError, match="record.json is missing from that folder"):
         run(new_config(card, output))

@@ -91,7 +91,7 @@ def test_knn_scores_and_writes_a_record(tmp_path, data, checkpoint):
     assert record["results"] == results
     assert 0 <= results["top1_3nn"] <= 100
     assert "top1_200nn" not in results
-    assert record["warnings"] == ["k = 200 is skipped: the bank has 30 images"]
+    assert record["warnings"] == ["k = 200 is skipped: the bank has only 30 images"]
     assert record["selection"] == "nothing is selected"
     assert record["network"]["name"] == "msbreg resnet18-tiny"
     assert record["network"]["sha256"]
@@ -372,7 +372,7 @@ def test_all_unusable_classes_are_listed_and_can_be_skipped(tmp_path, voc, check
     settings |= {"output": tmp_path / "chosen"}
     assert svm.run(svm.Config(**settings, classes=("green", "red"))) == skipped
     settings |= {"output": tmp_path / "unknown"}
-    with pytest.raises(UserError, match="classes names blue.*some of: always, green, never, red"):
+    with pytest.raises(UserError, match="classes lists blue.*some of: always, green, never, red"):
         svm.run(svm.Config(**settings, classes=("blue", "red")))
 
 
@@ -400,8 +400,8 @@ def test_without_data_the_embedded_digits_are_announced(tmp_path, checkpoint, mo
     record = read_record(tmp_path / "run")
     assert record["config"]["data"] == "digits"
     assert "EMBEDDED DIGITS" in record["warnings"][0]
-    knn.run(knn.Config(**settings | {"output": tmp_path / "said"}))
-    assert read_record(tmp_path / "said")["warnings"] == []
+    knn.run(knn.Config(**settings | {"output": tmp_path / "explicit"}))
+    assert read_record(tmp_path / "explicit")["warnings"] == []
 
 
 def test_the_first_line_names_checkpoint_and_data(tmp_path, data, checkpoint, capsys):
@@ -466,6 +466,6 @@ def test_user_errors_give_one_message(tmp_path, data, checkpoint, capsys, script
     with pytest.raises(SystemExit) as end, exit_codes():
         protocol.run(*parse(protocol.Config, options + flags.split()))
     assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert words in output
+    assert "Traceback" not in output

@@ -47,12 +47,12 @@ def test_the_suite_runs_protocols_and_detectors_on_checkpoint_and_twin_and_repor
     assert "box AP50" in page
     twin = read_record(tmp_path / "runs" / "random-0" / "knn")
     assert twin["network"]["image_size"] == 16  # that of the checkpoint
-    said = capsys.readouterr()
-    assert said.err.startswith(f"suite of {config.checkpoint} on {config.data}\n")
-    (row,) = [line for line in said.out.splitlines() if line.startswith("20-NN top-1")]
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"suite of {config.checkpoint} on {config.data}\n")
+    (row,) = [line for line in captured.out.splitlines() if line.startswith("20-NN top-1")]
     value = read_record(tmp_path / "runs" / "pretrained" / "knn")["results"]["top1_20nn"]
     assert f"{value:.1f}" in row
-    assert said.out.endswith(f"report: {tmp_path / 'runs' / 'report' / 'report.html'}\n")
+    assert captured.out.endswith(f"report: {tmp_path / 'runs' / 'report' / 'report.html'}\n")
 
 
 def test_the_report_is_written_after_each_run(tmp_path, make_folder, monkeypatch):

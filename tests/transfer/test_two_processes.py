@@ -24,7 +24,7 @@ def two_processes(task: str, card: Path, folder: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A run of two processes, ``whole``, and one that both are killed in, ``broken``."""
+    """An uninterrupted run of two processes, ``whole``, and one that was killed, ``broken``."""
     folder = tmp_path_factory.mktemp("two")
     data = make_voc(folder / "boxes")
     card = tiny_card(folder, data, IMS_PER_BATCH=4, CHECKPOINT_PERIOD=3)
@@ -39,7 +39,7 @@ def toys(folder) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def saved(folder) -> dict[str, Any]:
-    """The checkpoint that the killed run left."""
+    """The checkpoint of the killed run."""
     return read_checkpoint(folder / "broken" / "checkpoint.pth")
 
 
@@ -65,7 +65,7 @@ def test_two_processes_train_the_same_weights_and_curve_as_one_with_the_joined_b
 
 
 def test_both_processes_evaluate_with_the_statistics_of_the_first(toys):
-    first, second = (toy["norm"]["looked"] for toy in toys)
+    first, second = (toy["norm"]["evaluated"] for toy in toys)
     assert len(first) == len(second) == 1
     assert not torch.equal(first[0]["norm.running_var"], torch.ones(4))
     assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])

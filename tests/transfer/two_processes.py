@@ -24,7 +24,7 @@ KILLED_AFTER = 6  # of eight iterations; a row of the curve is of all eight
 
 
 class Still(nn.Module):
-    """Draws nothing, and no image sees another: a batch in shares has the gradient of the whole."""
+    """Uses no random numbers and treats images separately: split batches give the same gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ class Still(nn.Module):
 
 
 def trained(model: nn.Module, plan: Plan, folder: Path, **options: Any) -> dict[str, Any]:
-    """This process's part of batches of four images; what it then holds, and had when it evaluated."""
-    looked: list[dict[str, Tensor]] = []
+    """Train on this process's part of batches of 4 images; return the final and evaluated states."""
+    evaluated: list[dict[str, Tensor]] = []
     optimizer = build_optimizer(config(folder, "SOLVER.BASE_LR", "0.05"), model)
     solver = Solver(optimizer, lambda iteration: [0.05] * len(optimizer.param_groups))
 
@@ -50,7 +50,7 @@ def trained(model: nn.Module, plan: Plan, folder: Path, **options: Any) -> dict[
         return (batch[begin : begin + share] for batch in batches(first))
 
     def evaluate(iteration: int) -> None:
-        looked.append({name: value.clone() for name, value in model.named_buffers()})
+        evaluated.append({name: value.clone() for name, value in model.named_buffers()})
 
     training = DetectorTraining(
         model,
@@ -60,23 +60,23 @@ def trained(model: nn.Module, plan: Plan, folder: Path, **options: Any) -> dict[
         **options,
     )
     state = fit(training, shares(0), plan, folder, evaluate=evaluate)
-    return {"weights": model.state_dict(), "rows": state.curve, "looked": looked}
+    return {"weights": model.state_dict(), "rows": state.curve, "evaluated": evaluated}
 
 
 def still(folder: Path, accumulate: int) -> dict[str, Any]:
-    """Six steps without a draw."""
+    """Six steps without random numbers."""
     torch.manual_seed(0)
     return trained(Still(), Plan(steps=6, row_every=20), folder, accumulate=accumulate)
 
 
 def with_batch_norm(folder: Path) -> dict[str, Any]:
-    """Two steps, and statistics of each process's own images."""
+    """Two steps, with statistics of each process's own images."""
     torch.manual_seed(0)
     return trained(Toy(), Plan(steps=2, row_every=20), folder, precise_bn=3)
 
 
 def asked(card: Path, output: Path) -> Config:
-    """Both processes pass their two images one by one."""
+    """Both processes split their two images into two parts."""
     return Config(
         config=card,
         output=output,
@@ -88,7 +88,7 @@ def asked(card: Path, output: Path) -> Config:
 
 
 def killed_after_a_checkpoint(card: Path, output: Path) -> None:
-    """Both processes are killed, as by the kernel, between two rows of the curve."""
+    """Both processes are killed between two rows of the curve."""
     save = Checkpoint.save
 
     def save_and_die(checkpoint: Checkpoint, trainable: Trainable, state: State) -> None:

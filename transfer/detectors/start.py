@@ -282,7 +282,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def start_detector(
-    model: nn.Module, config: CfgNode, asked: Config, classes: Sequence[str], job: Job
+    model: nn.Module, config: CfgNode, options: Config, classes: Sequence[str], job: Job
 ) -> None:
     """Load the initial weights into a detector; their provenance goes into the record.
 
@@ -293,7 +293,7 @@ def start_detector(
         UserError: no checkpoint is given, it cannot be read, it has another network or input, or
             ``--eval-only`` is given with a backbone.
     """
-    given = asked.checkpoint or ""
+    given = options.checkpoint or ""
     path = Path(given).expanduser()
     if not given:
         raise UserError(
@@ -304,35 +304,35 @@ def start_detector(
         raise UserError(
             f"the weights are {given!r}, a URL; download the file and give its path as --checkpoint"
         )
-    whole = None if given == "random" else whole_detector(path, model, config, asked.trust_pickle)
-    if whole is None and asked.eval_only:
+    whole = None if given == "random" else whole_detector(path, model, config, options.trust_pickle)
+    if whole is None and options.eval_only:
         raise UserError(
             f"--eval-only needs a whole detector; {given} is a backbone. Give the checkpoint of a "
             "detection run, or Detectron2's model_final.pth or .pkl"
         )
     if whole is not None:
-        for warning in whole.check(config, classes, eval_only=asked.eval_only):
+        for warning in whole.check(config, classes, eval_only=options.eval_only):
             job.warn(f"{given} {warning}")
         network = whole.provenance
-        if not asked.eval_only:
+        if not options.eval_only:
             network["name"] += f", detector of {network.get('iteration', 'unknown')} iterations"
     else:
         start = (
-            untrained(config, seed=asked.seed)
+            untrained(config, seed=options.seed)
             if given == "random"
             else backbone_of_file(
                 path,
                 config,
-                encoder=asked.encoder,
-                family=asked.family,
-                trust_pickle=asked.trust_pickle,
+                encoder=options.encoder,
+                family=options.family,
+                trust_pickle=options.trust_pickle,
             )
         )
         loaded = place_backbone(model, start.state, given)
         for reason, names in loaded.left_out.items():
             log.info("left out of the detector: %d tensors (%s)", len(names), reason)
         network = start.provenance.as_dict() | {"loaded": counts(loaded)}
-    network["name"] = asked.name or network.get("name") or _name(network, asked.encoder)
+    network["name"] = options.name or network.get("name") or _name(network, options.encoder)
     job.record.content["network"] = network
     log.info("%s: %s of %s (%s)", given, network["encoder"], network["arch"], network["family"])
 

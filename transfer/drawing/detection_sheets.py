@@ -24,7 +24,7 @@ from transfer.scoring.voc_ap import (
 )
 
 THRESHOLD = 0.5
-# Boxes are matched by VOC's rules without rounding, whatever the metric of the run.
+# Boxes are matched by VOC's rules without rounding, for every metric.
 _RULES = VocRules("area", rounding=False, ties="stable")
 
 

@@ -298,7 +298,7 @@ def _check_files(lists: dict[str, ImageList]) -> None:
 
 
 def _file_id(path: str) -> object:
-    """An identity of the file that a path leads to, whatever links are on the way."""
+    """An identifier of the file that a path leads to, with links resolved."""
     try:
         state = os.stat(path)
     except OSError:  # reading the image reports it

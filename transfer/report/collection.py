@@ -29,7 +29,7 @@ class Collection:
 
     Attributes:
         networks: the finished evaluations with scores, by network; untrained networks come last.
-        trainings: pre-training runs, whatever their status.
+        trainings: pre-training runs with any status.
         unfinished: runs of every kind that are not finished.
         others: finished evaluations without scores.
         unread: messages about records that could not be read.

@@ -144,9 +144,9 @@ def _errors(path: Path, stages: Any) -> dict[str, str]:
 
 def _state(path: Path, name: str, sha256s: dict[str, Any]) -> str:
     """Why the files are not those of the certificate; empty if they are."""
-    beside = path.parent / os.path.basename(name)
+    target = path.parent / os.path.basename(name)
     for part, sha256 in sha256s.items():
-        file = beside / os.path.basename(part) if beside.is_dir() else beside
+        file = target / os.path.basename(part) if target.is_dir() else target
         try:
             with open_regular(file) as content:
                 found = hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,10 +1,9 @@
-"""COCO's average precision and recall of boxes and masks, by pycocotools' COCOeval.
+"""COCO's average precision and recall of boxes and masks, computed by pycocotools' COCOeval.
 
-Scenes and predictions reach it as objects in memory instead of through JSON, and one loop is replaced:
-COCOeval's greedy matching goes through all pairs of detections and objects at each of ten thresholds
-and four ranges of sizes. Most pairs overlap too little to match at any; here the loop sees the others
-only. What it finds is the same, and everything else (overlaps, sizes, ignoring, accumulation,
-averages) is pycocotools' own.
+Scenes and predictions are passed in memory instead of as JSON, and one loop is replaced: COCOeval's greedy
+matching visits all pairs of detections and objects at each of ten thresholds and four size ranges. Most
+pairs overlap too little to match at any threshold; here the loop skips them. The matches are the same, and
+everything else (overlaps, sizes, ignored objects, accumulation, averages) is pycocotools' code.
 """
 
 import contextlib
@@ -23,21 +22,21 @@ from msbreg.run.errors import UserError
 from transfer.scoring.predictions import in_order
 from transfer.scoring.scores import DetectionScores
 
-# ---- COCOeval with entries in memory and a shorter loop
+# ---- COCOeval with annotations in memory and faster matching
 
 
 Kind = Literal["bbox", "segm"]
 Labeled = tuple[int, dict[str, Any]]
-"""A label and an entry: bbox or segmentation, area, and score or iscrowd and ignore."""
+"""A label and an annotation: bbox or segmentation, area, and score, or iscrowd and ignore."""
 
 
 class Evaluation(COCOeval):
-    """COCOeval of images 0..I-1 and categories 0..K-1.
+    """COCOeval for images 0..I-1 and categories 0..K-1.
 
-    Annotations are numbered from 1: to COCOeval a match with annotation 0 is no match.
+    Annotation ids start at 1: COCOeval reads a match with id 0 as no match.
 
     Attributes:
-        objects, detections: entries by image and category.
+        objects, detections: annotations by image and category.
     """
 
     def __init__(self, images: int, classes: int, kind: Kind) -> None:
@@ -50,7 +49,7 @@ class Evaluation(COCOeval):
         self._added = [0, 0]
 
     def add(self, image: int, objects: list[Labeled], detections: list[Labeled]) -> None:
-        """Take what is in one image and what was found there; the entries become the evaluation's."""
+        """Add the objects and detections of an image; the annotations are modified."""
         for which, (entries, into) in enumerate(
             [(objects, self.objects), (detections, self.detections)]
         ):
@@ -60,25 +59,27 @@ class Evaluation(COCOeval):
                 into[image, label].append(entry)
 
     def _prepare(self) -> None:
-        """Called by ``evaluate``: what the base class looks up."""
+        """Set the attributes that ``evaluate`` of the base class reads."""
         self._gts, self._dts = self.objects, self.detections
         self.evalImgs: Any = defaultdict(list)
         self.eval: dict[str, Any] = {}
 
-    def computeIoU(self, imgId: int, catId: int) -> list[Any]:  # named by the base class
-        """Keep overlaps that reach the lowest threshold; tell the base class that there are none."""
+    def computeIoU(self, imgId: int, catId: int) -> list[Any]:  # the base class's name
+        """Store overlaps that reach the lowest threshold; return none, so that the base loop is skipped."""
         ious = np.asarray(super().computeIoU(imgId, catId))  # (D, G), detections by score
         if ious.size and ious.max() >= self.params.iouThrs[0]:
             self._near[imgId, catId] = ious
         return []
 
     def evaluateImg(self, imgId: int, catId: int, aRng: list[float], maxDet: int) -> Any:
-        """The base class's result, which has no match, with the matches."""
+        """The base class's result, which has no matches, completed by the matches."""
         result = super().evaluateImg(imgId, catId, aRng, maxDet)
         ious = self._near.get((imgId, catId))
         if ious is not None:
             ignored = [entry["_ignore"] for entry in self.objects[imgId, catId]]
-            order = np.argsort(ignored, kind="mergesort")  # as gtIds, gtMatches and gtIgnore
+            order = np.argsort(
+                ignored, kind="mergesort"
+            )  # the order of gtIds, gtMatches and gtIgnore
             crowd = [self.objects[imgId, catId][i]["iscrowd"] for i in order]
             _match(result, ious[:, order], crowd, self.params.iouThrs)
         return result
@@ -88,23 +89,24 @@ def _match(
     result: dict[str, Any],
     ious: np.ndarray,  # (D, G)
     crowd: list[int],  # (G,)
-    thresholds: np.ndarray,  # (T,), rising
+    thresholds: np.ndarray,  # (T,), ascending
 ) -> None:
-    """Match greedily by falling score, as the loop of COCOeval.evaluateImg does.
+    """Match greedily by descending score, like the loop in COCOeval.evaluateImg.
 
-    Of the free objects that overlap enough a detection takes the one that it overlaps most, the later
-    of two equal ones, and an ignored object only if there is no other. A crowd is always free.
+    A detection is matched with the unmatched object of the highest IoU, if that reaches the threshold. The
+    later object wins ties; ignored objects are matched only if there is no other. A crowd can be matched
+    any number of times.
     """
     ignored = result["gtIgnore"].tolist()
     near: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for d, g in np.argwhere(ious >= thresholds[0]).tolist():
         near[d].append((g, float(ious[d, g])))
     for t, threshold in enumerate(thresholds.tolist()):
-        lowest = min(threshold, 1 - 1e-10)  # so that equal boxes match in spite of rounding
+        lowest = min(threshold, 1 - 1e-10)  # so that equal boxes match despite rounding
         taken: set[int] = set()
         for d, objects in near.items():
             best, match = lowest, -1
-            for g, iou in objects:  # ignored ones last
+            for g, iou in objects:  # ignored objects come last
                 if g in taken and not crowd[g]:
                     continue
                 if match > -1 and not ignored[match] and ignored[g]:
@@ -126,32 +128,35 @@ _NUMBERS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
     *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
 )
-_ALL_SIZES, _MOST_DETECTIONS = 0, -1  # of COCOeval's axes of areas and of detections per image
+_ALL_SIZES, _MOST_DETECTIONS = (
+    0,
+    -1,
+)  # indices in COCOeval's axes of size ranges and of detections per image
 
 
 @dataclass(frozen=True)
 class CocoScores(DetectionScores):
     """Scores of boxes or masks.
 
-    ``numbers`` has COCO's twelve, in percent: AP (mean over IoU .50:.95), AP50, AP75, AP of small
-    (below 32^2 pixels), medium and large (from 96^2 on) objects, and the average recalls with 1, 10
-    and 100 detections per image and class, and by size. NaN where the split has no such object.
+    ``numbers`` contains COCO's twelve metrics in percent: AP (mean over IoU .50:.95), AP50, AP75, AP of small
+    (below 32^2 pixels), medium and large (96^2 and above) objects, and the average recall with 1, 10 and 100
+    detections per image and class, and by size. NaN if the split has no such object.
     """
 
     kind: Kind
 
 
 def coco_ap(scenes: Scenes, predictions: Sequence[Prediction], kind: Kind = "bbox") -> CocoScores:
-    """Score boxes ("bbox") or masks ("segm"), as Detectron2's COCOEvaluator.
+    """Score boxes ("bbox") or masks ("segm") like Detectron2's COCOEvaluator.
 
-    Sides of predicted boxes are differences in float32, as there. The size of an object is the area
-    that the annotation states, else that of its mask, else of its box; the size of a detection is that
-    of its box, or of its mask. Crowds are ignored regions; "difficult" has no meaning here. Images
-    rank by ascending id where scores are equal. No detection at all scores 0 (Detectron2: NaN).
+    Sides of predicted boxes are float32 differences. The size of an object is its annotated area, otherwise
+    the area of its mask, otherwise that of its box; the size of a detection is the area of its box or mask.
+    Crowds are ignored regions; ``difficult`` is not used. Equal scores are ranked by ascending image id.
+    Without any detection the score is 0 (in Detectron2 NaN).
 
     Raises:
-        UserError: the split has no scene or no class; the predictions do not fit it, as ``in_order``
-            says; or masks are to be scored and an object or a prediction has none.
+        UserError: the split has no scenes or no classes; the predictions do not match it (see ``in_order``);
+            or kind is "segm" and an object or a prediction has no mask.
     """
     if not scenes.scenes or not scenes.classes:
         raise UserError(
@@ -164,7 +169,7 @@ def coco_ap(scenes: Scenes, predictions: Sequence[Prediction], kind: Kind = "bbo
     for place, index in enumerate(ranks):
         scene = scenes.scenes[index]
         evaluation.add(place, _objects(scene, kind), _detections(scene, ordered[index], kind))
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress by print
+    with contextlib.redirect_stdout(io.StringIO()):  # COCOeval prints its progress
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -172,7 +177,7 @@ def coco_ap(scenes: Scenes, predictions: Sequence[Prediction], kind: Kind = "bbo
 
 
 def _objects(scene: Scene, kind: Kind) -> list[Labeled]:
-    """Each object's label and its entry."""
+    """Label and annotation of each object."""
     boxes = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (o.box for o in scene.instances)]
     sizes = [o.area for o in scene.instances]
     entries: list[dict[str, Any]] = [
@@ -182,8 +187,8 @@ def _objects(scene: Scene, kind: Kind) -> list[Labeled]:
     drawn = [i for i, o in enumerate(scene.instances) if o.mask is not None]
     if kind == "segm" and len(drawn) < len(entries):
         raise UserError(
-            f"an object of scene {scene.id!r} has no mask; expected one of each object to score "
-            "masks.\nScore boxes, or give data with masks."
+            f"an object of scene {scene.id!r} has no mask; scoring masks needs one for each "
+            "object.\nScore boxes, or use data with masks."
         )
     if kind == "segm" or None in sizes:
         masks = _masks(scene)
@@ -205,13 +210,13 @@ def _masks(scene: Scene) -> list[RunLengths]:
 
 
 def _detections(scene: Scene, prediction: Prediction, kind: Kind) -> list[Labeled]:
-    """Each detection's label and its entry."""
+    """Label and annotation of each detection."""
     labels, scores = prediction.labels.tolist(), prediction.scores.astype(np.float32).tolist()
     if kind == "segm":
         if prediction.masks is None and labels:
             raise UserError(
-                f"the prediction for scene {scene.id!r} has no masks; expected them to score masks.\n"
-                "Score boxes, or predict with a detector that has a mask head."
+                f"the prediction for scene {scene.id!r} has no masks.\n"
+                "Score boxes, or use a detector with a mask head."
             )
         masks = prediction.masks or ()
         shapes = [{"segmentation": m, "area": a} for m, a in zip(masks, area(masks), strict=True)]
@@ -227,13 +232,13 @@ def _detections(scene: Scene, prediction: Prediction, kind: Kind) -> list[Labele
 
 
 def _by_id(scene: Scene) -> tuple[int, int | str]:
-    """Numbers before names."""
+    """Sort key: numbers come before names."""
     return (0, scene.id) if isinstance(scene.id, int) else (1, scene.id)
 
 
 def _scores(scenes: Scenes, evaluation: Evaluation, kind: Kind) -> CocoScores:
     found = evaluation.eval["precision"][..., _ALL_SIZES, _MOST_DETECTIONS]  # (T, 101, K)
-    precision = np.where(found > -1, found, np.nan)  # -1 stands for "no such object"
+    precision = np.where(found > -1, found, np.nan)  # -1 means "no such object"
     stats = [100 * float(value) if value > -1 else float("nan") for value in evaluation.stats]
     return CocoScores(
         metric=f"COCO {kind} AP",
@@ -251,7 +256,7 @@ def _scores(scenes: Scenes, evaluation: Evaluation, kind: Kind) -> CocoScores:
 def _counted(
     classes: Sequence[str], entries: dict[tuple[int, int], list[dict[str, Any]]]
 ) -> np.ndarray:  # (K,) int64
-    """Entries of each class, crowds apart."""
+    """Number of annotations of each class, without crowds."""
     counts = np.zeros(len(classes), dtype=np.int64)
     for (_, label), own in entries.items():
         counts[label] += sum(not entry["iscrowd"] for entry in own)

@@ -1,4 +1,4 @@
-"""Predictions as COCO's results JSON, to hand in, or to score what another program has found."""
+"""Predictions in COCO's results JSON: to submit them, or to score those of other programs."""
 
 import json
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from transfer.scoring.predictions import in_order
 def write_coco_results(path: Path, scenes: Scenes, predictions: Sequence[Prediction]) -> None:
     """Write a list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"[, "segmentation"]}``.
 
-    Category ids are the data set's own, or 1..K where it has none; sides are differences in float32,
-    as Detectron2's.
+    Category ids are those of the data set, or 1..K if it has none; sides are float32 differences, as in
+    Detectron2.
 
     Raises:
-        UserError: the predictions do not fit the split; see ``in_order``.
+        UserError: the predictions do not match the split; see ``in_order``.
     """
     ids = _category_ids(scenes)
     entries: list[dict[str, Any]] = []
@@ -44,23 +44,29 @@ def write_coco_results(path: Path, scenes: Scenes, predictions: Sequence[Predict
 
 
 def read_coco_results(path: Path, scenes: Scenes) -> tuple[Prediction, ...]:
-    """Read such a list: one prediction for each scene, best first; a scene not named has none.
+    """Read such a list: one prediction per scene, best first; empty for scenes that are not in the list.
 
-    Corners and scores are stored in float32, as detectors give them: sides may differ from the file's
-    in the seventh digit, and scores that differ only beyond it become equal, in the file's order. An
-    entry without a box gets the one around its mask.
+    Corners and scores are converted to float32, like those of detectors: sides may differ from the file in
+    the seventh digit, and scores that only differ beyond it become ties, in the order of the file. Entries
+    without a box get the bounding box of their mask.
 
     Raises:
-        UserError: no such file, not such a list, or an entry that does not fit the split.
+        UserError: the file does not exist or is not such a list, or an entry does not match the split.
     """
     try:
         entries = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: also of 4,300 digits
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: also for more than 4,300 digits
         raise UserError(
             f"{path} cannot be read as JSON ({error}); expected COCO's results."
         ) from error
     if not isinstance(entries, list):
-        raise UserError(f"{path} holds a {type(entries).__name__}; expected a list of detections.")
+        raise UserError(
+            f"{path} contains a {type(entries).__name__}; expected a list of detections."
+        )
     known = {scene.id: scene for scene in scenes.scenes}
     labels = {number: label for label, number in enumerate(_category_ids(scenes))}
     with_masks = any(isinstance(e, dict) and "segmentation" in e for e in entries)
@@ -76,7 +82,7 @@ def read_coco_results(path: Path, scenes: Scenes) -> tuple[Prediction, ...]:
     return tuple(in_order(scenes, found))
 
 
-_LARGEST = float(np.finfo(np.float32).max) / 2  # the sum of two still fits
+_LARGEST = float(np.finfo(np.float32).max) / 2  # the sum of two is still finite
 _Row = tuple[list[float], float, int, RunLengths | None]
 
 
@@ -86,8 +92,8 @@ def _row(entry: dict[str, Any], scene: Scene, label: int, with_masks: bool) -> _
     if with_masks:
         if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str):
             raise UserError(
-                f"of scene {scene.id!r} has no compressed run lengths as its segmentation; expected "
-                "them of all detections or of none"
+                f"of scene {scene.id!r} has no compressed run lengths as segmentation; expected them for "
+                "all detections or for none"
             )
         try:
             check_runs([mask], scene.height, scene.width)
@@ -108,7 +114,7 @@ def _row(entry: dict[str, Any], scene: Scene, label: int, with_masks: bool) -> _
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    """A number that fits a float32."""
+    """Whether it is a number in the range of float32."""
     return isinstance(value, (int, float)) and (value != value or abs(value) <= _LARGEST)
 
 
@@ -128,13 +134,13 @@ def _category_ids(scenes: Scenes) -> tuple[int, ...]:
 
 
 def _one_of(entry: Any, key: str, known: dict[Any, Any]) -> Any:
-    """The entry's value of the key, which must be known."""
+    """The entry's value of a key, which must be one of ``known``."""
     value = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(value, (str, int)) or value not in known:
         some = ", ".join(repr(name) for name in list(known)[:5])
         raise UserError(
-            f"has the {key} {quote(value)}, which the split does not have; expected one of its "
+            f"has the {key} {quote(value)}, which is not in the split; expected one of its "
             f"{len(known)}: {some}{', ...' if len(known) > 5 else ''}.\n"
-            "Give the data that the results are for."
+            "Use the data that the results are for."
         )
     return value

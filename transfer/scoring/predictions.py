@@ -1,4 +1,4 @@
-"""Predictions on disk, and checks that they fit a split. They are saved before they are scored."""
+"""Predictions on disk, and checks that they match a split. They are saved before they are scored."""
 
 import hashlib
 import io
@@ -20,9 +20,9 @@ from msbreg.run.files import write_atomically
 
 
 def split_digest(scenes: Scenes) -> str:
-    """SHA-256 of all in a split that a score depends on, not of folders and pixels.
+    """SHA-256 of everything in a split that affects a score, except for folders and pixels.
 
-    Classes, ids, sizes and annotations, and the year, which decides the metric.
+    It covers classes, ids, sizes and annotations, and the year, which determines the metric.
     """
     head = [scenes.classes, scenes.category_ids, scenes.year]
     digest = hashlib.sha256(json.dumps(head).encode())
@@ -34,13 +34,13 @@ def split_digest(scenes: Scenes) -> str:
 
 
 def in_order(scenes: Scenes, predictions: Sequence[Prediction]) -> list[Prediction]:
-    """Give the predictions in the order of the split.
+    """The predictions in the order of the split.
 
     Raises:
-        UserError: a prediction for a scene that is not in the split or has one already, a scene
-            without a prediction (nothing found is an entry of length 0), arrays of other shapes than
-            ``Prediction`` states, scores or boxes that are not finite, a box with its edges in the
-            wrong order, a label that is no class, a mask of another size than the image.
+        UserError: a scene has no prediction (if nothing is found, an entry of length 0 is expected) or two,
+            or is not in the split; shapes differ from those of ``Prediction``; scores or boxes are not
+            finite; the edges of a box are swapped; a label is not a class; a mask and its image differ in
+            size.
     """
     known = {scene.id: scene for scene in scenes.scenes}
     by_scene: dict[str | int, Prediction] = {}
@@ -48,7 +48,7 @@ def in_order(scenes: Scenes, predictions: Sequence[Prediction]) -> list[Predicti
         if prediction.scene not in known:
             raise UserError(
                 f"a prediction is for scene {prediction.scene!r}, which is not one of the "
-                f"{len(known)} of {scenes.name}.\nGive the split that the predictions are for."
+                f"{len(known)} of {scenes.name}.\nUse the split that the predictions were made for."
             )
         if prediction.scene in by_scene:
             raise UserError(
@@ -58,8 +58,8 @@ def in_order(scenes: Scenes, predictions: Sequence[Prediction]) -> list[Predicti
     absent = [scene.id for scene in scenes.scenes if scene.id not in by_scene]
     if absent:
         raise UserError(
-            f"{len(absent)} of the {len(known)} scenes of {scenes.name} have no prediction, the "
-            f"first is {absent[0]!r}; expected an entry for each, of length 0 where nothing is found."
+            f"{len(absent)} of the {len(known)} scenes of {scenes.name} have no prediction, for "
+            f"example {absent[0]!r}; expected an entry for each, of length 0 if nothing was found."
         )
     for scene in scenes.scenes:
         wrong = _misfit(scene, by_scene[scene.id], len(scenes.classes))
@@ -69,7 +69,7 @@ def in_order(scenes: Scenes, predictions: Sequence[Prediction]) -> list[Predicti
 
 
 def _misfit(scene: Scene, prediction: Prediction, classes: int) -> str | None:
-    """What is wrong with a prediction, in words that follow "the prediction ..."."""
+    """What is wrong with a prediction, as a predicate; None if it is valid."""
     boxes, scores, labels = prediction.boxes, prediction.scores, prediction.labels
     n = len(scores)
     shapes = (boxes.shape, scores.shape, labels.shape)
@@ -84,7 +84,7 @@ def _misfit(scene: Scene, prediction: Prediction, classes: int) -> str | None:
     if prediction.masks is None:
         return None
     if len(prediction.masks) != n:
-        return f"has {len(prediction.masks)} masks of {n} objects; expected one each"
+        return f"has {len(prediction.masks)} masks for {n} objects; expected one for each"
     for mask in prediction.masks:
         if list(mask["size"]) != [scene.height, scene.width]:
             return (
@@ -95,29 +95,29 @@ def _misfit(scene: Scene, prediction: Prediction, classes: int) -> str | None:
 
 
 def _number(value: Any) -> Any:
-    """NumPy's scalars as JSON's numbers."""
+    """Convert a NumPy scalar for JSON."""
     return value.item()
 
 
-# ---- Predictions on disk, and what makes them fit a split. They are saved before they are s
+# ---- Files
 
 
 FORMAT = 1
-# A third of the time of zlib's default level, for a quarter more bytes (drawn masks of 300 characters).
+# Takes a third of the time of zlib's default level and a quarter more bytes (for masks of 300 characters).
 _LEVEL = 1
 _ARRAYS = ("sizes", "found", "boxes", "scores", "labels")
 
 
 @dataclass(frozen=True)
 class SavedPredictions:
-    """What a file of predictions holds.
+    """Content of a predictions file.
 
     Attributes:
         scenes: name of the split.
         split: ``split_digest`` of the split, annotations included.
-        classes: names, in the order of the labels.
-        predictions: one of each scene, in the order of the split.
-        extra: what the run wrote beside them (weights, engine, digest of the protocol ...).
+        classes: names, in label order.
+        predictions: one for each scene, in the order of the split.
+        extra: what the run wrote in addition (weights, engine, digest of the protocol, ...).
     """
 
     scenes: str
@@ -127,19 +127,19 @@ class SavedPredictions:
     extra: dict[str, Any]
 
     def check_split(self, scenes: Scenes) -> None:
-        """Raise UserError unless these are predictions for exactly these annotated scenes."""
+        """Raise UserError unless the predictions are for exactly these scenes and annotations."""
         if self.classes != scenes.classes:
             raise UserError(
-                f"the predictions are for {len(self.classes)} classes ({_some(self.classes)}), "
+                f"the predictions are for {len(self.classes)} classes ({_some(self.classes)}); "
                 f"{scenes.name} has {len(scenes.classes)} ({_some(scenes.classes)}).\n"
-                "Give the data that they were made on."
+                "Use the data that they were made on."
             )
         in_order(scenes, self.predictions)
         if self.split != split_digest(scenes):
             raise UserError(
-                f"the predictions were made on {self.scenes} with other annotations than those of "
-                f"{scenes.name} here ({self.split[:12]} there, {split_digest(scenes)[:12]} here).\n"
-                "Give the data that they were made on."
+                f"the predictions were made on {self.scenes} with annotations that differ from those of "
+                f"{scenes.name} (digest {self.split[:12]}, now {split_digest(scenes)[:12]}).\n"
+                "Use the data that they were made on."
             )
 
 
@@ -147,21 +147,21 @@ def save_predictions(
     path: Path,
     scenes: Scenes,
     predictions: Sequence[Prediction],  # of every scene, in any order
-    extra: Mapping[str, Any] | None = None,  # plain settings and names; JSON must know them
+    extra: Mapping[str, Any] | None = None,  # JSON-serializable settings and names
 ) -> None:
-    """Write one file, atomically; equal predictions give equal bytes.
+    """Write a file atomically; equal predictions give equal bytes.
 
     Raises:
-        UserError: the predictions do not fit the split; see ``in_order``.
-        RunFailed: the file cannot be written; an older one is untouched.
+        UserError: the predictions do not match the split; see ``in_order``.
+        RunFailed: the file cannot be written; an existing one is unchanged.
     """
     ordered = in_order(scenes, predictions)
     with_masks = any(p.masks is not None for p in ordered)
     without = [p.scene for p in ordered if p.masks is None and len(p.scores)]
     if with_masks and without:
         raise UserError(
-            f"the prediction for scene {without[0]!r} of {scenes.name} has no masks, others have; "
-            "expected masks of all or of none."
+            f"the prediction for scene {without[0]!r} of {scenes.name} has no masks, but others have; "
+            "expected masks for all or for none."
         )
     header = {
         "format": FORMAT,
@@ -190,19 +190,17 @@ def load_predictions(path: Path) -> SavedPredictions:
     """Read what ``save_predictions`` wrote.
 
     Raises:
-        UserError: no such file, not one of these, of another version, or damaged.
+        UserError: the file does not exist, has another format or version, or is damaged.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist; expected a file of saved predictions.")
+        raise UserError(f"{path} does not exist; expected a file of predictions.")
     try:
-        # Opened here: NumPy leaves a file open that is no archive.
+        # Opened here, since NumPy does not close files that are not archives.
         with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays["header"].tobytes())
         if header["format"] != FORMAT:
-            raise UserError(
-                f"{path} has format {header['format']!r}; expected {FORMAT}: it is of another version."
-            )
+            raise UserError(f"{path} has format {header['format']!r}; this version reads {FORMAT}.")
         return SavedPredictions(
             scenes=header["scenes"],
             split=header["split"],
@@ -214,7 +212,7 @@ def load_predictions(path: Path) -> SavedPredictions:
         raise
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
-    # RuntimeError: marked as encrypted, or (NotImplementedError) as of a later kind of archive.
+    # RuntimeError: the archive is encrypted or (NotImplementedError) has an unsupported version.
     except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise _damaged(path, error) from error
 
@@ -225,7 +223,7 @@ def _packed(arrays: dict[str, np.ndarray]) -> bytes:
         for name, array in arrays.items():
             entry = io.BytesIO()
             np.lib.format.write_array(entry, array, allow_pickle=False)
-            # ZipInfo's own date is a constant, so that the bytes depend on the contents alone.
+            # ZipInfo's default date is constant, so that the bytes depend on the content only.
             info = zipfile.ZipInfo(f"{name}.npy")
             info.compress_type = zipfile.ZIP_DEFLATED
             file.writestr(info, entry.getbuffer(), compresslevel=_LEVEL)
@@ -268,7 +266,7 @@ def _unpacked_masks(
     text = arrays["masks"].tobytes().decode("ascii")
     ends = np.cumsum(arrays["mask_characters"])
     if len(ends) != len(sizes) or len(text) != (ends[-1] if len(ends) else 0):
-        raise ValueError("its masks have other lengths than it says")
+        raise ValueError("its masks do not have the stated lengths")
     starts = ends - arrays["mask_characters"]
     return tuple(
         {"size": size, "counts": text[start:end]}
@@ -278,8 +276,8 @@ def _unpacked_masks(
 
 def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(
-        f"{path} is not a whole file of saved predictions ({type(error).__name__}: {error}).\n"
-        "Predict again, or give another file."
+        f"{path} is not a valid predictions file ({type(error).__name__}: {error}).\n"
+        "Repeat the evaluation, or give another file."
     )
 
 

@@ -1,7 +1,7 @@
-"""Score: what a protocol returns, and all that a report may know of it.
+"""Scores: what protocols return, and everything that a report knows about them.
 
-A published number is also a ``Score``, with a source in place of a run. Two scores belong in one
-column only if their name, data and rules are equal; nothing is ever decoded from a name.
+A published number is also a ``Score``, with a source instead of a run. Two scores belong in one column
+only if their names, data and rules are equal; names are never parsed.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ class DataId:
     """Which images a score was measured on.
 
     Attributes:
-        name: what tables call the data, such as ``digits`` or ``VOC 2007``.
-        split: such as ``test``; empty where the name includes it, as in ``voc_2007_test``.
-        fingerprint: content identity of the split; empty for a published number.
+        name: name of the data in tables, such as ``digits`` or ``VOC 2007``.
+        split: such as ``test``; empty if the name includes it, as in ``voc_2007_test``.
+        fingerprint: digest of the split's content; empty for a published number.
     """
 
     name: str
@@ -32,18 +32,18 @@ class DataId:
 
 @dataclass(frozen=True)
 class Score:
-    """One number with everything needed to compare it.
+    """A number with everything needed to compare it.
 
     Attributes:
-        name: of the quantity, in the words of a table's head: ``top-1``, ``box AP50``.
-        value: in ``unit``; NaN where the quantity is undefined.
-        unit: ``%`` for percent, else the unit's symbol.
-        higher_is_better: the direction of improvement.
+        name: name of the quantity, as in the header of a table: ``top-1``, ``box AP50``.
+        value: in ``unit``; NaN if the quantity is undefined.
+        unit: ``%`` for percent, otherwise the unit's symbol.
+        higher_is_better: whether a larger value is better.
         data: the images that were scored.
-        rules: the definition of the quantity: ``VOC 11-point``, ``20 neighbors, weighted vote``.
+        rules: definition of the quantity: ``VOC 11-point``, ``20 neighbors, weighted vote``.
         n: number of images that were scored.
-        stderr: standard error of ``value`` by sampling of the test images; None where unknown.
-        per_class: the quantity of each class; None where it has none.
+        stderr: standard error of ``value`` over samples of the test images; None if unknown.
+        per_class: the quantity of each class; None if it is not defined per class.
 
     >>> score = Score("20-NN top-1", 61.5, DataId("digits", "val"), "20 neighbors", n=720, stderr=1.8)
     >>> f"{score.value} ± {score.stderr} {score.unit} on {score.data.name} {score.data.split}"
@@ -61,7 +61,7 @@ class Score:
     per_class: Mapping[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """In JSON's types, for a record; a value that is not finite becomes null."""
+        """As JSON types, for a record; values that are not finite become null."""
 
         def number(value: float | None) -> float | None:
             return value if value is not None and math.isfinite(value) else None
@@ -77,7 +77,7 @@ def score_from_dict(fields: Any) -> Score:
     """The inverse of ``Score.as_dict``.
 
     Raises:
-        UserError: the fields are not those of a score; the message says which.
+        UserError: a field is missing, unknown or has the wrong type; the message names it.
     """
     expected = {field.name for field in dataclasses.fields(Score)}
     if not isinstance(fields, dict) or set(fields) != expected:
@@ -92,7 +92,7 @@ def score_from_dict(fields: Any) -> Score:
         try:
             return float(value)
         except OverflowError as error:
-            raise UserError(f"{what} of a score is beyond the range of float") from error
+            raise UserError(f"{what} of a score is out of range for a float") from error
 
     data, per_class = fields["data"], fields["per_class"]
     if not isinstance(data, dict) or not all(isinstance(v, str) for v in data.values()):
@@ -100,7 +100,8 @@ def score_from_dict(fields: Any) -> Score:
     texts = [fields[name] for name in ("name", "rules", "unit")]
     if not all(isinstance(text, str) for text in texts) or type(fields["n"]) is not int:
         raise UserError(
-            f"a score is named {texts!r} with n = {fields['n']!r}; expected text, an integer"
+            f"name, rules and unit of a score are {texts!r} and n is {fields['n']!r}; expected strings "
+            "and an integer"
         )
     if per_class is not None and not isinstance(per_class, dict):
         raise UserError(f"per_class of a score is {type(per_class).__name__}; expected a mapping")
@@ -119,30 +120,30 @@ def score_from_dict(fields: Any) -> Score:
     )
 
 
-# ---- What an average precision over boxes or masks comes as, whichever metric it is
+# ---- Average precision of boxes or masks, by any metric
 
 
 THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
-"""IoU of COCO's primary metric, taken over by Detectron2 for VOC."""
+"""IoU thresholds of COCO's primary metric, which Detectron2 also uses for VOC."""
 RECALLS = np.linspace(0, 1, 101)
-"""Where precision-recall curves are sampled, COCO's recThrs."""
+"""Recalls at which precision-recall curves are sampled: COCO's recThrs."""
 
 
 @dataclass(frozen=True)
 class DetectionScores:
-    """Scores of one split.
+    """Detection scores of one split.
 
     Attributes:
         metric: such as "VOC 11-point AP" or "COCO bbox AP".
-        numbers: AP, AP50, AP75 and what else the metric has, in percent; NaN where it has no meaning
-            (no small object in the split, say).
-        classes: the K names, in the order of the labels.
-        thresholds: the T IoU thresholds.
-        class_ap: (T, K) average precision in percent; NaN for a class that the metric leaves out.
-        precision: (T, 101, K) interpolated precision in [0, 1] at ``RECALLS``: the highest at that
-            recall or above, 0 where it is not reached; NaN for a class without objects.
-        objects: (K,) annotated objects that count (neither difficult nor crowds).
-        detections: (K,) predictions that were scored.
+        numbers: AP, AP50, AP75 and the other values of the metric, in percent; NaN if undefined (for
+            example if the split has no small objects).
+        classes: names of the K classes, in label order.
+        thresholds: T IoU thresholds.
+        class_ap: (T, K) average precision in percent; NaN for a class that the metric excludes.
+        precision: (T, 101, K) interpolated precision in [0, 1] at ``RECALLS``: the highest at this recall
+            or above, 0 if the recall is not reached; NaN for a class without objects.
+        objects: (K,) number of annotated objects, without difficult ones and crowds.
+        detections: (K,) number of scored predictions.
     """
 
     metric: str
@@ -156,17 +157,17 @@ class DetectionScores:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Classes without an object to find."""
+        """Classes without objects."""
         return tuple(n for n, count in zip(self.classes, self.objects, strict=True) if not count)
 
     def summary(self) -> dict[str, float | None]:
-        """The numbers as JSON knows them: NaN becomes null."""
+        """The numbers, with None instead of NaN."""
         return {name: _known(value) for name, value in self.numbers.items()}
 
     def table(self) -> list[dict[str, str | int | float | None]]:
-        """One row a class, in the order of the labels: objects, detections, AP, AP50, AP75.
+        """One row per class, in label order: objects, detections, AP, AP50, AP75.
 
-        AP is the mean over all thresholds, in percent; None where the class is left out.
+        AP is the mean over all thresholds in percent; None if the metric excludes the class.
         """
         half, three_quarters = (_index(self.thresholds, value) for value in (0.5, 0.75))
         return [

@@ -1,13 +1,10 @@
-"""VOC's average precision of one class, as functions on arrays.
+"""PASCAL VOC's average precision of boxes, with exactly the numbers of Detectron2.
 
-Boxes here are VOC's: 1-based, the right and bottom edges inclusive.
+Every rule in which evaluators differ is a field of ``VocRules``. Its defaults are those of Detectron2's
+PascalVOCDetectionEvaluator (``detectron2/evaluation/pascal_voc_evaluation.py``, derived from
+py-faster-rcnn), the evaluator of the published numbers of MoCo and its successors.
 
-PASCAL VOC's average precision of boxes, number for number as Detectron2 computes it.
-
-Every rule in which evaluators differ is a field of ``VocRules``; its defaults are those of
-Detectron2's PascalVOCDetectionEvaluator (``detectron2/evaluation/pascal_voc_evaluation.py``, which
-goes back to py-faster-rcnn), the evaluator behind the published numbers of MoCo and its successors.
-The mathematics are in ``voc_matching.py``.
+Boxes are in VOC's convention: 1-based, with inclusive right and bottom edges.
 """
 
 from collections.abc import Sequence
@@ -21,24 +18,24 @@ from msbreg.run.errors import UserError
 from transfer.scoring.predictions import in_order
 from transfer.scoring.scores import RECALLS, THRESHOLDS, DetectionScores
 
-# ---- VOC's average precision of one class, as functions on arrays
+# ---- Average precision of one class, as functions on arrays
 
 
 Metric = Literal["11-point", "area"]
 
 
 class Objects(NamedTuple):
-    """The M annotated objects of one class, scene by scene."""
+    """The M annotated objects of a class, ordered by scene."""
 
-    scene: np.ndarray  # (M,) int64, rising
+    scene: np.ndarray  # (M,) int64, ascending
     boxes: np.ndarray  # (M, 4) float64
     difficult: np.ndarray  # (M,) bool
 
 
 class Found(NamedTuple):
-    """The D detections of one class, scene by scene, as the detector ordered them."""
+    """The D detections of a class, ordered by scene, then as the detector ordered them."""
 
-    scene: np.ndarray  # (D,) int64, rising
+    scene: np.ndarray  # (D,) int64, ascending
     boxes: np.ndarray  # (D, 4) float64
     scores: np.ndarray  # (D,) float64
 
@@ -46,11 +43,11 @@ class Found(NamedTuple):
 def best_overlaps(
     objects: Objects,
     found: Found,
-    pixel: float,  # added to each side: 1 by VOC's rule
+    pixel: float,  # added to each side: 1 in VOC's rules
 ) -> tuple[np.ndarray, np.ndarray]:  # (D,) float64, (D,) int64
-    """Give each detection's highest IoU with an object of its scene, and the first such object.
+    """Each detection's highest IoU with an object of its scene, and the index of the first such object.
 
-    Where its scene has none, -inf and -1.
+    -inf and -1 if the scene has no object.
     """
     overlap = np.full(len(found.scores), -np.inf)
     nearest = np.full(len(found.scores), -1)
@@ -75,26 +72,26 @@ def _ious(
     b: np.ndarray,  # (P, 4)
     pixel: float,
 ) -> np.ndarray:  # (P,)
-    """IoU pair by pair, with Detectron2's order of operations so that no bit differs."""
+    """IoU of P pairs, in Detectron2's order of operations, so that it is bit for bit equal."""
     width = np.maximum(np.minimum(a[:, 2], b[:, 2]) - np.maximum(a[:, 0], b[:, 0]) + pixel, 0.0)
     height = np.maximum(np.minimum(a[:, 3], b[:, 3]) - np.maximum(a[:, 1], b[:, 1]) + pixel, 0.0)
     common = width * height
     area_a = (a[:, 2] - a[:, 0] + pixel) * (a[:, 3] - a[:, 1] + pixel)
     area_b = (b[:, 2] - b[:, 0] + pixel) * (b[:, 3] - b[:, 1] + pixel)
     union = area_b + area_a - common
-    # Without the pixel rule two boxes of one pixel have no area: they do not overlap.
+    # Without the pixel rule, boxes of one pixel have no area and do not overlap.
     return np.divide(common, union, out=np.zeros_like(common), where=union != 0)
 
 
 def hits_and_misses(
-    above: np.ndarray,  # (D,) bool, by falling score
+    above: np.ndarray,  # (D,) bool, by descending score
     nearest: np.ndarray,  # (D,) int64
     difficult: np.ndarray,  # (M,) bool
 ) -> tuple[np.ndarray, np.ndarray]:  # (D,) bool, (D,) bool
-    """Judge each detection; one whose nearest object is difficult is neither.
+    """Whether each detection is a hit or a miss; neither if its nearest object is difficult.
 
-    Only the nearest object counts: the first that claims it is a hit, later ones are misses even if
-    they overlap another object that is still free.
+    A detection can only match its nearest object. The first detection of an object is a hit; later ones are
+    misses even if they overlap another, unmatched object.
     """
     claims = above.copy()
     claims[above] = ~difficult[nearest[above]]
@@ -106,26 +103,28 @@ def hits_and_misses(
 
 
 def precision_recall(
-    hit: np.ndarray,  # (D,) bool, by falling score
+    hit: np.ndarray,  # (D,) bool, by descending score
     miss: np.ndarray,  # (D,) bool
     positives: int,
 ) -> tuple[np.ndarray, np.ndarray]:  # (D,), (D,)
-    """Give recall and precision after each detection; recall is NaN without positives."""
+    """Recall and precision after each detection; recall is NaN without positives."""
     hits, misses = np.cumsum(hit.astype(np.float64)), np.cumsum(miss.astype(np.float64))
     recall = hits / positives if positives else np.full(len(hits), np.nan)
-    # eps: a first detection that is neither hit nor miss would be 0 / 0.
+    # eps avoids 0 / 0 if the first detection is neither a hit nor a miss.
     return recall, hits / np.maximum(hits + misses, np.finfo(np.float64).eps)
 
 
 def average_precision(
-    recall: np.ndarray,  # (D,) never falling
+    recall: np.ndarray,  # (D,) non-decreasing
     precision: np.ndarray,  # (D,)
     metric: Metric,
 ) -> float:
-    """Average the curve, in [0, 1]; no detection scores 0."""
+    """Average precision in [0, 1]; 0 without detections."""
     if metric == "11-point":
         total = 0.0
-        for level in np.arange(0.0, 1.1, 0.1):  # with its rounding errors: 0.30000000000000004
+        for level in np.arange(
+            0.0, 1.1, 0.1
+        ):  # includes rounding errors such as 0.30000000000000004
             reached = recall >= level
             total = total + (precision[reached].max() if reached.any() else 0) / 11.0
         return float(total)
@@ -136,14 +135,14 @@ def average_precision(
 
 
 def sampled(recall: np.ndarray, precision: np.ndarray, positives: int) -> np.ndarray:  # (101,)
-    """Give the highest precision at each of ``RECALLS`` or above; NaN without positives."""
+    """The highest precision at each of ``RECALLS`` or above; NaN without positives."""
     if not positives:
         return np.full(len(RECALLS), np.nan)
     heights = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
     return heights[np.searchsorted(recall, RECALLS, side="left")]
 
 
-# ---- PASCAL VOC's average precision of boxes, number for number as Detectron2 computes it
+# ---- Scores of a split
 
 
 Ties = Literal["numpy", "stable"]
@@ -151,27 +150,28 @@ Ties = Literal["numpy", "stable"]
 
 @dataclass(frozen=True)
 class VocRules:
-    """How hits are counted and averaged.
+    """Rules for matching and averaging.
 
     Attributes:
-        metric: "11-point" averages the interpolated precision at the recalls 0, 0.1, ..., 1 (VOC
-            2007); "area" is the area under the interpolated curve (VOC from 2010 on).
-        pixel_rule: the side of a box is ``xmax - xmin + 1``, for pixels are counted and the edges are
-            inclusive; without it ``xmax - xmin``, as in scripts that forget it.
-        rounding: scores are rounded to 3 decimals and edges (1-based) to 1 before anything else, as
-            by the devkit's text files; scores that become equal are then ranked by ``ties``.
-        difficult: objects so marked are neither hit nor miss ("ignored"), or as any other ("counted").
-        reached: an IoU equal to the threshold is a hit; the devkit's Matlab code says so, Detectron2
-            does not.
-        ties: how equal scores rank. "numpy" is Detectron2's ``np.argsort(-scores)``, whose default
-            sort is not stable: the order depends on NumPy's version and the vector instructions of
-            the CPU (AVX-512, AVX2, none), and with it the score. On 4,952 drawn images with rounded
-            scores these three were apart by 0.08 AP50 and 0.22 AP75; so are Detectron2's on such
-            machines. "stable" keeps the order of the split, then of the prediction, everywhere.
-        absent: a class without objects to find scores as the formula falls out ("scored", as in
-            Detectron2: 0; with "area" NaN as soon as anything is detected, and so the mean), or is no
-            part of the mean ("ignored").
-        thresholds: the IoUs that AP is the mean over.
+        metric: "11-point" averages the interpolated precision at the recalls 0, 0.1, ..., 1 (VOC 2007);
+            "area" is the area under the interpolated curve (VOC since 2010).
+        pixel_rule: sides of boxes are ``xmax - xmin + 1``, since edges are inclusive pixels; if False,
+            ``xmax - xmin``.
+        rounding: round scores to 3 decimals and (1-based) edges to 1 decimal first, as in the devkit's text
+            files; ``ties`` ranks scores that become equal.
+        difficult: whether matches with difficult objects are neither hits nor misses ("ignored"), or count
+            like those with other objects ("counted").
+        reached: whether an IoU equal to the threshold is a hit, as in the devkit's Matlab code; in Detectron2
+            it is not.
+        ties: order of equal scores. "numpy" is Detectron2's ``np.argsort(-scores)``, whose default sort is
+            not stable: the order, and so the score, depends on NumPy's version and the CPU's vector
+            instructions (AVX-512, AVX2, none). On 4,952 synthetic images with rounded scores, these three
+            differed by 0.08 AP50 and 0.22 AP75, as Detectron2's scores do on such machines. "stable" keeps
+            the order of the split, then of the prediction, on every machine.
+        absent: whether classes without objects are included in the mean ("scored") or not ("ignored").
+            Included, they score as in Detectron2: 0, or with "area" NaN if there are detections, and then
+            the mean is also NaN.
+        thresholds: IoU thresholds that AP averages over.
     """
 
     metric: Metric
@@ -185,10 +185,10 @@ class VocRules:
 
     @classmethod
     def of_year(cls, year: int | None) -> "VocRules":
-        """Detectron2's choice: 11 points for 2007, the area for any other year.
+        """The rules that Detectron2 uses for a year: 11-point for 2007, area for any other.
 
-        Splits without a year are users' own, of which Detectron2 knows none, and small: they may lack
-        objects of a class, which is then no part of the mean.
+        Splits without a year are users' own data, which Detectron2 does not have rules for. They may be
+        small and lack objects of a class, which is then excluded from the mean.
         """
         if year is None:
             return cls("area", absent="ignored")
@@ -197,7 +197,7 @@ class VocRules:
 
 @dataclass(frozen=True)
 class VocScores(DetectionScores):
-    """Scores, and the rules that they follow; ``numbers`` has AP, AP50 and AP75."""
+    """Scores and their rules; ``numbers`` contains AP, AP50 and AP75."""
 
     rules: VocRules
 
@@ -205,13 +205,13 @@ class VocScores(DetectionScores):
 def voc_ap(
     scenes: Scenes, predictions: Sequence[Prediction], rules: VocRules | None = None
 ) -> VocScores:
-    """Average precision of the predicted boxes; by default under the rules of the split's year.
+    """Average precision of the predicted boxes, by default with the rules of the split's year.
 
-    Classes are averaged at each threshold, then the thresholds.
+    The mean is over the classes at each threshold, then over the thresholds.
 
     Raises:
-        UserError: the split has no scene or no class; or the predictions do not fit it, as
-            ``in_order`` says.
+        UserError: the split has no scenes or no classes, or the predictions do not match it (see
+            ``in_order``).
     """
     if not scenes.scenes or not scenes.classes:
         raise UserError(
@@ -246,7 +246,7 @@ def voc_ap(
 
 
 def class_objects(scenes: Scenes, rules: VocRules) -> list[Objects]:
-    """The objects of each class; a crowd is never one that can be hit or missed."""
+    """The objects of each class; crowds are always ignored."""
     rows = [(i, o) for i, scene in enumerate(scenes.scenes) for o in scene.instances]
     scene = np.array([i for i, _ in rows], dtype=np.int64)
     labels = np.array([o.label for _, o in rows], dtype=np.int64)
@@ -259,15 +259,15 @@ def class_objects(scenes: Scenes, rules: VocRules) -> list[Objects]:
 
 
 def class_detections(ordered: Sequence[Prediction], classes: int, rules: VocRules) -> list[Found]:
-    """The detections of each class, rounded if the rules say so."""
+    """The detections of each class, rounded if ``rules.rounding`` is set."""
     scene = np.repeat(np.arange(len(ordered)), [len(p.scores) for p in ordered])
     labels = np.concatenate([p.labels for p in ordered])
     corners = np.concatenate([p.boxes for p in ordered]).astype(np.float32)
-    corners[:, :2] += 1  # in float32, as Detectron2
+    corners[:, :2] += 1  # in float32, as in Detectron2
     boxes = corners.astype(np.float64)
     scores = np.concatenate([p.scores for p in ordered]).astype(np.float32).astype(np.float64)
     if rules.rounding:
-        # What printing and reading back gives: float32 times 10 or 1000 is exact in float64.
+        # Equals printing and parsing, since float32 times 10 or 1000 is exact in float64.
         boxes, scores = np.rint(boxes * 10) / 10, np.rint(scores * 1000) / 1000
     per_class = [labels == k for k in range(classes)]
     return [Found(scene[own], boxes[own], scores[own]) for own in per_class]
@@ -276,7 +276,7 @@ def class_detections(ordered: Sequence[Prediction], classes: int, rules: VocRule
 def class_ap(
     objects: Objects, found: Found, rules: VocRules
 ) -> tuple[np.ndarray, np.ndarray]:  # (T,) in [0, 1], (T, 101)
-    """Average precision of one class at each threshold, and its interpolated curves."""
+    """Average precision of a class at each threshold, and its interpolated curves."""
     overlap, nearest = best_overlaps(objects, found, 1.0 if rules.pixel_rule else 0.0)
     order = np.argsort(-found.scores, kind="stable" if rules.ties == "stable" else None)
     overlap, nearest = overlap[order], nearest[order]

@@ -14,7 +14,7 @@ from transfer.detectors.trainable import has_synchronized_norm
 def said(folder: Path, how: str, accumulate: int) -> list[str]:
     """Of both processes of tests/transfer/detectors/failing.py."""
     assert run_pair("tests.transfer.detectors.failing", folder, how, accumulate) == [0, 0]
-    return [(folder / rank / "said.txt").read_text() for rank in ("0", "1")]
+    return [(folder / rank / "error.txt").read_text() for rank in ("0", "1")]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ SMALL = [
     "MODEL.RPN.PRE_NMS_TOPK_TEST", 200,
     "MODEL.RPN.POST_NMS_TOPK_TRAIN", 100,
     "MODEL.RPN.POST_NMS_TOPK_TEST", 24,
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0,  # random weights are sure of nothing
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0,  # random weights give low scores
     "TEST.DETECTIONS_PER_IMAGE", 20,
 ]  # fmt: skip
 FEW = ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8, "MODEL.RPN.POST_NMS_TOPK_TEST", 12]
@@ -96,7 +96,7 @@ def config_of(name, *overrides):
 
 
 def sample_of(config, *, seed, height, width, objects, scale=1.5, scene=0):
-    """A picture of noise with coarse structure, and objects with polygons of eight corners."""
+    """An image of noise with coarse structure, and objects with octagonal polygons."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, height // 16, width // 16, generator=generator) * 255
     image = nn.functional.interpolate(coarse, (height, width), mode="nearest")[0]
@@ -144,7 +144,7 @@ def _bitmaps(boxes, height, width):
 
 
 def batch_of(config, step=0):
-    """Two images of unequal size, one of them upright."""
+    """Two images of different sizes, one of them in portrait format."""
     return [
         sample_of(config, seed=10 * step + 1, height=96, width=144, objects=4),
         sample_of(config, seed=10 * step + 2, height=128, width=112, objects=3, scene=1, scale=0.8),
@@ -152,13 +152,13 @@ def batch_of(config, step=0):
 
 
 def settle(model, config):
-    """Weights under which no branch is blind: BatchNorm statistics of real activations; in place.
+    """Set weights that activate every branch, with BatchNorm statistics of real activations, in place.
 
     Statistics and biases are then perturbed and the last layers made larger, so that nothing is
     symmetric, zero or sure of background.
     """
     donor = model
-    if config.MODEL.RESNETS.NORM == "FrozenBN":  # keeps no statistics: those of its twin with BN
+    if config.MODEL.RESNETS.NORM == "FrozenBN":  # use the statistics of the same model with BN
         donor = build_model(changed(config, "MODEL.RESNETS.NORM", "BN"))
         fresh = model.state_dict()
         weights = {k: v for k, v in fresh.items() if k.endswith("weight") and "norm" not in k}
@@ -180,7 +180,7 @@ def settle(model, config):
             value += torch.rand(value.shape, generator=generator) * 0.05 * value.abs().mean()
         for part, factor in LOUDER.items():
             if name.endswith(part) and config.MODEL.RESNETS.NORM != "FrozenBN":
-                value *= factor  # frozen statistics let activations grow by themselves
+                value *= factor  # with frozen statistics, activations already grow
         state[name] = value
     model.load_state_dict(state)
     return model
@@ -193,7 +193,7 @@ LOUDER = {
     "anchor_deltas.weight": 4,
     "objectness_logits.weight": 4,
 }
-"""Ending of a parameter's name -> factor on its first value."""
+"""Suffix of a parameter's name -> factor on its initial value."""
 
 
 def changed(config, *overrides):

@@ -9,16 +9,16 @@ from transfer.detectors import detectron2_engine
 
 
 def detectron2_data():
-    """The module ``detectron2.data``, or a skipped test."""
+    """The module ``detectron2.data``; skips the test if it is not installed."""
     if not detectron2_engine.available():
         pytest.skip("Detectron2 is not installed; frozen values stand for it")
-    with warnings.catch_warnings():  # it compiles its box coder by torch.jit.script, now deprecated
+    with warnings.catch_warnings():  # it calls torch.jit.script, which is deprecated
         warnings.simplefilter("ignore")
         return pytest.importorskip("detectron2.data")
 
 
 def entry(scene, *, sized_boxes):
-    """A scene as Detectron2's dictionary; ``sized_boxes`` as in COCO, else corners as in VOC."""
+    """A scene as Detectron2's dictionary; ``sized_boxes`` as in COCO, otherwise corners as in VOC."""
     detectron2_data()
     from detectron2.structures import BoxMode
 
@@ -69,14 +69,14 @@ def mapped(scene, settings, seed, *, sized_boxes, training=True):
 
 
 def mapped_entry(given, settings, seed, *, training=True):
-    """What Detectron2 makes of its dictionary when its global generator starts from ``seed``."""
-    before = np.random.get_state()  # noqa: NPY002 - the generator that Detectron2 draws from
+    """Detectron2's mapped dictionary, with its global generator seeded by ``seed``."""
+    before = np.random.get_state()  # noqa: NPY002 - the generator that Detectron2 uses
     try:
         np.random.seed(seed)  # noqa: NPY002
         with warnings.catch_warnings():
-            # pycocotools 2.0 has not adopted NumPy 2's __array__(copy=).
+            # pycocotools 2.0 does not support NumPy 2's __array__(copy=).
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-            # fvcore flips vertically by PyTorch, in an array of Pillow's that is not writable.
+            # fvcore's vertical flip passes Pillow's read-only array to PyTorch.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
             return mapper(settings, training)(given)
     finally:

@@ -19,7 +19,7 @@ needs_detectron2 = pytest.mark.skipif(
 
 @contextlib.contextmanager
 def its_warnings() -> Iterator[None]:
-    """What Detectron2 uses and PyTorch or NumPy call deprecated, message by message."""
+    """Ignore the deprecation warnings that Detectron2 causes in PyTorch and NumPy."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.")
         warnings.filterwarnings("ignore", message=r".*torch\.meshgrid")
@@ -28,7 +28,7 @@ def its_warnings() -> Iterator[None]:
 
 
 def pair(config, build_ours) -> tuple[nn.Module, nn.Module]:
-    """Ours and its model, each built with the global generator in the same state."""
+    """Our model and Detectron2's, each built with the same state of the global generator."""
     torch.manual_seed(0)
     ours = build_ours(config)
     torch.manual_seed(0)
@@ -38,7 +38,7 @@ def pair(config, build_ours) -> tuple[nn.Module, nn.Module]:
 
 
 def inner_values(model: nn.Module, batch: list, run) -> dict[str, Any]:
-    """What passes between the parts while ``run(model, batch)`` runs: ours and its alike.
+    """The intermediate values of ``run(model, batch)``, for either model.
 
     Returns:
         features (name -> tensor), logits and offsets of the proposal network (a list by level), and

@@ -62,7 +62,7 @@ def main(folder: Path, how: str, accumulate: int) -> None:
                 progress=progress,
             )
     except (UserError, RunFailed, ZeroDivisionError) as error:
-        (mine / "said.txt").write_text(f"{type(error).__name__}: {error}")
+        (mine / "error.txt").write_text(f"{type(error).__name__}: {error}")
     distributed.stop()
 
 

@@ -25,7 +25,7 @@ CASES = (
 
 
 def ours(name: str) -> nn.Module:
-    """Our model of a case, with weights under which no branch is blind."""
+    """Our model of a case, with weights that activate every branch."""
     config = config_of(name)
     torch.manual_seed(0)
     return settle(build_model(config), config)

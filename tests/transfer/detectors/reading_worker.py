@@ -1,4 +1,4 @@
-"""One of two processes that read images until one of them cannot; started by test_batches.py."""
+"""One of two processes that read images until one process fails; started by test_samples.py."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ from transfer.detectors.samples import training_batches
 
 
 class Blind(nn.Module):
-    """Finds nothing."""
+    """Detects nothing."""
 
     def forward(self, samples):
         nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))

@@ -17,7 +17,7 @@ SETTINGS = MapperSettings(train_sizes=(96, 128, 160), train_longest=200)
 
 
 def registered(read, *arguments):
-    """Their dictionaries; pycocotools, which they read with, prints."""
+    """Detectron2's dictionaries, without the output that pycocotools prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         return read(*arguments)
 
@@ -111,7 +111,7 @@ def test_photographs_and_digits_are_mapped_to_the_same_samples():
 
 
 def test_whole_numbers_in_a_json_are_not_truncated():
-    # Detectron2 scales arrays of integers in place, which cuts what follows the point.
+    # Detectron2 scales integer arrays in place, which truncates the fraction.
     nuclei = load_scenes("coco_2017_val", shared("nuclei-coco"))
     entry = coco(nuclei)[0]
     cut = by_detectron2.mapped_entry(entry, SETTINGS, 0)["instances"].gt_boxes.tensor

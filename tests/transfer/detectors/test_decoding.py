@@ -63,7 +63,7 @@ fail(testing_batches(scenes, MapperSettings(test_size=12), rank=0, world=1, work
 
 
 def test_a_process_that_fails_with_open_batches_exits(tmp_path):
-    """Workers ignore the SIGTERM with which Python ends children; it would wait for them for ever."""
+    """Workers ignore the SIGTERM that Python sends to children at exit, so it could wait forever."""
     write_coco(tmp_path, coco_content(images=[(n, 14, 20) for n in range(9)]))
     (tmp_path / "fails.py").write_text(FAILS)
     root = Path(__file__).resolve().parents[3]

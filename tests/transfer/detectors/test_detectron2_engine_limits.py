@@ -138,7 +138,7 @@ def test_deformable_stages_do_not_run_on_the_cpu(monkeypatch):
 
 
 def older():
-    """Settings as an older Detectron2 has them: without REPEAT_SQRT."""
+    """The settings of an older Detectron2, which lacks REPEAT_SQRT."""
     tree = default_config()
     del tree.DATALOADER["REPEAT_SQRT"]
     return tree

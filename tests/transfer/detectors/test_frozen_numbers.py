@@ -17,7 +17,7 @@ FROZEN = json.loads(FILE.read_text())["cases"]
 
 @pytest.fixture(scope="module", params=CASES)
 def numbers(request):
-    """Found and expected."""
+    """Our numbers and the recorded ones."""
     return numbers_of(ours(request.param), request.param), FROZEN[request.param]
 
 

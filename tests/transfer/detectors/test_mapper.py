@@ -57,7 +57,7 @@ def draw_scene(folder, rng, number, *, masks="polygon"):
             mask = draw_runs(rng, height, width)
         box, label = draw_box(rng, height, width), int(rng.integers(0, 20))
         instances.append(Instance(box, label, mask, crowd=rng.random() < 0.2))
-    if number % 5 == 0:  # nothing is left of a box that lies beyond the border
+    if number % 5 == 0:  # a box outside the image is clipped to nothing
         instances.append(Instance((-1.0, 2.0, 0.0, 9.0), 3, draw_polygons(rng, height, width)))
     return Scene(number, file, height, width, tuple(instances))
 
@@ -82,19 +82,19 @@ def draw_settings(rng, masks):
 
 
 def drawn(folder, number, masks="polygon"):
-    """A scene and settings, all of it a function of the number."""
+    """A scene and settings, determined by the number."""
     rng = np.random.default_rng([number, {"polygon": 0, "bitmask": 1}[masks]])
     return draw_scene(folder, rng, number, masks=masks), draw_settings(rng, masks)
 
 
 def ours_of(scene, settings, number):
-    """Boxes with sizes, as COCO's, for even numbers; with corners, as VOC's, for odd ones."""
+    """Whether boxes have sizes, as in COCO (even numbers), or corners, as in VOC (odd numbers)."""
     random = np.random.RandomState(number)
     return training_sample(scene, settings, random, sized_boxes=number % 2 == 0)
 
 
 def digest(sample):
-    """Sixteen hexadecimal digits of everything in a sample."""
+    """Hash of a sample: sixteen hexadecimal digits."""
     parts = [sample.image.numpy(), sample.boxes.numpy(), sample.labels.numpy()]
     parts += [ring for rings in sample.polygons or () for ring in rings]
     parts += [] if sample.bitmasks is None else [sample.bitmasks.numpy()]
@@ -144,7 +144,7 @@ def test_exif_rotation_and_testing_samples_are_detectron2s(tmp_path, orientation
     assert torch.equal(testing_sample(scene, SMALL).image, theirs["image"])
 
 
-# Written by samples that Detectron2 0.6 (02b5c4e2) had been found equal to.
+# Hashes of samples that were equal to those of Detectron2 0.6 (02b5c4e2).
 FROZEN = {
     ("polygon", 1): "21ddb14e5531318b",
     ("polygon", 4): "4268fbda01f04f0b",

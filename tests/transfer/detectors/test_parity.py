@@ -22,7 +22,7 @@ PRECISIONS = {"float32": False, "bfloat16": True}
 
 @pytest.fixture(scope="module", params=CASES)
 def twins(request):
-    """Config, our model and Detectron2's, and a state under which no branch is blind."""
+    """Config, our model and Detectron2's, and a state that activates every branch."""
     config = config_of(request.param)
     ours, theirs = pair(config, build_model)
     fresh = theirs.state_dict()
@@ -36,7 +36,7 @@ def twins(request):
 
 @pytest.fixture(params=PRECISIONS)
 def run(request):
-    """One forward pass from a fixed seed, in one of the precisions."""
+    """A forward pass from a fixed seed with a given precision."""
 
     def forward(model, batch):
         torch.manual_seed(11)
@@ -54,7 +54,7 @@ def reset(twins):
 
 
 def assert_equal(ours, theirs):
-    """Equal bits, in dicts, lists and tensors."""
+    """Check that nested dicts, lists and tensors are bit for bit equal."""
     if isinstance(ours, dict):
         assert list(ours) == list(theirs)
         for key in ours:

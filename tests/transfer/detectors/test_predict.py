@@ -13,7 +13,7 @@ from transfer.detectors.rcnn.regions import Detections
 
 
 class Heads(nn.Module):
-    """Detectron2's names for the modules whose outputs are looked at."""
+    """Has Detectron2's names for the modules whose outputs are checked."""
 
     def __init__(self, part: str, of: nn.Module) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Heads(nn.Module):
 
 
 class Both(nn.Module):
-    """Scores and offsets, in a list and a tuple as heads on pyramids give them."""
+    """Outputs scores and offsets in a list and a tuple, like heads on pyramids."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Both(nn.Module):
 
 
 class Detector(nn.Module):
-    """Finds nothing, whatever its heads say."""
+    """Detects nothing, independent of its heads."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -67,7 +67,7 @@ def test_batches_are_wide_or_not_and_lose_no_scene():
     assert all(len({WIDE[index] for _, index in batch}) == 1 for batch in batches)
     positions = sorted(position for batch in batches for position, _ in batch)
     assert len(set(positions)) == len(positions)
-    assert positions[-1] + 1 - len(positions) < 2 * 3  # what still waits in the two groups
+    assert positions[-1] + 1 - len(positions) < 2 * 3  # scenes in incomplete groups
 
 
 def test_a_group_that_never_fills_does_not_block_the_other():

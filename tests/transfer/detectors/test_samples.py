@@ -50,7 +50,7 @@ def batches(scenes, count, *, first=0, workers=0, rank=0, world=1, settings=SETT
 
 
 def content(sample):
-    """Everything in a sample in a form that == compares."""
+    """The content of a sample in a form that == can compare."""
     return (
         sample.scene,
         sample.height,
@@ -121,7 +121,7 @@ def test_samples_are_complete_and_do_not_share_memory(scenes, workers):
 def test_pytorchs_global_generator_is_not_used(scenes, workers):
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    state = np.random.get_state()[1].copy()  # noqa: NPY002 - the one that must not be drawn from
+    state = np.random.get_state()[1].copy()  # noqa: NPY002 - the one that must not be used
     batches(scenes, 2, workers=workers)
     assert torch.equal(torch.get_rng_state(), before)
     assert (np.random.get_state()[1] == state).all()  # noqa: NPY002

@@ -11,7 +11,7 @@ from transfer.detectors.solver import build_optimizer, clip_gradients, parameter
 
 
 class Several(nn.Module):
-    """Every kind of layer that is treated on its own, a shared weight and a frozen one."""
+    """Has every kind of layer with special rules, a shared weight and a frozen one."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ SCHEDULES = {
 def test_every_value_equals_detectron2s_scheduler(tmp_path, words):
     import torch
 
-    detectron2_engine.version()  # imports it without its warnings
+    detectron2_engine.version()  # imports Detectron2 without its warnings
     from detectron2.config import get_cfg
     from detectron2.solver import build_lr_scheduler
 

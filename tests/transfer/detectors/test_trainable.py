@@ -32,11 +32,11 @@ PLAN = Plan(steps=12, save_every=4, evaluate_every=5, row_every=4)
 
 
 class Stopped(KeyboardInterrupt):
-    """As a kill between two steps."""
+    """Stands for a kill between two steps."""
 
 
 class Run:
-    """One call of ``train`` on a folder, and what it called."""
+    """A call of ``train`` in a folder, which records the hooks that it calls."""
 
     def __init__(
         self, folder: Path, training: DetectorTraining, stop_at: int | None = None
@@ -50,7 +50,7 @@ class Run:
     def evaluate(self, iteration: int) -> dict | None:
         self.evaluated.append(iteration)
         self.training.model.eval()
-        torch.rand(100)  # as an evaluation that draws random numbers
+        torch.rand(100)  # like an evaluation that uses random numbers
         return None
 
     def __call__(self, plan: Plan) -> "Run":
@@ -204,7 +204,7 @@ def test_precise_statistics_are_those_of_all_pixels(cfg, tmp_path):
     assert not torch.allclose(model.norm.running_var, torch.ones(4), atol=1e-3)
 
 
-def batch_pixels(model: Toy, batch) -> torch.Tensor:  # (N, 4) what the norm layer sees
+def batch_pixels(model: Toy, batch) -> torch.Tensor:  # (N, 4) inputs of the norm layer
     with torch.no_grad():
         images = torch.stack([s.image for s in batch]).float() / 255
         return model.conv(images).flatten(2).transpose(1, 2).reshape(-1, 4)
@@ -306,7 +306,7 @@ def test_divergence_while_computing_precise_statistics_is_reported(cfg, tmp_path
     training = new_training(cfg, precise_bn=3)
     training.model.forward = lambda samples: (_ for _ in ()).throw(FloatingPointError("proposals"))
     run = Run(tmp_path, training)
-    run.state.step = 12  # all is trained
+    run.state.step = 12  # training is complete
     with pytest.raises(RunFailed, match="diverged at step 12: proposals"):
         run(PLAN)
     assert run.saved == []

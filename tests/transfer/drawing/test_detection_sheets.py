@@ -32,7 +32,7 @@ def drawn(tmp_path):
 
 
 def one(tmp_path, objects, boxes, size=(100, 60)):
-    """A gray image with cats, and what was found in it."""
+    """A gray image with cats, and detections in it."""
     file = tmp_path / "cat.png"
     Image.new("RGB", size, (90, 90, 90)).save(file)
     scenes = Scenes("cats", ("cat",), (Scene("a", file, size[1], size[0], tuple(objects)),))
@@ -55,8 +55,8 @@ def test_curves_are_an_svg_that_follows_the_color_scheme(drawn):
     assert "prefers-color-scheme:dark" in text
     assert "currentColor" in text
     for row in scores.table():
-        shown = "no objects" if not row["objects"] else f"AP {row['AP']:.1f}"
-        assert f">{row['class']}: {shown}</text>" in text
+        result = "no objects" if not row["objects"] else f"AP {row['AP']:.1f}"
+        assert f">{row['class']}: {result}</text>" in text
 
 
 def test_equal_scores_give_equal_bytes(drawn):
@@ -76,16 +76,16 @@ def test_many_classes_have_as_many_plots(drawn):
 
 def test_a_hit_is_blue_next_to_the_green_ground_truth(tmp_path):
     cats = one(tmp_path, [Instance((20, 10, 60, 50), 0)], [(20, 10, 60, 48)])
-    shown = colors(detection_sheet(*cats))
-    assert {GREEN, BLUE} <= shown
-    assert ORANGE not in shown
+    used_colors = colors(detection_sheet(*cats))
+    assert {GREEN, BLUE} <= used_colors
+    assert ORANGE not in used_colors
 
 
 def test_a_miss_is_orange(tmp_path):
     cats = one(tmp_path, [Instance((20, 10, 60, 50), 0)], [(70, 10, 90, 48)])
-    shown = colors(detection_sheet(*cats))
-    assert {GREEN, ORANGE} <= shown
-    assert BLUE not in shown
+    used_colors = colors(detection_sheet(*cats))
+    assert {GREEN, ORANGE} <= used_colors
+    assert BLUE not in used_colors
 
 
 def test_boxes_are_drawn_at_their_coordinates(tmp_path):
@@ -94,7 +94,7 @@ def test_boxes_are_drawn_at_their_coordinates(tmp_path):
     )
     sheet = np.array(detection_sheet(scenes, predictions))[22:]  # below the heading
     rows, columns = np.nonzero((sheet[..., :3] == GREEN).all(-1))
-    inside = rows > 20  # the word above the box is green, too
+    inside = rows > 20  # the label above the box is also green
     scale = 224 / 100
     assert columns.min() == pytest.approx(25 * scale, abs=1)
     assert columns.max() == pytest.approx(75 * scale - 1, abs=1)
@@ -105,9 +105,9 @@ def test_boxes_are_drawn_at_their_coordinates(tmp_path):
 def test_labels_do_not_cover_a_picture_with_many_boxes(tmp_path, count, named):
     objects = [Instance((10 * k, 30, 10 * k + 8, 40), 0) for k in range(count)]
     scenes, predictions = one(tmp_path, objects, [objects[0].box])
-    plain = np.array(detection_sheet(scenes, predictions))[:, :224]  # the truth
+    plain = np.array(detection_sheet(scenes, predictions))[:, :224]  # the ground truth
     renamed = np.array(detection_sheet(replace(scenes, classes=("lion",)), predictions))[:, :224]
-    end = 22 + 130  # below are words about the detection
+    end = 22 + 130  # the caption is below
     assert (plain[:end] != renamed[:end]).any() == named
 
 

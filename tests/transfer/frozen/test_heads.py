@@ -34,7 +34,7 @@ def data():
 
 @pytest.fixture
 def fit_linear(tmp_path):
-    """Train heads to the end with the loop of every training."""
+    """Train heads to the end with the common training loop."""
 
     def run(features, labels, **options):
         heads = LinearHeads(features, labels, **options)
@@ -66,7 +66,7 @@ def test_every_layer_equals_autograd_with_the_sgd_of_torch(
         layer, loss = slow.fit_linear(
             *data, learning_rate=rate, factor=factor, **options, **SETTINGS
         )
-        # float32 sums in another order over 30 steps: a few 1e-7 each.
+        # 30 steps of float32 sums in a different order: an error of a few 1e-7 each.
         assert relative_error(model.weights[index], layer.weight.detach().T) < 1e-5
         assert relative_error(model.bias[index], layer.bias.detach()) < 1e-5
         assert float(model.final_losses[index]) == pytest.approx(loss, rel=1e-5)
@@ -76,7 +76,7 @@ def test_training_learning_rates_together_equals_training_them_one_by_one(fit_li
     together = fit_linear(*data, learning_rates=RATES, **SETTINGS)
     for index, rate in enumerate(RATES):
         alone = fit_linear(*data, learning_rates=[rate], **SETTINGS)
-        # The product is cut into blocks at other places: rounding of float32 sums only.
+        # The matrix product is blocked differently, which only changes float32 rounding.
         assert relative_error(together.weights[index], alone.weights[0]) < 1e-5
         assert relative_error(together.bias[index], alone.bias[0]) < 1e-5
         torch.testing.assert_close(

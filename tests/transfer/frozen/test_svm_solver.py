@@ -20,7 +20,7 @@ COSTS = (0.01, 1.0, 20.0)
 
 
 def multi_label_data(images, seed):
-    """Features of width 12 and labels of 3 classes, a tenth of them only difficult."""
+    """Features of width 12 and labels of 3 classes, a tenth of which are difficult."""
     draw = np.random.default_rng(seed)
     features = draw.standard_normal((images, 12))
     logits = 2 * features[:, :3] + 2 * draw.standard_normal((images, 3))
@@ -81,7 +81,7 @@ def test_difficult_images_are_excluded_for_their_class_or_count_as_negatives(mod
         used = column != 0
         assert excluded[index] == average_precision(decisions[used, index], column[used])
         assert negative[index] == average_precision(decisions[:, index], column)
-    assert (excluded > negative).all()  # more negatives, at random places, lower the precision
+    assert (excluded > negative).all()  # more negatives at random ranks lower the precision
 
 
 def test_two_processes_fit_the_same_classifiers_as_one(train, model):
@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_classifiers(train, model):
 
 
 def test_the_first_cost_wins_ties():
-    # One feature that tells the classes apart: every cost ranks perfectly.
+    # One feature separates the classes: every cost ranks perfectly.
     labels = np.tile([[1], [-1], [-1]], (10, 1))
     features = np.concatenate([labels.astype(float), np.ones((30, 1))], axis=1)
     assert fit_svm(features, labels, costs=(3.0, 0.5, 10.0)).costs.tolist() == [3.0]
@@ -105,7 +105,7 @@ def test_fits_that_do_not_converge_are_counted_without_a_warning():
     draw = np.random.default_rng(4)
     features = draw.standard_normal((60, 2))
     labels = draw.choice([1, -1], (60, 1))
-    # Noise at a huge cost: none of 3 folds and the refit reaches the tolerance.
+    # Noise and a huge cost: neither the 3 folds nor the refit converge.
     assert fit_svm(features, labels, costs=(1e9,)).unconverged == 4
     assert fit_svm(features, labels, costs=(1e-3,)).unconverged == 0
 

@@ -21,7 +21,7 @@ ENVIRONMENT = {
 
 
 def write_record(folder: Path, **content: Any) -> Path:
-    """A record in a new folder; the arguments replace what is in it."""
+    """Write a record to a new folder; arguments replace its entries."""
     folder.mkdir(parents=True)
     config = content.get("config", {})
     record = {
@@ -45,7 +45,7 @@ def write_record(folder: Path, **content: Any) -> Path:
 
 
 def network(seed: int = 0, *, random: bool = False, **changes: Any) -> dict[str, Any]:
-    """Provenance of a network; another seed has other weights."""
+    """Provenance of a network; different seeds have different weights."""
     method = "random" if random else "msbreg"
     details = {"seed": seed} if random else {"method": method, "epochs": 8, "seed": seed}
     return {
@@ -81,7 +81,7 @@ def write_knn(
 
 
 def score(value: float, **changes: Any) -> dict[str, Any]:
-    """A score of 500 images as a record of schema 2 has it."""
+    """A score on 500 images as in a record of schema 2."""
     fields = {
         "name": "top-1",
         "value": value,
@@ -99,7 +99,7 @@ def score(value: float, **changes: Any) -> dict[str, Any]:
 def write_scores(
     folder: Path, provenance: dict[str, Any], *scores: dict[str, Any], **content: Any
 ) -> Path:
-    """A run of schema 2 of a protocol that the report has never heard of."""
+    """A run of schema 2 of a protocol that the report does not know."""
     return write_record(
         folder,
         schema=2,
@@ -181,9 +181,10 @@ def write_pretraining(folder: Path, *, epochs: int = 3, **content: Any) -> Path:
     config |= {"batch_size": 32, "views": 2, "lambda_s": 0.004, "lambda_b": 0.5, "seed": 0}
     config |= {"diagnostics": {"least_std": 0.1, "least_rank": 2.0}}
     write_record(folder, kind="pretrain", config=config, **content)
-    look = {"std": 0.8, "effective_rank": 40.0, "alignment": 1.0, "uniformity": -1.5}
+    diagnostics = {"std": 0.8, "effective_rank": 40.0, "alignment": 1.0, "uniformity": -1.5}
     rows: list[dict[str, Any]] = [
-        {"epoch": e, "step": 10 * e, "knn_top1": 20.0 + e, "spectrum": [0.5, 0.1, 0.01]} | look
+        {"epoch": e, "step": 10 * e, "knn_top1": 20.0 + e, "spectrum": [0.5, 0.1, 0.01]}
+        | diagnostics
         for e in range(epochs + 1)
     ]
     for row in rows[1:]:

@@ -46,14 +46,14 @@ def test_a_reference_may_only_point_to_a_single_path(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"<svg", "not an SVG"),
-        (b"", "not an SVG"),
+        (b"<svg", "not a supported SVG"),
+        (b"", "not a supported SVG"),
         (b"<html/>", "no svg element"),
-        (b"\xff\xfe\xfa", "not an SVG"),
+        (b"\xff\xfe\xfa", "not a supported SVG"),
         (SVG.replace("684 280", "1e99 NaN").encode(), "no svg element with a viewBox"),
         (b'<!DOCTYPE a [<!ENTITY b "c">]>' + SVG.encode(), "entities"),
         (SVG.replace("<text>", "<g>" * 500 + "</g>" * 500 + "<text>").encode(), "deeper"),
-        (SVG.replace("<text>", "<g>" * 90_000).encode(), "not an SVG"),
+        (SVG.replace("<text>", "<g>" * 90_000).encode(), "not a supported SVG"),
         (b" " * 3_000_000, "larger than 2 MB"),
     ],
 )

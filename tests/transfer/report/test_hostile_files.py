@@ -54,7 +54,7 @@ BESIDE = (
 
 @pytest.fixture
 def runs(tmp_path):
-    """A run of every kind with all its files, and one run that stays as it is."""
+    """A run of every kind with all its files, and one run that is not changed."""
     folder = tmp_path / "runs"
     write_pretraining(folder / "pretrain")
     write_neighbors(write_knn(folder / "knn", 60.0, network()), tmp_path / "images")
@@ -94,7 +94,7 @@ def test_special_files_are_named_and_the_rest_is_reported(runs, positions, kind,
         elif kind == "pipe":
             os.mkfifo(file)
         elif kind == "socket":
-            monkeypatch.chdir(file.parent)  # the name of a socket may have 107 characters
+            monkeypatch.chdir(file.parent)  # the path of a socket is limited to 107 characters
             with socket.socket(socket.AF_UNIX) as listening:
                 listening.bind(file.name)
         elif kind == "large":
@@ -132,7 +132,7 @@ def paths_of(value, prefix=()):
 
 @pytest.mark.parametrize("name", ["pretrain", "knn", "svm", "detector"])
 def test_wrong_types_in_a_record_do_not_affect_the_report_of_others(runs, name):
-    """All copies are in one report: writing one for each of hundreds would take minutes."""
+    """All copies share one report: hundreds of reports would take minutes."""
     record = json.loads((runs / name / "record.json").read_text())
     count = 0
     for path in paths_of(record):

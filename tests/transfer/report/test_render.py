@@ -29,7 +29,7 @@ VOID = {"meta", "img", "br", "link"}
 
 
 class Outline(HTMLParser):
-    """Tags that are open, and all attributes that can load something."""
+    """Open tags, and all attributes that can load resources."""
 
     def __init__(self):
         super().__init__()
@@ -77,7 +77,7 @@ def runs(tmp_path):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The two files about these runs."""
+    """Both reports of these runs."""
     folder = tmp_path_factory.mktemp("report")
     return report_of(write_runs(folder), folder)
 

@@ -18,13 +18,13 @@ from transfer.report.run_sections import fine_tunings, neighbors, provenance, tr
 ROOM = (10**6, 100)
 
 
-def shown(folder, room=ROOM):
+def displays(folder, room=ROOM):
     return fine_tunings(collect([folder]), Budget(*room))[0]
 
 
 def test_a_detector_is_shown_with_facts_losses_and_drawings(tmp_path):
     write_detector(tmp_path / "ours", network())
-    (ours,) = shown(tmp_path)
+    (ours,) = displays(tmp_path)
     assert ours.title == "msbreg resnet18-tiny on digits_voc_test"
     assert ours.scores == "box AP 20.0, box AP50 40.0, box AP75 10.0"
     assert ours.facts["engine"] == "torchvision 0.29.2"
@@ -50,7 +50,7 @@ def test_a_pretraining_is_shown_with_facts_and_curve(tmp_path):
 
 def test_an_unfinished_run_shows_its_progress(tmp_path):
     write_detector(tmp_path / "late", network(), status="failed", yaml={"SOLVER.MAX_ITER": 90})
-    (late,) = shown(tmp_path)
+    (late,) = displays(tmp_path)
     assert late.facts["iterations"] == "40 of 90"
     assert late.scores == ""
 
@@ -59,7 +59,7 @@ def test_the_first_run_of_each_network_uses_the_budget_before_others(tmp_path):
     write_detector(tmp_path / "again", network(), config={"seed": 1})
     write_detector(tmp_path / "ours", network(), started="2027-01-01")
     write_detector(tmp_path / "other", network(5, name="other"))
-    items = shown(tmp_path, room=(10**6, 4))
+    items = displays(tmp_path, room=(10**6, 4))
     assert [item.run.folder.name for item in items] == ["again", "other", "ours"]
     assert [len(item.drawings) for item in items] == [2, 2, 0]
     assert "Omitted to keep this page small: see" in items[-1].problems[0]
@@ -69,7 +69,7 @@ def test_only_files_in_the_folder_of_the_run_are_shown(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
     names = ["../secret.png", 3, str(tmp_path / "secret.png"), "..", ""]
     write_detector(tmp_path / "runs" / "ours", network(), drawings=names)
-    (ours,) = shown(tmp_path / "runs")
+    (ours,) = displays(tmp_path / "runs")
     assert ours.drawings == ours.problems == []
 
 

@@ -1,6 +1,6 @@
-"""Detectron2's VOC evaluator on our scenes, and the numbers that it gave, kept in frozen/voc.json.
+"""Detectron2's VOC evaluator on our scenes, and its numbers, recorded in frozen/voc.json.
 
-python -m tests.transfer.scoring.by_detectron2        # writes the file anew
+python -m tests.transfer.scoring.by_detectron2        # writes the file again
 """
 
 import json
@@ -76,7 +76,7 @@ def read_frozen():
 
 
 def case(seed, year, classes):
-    """One case: drawn scenes and predictions of the first classes, and Detectron2's numbers."""
+    """A case: random scenes and predictions of the first classes, and Detectron2's numbers."""
     rng = np.random.default_rng(seed)
     drawn = voc_scenes(rng, 18, year)
     parts = tuple(
@@ -106,7 +106,7 @@ def case(seed, year, classes):
 
 
 def main():
-    # Of 2012 the classes with objects only: another that is found has no number there.
+    # For 2012 only classes with objects: Detectron2 gives NaN for others with detections.
     cases = [case(0, 2007, 5), case(1, 2012, 3)]
     FROZEN.write_text("[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n")
 

@@ -1,4 +1,4 @@
-"""Random splits and predictions for the tests of scores, with everything that can go wrong in them."""
+"""Random splits and predictions for the tests of scores, with all special cases."""
 
 from pathlib import Path
 

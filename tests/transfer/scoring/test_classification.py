@@ -1,4 +1,4 @@
-"""The scores equal their slow twins and scikit-learn's, and follow their rules for ties."""
+"""Metrics equal their slow twins and scikit-learn's, and follow the rules for ties."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_top_k_accuracy_counts_by_hand():
     assert [top_k_accuracy(scores, labels, k) for k in (1, 2, 3)] == [25, 50, 100]
 
 
-def test_classes_of_equal_score_rank_by_index():
+def test_classes_with_equal_scores_rank_by_index():
     level = np.zeros((3, 3))
     assert top_k_accuracy(level, np.array([0, 1, 2]), 1) == pytest.approx(100 / 3)
     assert top_k_accuracy(level, np.array([1, 1, 1]), 2) == 100
@@ -73,7 +73,7 @@ def test_eleven_point_average_precision_equals_its_slow_twin(ranking):
     assert eleven_point_average_precision(*ranking) == pytest.approx(expected, abs=ROUNDING)
 
 
-def test_interpolation_fills_the_valleys_of_the_curve_and_no_more():
+def test_interpolation_only_fills_the_valleys_of_the_curve():
     # Falling scores: miss, hit, hit. Precision 0, 1/2, 2/3, lifted to 2/3 everywhere.
     scores, labels = np.array([3.0, 2.0, 1.0]), np.array([-1, 1, 1])
     assert average_precision(scores, labels) == pytest.approx(100 * 2 / 3)
@@ -81,7 +81,7 @@ def test_interpolation_fills_the_valleys_of_the_curve_and_no_more():
     assert plain == pytest.approx(100 * (1 / 2 + 2 / 3) / 2)
 
 
-def test_average_precision_equals_that_of_scikit_learn_where_nothing_is_interpolated():
+def test_average_precision_equals_scikit_learns_if_nothing_is_interpolated():
     # Hits first, then misses between ever rarer hits: precision only falls.
     labels = np.array([1, 1, 0, 1, 0, 0, 0, 1, 0, 0])
     scores = -np.arange(10.0)
@@ -99,7 +99,7 @@ def test_eleven_points_read_the_curve_at_exact_tenths():
 
 
 @pytest.mark.parametrize("score", [average_precision, eleven_point_average_precision])
-def test_the_order_of_the_images_cannot_matter(ranking, score):
+def test_metrics_do_not_depend_on_the_order_of_the_images(ranking, score):
     scores, labels = ranking
     expected = score(scores, labels)
     for seed in range(5):
@@ -107,7 +107,7 @@ def test_the_order_of_the_images_cannot_matter(ranking, score):
         assert score(scores[order], labels[order]) == expected
 
 
-def test_one_score_for_all_images_has_the_precision_of_chance():
+def test_equal_scores_for_all_images_give_chance_precision():
     labels = np.array([1, 0, 0, 0, 1])
     assert average_precision(np.ones(5), labels) == pytest.approx(40)
     assert eleven_point_average_precision(np.ones(5), labels) == pytest.approx(40)
@@ -119,29 +119,29 @@ def test_a_perfect_ranking_has_average_precision_100(ranking):
     assert eleven_point_average_precision(labels.astype(float), labels) == pytest.approx(100)
 
 
-def test_the_standard_error_is_the_deviation_of_repeated_draws():
+def test_the_standard_error_is_the_deviation_over_repeated_samples():
     shares = np.random.default_rng(2).binomial(500, 0.7, 20_000) / 5
-    # 20,000 draws estimate a deviation to 1 / sqrt(2 * 20,000) = 0.5 %; four times that.
+    # 20,000 samples estimate a deviation within 1 / sqrt(2 * 20,000) = 0.5 %; four times that.
     assert standard_error(70, 500) == pytest.approx(shares.std(), rel=0.02)
 
 
-def test_scores_that_are_not_numbers_are_refused(predictions):
+def test_nan_scores_are_rejected(predictions):
     scores, labels = predictions
     scores[3, 2] = np.nan
-    with pytest.raises(UserError, match="1 of 1200 scores are not numbers"):
+    with pytest.raises(UserError, match="1 of 1200 scores are NaN"):
         top_k_accuracy(scores, labels, 1)
-    with pytest.raises(UserError, match="not numbers"):
+    with pytest.raises(UserError, match="are NaN"):
         average_precision(np.array([np.nan, 1]), np.array([1, -1]))
 
 
-def test_a_class_without_positives_is_refused():
+def test_a_class_without_positives_is_rejected():
     with pytest.raises(UserError, match="none of the 2 labels is positive"):
         average_precision(np.array([0.1, 0.2]), np.array([-1, 0]))
 
 
-def test_labels_outside_the_classes_and_empty_splits_are_refused(predictions):
+def test_labels_out_of_range_and_empty_splits_are_rejected(predictions):
     scores, labels = predictions
-    with pytest.raises(UserError, match=r"labels lie in 0..5, expected 0..4"):
+    with pytest.raises(UserError, match=r"labels are in 0..5; expected 0..4"):
         top_k_accuracy(scores[:, :5], labels, 1)
     with pytest.raises(UserError, match="0 labels"):
         class_accuracies(scores[:0], labels[:0])

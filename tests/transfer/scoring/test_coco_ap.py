@@ -1,4 +1,4 @@
-"""COCO's scores are those of pycocotools on JSON files, bit for bit, whatever the scenes hold."""
+"""COCO's scores are bit for bit equal to those of pycocotools on JSON files."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def nothing(scenes):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_it_is_pycocotools_number_to_the_last_bit(tmp_path, seed, kind, tied):
+def test_scores_equal_pycocotools_bit_for_bit(tmp_path, seed, kind, tied):
     scenes, predictions = drawn(seed, tied)
     assert any(o.crowd for s in scenes.scenes for o in s.instances)
     assert any(not s.instances for s in scenes.scenes)
@@ -74,7 +74,7 @@ def test_crowds_and_equal_objects_match_as_in_pycocotools(tmp_path, seed, kind):
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_it_is_the_number_of_detectron2s_evaluator(tmp_path, kind):
+def test_scores_equal_detectron2s_evaluator(tmp_path, kind):
     pytest.importorskip("detectron2", reason=ABSENT)
     scenes, predictions = drawn(7)
     expected = by_detectron2(tmp_path, scenes, predictions)[kind]
@@ -87,7 +87,7 @@ def test_it_is_the_number_of_detectron2s_evaluator(tmp_path, kind):
 
 
 def by_detectron2(folder, scenes, predictions):
-    """Give what Detectron2's COCOEvaluator says, with the official pycocotools behind it."""
+    """Scores of Detectron2's COCOEvaluator with the official pycocotools."""
     import torch
 
     with warnings.catch_warnings():
@@ -121,7 +121,7 @@ def by_detectron2(folder, scenes, predictions):
     return evaluator.evaluate()
 
 
-def test_the_truth_itself_scores_100():
+def test_the_ground_truth_scores_100():
     scenes, _ = drawn(3)
     perfect = []
     for scene in scenes.scenes:
@@ -133,14 +133,14 @@ def test_the_truth_itself_scores_100():
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_no_detection_at_all_scores_0(kind):
+def test_a_split_without_detections_scores_0(kind):
     scenes, _ = drawn(0)
     found = coco_ap(scenes, nothing(scenes), kind)
     assert set(found.numbers.values()) == {0.0}
     assert found.detections.tolist() == [0] * 5
 
 
-def test_sizes_and_classes_without_objects_have_no_number():
+def test_sizes_and_classes_without_objects_are_nan():
     box = (10.0, 10.0, 20.0, 20.0)
     scene = Scene(1, Path("1.jpg"), 100, 100, (Instance(box, 0),))
     scenes = Scenes("one", ("cat", "dog"), (scene,), category_ids=(5, 9))
@@ -155,7 +155,7 @@ def test_sizes_and_classes_without_objects_have_no_number():
     assert found.table()[0]["objects"] == found.table()[0]["detections"] == 1
 
 
-def test_the_order_of_scenes_and_predictions_cannot_matter():
+def test_scores_do_not_depend_on_the_order_of_scenes_and_predictions():
     scenes, predictions = drawn(4, tied=True)
     rng = np.random.default_rng(0)
     shuffled = tuple(scenes.scenes[i] for i in rng.permutation(len(scenes.scenes)))
@@ -163,7 +163,7 @@ def test_the_order_of_scenes_and_predictions_cannot_matter():
     assert again.numbers == coco_ap(scenes, predictions).numbers
 
 
-def test_the_area_is_the_annotations_else_the_masks_else_the_boxs():
+def test_the_area_comes_from_the_annotation_then_the_mask_then_the_box():
     box, score = (0.0, 0.0, 50.0, 50.0), np.array([0.5], np.float32)
     pixels = np.zeros((1, 100, 100), bool)
     pixels[0, :20, :20] = True
@@ -187,7 +187,7 @@ def test_nothing_is_printed(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_masks_cannot_be_scored_without_masks():
+def test_scoring_masks_requires_masks():
     scenes, predictions = drawn(0)
     bare = [dataclasses.replace(p, masks=None) for p in predictions]
     with pytest.raises(UserError, match="prediction for scene .* has no masks"):
@@ -197,7 +197,7 @@ def test_masks_cannot_be_scored_without_masks():
         coco_ap(boxes, predict(np.random.default_rng(1), boxes, masks=box_masks), "segm")
 
 
-def test_a_mask_of_the_truth_that_does_not_fit_is_named():
+def test_a_ground_truth_mask_of_the_wrong_size_is_named():
     scenes, predictions = drawn(0)
     bad = Instance((0, 0, 5, 5), 0, mask={"size": [200, 200], "counts": "0"})
     first = dataclasses.replace(scenes.scenes[0], instances=(bad,))
@@ -206,12 +206,12 @@ def test_a_mask_of_the_truth_that_does_not_fit_is_named():
         coco_ap(wrong, predictions, "segm")
 
 
-def test_an_empty_split_is_refused():
+def test_an_empty_split_is_rejected():
     with pytest.raises(UserError, match="0 scenes and 1 classes"):
         coco_ap(Scenes("empty", ("cat",), ()), [])
 
 
-def test_odd_annotations_score_as_in_pycocotools(tmp_path):
+def test_unusual_annotations_score_like_in_pycocotools(tmp_path):
     """Boxes without area, with edges exchanged or outside, a two-point polygon, a crowd."""
     odd = [
         {"bbox": [4, 3, 0, 8], "area": 0},
@@ -239,10 +239,10 @@ def test_odd_annotations_score_as_in_pycocotools(tmp_path):
     expected = [100 * value if value > -1 else np.nan for value in reference.stats]
     np.testing.assert_array_equal(list(ours.values()), expected)
     assert ours["AP"] > 0
-    detection_sheet(scenes, found)  # and they can be drawn
+    detection_sheet(scenes, found)  # can also be drawn
 
 
-def test_an_object_without_a_ring_is_an_object_to_find(tmp_path):
+def test_an_object_without_a_ring_still_counts_as_an_object(tmp_path):
     polygons = [[[5, 4, 12, 4, 12, 10, 5, 10]], [[1, 2, 3, 4]]]
     content = coco_content([{"segmentation": p, "area": 42} for p in polygons])
     scenes = read_coco("odd", *write_coco(tmp_path, content))

@@ -1,4 +1,4 @@
-"""A results JSON is what pycocotools reads, and comes back as the predictions that it was made of."""
+"""pycocotools reads our results JSON, and reading it restores the predictions."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_pycocotools_reads_the_file_and_gives_our_scores(tmp_path, scenes, predi
 
 
 @pytest.mark.parametrize("masks", [True, False])
-def test_what_is_read_is_what_was_written(tmp_path, scenes, masks):
+def test_predictions_survive_writing_and_reading(tmp_path, scenes, masks):
     given = predict(np.random.default_rng(1), scenes, masks=box_masks if masks else None)
     write_coco_results(tmp_path / "r.json", scenes, given)
     for a, b in zip(read_coco_results(tmp_path / "r.json", scenes), given, strict=True):
@@ -48,7 +48,7 @@ def test_what_is_read_is_what_was_written(tmp_path, scenes, masks):
         assert a.masks == b.masks
 
 
-def test_ids_are_the_data_sets_own_or_count_from_1(tmp_path, scenes, predictions):
+def test_category_ids_are_the_data_sets_or_count_from_1(tmp_path, scenes, predictions):
     write_coco_results(tmp_path / "r.json", scenes, predictions)
     ids = {entry["category_id"] for entry in json.loads((tmp_path / "r.json").read_text())}
     assert ids <= {2, 3, 17, 40, 90}
@@ -59,7 +59,7 @@ def test_ids_are_the_data_sets_own_or_count_from_1(tmp_path, scenes, predictions
     assert entries[0]["image_id"].startswith("0000")
 
 
-def test_a_file_is_sorted_by_score_and_scenes_without_a_line_are_empty(tmp_path, scenes):
+def test_detections_are_sorted_by_score_and_missing_scenes_are_empty(tmp_path, scenes):
     name = scenes.scenes[2].id
     lines = [
         {"image_id": name, "category_id": 17, "bbox": [1, 2, 3, 4], "score": score}
@@ -73,7 +73,7 @@ def test_a_file_is_sorted_by_score_and_scenes_without_a_line_are_empty(tmp_path,
     assert found[2].labels.tolist() == [2, 2]
 
 
-def test_a_mask_without_a_box_gets_the_box_around_it(tmp_path, scenes, predictions):
+def test_a_mask_without_a_box_gets_its_bounding_box(tmp_path, scenes, predictions):
     write_coco_results(tmp_path / "r.json", scenes, predictions)
     entries = json.loads((tmp_path / "r.json").read_text())
     for entry in entries:
@@ -91,14 +91,14 @@ FULL = encode(np.ones((1, 200, 200), bool))[0]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 1}, "image_id 1, which the split does not have; expected one of its 12: 900"),
+        ({"image_id": 1}, "image_id 1, which is not in the split; expected one of its 12: 900"),
         ({"image_id": [1]}, r"image_id \[1\], which"),
-        ({"category_id": 1}, "category_id 1, which the split does not have.*2, 3, 17, 40, 90"),
+        ({"category_id": 1}, "category_id 1, which is not in the split.*2, 3, 17, 40, 90"),
         ({"score": None}, "of scene 900 has the score None; expected a number"),
         ({"score": 10**400}, r"of scene 900 has the score 1000.*\.\.\.; expected a number"),
         ({"bbox": [1, 2, 10**400, 4]}, r"of scene 900 has the bbox \[1, 2, 1000.*\.\.\.; expected"),
         ({"bbox": [1, 2, 1e300, 4]}, r"of scene 900 has the bbox \[1, 2, 1e\+300, 4\]; expected"),
-        ({"image_id": 10**400}, r"image_id 1000.*\.\.\., which the split does not have"),
+        ({"image_id": 10**400}, r"image_id 1000.*\.\.\., which is not in the split"),
         ({"segmentation": {"size": [200, 200], "counts": "\ud800"}}, "not COCO's compressed run"),
         ({"segmentation": {"size": 250_000_000, "counts": "0"}}, "of scene 900 has"),
         ({"bbox": [1, 2, 3]}, r"of scene 900 has the bbox \[1, 2, 3\]; expected \[x, y, width"),
@@ -110,13 +110,13 @@ FULL = encode(np.ones((1, 200, 200), bool))[0]
         ({"segmentation": [[1, 1, 5, 5, 1, 5]]}, "of scene 900 has no compressed run lengths"),
     ],
 )
-def test_an_entry_that_does_not_fit_is_named(tmp_path, scenes, change, message):
+def test_an_invalid_entry_is_named(tmp_path, scenes, change, message):
     (tmp_path / "r.json").write_text(json.dumps([GOOD | change]))
     with pytest.raises(UserError, match=f"(?s){message}"):
         read_coco_results(tmp_path / "r.json", scenes)
 
 
-def test_masks_of_some_detections_only_are_refused(tmp_path, scenes):
+def test_masks_for_only_some_detections_are_rejected(tmp_path, scenes):
     (tmp_path / "r.json").write_text(json.dumps([GOOD | {"segmentation": FULL}, GOOD]))
     with pytest.raises(UserError, match="detection 2 of 2 of scene 900 has no compressed"):
         read_coco_results(tmp_path / "r.json", scenes)
@@ -125,7 +125,7 @@ def test_masks_of_some_detections_only_are_refused(tmp_path, scenes):
 @pytest.mark.parametrize(
     "content", ["", "{}", "[1]", '[{"image_id": 900', "\xff", "[" * 100_000, "[" + "1" * 5000 + "]"]
 )
-def test_what_is_no_list_of_detections_is_refused(tmp_path, scenes, content):
+def test_a_file_that_is_not_a_list_of_detections_is_rejected(tmp_path, scenes, content):
     (tmp_path / "r.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=r"r\.json"):
         read_coco_results(tmp_path / "r.json", scenes)

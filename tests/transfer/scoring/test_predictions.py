@@ -1,4 +1,4 @@
-"""Predictions come back from the disk as they were, belong to one split, and fit it or are refused."""
+"""Predictions survive saving and loading, belong to one split, and are checked against it."""
 
 import dataclasses
 import os
@@ -42,7 +42,7 @@ def busiest(predictions):
 
 
 @pytest.mark.parametrize("masks", [True, False])
-def test_what_is_loaded_is_what_was_saved(tmp_path, scenes, masks):
+def test_predictions_survive_saving_and_loading(tmp_path, scenes, masks):
     given = predict(np.random.default_rng(1), scenes, masks=box_masks if masks else None)
     save_predictions(tmp_path / "p.npz", scenes, given[::-1], {"engine": "torchvision", "n": 3})
     found = load_predictions(tmp_path / "p.npz")
@@ -53,14 +53,14 @@ def test_what_is_loaded_is_what_was_saved(tmp_path, scenes, masks):
     found.check_split(scenes)
 
 
-def test_names_of_scenes_stay_words_or_numbers(tmp_path):
+def test_scene_ids_remain_strings_or_integers(tmp_path):
     scenes = voc_scenes(np.random.default_rng(0), 4)
     save_predictions(tmp_path / "p.npz", scenes, predict(np.random.default_rng(1), scenes))
     loaded = load_predictions(tmp_path / "p.npz")
     assert [p.scene for p in loaded.predictions] == ["000000", "000001", "000002", "000003"]
 
 
-def test_nothing_found_anywhere_is_saved_and_loaded(tmp_path, scenes):
+def test_empty_predictions_can_be_saved_and_loaded(tmp_path, scenes):
     nothing = [
         dataclasses.replace(
             p, boxes=p.boxes[:0], scores=p.scores[:0], labels=p.labels[:0], masks=()
@@ -73,7 +73,7 @@ def test_nothing_found_anywhere_is_saved_and_loaded(tmp_path, scenes):
         same(loaded, original)
 
 
-def test_equal_predictions_are_equal_bytes(tmp_path, scenes, predictions):
+def test_equal_predictions_give_equal_bytes(tmp_path, scenes, predictions):
     save_predictions(tmp_path / "a.npz", scenes, predictions)
     save_predictions(tmp_path / "b.npz", scenes, predictions)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
@@ -89,15 +89,15 @@ def test_numpy_reads_the_file_without_pickle(tmp_path, scenes, predictions):
 @pytest.mark.parametrize(
     "cut", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:400] + b"\0" * 40 + b[440:]]
 )
-def test_a_damaged_file_is_refused(tmp_path, scenes, predictions, cut):
+def test_a_damaged_file_is_rejected(tmp_path, scenes, predictions, cut):
     path = tmp_path / "p.npz"
     save_predictions(path, scenes, predictions)
     path.write_bytes(cut(path.read_bytes()))
-    with pytest.raises(UserError, match="not a whole file of saved predictions"):
+    with pytest.raises(UserError, match="not a valid predictions file"):
         load_predictions(path)
 
 
-def test_another_archive_or_no_file_is_refused(tmp_path):
+def test_other_archives_and_missing_files_are_rejected(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         load_predictions(tmp_path / "p.npz")
     np.savez(tmp_path / "p.npz", boxes=np.zeros((1, 4)))
@@ -108,7 +108,7 @@ def test_another_archive_or_no_file_is_refused(tmp_path):
         load_predictions(tmp_path / "p.npz")
 
 
-def test_masks_in_a_file_that_do_not_fill_their_image_are_refused(tmp_path, scenes, predictions):
+def test_masks_in_a_file_that_do_not_match_their_image_are_rejected(tmp_path, scenes, predictions):
     index = busiest(predictions)
     broken = tuple({"size": mask["size"], "counts": "0"} for mask in predictions[index].masks)
     save_predictions(tmp_path / "p.npz", scenes, changed(predictions, index, masks=broken))
@@ -117,20 +117,20 @@ def test_masks_in_a_file_that_do_not_fill_their_image_are_refused(tmp_path, scen
         load_predictions(tmp_path / "p.npz")
 
 
-def test_other_annotations_or_classes_are_another_split(tmp_path, scenes, predictions):
+def test_different_annotations_or_classes_make_a_different_split(tmp_path, scenes, predictions):
     save_predictions(tmp_path / "p.npz", scenes, predictions)
     found = load_predictions(tmp_path / "p.npz")
     first = scenes.scenes[0]
     extra = dataclasses.replace(first, instances=(*first.instances, Instance((0, 0, 9, 9), 1)))
     other = dataclasses.replace(scenes, scenes=(extra, *scenes.scenes[1:]))
-    with pytest.raises(UserError, match="with other annotations than those of coco_drawn"):
+    with pytest.raises(UserError, match="with annotations that differ from those of coco_drawn"):
         found.check_split(other)
     renamed = dataclasses.replace(scenes, classes=("a", "b", "c", "d", "e"))
     with pytest.raises(UserError, match=r"5 classes \(cat, dog, cow, \.\.\.\)"):
         found.check_split(renamed)
 
 
-def test_the_digest_of_a_split_ignores_where_it_lies(scenes):
+def test_the_digest_of_a_split_does_not_depend_on_its_folder(scenes):
     moved = dataclasses.replace(
         scenes,
         name="renamed",
@@ -141,17 +141,17 @@ def test_the_digest_of_a_split_ignores_where_it_lies(scenes):
     assert split_digest(mirrored) != split_digest(scenes)
 
 
-def test_a_scene_of_another_split_is_refused(scenes, predictions):
+def test_a_scene_of_another_split_is_rejected(scenes, predictions):
     with pytest.raises(UserError, match="scene 1, which is not one of the 8 of coco_drawn"):
         in_order(scenes, changed(predictions, 0, scene=1))
 
 
-def test_a_scene_without_an_entry_is_refused(scenes, predictions):
+def test_a_scene_without_an_entry_is_rejected(scenes, predictions):
     with pytest.raises(UserError, match="1 of the 8 scenes of coco_drawn have no prediction.*893"):
         in_order(scenes, [*predictions[:1], *predictions[2:]])
 
 
-def test_a_scene_with_two_entries_is_refused(scenes, predictions):
+def test_a_scene_with_two_entries_is_rejected(scenes, predictions):
     with pytest.raises(UserError, match="scene 900 of coco_drawn has two predictions"):
         in_order(scenes, [*predictions, predictions[0]])
 
@@ -191,10 +191,10 @@ def spoiled(prediction, what):
         ("below", r"labels in -1..\d; expected 0..4"),
         ("shape", r"expected \(N, 4\), \(N,\), \(N,\)"),
         ("size", r"mask of size \[200, 201\]; expected \[200, 200\]"),
-        ("count", r"masks of \d+ objects; expected one each"),
+        ("count", r"masks for \d+ objects; expected one for each"),
     ],
 )
-def test_what_is_wrong_is_said_with_the_scene(scenes, predictions, what, message):
+def test_invalid_predictions_are_reported_with_their_scene(scenes, predictions, what, message):
     index = busiest(predictions)
     wrong = changed(predictions, index, **spoiled(predictions[index], what))
     name = scenes.scenes[index].id
@@ -202,8 +202,8 @@ def test_what_is_wrong_is_said_with_the_scene(scenes, predictions, what, message
         in_order(scenes, wrong)
 
 
-def test_masks_of_some_scenes_only_are_refused(tmp_path, scenes, predictions):
+def test_masks_for_only_some_scenes_are_rejected(tmp_path, scenes, predictions):
     index = busiest(predictions)
-    with pytest.raises(UserError, match="has no masks, others have"):
+    with pytest.raises(UserError, match="has no masks, but others have"):
         save_predictions(tmp_path / "p", scenes, changed(predictions, index, masks=None))
     assert not list(tmp_path.iterdir())

@@ -1,11 +1,11 @@
-"""Single detections are judged as their slow twin judges them, and the surest are picked."""
+"""Hits and misses equal their slow twin, and the most confident ones are picked."""
 
 import numpy as np
 import pytest
 
 from tests.reference import verdicts as slow
 from tests.transfer.scoring.drawn import coco_scenes, predict, voc_scenes
-from transfer.drawing.detection_sheets import best_and_worst, judged
+from transfer.drawing.detection_sheets import best_and_worst, judge
 
 
 @pytest.fixture(params=["voc", "coco"])
@@ -15,9 +15,9 @@ def drawn(request):
     return scenes, predict(rng, scenes)
 
 
-def test_every_detection_is_judged_as_its_slow_twin_does(drawn):
+def test_hits_and_misses_equal_their_slow_twin(drawn):
     scenes, predictions = drawn
-    hit, miss, overlap = judged(scenes, predictions)
+    hit, miss, overlap = judge(scenes, predictions)
     pairs = zip(scenes.scenes, predictions, strict=True)
     expected = [verdict for pair in pairs for verdict in slow.judged(*pair)]
     assert [v == "hit" for v, _ in expected] == hit.tolist()
@@ -27,7 +27,7 @@ def test_every_detection_is_judged_as_its_slow_twin_does(drawn):
     assert {v for v, _ in expected} == {"hit", "miss", "neither"}
 
 
-def test_the_surest_of_either_kind_are_picked_one_of_a_scene(drawn):
+def test_the_most_confident_hits_and_misses_are_picked_one_per_scene(drawn):
     scenes, predictions = drawn
     for picks, kind in zip(best_and_worst(scenes, predictions, 5), ("hit", "miss"), strict=True):
         ranked = {}
@@ -36,11 +36,11 @@ def test_the_surest_of_either_kind_are_picked_one_of_a_scene(drawn):
             own = [i for i, (verdict, _) in enumerate(verdicts) if verdict == kind]
             if own:
                 ranked[place] = max(own, key=lambda i: prediction.scores[i])
-        surest = sorted(ranked, key=lambda place: -predictions[place].scores[ranked[place]])
-        assert [(p.scene, p.index) for p in picks] == [(s, ranked[s]) for s in surest[:5]]
+        confident = sorted(ranked, key=lambda place: -predictions[place].scores[ranked[place]])
+        assert [(p.scene, p.index) for p in picks] == [(s, ranked[s]) for s in confident[:5]]
 
 
-def test_where_nothing_is_found_nothing_is_picked(drawn):
+def test_nothing_is_picked_without_detections(drawn):
     scenes, predictions = drawn
     nothing = [type(p)(p.scene, p.boxes[:0], p.scores[:0], p.labels[:0]) for p in predictions]
     assert best_and_worst(scenes, nothing, 3) == ([], [])

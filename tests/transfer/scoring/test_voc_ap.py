@@ -1,4 +1,4 @@
-"""VOC's average precision equals Detectron2's to the last bit, its slow twin's, and its rules."""
+"""VOC's average precision equals Detectron2's bit for bit and its slow twin, and follows its rules."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ ABSENT = "Detectron2 is not installed; its frozen numbers are compared instead"
 
 
 def one_scene(objects, boxes, scores=None, classes=("cat",)):
-    """A scene of cats and what was found in it; boxes are ours: 0-based, edges exclusive."""
+    """A scene of cats with detections; boxes are 0-based with exclusive edges."""
     scene = Scene("a", Path("a.jpg"), 100, 100, tuple(objects))
     boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
     scores = np.linspace(0.9, 0.5, len(boxes)) if scores is None else np.array(scores)
@@ -35,7 +35,7 @@ def ap50(scenes, predictions, **rules):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("year", [2007, 2012])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_it_equals_its_slow_twin(seed, year, tied):
+def test_voc_ap_equals_its_slow_twin(seed, year, tied):
     rng = np.random.default_rng(seed)
     scenes = voc_scenes(rng, year=year)
     predictions = predict(rng, scenes, tied)
@@ -51,7 +51,7 @@ def test_it_equals_its_slow_twin(seed, year, tied):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("year", [2007, 2012])
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
-def test_it_is_detectron2s_number_to_the_last_bit(tmp_path, seed, year, tied):
+def test_voc_ap_equals_detectron2_bit_for_bit(tmp_path, seed, year, tied):
     pytest.importorskip("detectron2", reason=ABSENT)
     rng = np.random.default_rng(seed)
     scenes = voc_scenes(rng, 60, year)
@@ -63,7 +63,7 @@ def test_it_is_detectron2s_number_to_the_last_bit(tmp_path, seed, year, tied):
     assert list(found.numbers) == list(numbers)
 
 
-def test_it_is_detectron2s_number_where_nothing_is_found(tmp_path):
+def test_voc_ap_equals_detectron2_without_detections(tmp_path):
     pytest.importorskip("detectron2", reason=ABSENT)
     scenes = voc_scenes(np.random.default_rng(0))
     nothing = [
@@ -74,7 +74,7 @@ def test_it_is_detectron2s_number_where_nothing_is_found(tmp_path):
     assert voc_ap(scenes, nothing).numbers == numbers == {"AP": 0, "AP50": 0, "AP75": 0}
 
 
-def test_it_is_detectron2s_frozen_number_to_the_last_bit():
+def test_voc_ap_equals_numbers_recorded_from_detectron2_bit_for_bit():
     for scenes, predictions, numbers, per_class in by_detectron2.read_frozen():
         found = voc_ap(scenes, predictions)
         assert found.numbers == numbers
@@ -83,9 +83,9 @@ def test_it_is_detectron2s_frozen_number_to_the_last_bit():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_rounding_is_what_printing_and_reading_back_gives(seed):
+def test_rounding_equals_printing_and_parsing(seed):
     rng = np.random.default_rng(seed)
-    # Halves of the last decimal too: printing rounds the exact number, halves to even.
+    # Includes halves of the last decimal: printing rounds the exact number, halves to even.
     values = np.concatenate([rng.uniform(0, 1, 200), (rng.integers(0, 2000, 50) + 0.5) / 16])
     values = values.astype(np.float32).astype(np.float64)
     thousandths = [float(f"{v:.3f}") for v in values]
@@ -94,7 +94,7 @@ def test_rounding_is_what_printing_and_reading_back_gives(seed):
     np.testing.assert_array_equal(np.rint(values * 64 * 10) / 10, tenths)
 
 
-def test_the_truth_itself_scores_100():
+def test_the_ground_truth_scores_100():
     scenes = voc_scenes(np.random.default_rng(3), year=2012)
     perfect = [
         Prediction(
@@ -109,20 +109,20 @@ def test_the_truth_itself_scores_100():
     assert numbers == pytest.approx({"AP": 100, "AP50": 100, "AP75": 100})
 
 
-def test_a_second_detection_of_one_object_is_a_miss():
+def test_a_second_detection_of_an_object_is_a_miss():
     cat, other = Instance((0, 0, 10, 10), 0), Instance((50, 50, 60, 60), 0)
     boxes = [(0, 0, 10, 10), (0, 0, 10, 9), (50, 50, 60, 60)]
     assert ap50(*one_scene([cat, other], boxes)) == pytest.approx(100 * (1 + 2 / 3) / 2)
 
 
-def test_a_detection_claims_only_the_object_that_it_overlaps_most():
-    # Both boxes lie nearest to the first object; the second object would be free, at IoU 0.82.
+def test_a_detection_only_matches_its_nearest_object():
+    # The first object is nearest to both boxes; the second is unmatched, at IoU 0.82.
     first, second = Instance((0, 0, 10, 10), 0), Instance((0, 0, 10, 9), 0)
     boxes = [(0, 0, 10, 10), (0, 0, 10, 10)]
     assert ap50(*one_scene([first, second], boxes)) == pytest.approx(50)
 
 
-def test_a_difficult_object_is_neither_hit_nor_miss_unless_it_is_counted():
+def test_difficult_objects_are_neither_hits_nor_misses_unless_counted():
     objects = [Instance((0, 0, 10, 10), 0, difficult=True), Instance((50, 50, 60, 60), 0)]
     boxes = [(0, 0, 10, 10), (50, 50, 60, 60)]
     assert ap50(*one_scene(objects, boxes)) == 100
@@ -130,7 +130,7 @@ def test_a_difficult_object_is_neither_hit_nor_miss_unless_it_is_counted():
     assert ap50(*one_scene(objects, boxes[:1]), difficult="counted") == 50
 
 
-def test_an_overlap_equal_to_the_threshold_is_a_miss_unless_it_may_be_reached():
+def test_an_iou_equal_to_the_threshold_is_a_miss_unless_reached_is_set():
     half = one_scene([Instance((0, 0, 10, 10), 0)], [(0, 0, 10, 5)])
     assert ap50(*half) == 0
     assert ap50(*half, reached=True) == 100
@@ -145,7 +145,7 @@ def test_without_the_pixel_rule_sides_are_one_pixel_shorter():
     assert ap50(*pixel, pixel_rule=False) == 0  # no area, no overlap
 
 
-def test_without_rounding_scores_rank_by_all_their_digits():
+def test_without_rounding_scores_rank_by_all_digits():
     boxes = [(50, 50, 60, 60), (0, 0, 10, 10)]  # a miss, then the hit
     scored = one_scene([Instance((0, 0, 10, 10), 0)], boxes, [0.70001, 0.70002])
     assert ap50(*scored, rounding=False) == 100
@@ -157,7 +157,7 @@ def test_stable_ties_do_not_depend_on_the_sort():
     scenes = voc_scenes(rng, 100, 2012)
     predictions = predict(rng, scenes, tied=True)
     rules = VocRules("area", ties="stable", rounding=False)
-    # Falling by less than any difference of scores, what is stable becomes distinct.
+    # Make equal scores distinct in stable order, by less than any difference of scores.
     nudged, step = [], 0
     for p in predictions:
         lower = step + np.arange(len(p.scores))
@@ -169,7 +169,7 @@ def test_stable_ties_do_not_depend_on_the_sort():
     np.testing.assert_array_equal(voc_ap(scenes, predictions, rules).class_ap, expected)
 
 
-def test_the_order_of_the_predictions_cannot_matter():
+def test_scores_do_not_depend_on_the_order_of_the_predictions():
     rng = np.random.default_rng(6)
     scenes = voc_scenes(rng)
     predictions = predict(rng, scenes, tied=True)
@@ -178,7 +178,7 @@ def test_the_order_of_the_predictions_cannot_matter():
     np.testing.assert_array_equal(again.class_ap, expected.class_ap)
 
 
-def test_a_class_without_objects_can_be_left_out_of_the_mean():
+def test_a_class_without_objects_can_be_excluded_from_the_mean():
     rng = np.random.default_rng(7)
     scenes = voc_scenes(rng, year=2012)
     predictions = predict(rng, scenes)
@@ -209,11 +209,11 @@ def test_the_table_counts_objects_and_detections():
     assert found.table() == [expected]
 
 
-def test_2007_has_eleven_points_and_other_years_the_area():
+def test_2007_uses_eleven_points_and_other_years_the_area():
     assert VocRules.of_year(2007).metric == "11-point"
     assert {VocRules.of_year(year).metric for year in (2012, 2010, None)} == {"area"}
 
 
-def test_an_empty_split_is_refused():
+def test_an_empty_split_is_rejected():
     with pytest.raises(UserError, match="0 scenes and 1 classes"):
         voc_ap(Scenes("empty", ("cat",), ()), [])

@@ -192,7 +192,7 @@ class _Reader:
             for base in bases if isinstance(bases, list) else [bases]:
                 if not isinstance(base, str):
                     raise UserError(f"{path}: {BASE_KEY} is {_shown(base)}; expected a file name")
-                # An absolute path stays as it is when joined.
+                # Joining does not change an absolute path.
                 file = path.parent / Path(base).expanduser()
                 _overlay(merged, self.content(file, (*opened, path)), path)
             _overlay(merged, own, path)

@@ -41,7 +41,7 @@ def test_the_last_of_several_bases_wins(tmp_path):
 
 
 def test_pixpros_published_voc_config_is_read_unchanged(tmp_path):
-    """Its keys and ways: no VERSION, tuples as strings, an extra norm."""
+    """It has no VERSION, tuples as strings, and an extra norm."""
     write(
         tmp_path,
         "Base-RCNN-C4-BN.yaml",

@@ -104,7 +104,7 @@ def test_labels_by_threshold_closed_below():
 
 def test_the_best_box_of_an_object_is_positive_at_any_iou():
     index, labels = match(IOU, [0.3, 0.7], [0, -1, 1], low_quality=True)
-    # Box 1 is the best of object 1 (0.3), though its own best object is 0.
+    # Box 1 is the best of object 1 (0.3), although its own best object is 0.
     assert labels.tolist() == [0, 1, 1, 0]
     assert index[1] == 0
 
@@ -142,7 +142,7 @@ def test_regions_to_train_on_are_labeled_by_their_best_object():
     boxes = torch.tensor([[51.0, 50, 90, 90], [0, 0, 10, 6], [0, 0, 10, 4], [200, 0, 210, 10]])
     torch.manual_seed(0)
     chosen = choose(Regions((300, 300), boxes), truth, config)
-    # Half of 4 is the most that may be objects; the true boxes are among the candidates.
+    # At most half of 4 are objects; the true boxes are candidates.
     by_box = dict(zip(map(tuple, chosen.boxes.tolist()), chosen.labels.tolist(), strict=True))
     assert by_box[0, 0, 10, 4] == 5
     assert by_box[200, 0, 210, 10] == 5
@@ -161,7 +161,7 @@ def test_regions_to_train_on_are_labeled_by_their_best_object():
 
 
 def proposals(boxes, logits, *overrides):
-    """Of one image of 100 x 100 pixels; boxes and logits by level."""
+    """Proposals for an image of 100 x 100 pixels, from boxes and logits by level."""
     config = config_of("fpn-r18-boxes", "MODEL.PROPOSAL_GENERATOR.MIN_SIZE", 0, *overrides)
     levels = [f"p{i}" for i in range(2, 7)]
     channels, strides = dict.fromkeys(levels, 8), {f"p{i}": 2**i for i in range(2, 7)}
@@ -201,7 +201,7 @@ def test_proposals_are_clipped_and_empty_or_infinite_ones_are_dropped():
 
 def test_proposal_losses_are_divided_by_the_configured_number_of_anchors():
     losses = []
-    for count in (100_000, 200_000):  # more than there are
+    for count in (100_000, 200_000):  # more than the number of anchors
         config = config_of("fpn-r18-boxes", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", count)
         torch.manual_seed(0)
         model = build_model(changed(config, "MODEL.RPN.POSITIVE_FRACTION", 1.0)).train()

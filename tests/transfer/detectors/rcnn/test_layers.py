@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[4]
 
 
 def passed(norm: nn.Module, rank: int, processes: int) -> dict[str, torch.Tensor]:
-    """This process's share of 8 images through the norm, and the gradient of a weighted sum."""
+    """Output of the norm for this process's share of 8 images, and the gradient of a weighted sum."""
     generator = torch.Generator().manual_seed(0)
     images, weights = torch.randn(2, 8, 3, 5, 5, generator=generator)
     with torch.no_grad():
@@ -40,7 +40,7 @@ def test_two_processes_equal_one_with_the_joined_batch(tmp_path):
     for name in ("output", "gradient"):
         joined = torch.cat([part[name] for part in found])
         assert torch.allclose(joined, whole[name], atol=1e-5)
-    # BatchNorm keeps the unbiased variance, this norm the biased one: n is 8 images of 25 pixels.
+    # BatchNorm stores the unbiased variance, this norm the biased one; n is 8 images of 25 pixels.
     unbiased = 0.9 + (found[0]["variance"] - 0.9) * 200 / 199
     assert torch.allclose(unbiased, whole["variance"], atol=1e-6)
     assert torch.allclose(found[1]["mean"], whole["mean"], atol=1e-6)

@@ -12,7 +12,7 @@ from transfer.detectors.rcnn.weights import is_detector, place_backbone, place_d
 
 
 def state_of(arch, *, seed=0):
-    """A backbone in Detectron2's names, each tensor different from a fresh one's."""
+    """A backbone with Detectron2's names; all tensors differ from initial ones."""
     state = build_backbone(arch, seed=seed).state_dict()
     generator = torch.Generator().manual_seed(seed)
     for value in state.values():
@@ -130,7 +130,7 @@ def test_obsolete_entries_of_old_detectron2_checkpoints_are_left_out():
         "proposal_generator.anchor_generator.cell_anchors.0": torch.zeros(3, 4),
         "backbone.bottom_up.stem.conv1.norm.num_batches_tracked": torch.tensor(3),
     }
-    # BatchNorm frozen by FREEZE_AT counts; files of Detectron2's model zoo do not.
+    # BatchNorm frozen by FREEZE_AT has counters; files of Detectron2's model zoo do not.
     loaded = place_detector(model, config, state, "a.pth")
     assert sum(map(len, loaded.left_out.values())) == 4
 
