@@ -221,7 +221,7 @@ def test_a_run_that_diverges_keeps_its_last_finite_checkpoint(voc, capsys, more)
     checkpoint = card.parent / "out" / "checkpoint.pth"
     words = ["SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.WARMUP_ITERS", "6", "SOLVER.BASE_LR"]
     message = failed(card, capsys, 1, *more, *words, "1e6")
-    match = re.search(r"diverged at iteration (\d+): (?s:.*) after iteration (\d+)\.$", message)
+    match = re.search(r"diverged at step (\d+): (?s:.*) after step (\d+)\.$", message)
     at, kept = match.groups()
     assert int(kept) <= int(at)
     assert read_checkpoint(checkpoint)["iteration"] == int(kept) > 0
@@ -298,5 +298,5 @@ def test_running_out_of_memory_gives_advice(voc, capsys, monkeypatch, in_testing
     message = failed(card, capsys, 1, *periods, "1" if in_testing else "0")
     assert re.search(words, message)
     assert "CUDA out of memory" in message
-    assert message.endswith(f"checkpoint.pth holds the state after iteration {saved}.")
+    assert message.endswith(f"checkpoint.pth holds the state after step {saved}.")
     assert "traceback" in read_record(card.parent / "out")
