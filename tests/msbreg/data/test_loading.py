@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from msbreg.data import loading
-from msbreg.data.loading import lost_worker, naming_lost_workers, stream
+from msbreg.data.loading import explaining_lost_workers, lost_worker, stream
 from msbreg.run.errors import RunFailed, UserError
 
 
@@ -105,12 +105,15 @@ def test_a_lost_worker_is_reported_with_what_to_do(error):
 def test_other_errors_are_not_taken_for_a_lost_worker():
     assert lost_worker(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
     assert lost_worker(RuntimeError("Caught RuntimeError in DataLoader worker process 0.")) is None
-    with pytest.raises(RuntimeError, match="mat1"), naming_lost_workers():
+    with pytest.raises(RuntimeError, match="mat1"), explaining_lost_workers():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
 def test_a_loss_that_appears_in_the_middle_of_a_step_is_reported_likewise():
-    with pytest.raises(RunFailed, match="data-loading worker was killed"), naming_lost_workers():
+    with (
+        pytest.raises(RunFailed, match="data-loading worker was killed"),
+        explaining_lost_workers(),
+    ):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
 
