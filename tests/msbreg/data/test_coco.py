@@ -95,7 +95,7 @@ def test_what_detectron2_accepts_is_kept_counted_and_refused_by_strict_reading(
     scenes = read(tmp_path, content)
     assert len(scenes.scenes[0].instances) == 3
     assert scenes.oddities == {kind: 2}
-    (warning,) = scenes.doubts
+    (warning,) = scenes.warnings
     assert "instances.json: 2 " in warning
     assert "the first: " in warning
     assert "annotation id 2 (image 7, 7.png)" in warning
@@ -106,7 +106,7 @@ def test_what_detectron2_accepts_is_kept_counted_and_refused_by_strict_reading(
 def test_clean_data_have_no_oddities_and_are_read_strictly(tmp_path):
     content = coco_content([{"segmentation": [TRIANGLE], "area": 3}, {"segmentation": []}])
     scenes = read(tmp_path, content)
-    assert (scenes.oddities, scenes.doubts) == ({}, ())
+    assert (scenes.oddities, scenes.warnings) == ({}, ())
     assert read(tmp_path, content, strict=True) == scenes
 
 

@@ -105,7 +105,7 @@ def test_odd_boxes_are_kept_as_they_are_counted_and_refused_by_strict_reading(tm
     left, top, right, bottom = box
     assert scenes.scenes[0].instances[1].box == (left - 1, top - 1, right, bottom)
     assert scenes.oddities == {kind: 1}
-    (warning,) = scenes.doubts
+    (warning,) = scenes.warnings
     assert "Annotations: 1 boxes " in warning
     assert "a.xml: object 2 (cat): bndbox" in warning
     with pytest.raises(UserError, match=r"a\.xml: object 2 \(cat\): .*--strict-data"):
