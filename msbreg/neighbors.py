@@ -58,12 +58,14 @@ def weighted_vote(
 ) -> np.ndarray:  # (Q, C) float64
     """Sum exp(similarity / temperature) over the neighbors of each class.
 
-    Each row is scaled by a positive factor, exp(-largest similarity / temperature), which changes
-    no ranking and keeps the exponential in (0, 1] at every temperature. Equal scores rank by class
-    index (see `transfer.scoring.classification`).
+    Each row is scaled by exp(-largest similarity / temperature), which keeps the exponential in (0, 1] at
+    every temperature and does not change the ranking. Classes with equal scores are ranked by index (see
+    `transfer.scoring.classification`).
 
     Source: Wu et al. 2018 (NPID), equation 9; 0.07 is the temperature of NPID and of DINO's kNN.
-    Raises UserError if a label is outside 0..C-1, shapes differ or the temperature is not positive.
+
+    Raises:
+        UserError: a label is outside 0..C-1, the shapes differ, or the temperature is not positive.
 
     >>> similarities, labels = np.array([[0.9, 0.8, 0.8]]), np.array([[0, 1, 1]])
     >>> weighted_vote(similarities, labels, classes=2).round(2)  # 2 * exp(-0.1 / 0.07) = 0.48
@@ -71,12 +73,12 @@ def weighted_vote(
     """
     if similarities.shape != labels_of_neighbors.shape:
         raise UserError(
-            f"similarities have shape {similarities.shape}, their labels "
-            f"{labels_of_neighbors.shape}. The two must be equal: "
-            "index the bank's labels with the second result of nearest()."
+            f"similarities have shape {similarities.shape}, but labels have shape "
+            f"{labels_of_neighbors.shape}; expected equal shapes. "
+            "Index the labels of the bank with the second result of nearest()."
         )
     if not temperature > 0:
-        raise UserError(f"temperature is {temperature}, expected a number above 0 such as 0.07.")
+        raise UserError(f"temperature is {temperature}; expected a number above 0, such as 0.07.")
     largest = similarities.max(axis=1, keepdims=True).astype(np.float64)
     weights = np.exp((similarities - largest) / temperature)
     return _sum_by_class(weights, labels_of_neighbors, classes)
@@ -88,8 +90,11 @@ def majority_vote(
 ) -> np.ndarray:  # (Q, C) float64
     """Count the neighbors of each class.
 
-    Equal counts go to the smallest class index by `argmax`, the rule of W-MSE's 5-NN
-    (Ermolov et al. 2021, htdt/self-supervised). Raises UserError if a label is outside 0..C-1.
+    With `argmax`, equal counts are decided for the smallest class index, as in W-MSE's 5-NN
+    (Ermolov et al. 2021, htdt/self-supervised).
+
+    Raises:
+        UserError: a label is outside 0..C-1.
 
     >>> majority_vote(np.array([[0, 1, 1]]), classes=3)
     array([[1., 2., 0.]])

@@ -251,7 +251,8 @@ def _printable(path: Path) -> str:
 # ---- Reading images like Detectron2: Pillow, EXIF rotation, RGB
 
 
-_TRANSPOSES = {  # EXIF orientation -> operation that makes the image upright (detectron2/data/detection_utils.py)
+# EXIF orientation -> operation that makes the image upright (detectron2/data/detection_utils.py).
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,

@@ -1,12 +1,12 @@
 """COCO instances in one JSON file, with any classes and ids.
 
-Read like Detectron2 (detectron2/data/datasets/coco.py): images by ascending id, annotations of an image in the
-order of the file, labels by ascending category id. Data that Detectron2 drops are dropped at the same stage
-and counted (``Oddities``). Data that would crash it raise an error with file, entry and field.
+Read like Detectron2 (detectron2/data/datasets/coco.py): images by ascending id, annotations of an image in
+the order of the file, labels by ascending category id. Data that Detectron2 drops are dropped at the same
+stage and counted (``Oddities``). Data that would crash it raise an error with file, entry and field.
 
 There are three differences. Numbers are always floats; Detectron2 keeps integers and truncates them after
-resizing. NaN and infinity, which are not valid JSON, are errors. Two categories with the same id are an error;
-Detectron2 would create a class without objects.
+resizing. NaN and infinity, which are not valid JSON, are errors. Two categories with the same id are an
+error; Detectron2 would create a class without objects.
 """
 
 import contextlib

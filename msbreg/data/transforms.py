@@ -71,7 +71,7 @@ class EvaluationTransform:
 
 
 def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Scaled (height, width): the long side is rounded down, the short side is exact (torchvision's Resize)."""
+    """Scaled (height, width); the long side is rounded down, as in torchvision's Resize."""
     return max(1, int(height * scale + 1e-6)), max(1, int(width * scale + 1e-6))
 
 

@@ -1,8 +1,8 @@
 """PASCAL VOC's layout with any classes: image labels from ImageSets/Main, boxes from Annotations/*.xml.
 
-Boxes are read like in Detectron2 (detectron2/data/datasets/pascal_voc.py): VOC counts pixels from 1, and xmax
-and ymax are inclusive, so 1 is subtracted from xmin and ymin, while xmax and ymax are unchanged. Coordinates may
-be fractional. Irregular boxes that Detectron2 accepts are accepted and counted (``Oddities``).
+Boxes are read as in Detectron2 (detectron2/data/datasets/pascal_voc.py): VOC counts pixels from 1, and xmax
+and ymax are inclusive, so 1 is subtracted from xmin and ymin, while xmax and ymax are unchanged. Coordinates
+may be fractional. Irregular boxes that Detectron2 accepts are accepted and counted (``Oddities``).
 """
 
 import logging
@@ -226,8 +226,8 @@ def classes_of(voc: Path) -> tuple[str, ...]:
     The annotations of all splits are read, so that all splits have the same labels.
 
     Raises:
-        UserError: ``classes.txt`` is empty or lists a class twice, an annotation is malformed, or there are no
-            objects.
+        UserError: ``classes.txt`` is empty or lists a class twice, an annotation is malformed, or there are
+            no objects.
     """
     file = voc / CLASSES_FILE
     if file.is_file():

@@ -1,7 +1,7 @@
 """The embedded data set, composed from scikit-learn's digit scans and sample photographs.
 
-It is generated on first use in the standard layouts, so the regular readers read it. The same version and seed
-produce the same bytes.
+It is generated on first use in the standard layouts, so the regular readers read it. The same version and
+seed produce the same bytes.
 
     <cache>/digits-v2-seed0/
       folder/{train,val}/<0..9>/*.png                   single digits, 32x32
@@ -63,8 +63,8 @@ class Material:
     def partition(self) -> dict[str, NDArray[np.int64]]:
         """Indices of scans: `test`, `train` (all others), and `train` split into `fit` and `val`.
 
-        The partition does not depend on the seed, so a backbone that was pre-trained on data with one seed can
-        be evaluated on data with another.
+        The partition does not depend on the seed, so a backbone that was pre-trained on data with one seed
+        can be evaluated on data with another.
         """
         rng = np.random.default_rng([VERSION, STREAMS["partition"]])
         order = [rng.permutation(np.flatnonzero(self.labels == digit)) for digit in range(10)]

@@ -125,7 +125,7 @@ def label_map(scene: Scene) -> NDArray[np.uint8]:
 
 
 def voc_palette() -> list[int]:
-    """The colors of the devkit: bits 0, 3, 6 of an index are the highest bits of red, 1, 4, 7 of green, ..."""
+    """The devkit's colors: bits 0, 3, 6 of an index are the highest bits of red, 1, 4, 7 of green, ..."""
     return [
         sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
         for index in range(256)
