@@ -205,6 +205,6 @@ def _as_text(mask: RunLengths) -> RunLengths:
 def _misfit(size: Sequence[int], pixels: int | None, height: int, width: int) -> str:
     runs = "" if pixels is None else f" with runs of {quote(pixels)} pixels in total"
     return (
-        f"a mask has size {quote(size)}{runs}; expected the size of its image, [{height}, {width}], and "
-        f"{height * width} pixels."
+        f"a mask of size {quote(size)}{runs}; expected [{height}, {width}] and {height * width} pixels, "
+        "the size of its image."
     )

@@ -71,7 +71,7 @@ def read_json(path: Path, limit: int = LIMIT) -> Any:
     try:
         return parse_json(content)
     except ValueError as error:
-        raise UserError(f"{path} is not JSON that can be used ({error}).") from error
+        raise UserError(f"{path} is not valid JSON ({error}).") from error
 
 
 def read_json_lines(path: Path, limit: int = LIMIT) -> list[Any]:
@@ -87,15 +87,13 @@ def read_json_lines(path: Path, limit: int = LIMIT) -> list[Any]:
             try:
                 values.append(parse_json(line))
             except ValueError as error:
-                raise UserError(
-                    f"{path} is not JSON that can be used (line {number}: {error})."
-                ) from error
+                raise UserError(f"{path} is not valid JSON (line {number}: {error}).") from error
     if rest.strip():
         try:
             values.append(parse_json(rest))
         except ValueError as error:
             if not values:
-                raise UserError(f"{path} is not JSON that can be used ({error}).") from error
+                raise UserError(f"{path} is not valid JSON ({error}).") from error
     return values
 
 

@@ -320,7 +320,7 @@ def test_verify_data_finds_odd_and_malformed_boxes_and_a_wrong_class_file(copy: 
     path.write_text(text.replace("<xmax>", "<xmax>9", 1))
     (split,) = [s for s in verify_data.verify(str(copy), "voc") if s.name == "test"]
     assert split.problems == []
-    assert any("outside their image" in note for note in split.notes)
+    assert any("beyond their image" in note for note in split.notes)
     path.write_text(text.replace("<xmin>", "<xmin>x", 1))
     assert any(f"{name}.xml: object 1" in p for p in problems())
     path.write_text(text)

@@ -95,19 +95,17 @@ def test_one_invalid_mask_among_valid_ones_is_rejected():
     masks.check_runs([], 10, 12)
     short = {"size": [10, 12], "counts": slow.characters([119])}
     with pytest.raises(
-        UserError, match=r"runs of 119 pixels in total; expected .* \[10, 12\], and 120"
+        UserError, match=r"runs of 119 pixels in total; expected \[10, 12\] and 120"
     ):
         masks.check_runs([*good, short, *good], 10, 12)
-    with pytest.raises(
-        UserError, match=r"size \[12, 10\]; expected the size of its image, \[10, 12\]"
-    ):
+    with pytest.raises(UserError, match=r"size \[12, 10\]; expected \[10, 12\]"):
         masks.check_runs(masks.encode(drawn(2, 12, 10)), 10, 12)
 
 
 def test_uncompressed_run_lengths_with_a_wrong_size_or_sum_are_rejected():
-    with pytest.raises(UserError, match=r"expected the size of its image, \[4, 3\], and 12 pixels"):
+    with pytest.raises(UserError, match=r"expected \[4, 3\] and 12 pixels"):
         masks.to_rle({"size": [4, 3], "counts": [5, 2]}, 4, 3)
-    with pytest.raises(UserError, match=r"has size \[3, 4\]"):
+    with pytest.raises(UserError, match=r"of size \[3, 4\]"):
         masks.to_rle({"size": [3, 4], "counts": [12]}, 4, 3)
 
 

@@ -122,7 +122,7 @@ def test_unusual_annotations_are_recorded_or_rejected_with_strict_data(tmp_path)
     assert found.described()["test"]["oddities"] == {"outside_box": 1}
     assert "oddities" not in found.described()["train"]
     (warning,) = found.warnings()
-    assert "1 boxes that reach outside their image" in warning
+    assert "1 boxes that extend beyond their image" in warning
     with pytest.raises(UserError, match=r"000013\.xml: object 1 .*--strict-data"):
         data_of(settings, None, train=True, strict=True)
 
