@@ -1,11 +1,12 @@
-"""How far correct conversions differ: random networks of each depth, in float64 and in float32.
+"""Measure the numerical differences of correct conversions, in float64 and float32.
 
     python benchmarks/certificates.py --networks 100
     python benchmarks/certificates.py resnet101 wide_resnet50_2 --networks 10
 
-Each network has its own weights and BatchNorm statistics as training leaves them (those of its layers'
-inputs, with skewed scales). It is converted to Detectron2's and torchvision's names in memory and computed
-by the certificate's formulas. Exit code 0: all are within the certificate's tolerance; 1: one is not.
+Each network has random weights and realistic BatchNorm statistics: those of the inputs of its layers, with
+skewed scales. It is converted in memory to the names of Detectron2 or torchvision and evaluated by the
+formulas of the certificate. The exit code is 0 if all differences are within the tolerance of the
+certificate, else 1.
 """
 
 import sys
@@ -40,12 +41,12 @@ SIZE = (33, 48)
 
 @torch.no_grad()
 def realistic(spec: BackboneSpec, seed: int) -> ResNet:
-    """A random network whose BatchNorm statistics are those of its own inputs."""
+    """A random network with the BatchNorm statistics of its own activations."""
     backbone = build_backbone(spec, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the average over batches
+            module.momentum = None  # cumulative average
             module.weight.copy_(torch.rand(module.weight.shape, generator=generator) + 0.1)
             module.bias.copy_(0.3 * torch.randn(module.bias.shape, generator=generator))
     backbone.train()(torch.randn(4, 3, 64, 64, generator=generator))
@@ -53,7 +54,7 @@ def realistic(spec: BackboneSpec, seed: int) -> ResNet:
 
 
 def errors_of(spec: BackboneSpec, seed: int, target_name: str) -> Errors:
-    """Differences of one network's stages."""
+    """The differences in each stage of one network."""
     backbone, target, images = realistic(spec, seed), TARGETS[target_name], noise(*SIZE)
     wanted = {dtype: features_of(backbone, spec, images, dtype) for dtype in PRECISIONS}
     understood = target.understand(target.express(spec))
@@ -62,11 +63,15 @@ def errors_of(spec: BackboneSpec, seed: int, target_name: str) -> Errors:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="How far correct conversions differ.")
+    parser = argparse.ArgumentParser(
+        description="Measure the numerical differences of correct conversions."
+    )
     parser.add_argument(
         "arch", nargs="*", choices=[*ARCHITECTURES, []], help="default: five depths"
     )
-    parser.add_argument("--networks", type=int, default=10, help="of each architecture")
+    parser.add_argument(
+        "--networks", type=int, default=10, help="number of networks per architecture"
+    )
     options = parser.parse_args()
     names = options.arch or ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
     failed = 0

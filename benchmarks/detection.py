@@ -1,7 +1,8 @@
-"""One training step and one detection of a detector: our engine against Detectron2's, where installed.
+"""Time training and inference of a detector: our engine against Detectron2, if installed.
 
-Interleaved rounds on one thread, CPU time, each round in another order; the ratio is that of medians.
-Weights are random and equal, images of noise; the yaml's sizes of regions and heads, smaller images.
+CPU time of one thread in interleaved rounds, in a different order each round; ratios are those of medians.
+Both engines use the same random weights and noise images. Heads and proposals have the sizes of the yaml;
+images are smaller.
 
 Command: python benchmarks/detection.py --config configs/coco_mask_fpn.yaml --short 320 --rounds 5
 """
@@ -32,7 +33,7 @@ Run = Callable[[], object]
 
 
 def sample_of(config: CfgNode, short: int, objects: int, seed: int) -> Sample:
-    """Noise of 4:3, with objects that are octagons."""
+    """A noise image with aspect ratio 4:3 and elliptic objects."""
     generator = torch.Generator().manual_seed(seed)
     size = torch.tensor([short * 4 // 3, short])
     image = torch.randint(0, 256, (3, short, short * 4 // 3), generator=generator).byte()
@@ -64,7 +65,7 @@ def sample_of(config: CfgNode, short: int, objects: int, seed: int) -> Sample:
 
 
 def quiet_scores(model: nn.Module) -> None:
-    """So that random weights give DETECTIONS_PER_IMAGE detections, and the mask head has its work."""
+    """Initialize class scores so that random weights give DETECTIONS_PER_IMAGE detections."""
     nn.init.normal_(
         model.get_submodule("roi_heads.box_predictor.cls_score").weight,  # type: ignore[arg-type]
         std=0.3,
@@ -73,7 +74,7 @@ def quiet_scores(model: nn.Module) -> None:
 
 
 def variants(config: CfgNode, samples: list[Sample], *, bf16: bool) -> dict[str, dict[str, Run]]:
-    """Task -> engine -> one run of it."""
+    """Task -> engine -> a function that runs it once."""
     engines = {"torchvision": with_torchvision.build_detector}
     if with_detectron2.available():
         engines["detectron2"] = with_detectron2.build_detector
@@ -121,7 +122,7 @@ def _detecting(model: nn.Module, samples: list[Sample], bf16: bool) -> Run:
 
 
 def rounds_of(runs: dict[str, Run], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each, after one round that does not count."""
+    """Median CPU seconds of each function, after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         names = list(runs)
@@ -137,13 +138,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--short", type=int, default=320, help="shorter side of the images")
-    parser.add_argument("--images", type=int, default=1, help="in a training step")
+    parser.add_argument("--images", type=int, default=1, help="images per training step")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 and channels_last, too")
-    parser.add_argument("overrides", nargs="*", help="KEY VALUE ... on top of the yaml")
+    parser.add_argument("--bf16", action="store_true", help="also time bfloat16 with channels_last")
+    parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs that override the yaml")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # of Detectron2, which uses what PyTorch calls deprecated
+    warnings.simplefilter("ignore")  # Detectron2 uses deprecated features of PyTorch
     config = read_config(given.config, given.overrides)
     samples = [sample_of(config, given.short, 6, seed) for seed in range(given.images)]
     samples = [

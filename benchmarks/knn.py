@@ -1,16 +1,16 @@
-"""Time the kNN protocol against its peers: CPU seconds of one thread, in interleaved rounds.
+"""Time the kNN protocol against other implementations: CPU time of one thread, interleaved rounds.
 
     python benchmarks/knn.py --bank 20000 --queries 500 --width 512
 
-Every route starts from the same arrays in memory and ends with the scores (Q, C); the work of
-normalizing and of building an index counts. Each round runs all routes once, so that a machine
-that slows down slows them all; the figure is the median over the rounds after a warm one.
+All implementations start from the same arrays in memory and return scores (Q, C); the time includes
+normalization and building an index. Each round runs every implementation once, so that changes in machine
+load affect all of them. Reported times are medians over the rounds, after one warm-up round.
 """
 
 import os
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"  # before anything loads a BLAS: idle threads spin and are charged
+    os.environ[variable] = "1"  # before BLAS is loaded: idle threads spin, which counts as CPU time
 
 import argparse
 import statistics
@@ -75,7 +75,7 @@ def main() -> None:
     sizes = parser.parse_args()
     torch.set_num_threads(1)
 
-    # Features after a ReLU and a mean, as a ResNet's are: non-negative, around class centers.
+    # Non-negative features around class centers, similar to the pooled features of a ResNet.
     draw = np.random.default_rng(0)
     labels = draw.permutation(np.arange(sizes.bank) % CLASSES)
     query_labels = draw.integers(0, CLASSES, sizes.queries)

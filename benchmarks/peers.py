@@ -1,4 +1,4 @@
-"""The pipelines that our scores are timed against and compared with: pycocotools', and Detectron2's."""
+"""Evaluation with pycocotools and Detectron2, to compare our scores and their speed with."""
 
 import contextlib
 import io
@@ -13,11 +13,11 @@ from pycocotools.cocoeval import COCOeval
 _NAMES = itertools.count()
 
 
-# ---- COCO's scores the long way: two JSON files, read and evaluated by pycocotools alone
+# ---- COCO scores by pycocotools alone, from two JSON files
 
 
 def truth_as_json(scenes):
-    """Give an instances JSON; objects without a mask get an empty segmentation."""
+    """The content of an instances JSON; objects without a mask get an empty segmentation."""
     annotations = []
     for scene in scenes.scenes:
         for instance in scene.instances:
@@ -44,7 +44,7 @@ def truth_as_json(scenes):
 
 
 def results_as_json(scenes, predictions, kind):
-    """Give a results JSON; for masks without boxes, so that sizes are those of masks."""
+    """The content of a results JSON; for masks, boxes are omitted so that areas are those of the masks."""
     entries = []
     for prediction in predictions:
         for index, label in enumerate(prediction.labels.tolist()):
@@ -63,7 +63,7 @@ def results_as_json(scenes, predictions, kind):
 
 
 def evaluate(truth, results, kind):
-    """Evaluate two files; give the twelve numbers in percent (NaN for none) and COCOeval's arrays."""
+    """Evaluate two files; return the twelve numbers in percent (NaN if undefined) and COCOeval's arrays."""
     with contextlib.redirect_stdout(io.StringIO()):
         given = COCO(truth)
         evaluation = COCOeval(given, given.loadRes(str(results)), kind)
@@ -77,7 +77,7 @@ def evaluate(truth, results, kind):
 
 
 def write_voc(root, scenes):
-    """Write Annotations and ImageSets; the images are never read."""
+    """Write Annotations and ImageSets; images are not needed."""
     (root / "Annotations").mkdir(parents=True)
     (root / "ImageSets" / "Main").mkdir(parents=True)
     ids = [scene.id for scene in scenes.scenes]
@@ -99,7 +99,7 @@ def write_voc(root, scenes):
 
 
 def numbers_of(root, scenes, predictions):
-    """Give its AP, AP50, AP75 in percent; the annotations are in root."""
+    """AP, AP50 and AP75 in percent by Detectron2's evaluator, for the annotations in ``root``."""
     theirs = voc_evaluation()
     from detectron2.data import MetadataCatalog
     from detectron2.structures import Boxes, Instances
@@ -117,16 +117,16 @@ def numbers_of(root, scenes, predictions):
         found.pred_classes = torch.from_numpy(prediction.labels.copy())
         evaluator.process([{"image_id": prediction.scene}], [{"instances": found}])
     with warnings.catch_warnings():
-        # A class without objects divides by zero there.
+        # Detectron2 divides by zero for classes without objects.
         warnings.simplefilter("ignore", RuntimeWarning)
         numbers = evaluator.evaluate()["bbox"]
     return {key: float(value) for key, value in numbers.items()}
 
 
 def voc_evaluation():
-    """Detectron2's module, imported without its warnings."""
+    """Detectron2's module, with warnings during its import suppressed."""
     with warnings.catch_warnings():
-        # Importing it compiles a box coder with torch.jit.script, which is deprecated.
+        # The import uses torch.jit.script, which is deprecated.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         from detectron2.evaluation import pascal_voc_evaluation

@@ -1,9 +1,9 @@
-"""CPU time, memory and size of the report about many runs.
+"""Measure CPU time, memory and size of a report on many runs.
 
     python benchmarks/report.py --records 420
 
-Writes synthetic runs (kNN, detection with drawings and a curve, pre-training with a curve) to a
-temporary folder and makes the report of them in a process of its own.
+Writes synthetic runs (kNN, detection with drawings and a curve, pre-training with a curve) to a temporary
+folder and renders the report in a separate process.
 """
 
 import argparse
@@ -32,7 +32,7 @@ CLASSES = 20
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--records", type=int, default=420)
-    parser.add_argument("--keep", type=Path, help="folder for the runs and the report")
+    parser.add_argument("--keep", type=Path, help="keep the runs and the report in this folder")
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp())
     draw = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def write_run(folder: Path, number: int, draw: np.random.Generator) -> None:
-    """One run: of three, one is a pre-training, one a kNN evaluation, one a detector."""
+    """Write one run; pre-training, kNN and detection alternate."""
     folder.mkdir(parents=True)
     kind = ("pretrain", "knn", "detection")[number % 3]
     seed = number // 3
@@ -104,7 +104,7 @@ def write_run(folder: Path, number: int, draw: np.random.Generator) -> None:
 def write_curve(
     folder: Path, over: str, rows: int, names: tuple[str, ...], draw: np.random.Generator
 ) -> None:
-    """A curve.jsonl of random walks."""
+    """Write a curve.jsonl with random walks."""
     walks = np.abs(draw.normal(size=(rows, len(names))).cumsum(0)) + 0.1
     lines = [
         json.dumps({over: row, **dict(zip(names, values, strict=True))})

@@ -1,18 +1,18 @@
-"""Time the scores of detections against their peers: CPU seconds of one thread, interleaved rounds.
+"""Time detection scoring against other implementations: CPU time of one thread, interleaved rounds.
 
     python benchmarks/scoring.py                  # 5,000 images x 100 detections, as COCO's val2017
     python benchmarks/scoring.py --quick          # 300 images
 
-COCO: from predictions in memory to the twelve numbers. pycocotools' own pipeline is what its users run,
-and Detectron2 with it: the results as JSON, ``COCO``, ``loadRes``, ``COCOeval``; writing the JSON does not
-count. VOC: from predictions in memory to AP, AP50, AP75; Detectron2's evaluator, where it is installed,
-writes text files and reads the annotations from XML, once for all thresholds. All numbers are compared.
+COCO: from predictions in memory to the twelve numbers. The reference is the usual pipeline of pycocotools,
+which Detectron2 uses as well: results as JSON, ``COCO``, ``loadRes``, ``COCOeval``. Writing the JSON is not
+timed. VOC: from predictions in memory to AP, AP50 and AP75. Detectron2's evaluator, if installed, writes text
+files and reads the annotations from XML, once for all thresholds. All results are checked for equality.
 """
 
 import os
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"  # before anything loads a BLAS: idle threads spin and are charged
+    os.environ[variable] = "1"  # before BLAS is loaded: idle threads spin, which counts as CPU time
 
 import argparse
 import importlib.util
@@ -36,11 +36,11 @@ from msbreg.data.scenes import Instance, Prediction, Scene, Scenes
 from transfer.scoring.coco_ap import coco_ap
 from transfer.scoring.voc_ap import voc_ap
 
-SIDE, OBJECTS, DETECTIONS = 480, 7.3, 100  # objects: val2017 has 36,781 on 5,000 images
+SIDE, OBJECTS, DETECTIONS = 480, 7.3, 100  # objects per image: val2017 has 36,781 in 5,000 images
 
 
 def synthetic(images: int, classes: int, year: int | None) -> tuple[Scenes, list[Prediction]]:
-    """Up to three classes an image; two thirds of the detections near an object, the rest anywhere."""
+    """At most three classes per image; two thirds of the detections are near objects, the rest anywhere."""
     draw = np.random.default_rng(0)
     stamps = [_stamp(draw, side) for side in np.exp(draw.uniform(2, 5.5, 200)).astype(int)]
     scenes, predictions = [], []
@@ -60,7 +60,7 @@ def synthetic(images: int, classes: int, year: int | None) -> tuple[Scenes, list
 
 
 def _stamp(draw: np.random.Generator, side: int) -> np.ndarray:
-    """An ellipse with a wavy edge, as a mask of its own."""
+    """A mask of a circle with a wavy edge."""
     y, x = np.mgrid[:side, :side] / max(1, side - 1) * 2 - 1
     angle = np.arctan2(y, x)
     return x**2 + y**2 < 1 - 0.3 * np.sin(draw.integers(2, 9) * angle) ** 2
@@ -83,7 +83,7 @@ def _found(
     stamps: list[np.ndarray],
 ) -> Prediction:
     boxes, labels, masks = [], [], []
-    anywhere = [_placed(draw, stamps) for _ in range(5)]  # masks are costly to draw, not to score
+    anywhere = [_placed(draw, stamps) for _ in range(5)]  # drawing masks is slow
     for _ in range(DETECTIONS):
         if scene.instances and draw.random() < 0.67:
             near = scene.instances[draw.integers(len(scene.instances))]
@@ -121,7 +121,7 @@ def voc_routes(images: int, folder: Path) -> dict[str, Callable[[], list[float]]
 
         def theirs() -> list[float]:
             root = folder / str(next(names))
-            root.symlink_to(folder / "voc")  # it caches annotations by path
+            root.symlink_to(folder / "voc")  # Detectron2 caches annotations by path
             return list(peers.numbers_of(root, scenes, predictions).values())
 
         routes["Detectron2"] = theirs
@@ -147,7 +147,7 @@ def main() -> None:
 
 
 def compare(what: str, routes: dict[str, Callable[[], list[float]]], rounds: int) -> None:
-    """Print one row a route; raise where the numbers differ."""
+    """Print one row per implementation; raise an error if their numbers differ."""
     seconds: dict[str, list[float]] = {name: [] for name in routes}
     for _ in range(rounds):
         numbers = {}

@@ -1,7 +1,7 @@
-"""One pre-training step, views streamed one by one, against all views held in memory at once.
+"""Compare a pre-training step computed one view at a time with one that keeps all views in memory.
 
-Interleaved rounds on one thread, CPU time; memory is the peak of a process of its own for each variant.
-With lightly installed, its BYOL loss over all pairs of views is timed beside them.
+CPU time of one thread in interleaved rounds; memory is the peak of a separate process per variant. If lightly
+is installed, its BYOL loss over all pairs of views is timed as well.
 
 Command: python benchmarks/step.py --views 4 --images 32 --size 96
 """
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 
 def variants(views: int, images: int, size: int) -> dict[str, Callable[[], None]]:
-    """Each leaves one step's gradient in a network of its own."""
+    """Functions that compute the gradient of one step, each in its own network."""
     config = Config(arch="resnet18", views=views, batch_size=images, head=HeadSettings(512, 128))
     method = MSBReg(config)
     method.to(CPU, synchronize=False)
@@ -55,14 +55,14 @@ def variants(views: int, images: int, size: int) -> dict[str, Callable[[], None]
 
         return run
 
-    def streamed() -> None:
+    def view_by_view() -> None:
         for loss in training.losses(online, pixels, 0):
             loss.total.backward()
 
     def whole_loss(p: Tensor, z: Tensor) -> Tensor:
         return msbreg_loss(p, z, noise, lambda_s=4e-3, lambda_b=0.5).total
 
-    found = {"streamed": streamed, "all views at once": at_once(whole_loss)}
+    found = {"one view at a time": view_by_view, "all views at once": at_once(whole_loss)}
     if importlib.util.find_spec("lightly") is not None:
         from lightly.loss import NegativeCosineSimilarity
 

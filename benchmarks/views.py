@@ -1,9 +1,9 @@
-"""CPU time of K = 4 views of 224 px from a JPEG of 500 x 375, on one thread.
+"""Time the augmentation of 4 views of 224 pixels from a JPEG of 500 x 375: CPU time of one thread.
 
     python benchmarks/views.py [rounds]
 
-Every pipeline decodes the photograph once and draws Table 9's distribution. Rounds are interleaved,
-so that a busy machine slows all alike; the table shows medians over rounds.
+Every pipeline decodes the photograph once and samples views as in Table 9. Rounds are interleaved, so that
+changes in machine load affect all pipelines. Reported times are medians over rounds.
 """
 
 import sys
@@ -31,12 +31,12 @@ VIEWS, SIZE, IMAGES_PER_ROUND = 4, 224, 8
 
 
 def pillow_blur(image: Image.Image) -> Image.Image:
-    """As the published pipelines do; torchvision's v1 blur would be a slow convolution."""
+    """Pillow's blur, as in published pipelines; the v1 blur of torchvision is a slow convolution."""
     return image.filter(ImageFilter.GaussianBlur(torch.empty(1).uniform_(0.1, 2.0).item()))
 
 
 def photograph() -> bytes:
-    """A natural photograph as a JPEG of 500 x 375 and some 90 KB, like ImageNet's larger ones."""
+    """A photograph as a JPEG of 500 x 375 pixels and about 90 KB, similar to ImageNet's."""
     china = load_sample_images().images[0][:, :569]
     resized = Image.fromarray(china).resize((500, 375), Image.Resampling.BICUBIC)
     encoded = io.BytesIO()
@@ -45,7 +45,7 @@ def photograph() -> bytes:
 
 
 def pipelines(jpeg: bytes) -> dict[str, Callable[[int], object]]:
-    """Name -> the views of image number i."""
+    """Name -> a function that computes the views of image i."""
     data = np.frombuffer(jpeg, np.uint8)
     table9 = policy("table9", SIZE)
 

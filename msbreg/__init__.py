@@ -1,7 +1,7 @@
-"""Pre-train vision backbones without labels, and measure how any backbone transfers.
+"""Pre-train vision backbones without labels, and evaluate how well any backbone transfers.
 
-The names below are the public Python API. They are imported on first use, so that a script can
-check its options before PyTorch is loaded.
+The names below are the public Python API. They are imported on first use, so that scripts can check
+their options before PyTorch is loaded.
 
 >>> import msbreg
 >>> sorted(msbreg.__all__)
@@ -14,7 +14,7 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["extract_features", "load_backbone", "random_backbone"]
 
-_PLACES = {
+_MODULES = {
     "extract_features": "msbreg.backbones.features",
     "load_backbone": "msbreg.checkpoints.load",
     "random_backbone": "msbreg.backbones.twin",
@@ -22,6 +22,6 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'msbreg' has no attribute {name!r}; it has {__all__}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

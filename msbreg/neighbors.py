@@ -1,7 +1,6 @@
-"""Exact nearest neighbors by cosine similarity, and the two votes that turn them into scores.
+"""Exact nearest neighbors by cosine similarity, and two voting rules that turn them into class scores.
 
-One search at the largest k serves every smaller one: the order is total, so the first k columns
-of a wider search are the search at k.
+The order of neighbors is total, so the first k columns of a search with a larger k are the search with k.
 """
 
 from collections.abc import Iterator
@@ -10,8 +9,8 @@ import numpy as np
 
 from msbreg.run.errors import UserError
 
-_ROWS_AT_ONCE = 32_768  # of the bank in FAISS: 256 MB at width 2048, whatever the bank's size
-_ENTRIES_AT_ONCE = 1 << 26  # similarities held at once where ties are settled: 256 MB
+_ROWS_AT_ONCE = 32_768  # rows of the bank in FAISS at a time: 256 MB at dimension 2048
+_ENTRIES_AT_ONCE = 1 << 26  # similarities in memory while resolving ties: 256 MB
 
 
 def nearest(
@@ -23,30 +22,31 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) float32, (Q, k) int64
     """Find the k rows of the bank with the highest cosine similarity to each query, exactly.
 
-    Rows are divided by their L2 length and searched with FAISS's `IndexFlatIP` in float32,
-    `rows_at_once` of the bank at a time, so that the bank may be a memory map or in half precision.
-    Similarities lie in [-1, 1] up to rounding and fall along a row. Of two bank rows whose float32
-    similarities are equal the smaller index comes first, also where the k-th place is contested.
+    Rows are L2-normalized and searched with FAISS's `IndexFlatIP` in float32, `rows_at_once` rows of the bank
+    at a time, so the bank may be memory-mapped or in half precision. Similarities are in [-1, 1] up to
+    rounding, in descending order. Rows of the bank with equal float32 similarities are ordered by index, also
+    at the k-th place.
 
-    Raises UserError if k is not in 1..N, if the widths differ, or if rows are zero or not finite.
+    Raises:
+        UserError: k is not in 1..N, the dimensions differ, or a row is zero or not finite.
     """
     _check_search(queries, bank, k)
     unit_queries = _unit_rows(queries, _lengths(queries, "queries"))
     lengths = _lengths(bank, "bank")
 
-    # One place more than asked for tells whether the k-th place is contested: which of several
-    # equal rows FAISS keeps depends on the order in which its heap met them.
+    # Search one more neighbor to detect ties at the k-th place: which of several equal rows FAISS keeps
+    # depends on the order in which they enter its heap.
     similarities, indices = _search(unit_queries, bank, lengths, k + 1, rows_at_once)
-    contested = np.flatnonzero((similarities[:, k - 1 : k] == similarities[:, k:]).any(axis=1))
+    tied = np.flatnonzero((similarities[:, k - 1 : k] == similarities[:, k:]).any(axis=1))
     similarities, indices = _in_order(similarities[:, :k], indices[:, :k])
     queries_at_once = max(1, _ENTRIES_AT_ONCE // len(bank))
-    for start in range(0, len(contested), queries_at_once):
-        some = contested[start : start + queries_at_once]
+    for start in range(0, len(tied), queries_at_once):
+        chunk = tied[start : start + queries_at_once]
         blocks = _unit_blocks(bank, lengths, rows_at_once)
-        whole_rows = np.concatenate([unit_queries[some] @ block.T for block in blocks], axis=1)
-        for query, whole_row in zip(some, whole_rows, strict=True):
-            indices[query] = _first_places(whole_row, k)
-            similarities[query] = whole_row[indices[query]]
+        full_rows = np.concatenate([unit_queries[chunk] @ block.T for block in blocks], axis=1)
+        for query, full_row in zip(chunk, full_rows, strict=True):
+            indices[query] = _top_k(full_row, k)
+            similarities[query] = full_row[indices[query]]
     return similarities, indices
 
 
@@ -58,12 +58,14 @@ def weighted_vote(
 ) -> np.ndarray:  # (Q, C) float64
     """Sum exp(similarity / temperature) over the neighbors of each class.
 
-    Each row is scaled by a positive factor, exp(-largest similarity / temperature), which changes
-    no ranking and keeps the exponential in (0, 1] at every temperature. Equal scores rank by class
-    index (see `transfer.scoring.classification`).
+    Each row is scaled by exp(-largest similarity / temperature), which keeps the exponential in (0, 1] at
+    every temperature and does not change the ranking. Classes with equal scores are ranked by index (see
+    `transfer.scoring.classification`).
 
     Source: Wu et al. 2018 (NPID), equation 9; 0.07 is the temperature of NPID and of DINO's kNN.
-    Raises UserError if a label is outside 0..C-1, shapes differ or the temperature is not positive.
+
+    Raises:
+        UserError: a label is outside 0..C-1, the shapes differ, or the temperature is not positive.
 
     >>> similarities, labels = np.array([[0.9, 0.8, 0.8]]), np.array([[0, 1, 1]])
     >>> weighted_vote(similarities, labels, classes=2).round(2)  # 2 * exp(-0.1 / 0.07) = 0.48
@@ -71,12 +73,12 @@ def weighted_vote(
     """
     if similarities.shape != labels_of_neighbors.shape:
         raise UserError(
-            f"similarities have shape {similarities.shape}, their labels "
-            f"{labels_of_neighbors.shape}. The two must be equal: "
-            "index the bank's labels with the second result of nearest()."
+            f"similarities have shape {similarities.shape}, but labels have shape "
+            f"{labels_of_neighbors.shape}; expected equal shapes. "
+            "Index the labels of the bank with the second result of nearest()."
         )
     if not temperature > 0:
-        raise UserError(f"temperature is {temperature}, expected a number above 0 such as 0.07.")
+        raise UserError(f"temperature is {temperature}; expected a number above 0, such as 0.07.")
     largest = similarities.max(axis=1, keepdims=True).astype(np.float64)
     weights = np.exp((similarities - largest) / temperature)
     return _sum_by_class(weights, labels_of_neighbors, classes)
@@ -88,8 +90,11 @@ def majority_vote(
 ) -> np.ndarray:  # (Q, C) float64
     """Count the neighbors of each class.
 
-    Equal counts go to the smallest class index by `argmax`, the rule of W-MSE's 5-NN
-    (Ermolov et al. 2021, htdt/self-supervised). Raises UserError if a label is outside 0..C-1.
+    With `argmax`, equal counts are decided for the smallest class index, as in W-MSE's 5-NN
+    (Ermolov et al. 2021, htdt/self-supervised).
+
+    Raises:
+        UserError: a label is outside 0..C-1.
 
     >>> majority_vote(np.array([[0, 1, 1]]), classes=3)
     array([[1., 2., 0.]])
@@ -102,11 +107,11 @@ def _sum_by_class(
     labels: np.ndarray,  # (Q, k)
     classes: int,
 ) -> np.ndarray:  # (Q, C)
-    """Add each row's weights up by label."""
+    """Sum the weights in each row by label."""
     if labels.size and (labels.min() < 0 or labels.max() >= classes):
         raise UserError(
-            f"neighbors have labels {labels.min()}..{labels.max()}, expected 0..{classes - 1}. "
-            "Take the number of classes from the bank's labels, not from those of the queries."
+            f"neighbors have labels {labels.min()}..{labels.max()}; expected 0..{classes - 1}. "
+            "Take the number of classes from the labels of the bank, not of the queries."
         )
     cells = np.arange(len(labels))[:, None] * classes + labels
     sums = np.bincount(cells.ravel(), weights=weights.ravel(), minlength=len(labels) * classes)
@@ -120,8 +125,8 @@ def _search(
     k: int,
     rows_at_once: int,
 ) -> tuple[np.ndarray, np.ndarray]:  # (Q, min(k, N)), the same
-    """Search the bank block by block; among equal similarities any may be kept, in any order."""
-    import faiss  # here: whoever needs only the votes needs no second OpenMP run-time
+    """Search the bank block by block; ties are resolved arbitrarily."""
+    import faiss  # here, because voting does not need it, and it loads a second OpenMP runtime
 
     similarities = np.empty((len(unit_queries), 0), dtype=np.float32)
     indices = np.empty((len(unit_queries), 0), dtype=np.int64)
@@ -146,7 +151,7 @@ def _unit_blocks(
     lengths: np.ndarray,  # (N,)
     rows_at_once: int,
 ) -> Iterator[np.ndarray]:  # (<= rows_at_once, D) float32
-    """Go through the bank's rows, divided by their lengths; each block overwrites the last."""
+    """Yield blocks of normalized rows of the bank; each block overwrites the previous one."""
     space = np.empty((min(rows_at_once, len(bank)), bank.shape[1]), dtype=np.float32)
     for start in range(0, len(bank), rows_at_once):
         rows = bank[start : start + rows_at_once]
@@ -156,23 +161,23 @@ def _unit_blocks(
         yield block
 
 
-def _first_places(
+def _top_k(
     similarities: np.ndarray,  # (N,)
     k: int,
 ) -> np.ndarray:  # (k,)
-    """Rank by falling similarity, then by rising index, without sorting the whole row."""
+    """Indices sorted by descending similarity, then ascending index, without sorting the whole row."""
     threshold = np.partition(similarities, len(similarities) - k)[len(similarities) - k]
     above = np.flatnonzero(similarities > threshold)
-    level = np.flatnonzero(similarities == threshold)[: k - len(above)]
-    chosen = np.concatenate([above, level])
+    equal = np.flatnonzero(similarities == threshold)[: k - len(above)]
+    chosen = np.concatenate([above, equal])
     return chosen[np.argsort(-similarities[chosen], kind="stable")]
 
 
 def _in_order(
-    similarities: np.ndarray,  # (Q, k), falling
+    similarities: np.ndarray,  # (Q, k), descending
     indices: np.ndarray,  # (Q, k)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Put equal similarities in the order of their indices."""
+    """Sort neighbors with equal similarities by index."""
     similarities, indices = similarities.copy(), indices.copy()
     tied = np.flatnonzero((similarities[:, 1:] == similarities[:, :-1]).any(axis=1))
     order = np.lexsort((indices[tied], -similarities[tied]), axis=-1)
@@ -184,18 +189,22 @@ def _lengths(
     rows: np.ndarray,  # (N, D)
     name: str,
 ) -> np.ndarray:  # (N,) float32
-    """Give the L2 length of each row, all of which must be usable as divisors."""
+    """The L2 norm of each row.
+
+    Raises:
+        UserError: a norm is zero or not finite.
+    """
     lengths = np.empty(len(rows), dtype=np.float32)
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         block = rows[start : start + _ROWS_AT_ONCE]
         squares = np.einsum("nd,nd->n", block, block, dtype=np.float64)
         lengths[start : start + _ROWS_AT_ONCE] = np.sqrt(squares)
-    zero, wild = np.count_nonzero(lengths == 0), np.count_nonzero(~np.isfinite(lengths))
-    if zero or wild:
+    zero, not_finite = np.count_nonzero(lengths == 0), np.count_nonzero(~np.isfinite(lengths))
+    if zero or not_finite:
         raise UserError(
-            f"{name}: of {len(rows)} features {zero} are zero and {wild} are not finite; each "
-            "must have a direction to be compared by cosine. Check that the backbone's weights "
-            "were loaded and, in half precision, that nothing overflowed."
+            f"{name}: {zero} of {len(rows)} features are zero and {not_finite} are not finite; the cosine "
+            "similarity needs finite, non-zero features. Check that the weights of the backbone were loaded "
+            "and, in half precision, that nothing overflowed."
         )
     return lengths
 
@@ -210,11 +219,11 @@ def _unit_rows(
 def _check_search(queries: np.ndarray, bank: np.ndarray, k: int) -> None:
     if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
         raise UserError(
-            f"queries have shape {queries.shape}, the bank {bank.shape}; expected (Q, D) and "
-            "(N, D). Take both from the same backbone and layer."
+            f"queries have shape {queries.shape} and the bank has shape {bank.shape}; expected (Q, D) and "
+            "(N, D). Compute both with the same backbone and layer."
         )
     if not 1 <= k <= len(bank):
         raise UserError(
             f"k is {k}, but the bank has {len(bank)} rows; expected 1..{len(bank)}. "
-            "Lower k or give the whole training split as the bank."
+            "Lower k, or use the whole training split as the bank."
         )

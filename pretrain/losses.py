@@ -1,9 +1,10 @@
-"""The losses of MSBReg (Moon et al., arXiv 2207.03552) and BYOL's, as pure functions.
+"""The losses of MSBReg (Moon et al., arXiv 2207.03552) and BYOL as pure functions.
 
-All take un-normalized ``(K, N, D)`` tensors: K views of N images in D dimensions. Each is a mean over
-the views of ``predictions``, so the loss of K views is the mean of the losses of each view alone
-against all K targets; training uses that to hold one view in memory at a time. Nothing here knows
-of processes: the N images are the whole batch.
+Inputs are un-normalized ``(K, N, D)`` tensors: K views of N images, embedded in D dimensions. N counts
+the images of the whole batch; gathering them across processes is left to the caller.
+
+Every loss is a mean over the views of ``predictions``. The loss of K views is therefore the mean of K
+single-view losses against the same targets, and training can keep one view in memory at a time.
 """
 
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from torch import Tensor
 
 
 class MSBRegLoss(NamedTuple):
-    """The weighted sum of Eq. 2 and its three unweighted terms, all scalars."""
+    """The weighted sum of Eq. 2 and its three unweighted terms; all are scalars."""
 
     total: Tensor
     centroid: Tensor
@@ -24,12 +25,12 @@ class MSBRegLoss(NamedTuple):
 
 def centroid_loss(
     predictions: Tensor,  # (K, N, D)
-    targets: Tensor,  # (L, N, D), L = K unless predictions are given view by view
+    targets: Tensor,  # (L, N, D); L = K unless predictions are passed one view at a time
 ) -> Tensor:
-    """Squared distance of each normalized prediction to the centroid of the normalized targets.
+    """Squared distance from each normalized prediction to the centroid of the normalized targets.
 
-    Eq. 3; in [0, 4]. The centroid is not normalized again. Up to the spread of the targets, which has
-    no gradient, this is the mean over all pairs of views, a view with itself included.
+    Eq. 3; in [0, 4]. The centroid is not normalized again. This equals the mean over all pairs of views,
+    including each view with itself, up to the spread of the targets, which has no gradient.
 
     >>> same, opposite = torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[-1.0, 0.0]]])
     >>> centroid_loss(same, same).item(), centroid_loss(same, opposite).item()
@@ -42,11 +43,13 @@ def centroid_loss(
 def singular_value_loss(
     predictions: Tensor,  # (K, N, D), N >= 2
 ) -> Tensor:
-    """Squared Frobenius distance of each view's covariance over the images to the identity.
+    """Squared Frobenius distance between the covariance of each view and the identity.
 
-    Eq. 5-7, in the Frobenius form of Eq. 6, with divisor N - 1. The covariance ``S`` (D, D) and the
-    Gram matrix ``G`` (N, N) of the centered predictions share their non-zero eigenvalues, and the D - N
-    others of ``S`` are 0, so ``|S - I|^2 = |G - I|^2 + D - N``: the smaller of the two is formed.
+    Eq. 5-7, in the Frobenius form of Eq. 6. The covariance is taken over the images, with divisor N - 1.
+
+    The covariance ``S`` (D, D) and the Gram matrix ``G`` (N, N) of the centered predictions have the same
+    non-zero eigenvalues, and the remaining D - N eigenvalues of ``S`` are 0. Hence
+    ``|S - I|^2 = |G - I|^2 + D - N``, and only the smaller of the two matrices is computed.
 
     >>> collapsed = torch.zeros(1, 4, 2)  # S = 0, so |S - I|^2 = D
     >>> spread = torch.tensor([[[1.0, 1], [1, -1], [-1, 1], [-1, -1]]])  # S = 4/3 I
@@ -55,13 +58,13 @@ def singular_value_loss(
     """
     _, images, dimensions = predictions.shape
     if images < 2:
-        raise ValueError(f"a covariance needs at least 2 images, {images} given")
+        raise ValueError(f"the covariance needs at least 2 images, got {images}")
 
     def one_view(prediction: Tensor) -> Tensor:
         centered = prediction - prediction.mean(0)
         rows = centered if dimensions > images else centered.T  # (min(N, D), max(N, D))
         moments = (rows @ rows.T).div_(images - 1)
-        moments.diagonal().sub_(1)  # in place, as below: no second matrix
+        moments.diagonal().sub_(1)  # in place, to avoid a second matrix
         entries = moments.flatten()
         return entries.dot(entries) + (dimensions - len(rows))
 
@@ -70,17 +73,17 @@ def singular_value_loss(
 
 def brownian_loss(
     predictions: Tensor,  # (K, N, D)
-    noise: Tensor,  # (N, D), standard normal; one vector an image, shared by its views
+    noise: Tensor,  # (N, D), standard normal; one vector per image, shared by its views
     *,
     normalize_noise: bool = True,
 ) -> Tensor:
-    """Inner product of each normalized prediction with its image's random direction.
+    """Inner product of each normalized prediction with the random direction of its image.
 
-    Eq. 4; in [-1, 1] with normalized noise, 0 on average. ``normalize_noise=False`` keeps the length
-    of the noise (about sqrt(D)).
+    Eq. 4. With normalized noise the loss is in [-1, 1] and 0 in expectation. ``normalize_noise=False``
+    keeps the length of the noise, about sqrt(D).
 
     >>> predictions, noise = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[2.0, 0.0]])
-    >>> round(brownian_loss(predictions, noise).item(), 4)  # cosine of the two
+    >>> round(brownian_loss(predictions, noise).item(), 4)  # the cosine of the two vectors
     0.6
     """
     direction = F.normalize(noise, dim=-1) if normalize_noise else noise
@@ -91,7 +94,7 @@ def pairwise_loss(
     predictions: Tensor,  # (K, N, D)
     targets: Tensor,  # (L, N, D)
 ) -> Tensor:
-    """Mean over all K x L pairs of views of BYOL's squared distance (Eq. 1); in [0, 4].
+    """BYOL's squared distance (Eq. 1), averaged over all K x L pairs of views; in [0, 4].
 
     >>> x, y = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 5.0]]])
     >>> pairwise_loss(x, y).item()  # 2 - 2 cos
@@ -105,7 +108,7 @@ def other_views(
     targets: Tensor,  # (K, N, D)
     view: int,
 ) -> Tensor:  # (K - 1, N, D)
-    """All views but one: what BYOL compares that one with."""
+    """All views except ``view``: the targets that BYOL compares this view with."""
     return torch.cat([targets[:view], targets[view + 1 :]])
 
 
@@ -120,12 +123,13 @@ def msbreg_loss(
     singular_of: Tensor | None = None,  # (K, M, D)
     normalize_noise: bool = True,
 ) -> MSBRegLoss:
-    """``centroid + lambda_s * singular value + lambda_b * Brownian`` (Eq. 2), and the three terms.
+    """``centroid + lambda_s * singular_value + lambda_b * brownian`` (Eq. 2), with the three terms.
 
     Args:
-        singular_input: what the covariance is of: ``raw`` predictions (Eq. 5), ``l2``-normalized ones, or
-            ``l2_sqrt_d``: normalized ones times sqrt(D), whose covariance can be the identity.
-        singular_of: other predictions to take the covariance of, such as those of one process alone.
+        singular_input: how predictions enter the covariance: ``raw`` (Eq. 5), ``l2`` (normalized), or
+            ``l2_sqrt_d`` (normalized and scaled by sqrt(D), so that the covariance can be the identity).
+        singular_of: predictions to compute the covariance of, if not ``predictions``; for example those
+            of a single process.
 
     >>> views = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # K = 1, N = 2, D = 2
     >>> noise = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -134,12 +138,12 @@ def msbreg_loss(
     [0.35, 0.0, 1.0, 0.5]
     """
     centroid = centroid_loss(predictions, targets)
-    chosen = predictions if singular_of is None else singular_of
+    singular_predictions = predictions if singular_of is None else singular_of
     if singular_input != "raw":
-        chosen = F.normalize(chosen, dim=-1)
+        singular_predictions = F.normalize(singular_predictions, dim=-1)
     if singular_input == "l2_sqrt_d":
-        chosen = chosen * chosen.shape[-1] ** 0.5
-    singular_value = singular_value_loss(chosen)
+        singular_predictions = singular_predictions * singular_predictions.shape[-1] ** 0.5
+    singular_value = singular_value_loss(singular_predictions)
     brownian = brownian_loss(predictions, noise, normalize_noise=normalize_noise)
     total = centroid + lambda_s * singular_value + lambda_b * brownian
     return MSBRegLoss(total, centroid, singular_value, brownian)

@@ -1,7 +1,4 @@
-"""Signs of collapse, as pure functions of embeddings, and the kNN monitor.
-
-What is written down while training: curve.jsonl, TensorBoard, and collapse in words.
-"""
+"""Monitor a pre-training run: collapse metrics of the embeddings, kNN accuracy, TensorBoard."""
 
 import functools
 from collections.abc import Callable
@@ -23,15 +20,16 @@ from msbreg.run.job import log
 from pretrain.methods.method import Method
 from pretrain.recipe import DiagnosticsSettings
 
-# ---- Signs of collapse, as pure functions of embeddings, and the kNN monitor
+# ---- Collapse metrics and kNN accuracy, as pure functions
 
 
 def dimension_std(
     embeddings: Tensor,  # (N, D)
 ) -> float:
-    """Mean over dimensions of the standard deviation of the normalized embeddings, times sqrt(D).
+    """Standard deviation of the normalized embeddings, averaged over dimensions, times sqrt(D).
 
-    1 for embeddings spread evenly over the sphere, 0 for a point (SimSiam, arXiv 2011.10566, §4.1).
+    1 if the embeddings are spread evenly over the sphere, 0 if all are equal (SimSiam, arXiv 2011.10566,
+    §4.1).
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> round(dimension_std(torch.randn(10_000, 16, generator=generator)), 2)
@@ -43,7 +41,7 @@ def dimension_std(
 def singular_spectrum(
     embeddings: Tensor,  # (N, D)
 ) -> Tensor:  # (min(N, D),)
-    """Singular values of the centered normalized embeddings over sqrt(N), largest first."""
+    """Singular values of the centered, normalized embeddings, divided by sqrt(N); in descending order."""
     unit = F.normalize(embeddings, dim=-1)
     return torch.linalg.svdvals(unit - unit.mean(0)) / len(unit) ** 0.5
 
@@ -51,9 +49,10 @@ def singular_spectrum(
 def effective_rank(
     spectrum: Tensor,  # (M,)
 ) -> float:
-    """Exponential of the entropy of the singular values as shares of their sum; in [1, M].
+    """Exponential of the entropy of the singular values, normalized to sum to 1; in [1, M].
 
-    Roy and Vetterli, "The effective rank" (EUSIPCO 2007). 1 where all are 0: everything is one point.
+    Roy and Vetterli, "The effective rank" (EUSIPCO 2007). Returns 1 if all singular values are 0, that is,
+    if all embeddings are equal.
 
     >>> round(effective_rank(torch.ones(4)), 4), round(effective_rank(torch.tensor([1.0, 0, 0])), 4)
     (4.0, 1.0)
@@ -70,7 +69,7 @@ def alignment(
     first: Tensor,  # (N, D)
     second: Tensor,  # (N, D)
 ) -> float:
-    """Mean squared distance of the normalized embeddings of two views of an image; in [0, 4].
+    """Mean squared distance between the normalized embeddings of two views of each image; in [0, 4].
 
     Wang and Isola, arXiv 2005.10242, with exponent 2.
     """
@@ -82,9 +81,10 @@ def uniformity(
     *,
     t: float = 2.0,
 ) -> float:
-    """Log of the mean Gaussian potential of all pairs of normalized embeddings; in [-4t, 0].
+    """Log of the mean Gaussian potential over all pairs of normalized embeddings; in [-4t, 0].
 
-    Wang and Isola, arXiv 2005.10242. 0 for a point; about -2t for an even spread in many dimensions.
+    Wang and Isola, arXiv 2005.10242. 0 if all embeddings are equal; about -2t if they are spread evenly in
+    many dimensions.
     """
     squared_distances = torch.pdist(F.normalize(embeddings, dim=-1)).square()
     return float(squared_distances.mul(-t).exp().mean().log())
@@ -96,7 +96,7 @@ def embedding_report(
     *,
     t: float,
 ) -> dict[str, float | list[float]]:
-    """All of the above for the embeddings of two views of N images, by name."""
+    """All metrics above for the embeddings of two views of N images, by name."""
     spectrum = singular_spectrum(first)
     return {
         "std": dimension_std(first),
@@ -107,18 +107,18 @@ def embedding_report(
     }
 
 
-def collapse_in_words(
+def describe_collapse(
     report: dict[str, float | list[float]], *, least_std: float, least_rank: float
 ) -> str:
-    """What is collapsing, in a sentence; empty while nothing is."""
+    """A sentence that describes a collapse of the embeddings; empty if there is none."""
     std, rank = report["std"], report["effective_rank"]
     assert isinstance(std, float)
     assert isinstance(rank, float)
     signs = []
     if std < least_std:
-        signs.append(f"their spread per dimension is {std:.3f} of the ideal (bound {least_std})")
+        signs.append(f"their spread per dimension is {std:.3f} of the ideal (minimum {least_std})")
     if rank < least_rank:
-        signs.append(f"they span {rank:.1f} dimensions effectively (bound {least_rank})")
+        signs.append(f"their effective rank is {rank:.1f} (minimum {least_rank})")
     return f"the embeddings are collapsing: {' and '.join(signs)}" if signs else ""
 
 
@@ -131,27 +131,27 @@ def knn_top1(
     classes: int,
     k: int = 20,
 ) -> float:
-    """Top-1 accuracy in percent of the weighted vote of the k nearest; a monitor, not a protocol."""
+    """Top-1 accuracy, in percent, of the weighted vote of the k nearest neighbors; for monitoring only."""
     similarities, indices = nearest(queries, bank, min(k, len(bank)))
     scores = weighted_vote(similarities, bank_labels[indices], classes)
     return float((scores.argmax(1) == query_labels).mean() * 100)
 
 
-# ---- What is written down while training: curve.jsonl, TensorBoard, and collapse in words
+# ---- The monitor of a run
 
 
 BATCH = 250
 
 
 class Monitor:
-    """Looks at the networks after an epoch. Only the main process has one.
+    """Evaluates the networks during training and writes to TensorBoard; main process only.
 
     Args:
         views: two fixed views of some images, (2, N, 3, S, S) uint8.
-        labeled: training images with labels, for the kNN monitor; None leaves it out. Queries are
-            held out of the bank, and nothing is taken from the test split: recipes are chosen by
-            looking at this number.
-        size: side in pixels at which they are seen.
+        labeled: labeled training images for kNN; None disables kNN. The queries are held out of the bank.
+            The test split is not used, because recipes are chosen by this accuracy.
+        size: image size for kNN, in pixels.
+        first_step: number of completed steps; TensorBoard discards later entries of an interrupted run.
     """
 
     def __init__(
@@ -175,8 +175,8 @@ class Monitor:
             self.queries = self._pixels(queries, settings.queries)
             self.classes = len(labeled.classes)
 
-    def look(self, method: Method) -> dict[str, Any]:
-        """Signs of collapse in the embeddings and, with labels, kNN top-1 of the backbone's features."""
+    def evaluate(self, method: Method) -> dict[str, Any]:
+        """Collapse metrics of the embeddings and, with labels, kNN top-1 of the backbone features."""
         was_training = method.trained.training
         method.trained.eval()
         with torch.inference_mode():
@@ -200,7 +200,7 @@ class Monitor:
         return report
 
     def write(self, row: dict[str, Any]) -> None:
-        """One row of the curve to TensorBoard."""
+        """Write one row of the curve to TensorBoard."""
         for name, value in row.items():
             if name == "spectrum":
                 self.board.add_histogram("spectrum", np.array(value), row["step"])
@@ -209,13 +209,13 @@ class Monitor:
         self.board.flush()
 
     def collapse(self, report: dict[str, Any]) -> str:
-        """In words; empty while there is none."""
-        return collapse_in_words(
+        """A sentence that describes a collapse; empty if there is none."""
+        return describe_collapse(
             report, least_std=self.settings.least_std, least_rank=self.settings.least_rank
         )
 
     def close(self) -> None:
-        """Let go of TensorBoard's file."""
+        """Close the TensorBoard file."""
         self.board.close()
 
     def _pixels(self, images: ImageList, most: int) -> tuple[Tensor, np.ndarray]:
@@ -234,19 +234,19 @@ class Monitor:
 
 
 def describe(row: dict[str, Any]) -> str:
-    """One epoch's row in a line for the log."""
-    words = [f"epoch {row['epoch']}"]
+    """Format a row of the curve as one line for the log."""
+    parts = [f"epoch {row['epoch']}"]
     if "total" in row:
         terms = ", ".join(f"{name} {row[name]:.4g}" for name in _terms(row))
-        words.append(f"loss {row['total']:.4f}" + (f" ({terms})" if terms else ""))
+        parts.append(f"loss {row['total']:.4f}" + (f" ({terms})" if terms else ""))
     if "std" in row:
-        words.append(f"std {row['std']:.2f}, rank {row['effective_rank']:.1f}")
+        parts.append(f"std {row['std']:.2f}, rank {row['effective_rank']:.1f}")
     if "knn_top1" in row:
-        words.append(f"kNN {row['knn_top1']:.1f} %")
-    return "  ".join(words)
+        parts.append(f"kNN {row['knn_top1']:.1f} %")
+    return "  ".join(parts)
 
 
-# What a row of the curve contains besides the terms of the loss.
+# Entries of a row that are not loss terms.
 _MEASURED = (
     *("epoch", "step", "total", "learning_rate", "target_decay", "images_per_second"),
     *("std", "effective_rank", "alignment", "uniformity", "spectrum", "knn_top1"),
@@ -254,5 +254,5 @@ _MEASURED = (
 
 
 def _terms(row: dict[str, Any]) -> list[str]:
-    """The names of the loss's terms, whatever the method."""
+    """The names of the loss terms, for any method."""
     return [name for name in row if name not in _MEASURED]

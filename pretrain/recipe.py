@@ -1,7 +1,7 @@
-"""The settings of a pre-training run; the defaults are the recipe for the embedded digits.
+"""The settings of a pre-training run. The defaults are the recipe for the embedded digits.
 
-A1 ... A33 number the places where the paper leaves a choice open; each has a field here, whose default
-is the reading that the evidence favors. docs/ambiguities.md has the list with the evidence.
+A1 to A33 number the details that the paper does not specify. Each has a field here whose default is the
+best-supported reading. docs/ambiguities.md lists them with the evidence.
 """
 
 from dataclasses import dataclass, field
@@ -15,21 +15,21 @@ from msbreg.run.inputs import check_data, check_output
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What the three terms are computed on."""
+    """Inputs of the three loss terms."""
 
     include_self: bool = True
-    """Pair a view with its own target in the centroid, as Eq. 3 says; BYOL never does (A7)."""
+    """Include the view's own target in the centroid, as in Eq. 3; BYOL excludes it (A7)."""
     byol_reduce: Literal["mean", "sum"] = "mean"
-    """Of the ordered pairs of views, for method byol: mean is on the scale of Eq. 3, BYOL sums (A8)."""
+    """Reduction over ordered pairs of views in method byol; mean has the scale of Eq. 3, sum is BYOL (A8)."""
     singular_input: Literal["raw", "l2", "l2_sqrt_d"] = "l2_sqrt_d"
-    """What the covariance is of: predictions as they are, normalized, or normalized x sqrt(D) (A1).
-    raw is the paper's Eq. 5 and every card's but the digits'; see configs/digits_msbreg.yaml."""
+    """Input of the covariance: raw predictions, normalized, or normalized and scaled by sqrt(D) (A1).
+    raw is Eq. 5 of the paper and used by all cards except the digits; see configs/digits_msbreg.yaml."""
     singular_sync: bool = True
-    """Covariance over the images of all processes, or of each process alone (A2)."""
+    """Compute the covariance over the images of all processes instead of each process alone (A2)."""
     noise_share: Literal["image", "batch"] = "image"
-    """One random direction for each image and step, or one for the whole batch (A20)."""
+    """Draw one random direction per image and step, or one for the whole batch (A20)."""
     normalize_noise: bool = True
-    """Unit-length noise as in Eq. 4, or as drawn, about sqrt(D) long (A21)."""
+    """Normalize the noise to unit length, as in Eq. 4; its raw length is about sqrt(D) (A21)."""
 
 
 @dataclass(frozen=True)
@@ -44,85 +44,86 @@ class HeadSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """LARS, linear warm-up, cosine; learning rate = base x batch / 256 x views."""
+    """LARS with linear warm-up and cosine decay; learning rate = base_lr * batch_size / 256 * views."""
 
     base_lr: float = 3.0
-    """Per 256 images (MSBReg §7.1: 0.15 ImageNet, 0.4 ImageNet-100, 0.5 STL-10)."""
+    """Learning rate per 256 images (MSBReg §7.1: 0.15 ImageNet, 0.4 ImageNet-100, 0.5 STL-10)."""
     scale_by_views: bool = True
-    """Multiply the learning rate by the number of views, for BYOL too (A26)."""
+    """Multiply the learning rate by the number of views, also for BYOL (A26)."""
     momentum: float = 0.9
     trust: float = 1e-3
-    """LARS coefficient eta."""
+    """LARS trust coefficient eta."""
     weight_decay: float = 1e-5
-    """Not on biases and norms (A15: the paper's value; BYOL uses 1e-6 to 1.5e-6)."""
+    """Weight decay, except for biases and norms (A15: the paper's value; BYOL uses 1e-6 to 1.5e-6)."""
     warmup_epochs: float = 1.0
     """Epochs of linear warm-up (10 in the paper)."""
     warmup_start: float = 0.0
-    """Learning rate of the first step (A28)."""
+    """Learning rate at the first step (A28)."""
     final_lr: float = 0.0
-    """Learning rate that the cosine ends at (A28)."""
+    """Learning rate at the end of the cosine decay (A28)."""
 
 
 @dataclass(frozen=True)
 class TargetSettings:
-    """The moving average that the target network is."""
+    """Settings of the EMA target network."""
 
     base_decay: float = 0.95
-    """Decay at the start; rises to 1 by half a cosine (A13)."""
+    """Initial decay; rises to 1 along a half cosine (A13)."""
     scale_with_batch: bool = False
-    """Read base_decay as for batch 4096 and keep (1 - decay) / batch, as BYOL's appendix G (A13)."""
+    """Treat base_decay as the value for batch 4096 and keep (1 - decay) / batch constant, as in BYOL's
+    appendix G (A13)."""
     bias_correction: Literal["none", "adam"] = "none"
-    """Start from a copy of the online network, or from zero with Adam's correction (A12)."""
+    """Start from a copy of the online network, or from zero with Adam's bias correction (A12)."""
     views: Literal["shared", "independent"] = "shared"
-    """Both networks see the same K views, or K each (A9)."""
+    """Use the same K views for both networks, or K views for each (A9)."""
 
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """The views of an image. ``null`` takes the value of the policy."""
+    """Augmentations. ``null`` keeps the value of the policy, given in parentheses."""
 
     policy: Literal["table9", "byol_alternate", "byol_sym"] = "table9"
-    """Table 9 of the paper on all views (A10), or BYOL's pair, or its symmetric variant (A11)."""
+    """Table 9 of the paper for all views (A10), BYOL's pair, or BYOL's symmetric variant (A11)."""
     size: int = 48
-    """Side of a view in pixels (A27)."""
+    """Side of a view, in pixels (A27)."""
     crop_area: tuple[float, float] | None = (0.5, 1.0)
-    """Smallest and largest area of a crop, as a fraction of the image's (0.08, 1)."""
+    """Minimum and maximum area of a crop as a fraction of the image area (0.08, 1)."""
     brightness: float | None = 0.8
-    """Largest relative change of brightness (0.4)."""
+    """Maximum relative change of brightness (0.4)."""
     contrast: float | None = 0.8
-    """Largest relative change of contrast (0.4)."""
+    """Maximum relative change of contrast (0.4)."""
     saturation: float | None = 0.8
-    """Largest relative change of saturation (0.2)."""
+    """Maximum relative change of saturation (0.2)."""
     hue: float | None = 0.4
-    """Largest turn of the hue, as a fraction of the circle (0.1)."""
+    """Maximum rotation of the hue, as a fraction of a turn (0.1)."""
     gray: float | None = 0.3
-    """Probability of dropping the color (0.2)."""
+    """Probability of conversion to gray (0.2)."""
     flip: float | None = 0.0
     """Probability of a horizontal flip (0.5)."""
     blur: float | None = None
-    """Probability of a blur (1.0 in table9)."""
+    """Probability of Gaussian blur (1.0 in table9)."""
     solarize: float | None = 0.0
     """Probability of solarization (0.2 in table9)."""
 
 
 @dataclass(frozen=True)
 class DiagnosticsSettings:
-    """What is watched while training, and when a collapse is called one."""
+    """Metrics to monitor during training, and thresholds for reporting a collapse."""
 
     every: int = 1
     """Epochs between diagnostics."""
     images: int = 512
-    """Images whose embeddings are looked at."""
+    """Number of images whose embeddings are analyzed."""
     bank: int = 2000
-    """Largest number of training images in the kNN monitor's bank."""
+    """Maximum number of training images in the bank of the kNN monitor."""
     queries: int = 500
-    """About how many other training images it classifies; the test split is not looked at."""
+    """Approximate number of held-out training images to classify; the test split is not used."""
     uniformity_t: float = 2.0
-    """Temperature of the uniformity (A30)."""
+    """Temperature of the uniformity metric (A30)."""
     least_std: float = 0.1
-    """Collapse is reported below this standard deviation per dimension, times sqrt(D)."""
+    """Report a collapse if the standard deviation per dimension, times sqrt(D), is below this value."""
     least_rank: float = 2.0
-    """Collapse is reported below this effective rank."""
+    """Report a collapse if the effective rank is below this value."""
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,15 @@ class Config:
 
     script: ClassVar[str] = "pretrain/run.py"
     harmless: ClassVar[frozenset[str]] = frozenset({"diagnostics"})
-    """What is watched does not change the weights."""
+    """Diagnostics do not affect the weights."""
 
     method: Literal["msbreg", "byol"] = "msbreg"
-    """msbreg: Eq. 2; byol: cross-view pairs only, no other term."""
+    """msbreg: Eq. 2; byol: only the loss over pairs of different views."""
     data: str = "digits"
-    """digits, or a folder: DATA/train/CLASS/* (labels only watch), DATA/CLASS/*, or images alone."""
+    """digits, or a folder: DATA/train/CLASS/*, DATA/CLASS/*, or images only. Labels are only used for
+    monitoring."""
     output: Path = Path("runs/pretrain")
-    """Folder for checkpoint.pth, record.json, curve.jsonl, log.txt and TensorBoard's files."""
+    """Folder for checkpoint.pth, record.json, curve.jsonl, log.txt and the TensorBoard files."""
     arch: str = "resnet18-narrow"
     """Name of the backbone."""
     epochs: int = 2
@@ -146,33 +148,33 @@ class Config:
     batch_size: int = 64
     """Images per step, over all processes."""
     views: int = 4
-    """Views K of each image."""
+    """Number K of views per image."""
     lambda_s: float = 0.1
-    """Weight of the singular value loss (A6; the paper: 4e-3 of raw predictions)."""
+    """Weight of the singular value loss (A6; in the paper, 4e-3 with raw predictions)."""
     lambda_b: float = 0.5
     """Weight of the Brownian loss (A6, A21)."""
     head_norm: Literal["bn", "ln", "none"] = "bn"
-    """Norm in projector and predictor, hidden layer only (A19)."""
+    """Norm after the hidden layer of projector and predictor (A19)."""
     seed: int = 0
-    """Random seed of weights, order, views and noise."""
+    """Random seed for weights, image order, views and noise."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     workers: int = 0
-    """Processes that make views, for each training process; 0 makes them in the loop."""
+    """Data-loading workers per training process; 0 loads images in the training process."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 is autocast; losses, weights and the optimizer stay float32 (A32)."""
+    """bf16 uses autocast; losses, weights and the optimizer remain in float32 (A32)."""
     sync_bn: bool = True
-    """BatchNorm over the images of all processes, per view (A19); CUDA only."""
+    """Use SyncBatchNorm: statistics per view, over the images of all processes (A19); CUDA only."""
     max_images: int | None = None
-    """Train on a class-balanced part of this many images, drawn by the seed."""
+    """Train on a random, class-balanced subset of this size."""
     classes_file: Path | None = None
-    """Take only the class folders that this file names, one a line (A31: ImageNet-100)."""
+    """Use only the class folders listed in this file, one per line (A31: ImageNet-100)."""
     skip_unreadable: bool = False
-    """Look at every file first and leave out the ones that are no image; they are counted."""
+    """Check all files first, then skip and count those that are not readable images."""
     save_seconds: float = 60.0
-    """Time between checkpoints."""
+    """Seconds between checkpoints."""
     finished: Literal["error", "skip"] = "error"
-    """What to do when the output folder holds this very run, finished."""
+    """What to do if the output folder already contains this completed run."""
     loss: LossSettings = field(default_factory=LossSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -184,8 +186,11 @@ class Config:
         expect = {
             "arch": (self.arch in ARCHITECTURES, f"one of {', '.join(ARCHITECTURES)}"),
             "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 2, "at least 2: a covariance needs two images"),
-            "views": (self.views >= 2, "at least 2: views are compared with each other"),
+            "batch_size": (
+                self.batch_size >= 2,
+                "at least 2, because the covariance needs two images",
+            ),
+            "views": (self.views >= 2, "at least 2, because views are compared with each other"),
             "lambda_s": (self.lambda_s >= 0, "0 or more"),
             "lambda_b": (self.lambda_b >= 0, "0 or more"),
             "seed": (0 <= self.seed < 2**31, "from 0 to 2^31 - 1"),
@@ -214,19 +219,18 @@ class Config:
                 raise UserError(f"{name} is {value!r}; expected {expected}. Set it with --{name}")
 
     def check_inputs(self) -> None:
-        """That the paths can be used.
+        """Check the paths.
 
         Raises:
-            UserError: the data or the file of classes do not exist, or the output cannot be a folder.
+            UserError: the data or the classes file does not exist, or the output path is a file.
         """
-        from msbreg.data.sources import (  # OpenCV, which only this check needs
-            EMBEDDED,
-            split_layout,
-        )
+        # Here, because this imports OpenCV, which only this check needs.
+        from msbreg.data.sources import EMBEDDED, split_layout
 
         check_data(split_layout(self.data)[1], EMBEDDED)
         check_output(self.output)
         if self.classes_file is not None and not self.classes_file.is_file():
             raise UserError(
-                f"classes_file {self.classes_file} does not exist; expected one folder name a line"
+                f"classes_file {self.classes_file} does not exist; expected a file with one folder name "
+                "per line"
             )

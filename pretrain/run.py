@@ -1,7 +1,7 @@
 """Pre-train a backbone without labels: MSBReg (arXiv 2207.03552) or BYOL.
 
-Without arguments: the embedded digits. With torchrun: any number of processes. Stopped by Ctrl-C,
-SIGTERM or worse, the same command continues where the last checkpoint was.
+Without arguments, it trains on the embedded digits. Start it with torchrun to use several processes. If the
+run is interrupted, run the same command to continue from the last checkpoint.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from msbreg.checkpoints.load import file_sha256, load_checkpoint
 from msbreg.data.folder import ImageList, balanced_subset, unreadable
 from msbreg.data.sources import EMBEDDED, training_images
 from msbreg.run import distributed
-from msbreg.run.job import AlreadyFinished, Job, job, log
+from msbreg.run.job import AlreadyFinished, Job, log, start_job
 from msbreg.run.progress import Progress
 from msbreg.train.health import memory_advice
 from msbreg.train.loop import Plan, train
@@ -42,38 +42,38 @@ from pretrain.views import Augmentation, policy
 CHECKPOINT = "checkpoint.pth"
 _MEMORY = (
     "out of memory while pre-training.\n"
-    "--precision bf16 needs about half; more processes (torchrun) share --batch_size; a smaller "
-    "--batch_size or\n--augment.size is another recipe and needs a new --output."
+    "--precision bf16 needs about half the memory, and more processes (torchrun) split --batch_size. A "
+    "smaller\n--batch_size or --augment.size changes the recipe and needs a new --output."
 )
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
-    """Train from the settings alone; returns the results that the record holds."""
+    """Pre-train a backbone; return the results as stored in the record."""
     try:
-        with job(config, card, kind="pretrain", resume_file=CHECKPOINT) as running:
-            return _run(config, card, running)
+        with start_job(config, card, kind="pretrain", resume_file=CHECKPOINT) as job:
+            return _run(config, card, job)
     except AlreadyFinished as finished:
         log.info("%s already contains this completed run; skipping", finished)
         return {}
 
 
-def _run(config: Config, card: Card, running: Job) -> dict[str, Any]:
-    device = running.device
+def _run(config: Config, card: Card, job: Job) -> dict[str, Any]:
+    device = job.device
 
-    # ---- The images, and the order in which they come.
-    images = _images(config, running)
+    # ---- Images and their order.
+    images = _images(config, job)
     world, rank = distributed.world_size(), distributed.rank()
     order = Order(len(images), config.batch_size, config.epochs, config.seed, world, rank)
     augmentations = _augmentations(config)
 
-    # ---- The method and its networks; a checkpoint in the folder continues.
+    # ---- The method and its networks, restored from the checkpoint if there is one.
     method = METHODS[config.method](config)
     method.to(device, synchronize=config.sync_bn)
     trainable = PreTraining(method, config, device, steps=order.steps, epoch=order.steps_per_epoch)
     state = State()
-    checkpoint = Checkpoint(running.output / CHECKPOINT, _header(config, images, order))
+    checkpoint = Checkpoint(job.output / CHECKPOINT, _header(config, images, order))
     if checkpoint.path.exists():
-        _resume(trainable, state, checkpoint, running, images)
+        _resume(trainable, state, checkpoint, job, images)
     log.info(
         "%s, %s on %d images: epochs %d, steps per epoch %d, %d x %d views per step, on %s",
         config.method,
@@ -86,38 +86,38 @@ def _run(config: Config, card: Card, running: Job) -> dict[str, Any]:
         f"{world} x {device}" if world > 1 else device,
     )
     if world > 1 and device.type == "cpu":
-        running.warn(
-            "each process has BatchNorm statistics of its own: PyTorch has no SyncBatchNorm on CPUs"
+        job.warn(
+            "each process has its own BatchNorm statistics: PyTorch has no SyncBatchNorm for CPUs"
         )
     if card.name == "defaults" and config.data not in EMBEDDED:
-        running.warn(
-            "no --config was given, so the settings are those of the embedded digits. For small "
-            "photographs of your own, use --config configs/photos_msbreg.yaml"
+        job.warn(
+            "no --config was given, so the settings are those for the embedded digits. For your own "
+            "small photographs, use --config configs/photos_msbreg.yaml"
         )
 
-    # ---- What is watched.
-    monitor = _monitor(config, running, images, augmentations, state.step)
+    # ---- Monitoring.
+    monitor = _monitor(config, job, images, augmentations, state.step)
     if monitor is not None and not state.curve:
-        row = {"epoch": 0, "step": 0} | monitor.look(method)
+        row = {"epoch": 0, "step": 0} | monitor.evaluate(method)
         state.curve.append(row)
         monitor.write(row)
         checkpoint.write_curve(state)
         log.info("%s  (before training)", describe(row))
     started, first_step = time.monotonic(), state.step
 
-    def each_epoch(row: dict[str, Any]) -> None:
+    def after_epoch(row: dict[str, Any]) -> None:
         seconds = time.monotonic() - started
         row["images_per_second"] = (state.step - first_step) * config.batch_size / seconds
         if monitor is None:
             return
         if row["epoch"] % config.diagnostics.every == 0 or row["epoch"] == config.epochs:
-            row |= monitor.look(method)
+            row |= monitor.evaluate(method)
             if collapse := monitor.collapse(row):
-                running.warn(f"epoch {row['epoch']}: {collapse}")
+                job.warn(f"epoch {row['epoch']}: {collapse}")
         log.info("%s", describe(row))
         monitor.write(row)
 
-    # ---- The loop.
+    # ---- Training.
     plan = Plan(
         steps=order.steps,
         row_every=order.steps_per_epoch,
@@ -134,11 +134,11 @@ def _run(config: Config, card: Card, running: Job) -> dict[str, Any]:
         workers=config.workers,
         device=device,
     )
-    views_a_step = config.batch_size * config.views
-    running.stop.watched = True  # from here on: save first, then stop
+    views_per_step = config.batch_size * config.views
+    job.stop.watched = True  # from here on, a signal saves a checkpoint before the run stops
     with (
         Progress(
-            "pre-training", plan.steps, first=state.step, per_step=views_a_step, unit="views"
+            "pre-training", plan.steps, first=state.step, per_step=views_per_step, unit="views"
         ) as progress,
         memory_advice(_MEMORY),
     ):
@@ -148,43 +148,43 @@ def _run(config: Config, card: Card, running: Job) -> dict[str, Any]:
             plan,
             state,
             checkpoint,
-            job=running,
+            job=job,
             progress=progress,
-            on_row=each_epoch,
+            on_row=after_epoch,
         )
 
-    # ---- What came out.
+    # ---- Results.
     if monitor is not None:
         monitor.close()
-    running.results = {
+    job.results = {
         "checkpoint": checkpoint.path.name,
         "sha256": file_sha256(checkpoint.path) if distributed.is_main() else "",
         "steps": state.step,
-        "views_seen": state.step * views_a_step,
-        "views_per_second": round(progress.rate * views_a_step, 1),
+        "views_seen": state.step * views_per_step,
+        "views_per_second": round(progress.rate * views_per_step, 1),
         "peak_learning_rate": peak_learning_rate(config),
     }
     last = state.curve[-1] if state.curve else {}
-    running.results |= {k: v for k, v in last.items() if k not in ("spectrum", "step")}
+    job.results |= {k: v for k, v in last.items() if k not in ("spectrum", "step")}
     log.info("done: %s", checkpoint.path)
-    return running.results
+    return job.results
 
 
-def _images(config: Config, running: Job) -> ImageList:
+def _images(config: Config, job: Job) -> ImageList:
     images = training_images(config.data, classes_file=config.classes_file)
-    if config.classes_file is not None:  # which classes, wherever the file is
+    if config.classes_file is not None:  # the digest covers the classes, not the path of the file
         names = "\n".join(images.classes).encode()
-        running.record.resolve(classes_file=hashlib.sha256(names).hexdigest())
+        job.record.resolve(classes_file=hashlib.sha256(names).hexdigest())
     if note := images.ignored_files():
-        running.warn(note)
+        job.warn(note)
     if config.skip_unreadable:
-        # One process decides: a passing failure to read must not give each process other images.
+        # Decided by one process: a temporary read error must not give processes different images.
         images = images.without(distributed.from_main(lambda: _unreadable(images)))
         if images.skipped:
-            running.warn(f"{len(images.skipped)} unreadable files are left out")
+            job.warn(f"skipping {len(images.skipped)} unreadable files")
     if config.max_images is not None:
         images = balanced_subset(images, config.max_images, seed=config.seed)
-    running.record.content["data"] = {
+    job.record.content["data"] = {
         "root": str(images.root),
         "images": len(images),
         "classes": len(images.classes),
@@ -211,7 +211,7 @@ def _augmentations(config: Config) -> tuple[Augmentation, ...]:
 
 def _monitor(
     config: Config,
-    running: Job,
+    job: Job,
     images: ImageList,
     augmentations: tuple[Augmentation, ...],
     first_step: int,
@@ -221,20 +221,20 @@ def _monitor(
     labels = images.labels
     enough = labels is not None and labels.ndim == 1 and np.bincount(labels).min() >= 4
     if not enough:
-        log.info("no kNN monitor: it needs class folders of at least 4 images each")
+        log.info("kNN monitor disabled: it needs class folders with at least 4 images each")
     return Monitor(
-        running.output,
+        job.output,
         config.diagnostics,
         views=fixed_views(images, augmentations, count=config.diagnostics.images, seed=config.seed),
         labeled=images if enough else None,
         size=config.augment.size,
-        device=running.device,
+        device=job.device,
         first_step=first_step,
     )
 
 
 def _header(config: Config, images: ImageList, order: Order) -> Callable[[int], dict[str, Any]]:
-    """What a checkpoint says of itself after a number of steps."""
+    """Entries that describe a checkpoint, as a function of the step."""
 
     def header(step: int) -> dict[str, Any]:
         return {
@@ -253,19 +253,19 @@ def _resume(
     trainable: PreTraining,
     state: State,
     checkpoint: Checkpoint,
-    running: Job,
+    job: Job,
     images: ImageList,
 ) -> None:
-    require_record(checkpoint.path, running.resumed)
+    require_record(checkpoint.path, job.resumed)
     content = load_checkpoint(checkpoint.path)
     if content["data"]["fingerprint"] != images.fingerprint:
         raise UserError(
-            f"{checkpoint.path} was trained on {content['data']['images']} images that are not the "
-            f"{len(images)} of {images.root}: files were added, removed or changed.\n"
-            "Put them back to continue, or start anew in another --output."
+            f"{checkpoint.path} was trained on {content['data']['images']} images, which differ from the "
+            f"{len(images)} in {images.root}: files were added, removed or changed.\n"
+            "Restore the files to continue, or start over in another --output."
         )
     if warning := checkpoint.restore(trainable, state, content):
-        running.warn(warning)
+        job.warn(warning)
     log.info("continuing from step %d of %d", state.step, content["steps"])
 
 

@@ -1,4 +1,4 @@
-"""PreTraining: a method as the training loop sees it, with its optimizer and learning rate."""
+"""PreTraining: connects a method to the training loop, with its optimizer and learning rate."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,9 +15,9 @@ from pretrain.recipe import Config
 
 
 class PreTraining(Trainable):
-    """One batch of views to a loss, view by view where the method allows it.
+    """Computes the loss of a batch of views, one view at a time if the method allows it.
 
-    Views pass one by one through the networks in any case: BatchNorm sees one view at a time, as in BYOL.
+    The forward pass always processes one view at a time, so BatchNorm statistics are per view, as in BYOL.
     """
 
     exchanges = True  # embeddings are gathered
@@ -26,11 +26,11 @@ class PreTraining(Trainable):
     def __init__(
         self, method: Method, config: Config, device: torch.device, *, steps: int, epoch: int
     ) -> None:
-        """``steps`` in all, ``epoch`` of them an epoch."""
+        """``steps`` is the total number of steps, ``epoch`` the number of steps per epoch."""
         self.method, self.config, self.device = method, config, device
         self.steps, self.epoch = steps, epoch
         self.model = method.trained
-        self.parts = config.views if method.streams else 1
+        self.parts = config.views if method.view_by_view else 1
         self.optimizer = LARS(
             lars_groups(self.model, weight_decay=config.optimizer.weight_decay),
             lr=0.0,  # set at every step
@@ -53,7 +53,7 @@ class PreTraining(Trainable):
     def losses(
         self,
         forward: nn.Module,
-        batch: Tensor,  # (K or 2K, B, 3, S, S) uint8; with 2K, the last K are the target's
+        batch: Tensor,  # (K or 2K, B, 3, S, S) uint8; with 2K, the last K are for the target network
         step: int,
     ) -> Iterator[Loss]:
         config, gather = self.config, distributed.gather
@@ -61,10 +61,10 @@ class PreTraining(Trainable):
             self.device.type, torch.bfloat16, enabled=config.precision == "bf16"
         )
         with autocast:
-            seen = [normalize(view, self.device) for view in batch[-config.views :]]
-            targets = self.method.targets(seen, gather)
-            del seen
-        if not self.method.streams:
+            target_views = [normalize(view, self.device) for view in batch[-config.views :]]
+            targets = self.method.targets(target_views, gather)
+            del target_views
+        if not self.method.view_by_view:
             with autocast:
                 views = [forward(normalize(view, self.device)) for view in batch[: config.views]]
             embeddings = torch.stack([embedding.float() for embedding in views])
@@ -84,7 +84,7 @@ class PreTraining(Trainable):
             {"epoch": step // self.epoch, "step": step}
             | means
             | {"learning_rate": self.learning_rates(step - 1)[0]}
-            | self.method.measured()
+            | self.method.metrics()
         )
 
     def train_mode(self) -> None:
@@ -102,7 +102,7 @@ class PreTraining(Trainable):
 
 
 def peak_learning_rate(config: Config) -> float:
-    """base x batch / 256 x K (MSBReg §7.1).
+    """``base_lr * batch_size / 256``, times the number of views if ``scale_by_views`` (MSBReg §7.1).
 
     >>> peak_learning_rate(Config())  # 3.0 * 64 / 256 * 4
     3.0

@@ -1,4 +1,4 @@
-"""From a list of images to batches of views, the same ones whatever the number of workers."""
+"""Batches of augmented views. The batches do not depend on the number of workers."""
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -17,10 +17,18 @@ from pretrain.views import Augmentation, make_views, view_generator
 
 @dataclass(frozen=True)
 class Order:
-    """Which images each step takes: a new permutation every epoch, from the seed alone.
+    """The images of each step: a new permutation every epoch, determined by the seed alone.
 
-    ``batch`` is the whole batch; each of ``world`` processes takes its own consecutive part of it, so
-    that the joined batch is that of one process. The last, incomplete batch of an epoch is dropped.
+    Each process takes a consecutive part of the batch, so the batches gathered from all processes are those
+    of a single process. The last, incomplete batch of an epoch is dropped.
+
+    Attributes:
+        images: number of images.
+        batch: size of the global batch.
+        epochs: number of passes over the images.
+        seed: seed of the permutations.
+        world: number of processes.
+        rank: index of this process.
     """
 
     images: int
@@ -34,12 +42,12 @@ class Order:
         if self.batch > self.images:
             raise UserError(
                 f"batch_size is {self.batch}, but there are only {self.images} images; "
-                f"expected at most that many"
+                f"expected at most {self.images}"
             )
         if self.batch % self.world or self.batch < 2 * self.world:
             raise UserError(
-                f"batch_size is {self.batch} images in total, which {self.world} processes cannot "
-                f"share; expected a multiple of {self.world}, and at least 2 images each"
+                f"batch_size is {self.batch} in total, which cannot be split over {self.world} "
+                f"processes; expected a multiple of {self.world}, and at least 2 images per process"
             )
 
     @property
@@ -51,7 +59,7 @@ class Order:
         return self.steps_per_epoch * self.epochs
 
     def batches(self, first_step: int) -> Iterator[list[tuple[int, int]]]:
-        """(epoch, image) of this process's part of each batch, from ``first_step`` to the end."""
+        """Yield this process's part of each batch as (epoch, image) pairs, starting at ``first_step``."""
         share = self.batch // self.world
         permuted_epoch, permutation = -1, np.empty(0, dtype=int)
         for step in range(first_step, self.steps):
@@ -64,7 +72,7 @@ class Order:
 
 
 class _Views:
-    """(epoch, image) -> (K, 3, S, S) uint8 views; sent to worker processes by pickle."""
+    """(epoch, image) -> (K, 3, S, S) uint8 views. Pickled to send it to worker processes."""
 
     def __init__(
         self, images: ImageList, policy: tuple[Augmentation, ...], views: int, seed: int
@@ -78,12 +86,12 @@ class _Views:
         except UnreadableImage as error:
             raise UnreadableImage(
                 f"{error}.\n"
-                "Fix or remove the file and give the same command again to continue, or add "
-                "--skip-unreadable (with a new --output) to leave such files out."
+                "Fix or remove the file and run the same command to continue, or skip such files with "
+                "--skip-unreadable in a new --output."
             ) from error
         except ImageIOError as error:
             raise ImageIOError(
-                f"{error}.\nOnce the file can be read, the same command continues the run."
+                f"{error}.\nMake the file readable, then run the same command to continue."
             ) from error
         generator = view_generator(self.seed, epoch, index)
         return torch.from_numpy(make_views(image, self.policy, self.views, generator))
@@ -109,12 +117,15 @@ def batches_of_views(
     workers: int,
     device: torch.device,
 ) -> Generator[Tensor]:  # each (K, B, 3, S, S) uint8
-    """The views of each step's images, from ``first_step`` to the end of the run.
+    """Yield the views for each step, from ``first_step`` to the end of the run.
+
+    Args:
+        views: number of views per image.
 
     Raises:
         UserError: a file is not an image; the message names it.
         ImageIOError: a file cannot be read.
-        RunFailed: worker processes cannot be started, or one was lost.
+        RunFailed: a worker process cannot be started, or was killed.
     """
     return stream(
         _Views(images, policy, views, order.seed),
@@ -134,7 +145,7 @@ def fixed_views(
     count: int,
     seed: int,
 ) -> Tensor:  # (2, count, 3, S, S) uint8
-    """Two views each of ``count`` images spread over the list, the same ones at every call."""
+    """Two views of each of ``count`` images, spaced evenly over the list; equal for equal arguments."""
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
     pairs = [
         make_views(images.image(int(i)), policy, 2, view_generator(seed, 0, int(i))) for i in chosen

@@ -1,14 +1,14 @@
 """The K augmented views of an image: crop, flip, color jitter, gray, blur, solarize.
 
-``sample`` draws every random choice of a view, ``apply`` turns pixels; nothing random happens
-there. Pixels stay uint8 RGB to the end (normalization is the device's affair). Against
-torchvision's functions in floating point, photographs differ by at most 0.5 of 255 levels in
-brightness, contrast and hue, 0.6 in gray, 0.75 in saturation and blur (0.25 on average, which is
-one rounding); the crop is Pillow's antialiased resize within 2 levels (0.03 on average); a whole
-view differs by 0.3 on average and 4 at most. tests/pretrain/test_views.py holds the bounds.
+``sample`` makes all random choices of a view; ``apply`` is deterministic. Pixels remain uint8 RGB
+throughout; they are normalized on the device.
 
-Workers call ``cv2.setNumThreads(0)`` and ``torch.set_num_threads(1)`` themselves: processes, not
-threads, fill the cores.
+Compared with torchvision's functions in floating point, photographs differ by at most 0.5 of 255 levels in
+brightness, contrast and hue, 0.6 in gray, and 0.75 in saturation and blur (0.25 on average, which is one
+rounding). The crop matches Pillow's antialiased resize within 2 levels (0.03 on average). A complete view
+differs by 0.3 levels on average and by at most 4. tests/pretrain/test_views.py checks these bounds.
+
+Workers call ``cv2.setNumThreads(0)`` and ``torch.set_num_threads(1)``, because they already run in parallel.
 """
 
 import math
@@ -27,38 +27,38 @@ LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601, of R, G and B
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One distribution of views. The defaults are Table 9 of MSBReg (arXiv 2207.03552).
+    """One distribution of views. The defaults are those of Table 9 of MSBReg (arXiv 2207.03552).
 
-    What the table leaves out is BYOL's (arXiv 2006.07733, Table 6) and SimCLR's (arXiv 2002.05709,
-    appendix A): crop area and ratio, bicubic, blur kernel and sigma, threshold.
+    Settings that the table omits follow BYOL (arXiv 2006.07733, Table 6) and SimCLR (arXiv 2002.05709,
+    appendix A): crop area and ratio, bicubic interpolation, blur kernel and sigma, solarize threshold.
     """
 
     size: int = 224
     """Side of a view, in pixels."""
     crop_area: tuple[float, float] = (0.08, 1.0)
-    """Fraction of the image's area that a crop covers: uniform in the range."""
+    """Range of the crop area as a fraction of the image area; sampled uniformly."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Width / height of a crop: log-uniform in the range."""
+    """Range of the aspect ratio, width / height; sampled log-uniformly."""
     flip: float = 0.5
-    """Probability of a left-right flip."""
+    """Probability of a horizontal flip."""
     jitter: float = 0.8
-    """Probability of the color jitter, all four of its parts at once and in random order."""
+    """Probability of color jitter, which applies all four adjustments in random order."""
     brightness: float = 0.4
-    """b: the factor is uniform in [max(0, 1 - b), 1 + b]; so for contrast and saturation."""
+    """b: the factor is uniform in [max(0, 1 - b), 1 + b]. The same holds for contrast and saturation."""
     contrast: float = 0.4
     saturation: float = 0.2
     hue: float = 0.1
-    """h: the shift is uniform in [-h, h], in turns of the color circle."""
+    """h: the shift is uniform in [-h, h], in turns of the color wheel."""
     gray: float = 0.2
-    """Probability of dropping the color."""
+    """Probability of conversion to gray."""
     blur: float = 1.0
-    """Probability of the Gaussian blur."""
+    """Probability of Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Standard deviation of the blur, in pixels of the view: uniform in the range."""
+    """Range of the standard deviation of the blur, in pixels of the view; sampled uniformly."""
     blur_kernel: float = 0.1
-    """Side of the blur's kernel as a fraction of ``size``, made odd: 23 at 224."""
+    """Size of the blur kernel as a fraction of ``size``, rounded to an odd number: 23 at 224."""
     solarize: float = 0.2
-    """Probability of inverting the values from ``solarize_threshold`` upwards."""
+    """Probability of solarization, which inverts values of at least ``solarize_threshold``."""
     solarize_threshold: int = 128
     interpolation: str = "bicubic"
     """``bicubic`` or ``bilinear``, both antialiased."""
@@ -89,55 +89,55 @@ class Augmentation:
         given = getattr(self, name)
         raise UserError(
             f"{name} of the augmentation is {given!r}; expected {expected}. "
-            f"Change it, or leave it out for the default, {type(self).__dict__[name]!r}."
+            f"Change it, or omit it to use the default, {type(self).__dict__[name]!r}."
         )
 
 
-# View j takes entry j modulo the number of entries.
+# View j uses entry j modulo the number of entries.
 POLICIES: dict[str, tuple[dict[str, float], ...]] = {
-    # MSBReg, Table 9, literally: one distribution for all views.
+    # MSBReg, Table 9, as printed: one distribution for all views.
     "table9": ({"blur": 1.0, "solarize": 0.2},),
-    # BYOL, Table 6: T for the even views, T' for the odd ones.
+    # BYOL, Table 6: T for even views, T' for odd views.
     "byol_alternate": ({"blur": 1.0, "solarize": 0.0}, {"blur": 0.1, "solarize": 0.2}),
-    # BYOL, Table 17: the symmetric choice that scores as well (72.5).
+    # BYOL, Table 17: the symmetric variant with the same accuracy (72.5).
     "byol_sym": ({"blur": 0.5, "solarize": 0.2},),
 }
 
 
 def policy(name: str, size: int, **overrides: Any) -> tuple[Augmentation, ...]:
-    """The named policy's distributions; an override applies to every one of them."""
+    """The distributions of the named policy; overrides apply to all of them."""
     if name not in POLICIES:
         known = ", ".join(sorted(POLICIES))
-        raise UserError(f"No augmentation policy is called {name!r}. Choose one of: {known}.")
+        raise UserError(f"augmentation policy {name!r} is unknown; expected one of: {known}")
     options = [field.name for field in fields(Augmentation) if field.name != "size"]
     if unknown := sorted(set(overrides) - set(options)):
         raise UserError(
-            f"An augmentation has no option {', '.join(unknown)}. "
-            f"Remove it or choose from: {', '.join(options)}."
+            f"augmentation option {', '.join(unknown)} is unknown; "
+            f"expected one of: {', '.join(options)}"
         )
     return tuple(Augmentation(size=size, **{**own, **overrides}) for own in POLICIES[name])
 
 
 @dataclass(frozen=True, slots=True)
 class ViewParameters:
-    """Every random choice of one view."""
+    """The random choices of one view."""
 
     top: int
     left: int
     height: int
     width: int
-    """The crop, in pixels of the image: rows top to top + height - 1, columns likewise."""
+    """The crop in pixels of the image: rows [top, top + height), columns [left, left + width)."""
     flip: bool
     jitter: tuple[tuple[str, float], ...]
-    """(part, factor or shift) in the order of application; empty without jitter."""
+    """(adjustment, factor or shift) in order of application; empty without jitter."""
     gray: bool
     blur_sigma: float
-    """0 without blur."""
+    """0 means no blur."""
     solarize: bool
 
 
 def view_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random stream of one image in one epoch, whichever worker asks for it and when."""
+    """The random generator for one image in one epoch; independent of the worker that uses it."""
     sequence = np.random.SeedSequence(seed, spawn_key=(epoch, index))
     return np.random.Generator(np.random.Philox(sequence))
 
@@ -149,12 +149,12 @@ def _between(lowest: float, highest: float, share: float) -> float:
 def sample_crop(
     augmentation: Augmentation, height: int, width: int, generator: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) by the rule of torchvision's RandomResizedCrop.
+    """(top, left, height, width), sampled like torchvision's RandomResizedCrop.
 
-    Ten tries of a random area and ratio, then the largest central crop of an allowed ratio.
+    Tries ten random areas and ratios, then falls back to the largest center crop with an allowed ratio.
     """
     narrowest, widest = augmentation.crop_ratio
-    # All tries at once: a call of the generator costs more than the numbers.
+    # Draw all tries at once: a call of the generator costs more than the numbers.
     for area_share, ratio_share, row_share, column_share in generator.random((10, 4)).tolist():
         area = height * width * _between(*augmentation.crop_area, area_share)
         ratio = math.exp(_between(math.log(narrowest), math.log(widest), ratio_share))
@@ -169,9 +169,10 @@ def sample_crop(
 def sample(
     augmentation: Augmentation, height: int, width: int, generator: np.random.Generator
 ) -> ViewParameters:
-    """The random choices of one view of an image of height x width pixels.
+    """Sample the random choices of one view of an image of height x width pixels.
 
-    Every view takes the same count of random numbers, so no probability shifts later choices.
+    Every view draws the same number of random values, so changing one probability does not change the other
+    choices.
     """
     crop = sample_crop(augmentation, height, width, generator)
     flip, jitters, gray, blurs, solarize, sigma, *rest = generator.random(14).tolist()
@@ -180,9 +181,9 @@ def sample(
     for part in sorted(range(4), key=ranks.__getitem__):
         name = JITTER[part]
         strength = getattr(augmentation, name)
-        lowest, highest = max(0.0, 1 - strength), 1 + strength  # of a factor
+        lowest, highest = max(0.0, 1 - strength), 1 + strength  # range of the factor
         if name == "hue":
-            lowest, highest = -strength, strength  # of a shift
+            lowest, highest = -strength, strength  # range of the shift
         if strength > 0 and jitters < augmentation.jitter:
             jitter.append((name, _between(lowest, highest, shares[part])))
     return ViewParameters(
@@ -195,7 +196,7 @@ def sample(
     )
 
 
-# The operations: (H, W, 3) uint8 RGB to the same, never in place.
+# The operations map (H, W, 3) uint8 RGB to the same shape and type; none works in place.
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -203,23 +204,24 @@ def brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Away from the mean gray of the whole view."""
+    """Blend with the mean gray of the view."""
     mean = float(LUMA @ cv2.mean(image)[:3])
     return cv2.addWeighted(image, factor, image, 0.0, (1 - factor) * mean)
 
 
 def saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Away from each pixel's own gray."""
+    """Blend with the gray version of the view."""
     return cv2.transform(image, factor * np.eye(3) + (1 - factor) * LUMA)
 
 
 def hue(image: np.ndarray, shift: float) -> np.ndarray:
-    """Around the color circle by a fraction of a turn, saturation and value kept.
+    """Rotate the hue by a fraction of a turn; saturation and value are preserved.
 
-    In float32: as fast as OpenCV's uint8 HSV, whose levels of hue would cost up to 6 levels.
+    Computed in float32, which is as fast as OpenCV's uint8 HSV; quantizing the hue to 8 bits would cause
+    errors of up to 6 levels.
     """
     hsv: np.ndarray = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)  # hue in [0, 360)
-    hsv[..., 0] += 360 * (shift % 1)  # cvtColor folds [360, 720) back, but not what is negative
+    hsv[..., 0] += 360 * (shift % 1)  # cvtColor wraps [360, 720), but not negative values
     return cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
 
 
@@ -228,10 +230,10 @@ def gray(image: np.ndarray) -> np.ndarray:
 
 
 def blur(image: np.ndarray, sigma: float, kernel: float) -> np.ndarray:
-    """Gaussian blur with a kernel of the given fraction of the side, borders mirrored.
+    """Gaussian blur with mirrored borders; ``kernel`` is the kernel size as a fraction of the side.
 
-    The kernel ends at 3 sigma where the protocol's is wider. Beyond lie 0.27 % of the weight in
-    one dimension, 0.54 % in two: at most 1.4 levels, 0.3 on photographs.
+    The kernel is truncated at 3 sigma if the protocol's is wider. This omits 0.27 % of the weight in one
+    dimension and 0.54 % in two: at most 1.4 levels, 0.3 on photographs.
     """
     radius = min(math.floor(kernel * len(image) / 2), math.ceil(3 * sigma))  # SimCLR: 11 at 224
     weights = cv2.getGaussianKernel(2 * radius + 1, sigma, cv2.CV_32F)
@@ -239,7 +241,7 @@ def blur(image: np.ndarray, sigma: float, kernel: float) -> np.ndarray:
 
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
-    """Invert the values >= threshold."""
+    """Invert all values >= threshold."""
     bright = cv2.threshold(image, threshold - 1, 255, cv2.THRESH_BINARY)[1]
     return cv2.bitwise_xor(image, bright)  # x ^ 255 = 255 - x
 
@@ -252,7 +254,7 @@ def apply(
     parameters: ViewParameters,
     augmentation: Augmentation,
 ) -> np.ndarray:  # (size, size, 3) uint8 RGB
-    """The view that the parameters describe, in BYOL's order of operations."""
+    """Compute the view described by the parameters, in BYOL's order of operations."""
     bottom, right = parameters.top + parameters.height, parameters.left + parameters.width
     crop = image[parameters.top : bottom, parameters.left : right]
     view = resize(crop, augmentation.size, augmentation.size, augmentation.interpolation)
@@ -275,7 +277,7 @@ def make_views(
     views: int,
     generator: np.random.Generator,
 ) -> np.ndarray:  # (views, 3, size, size) uint8 RGB
-    """Independent views of one image; view j follows policy[j modulo len(policy)]."""
+    """Independent views of one image; view j is drawn from ``policy[j % len(policy)]``."""
     assert (image.dtype, image.ndim) == (np.uint8, 3), (image.dtype, image.shape)
     assert min(image.shape) > 0, image.shape
     assert image.shape[2] == 3, image.shape
@@ -285,6 +287,6 @@ def make_views(
     for j in range(views):
         augmentation = policy[j % len(policy)]
         parameters = sample(augmentation, image.shape[0], image.shape[1], generator)
-        # Split writes into the planes it is given, five times as fast as copying a transpose.
+        # cv2.split writes directly into the channels: five times as fast as copying a transpose.
         cv2.split(apply(image, parameters, augmentation), list(stacked[j]))
     return stacked

@@ -1,4 +1,4 @@
-"""Small data for every test. Nothing here is random without a seed."""
+"""Small data sets for all tests, generated from fixed seeds."""
 
 import os
 from collections.abc import Callable
@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-# Two threads on two busy cores wait for each other; small tensors gain nothing from them.
+# Small tensors do not benefit from several threads, which slow down parallel test runs.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
-    """An ImageFolder tree of small random PNGs: ``make_folder(train=6, val=3)`` images a class."""
+    """An ImageFolder tree of small random PNGs; ``make_folder(train=6, val=3)`` sets images per class."""
 
     def make(name: str = "data", classes: int = 2, side: int = 20, **splits: int) -> Path:
         root = tmp_path / name

@@ -1,4 +1,4 @@
-"""Fake CUDA tensors: shapes, types and devices without a GPU; a tensor left on the CPU is an error."""
+"""Fake CUDA tensors: shapes, types and devices without a GPU. Mixing devices raises an error."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ CUDA = torch.device("cuda", 0)
 
 @contextlib.contextmanager
 def fake_cuda() -> Iterator[FakeTensorMode]:
-    """Inside, new tensors have no content; mixing devices raises. Backward passes cannot run."""
+    """New tensors in this context have no content. Backward passes are not supported."""
     with FakeTensorMode(allow_non_fake_inputs=False) as mode:
         yield mode
 
 
 def on_fake_cuda(module: nn.Module) -> nn.Module:
-    """Replace, in place, every parameter and buffer by a fake one on a GPU that need not exist."""
+    """Replace every parameter and buffer, in place, by a fake CUDA tensor; no GPU is needed."""
     for child in module.modules():
         for name, parameter in child._parameters.items():
             if parameter is not None:
@@ -33,5 +33,5 @@ def on_fake_cuda(module: nn.Module) -> nn.Module:
 
 
 def devices(*tensors: Tensor) -> set[str]:
-    """The kinds of devices that the tensors are on."""
+    """The device types of the tensors."""
     return {tensor.device.type for tensor in tensors}

@@ -1,4 +1,4 @@
-"""Two processes of one group, as torchrun starts them but without its several seconds."""
+"""Start two processes of one group like torchrun, but without its startup time."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run_pair(module: str, *words: object) -> list[int]:
-    """Run ``python -m MODULE WORDS ...`` as ranks 0 and 1 of a group; how they ended."""
+    """Run ``python -m MODULE WORDS ...`` as ranks 0 and 1 of a group; return the exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Who may import whom, and what is nowhere: read from the source, so that it stays true."""
+"""Check the rules of the code base in its source: layers, imports, forbidden patterns, file names."""
 
 import ast
 from collections import Counter
@@ -15,23 +15,23 @@ ALLOWED = {
     "tools": PACKAGES,
     "benchmarks": PACKAGES,
 }
-# The parts of msbreg from the bottom up: each may import those before it.
+# The subpackages of msbreg from the bottom up: each may import those before it.
 LAYERS = ("run", "data", "backbones", "checkpoints", "train")
-# Where two layers meet below the line, by exception: file -> what it may import.
-DOORS = {
+# Library -> the only files that may import it.
+RESTRICTED = {
     "torch.distributed": ("msbreg/run/distributed.py",),
     "detectron2": ("transfer/detectors/detectron2_engine.py", "benchmarks/peers.py"),
     "torchvision.models.detection": ("transfer/detectors/rcnn/",),
     "faiss": ("msbreg/neighbors.py", "benchmarks/knn.py"),
     "torch.utils.data": ("msbreg/data/loading.py",),
 }
-# The one script that runs other scripts.
+# Scripts that may run other scripts.
 MAY_IMPORT_SCRIPTS = {"transfer/suite.py"}
 EMPTY_NAMES = {"utils", "util", "misc", "helpers", "common", "settings"}
 
 
 def imports(tree: ast.AST) -> set[str]:
-    """Dotted names that a file imports, wherever in it."""
+    """Dotted names of all imports in a file, at any level."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -46,13 +46,13 @@ def starts_with(names: set[str], *packages: str) -> set[str]:
 
 
 def sources() -> Iterator[tuple[str, str, ast.Module]]:
-    """Name, text and syntax tree of every file of the product."""
+    """Name, text and syntax tree of every source file."""
     for file in FILES:
         text = file.read_text()
         yield str(file.relative_to(ROOT)), text, ast.parse(text)
 
 
-def test_imports_keep_to_the_layers():
+def test_imports_respect_the_layers():
     wrong = []
     for name, _, tree in sources():
         package, *inside = name.split("/")
@@ -65,12 +65,12 @@ def test_imports_keep_to_the_layers():
     assert not wrong, "\n".join(sorted(wrong))
 
 
-def test_some_libraries_have_one_door():
+def test_some_libraries_are_imported_in_one_place_only():
     wrong = []
     for name, _, tree in sources():
-        for library, doors in DOORS.items():
-            if not name.startswith(doors) and starts_with(imports(tree), library):
-                wrong.append(f"{name} imports {library}; only {', '.join(doors)} may")
+        for library, allowed in RESTRICTED.items():
+            if not name.startswith(allowed) and starts_with(imports(tree), library):
+                wrong.append(f"{name} imports {library}; only {', '.join(allowed)} may")
     assert not wrong, "\n".join(wrong)
 
 
@@ -89,7 +89,7 @@ def test_scripts_do_not_import_scripts():
     assert not wrong, "\n".join(wrong)
 
 
-def test_what_hides_errors_is_absent():
+def test_no_code_hides_errors():
     """``strict=False``, bare and silent ``except``, ``suppress`` around more than one statement."""
     wrong = []
     for name, _, tree in sources():
@@ -106,7 +106,7 @@ def test_what_hides_errors_is_absent():
                 if node.type is None:
                     wrong.append(f"{where}: bare except")
                 if all(isinstance(line, ast.Pass) for line in node.body):
-                    wrong.append(f"{where}: an error is passed over in silence")
+                    wrong.append(f"{where}: an error is silently ignored")
             if isinstance(node, ast.With):
                 managers = [ast.unparse(item.context_expr) for item in node.items]
                 suppressed = [m for m in managers if "suppress(" in m]
@@ -117,10 +117,10 @@ def test_what_hides_errors_is_absent():
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_house_is_tidy():
-    """At most 130 files of code, 15 in a folder, no name twice, and no name that says nothing.
+def test_files_and_folders_stay_few_and_distinctly_named():
+    """At most 130 code files, at most 15 per folder, no duplicate names, no meaningless names.
 
-    The 130 are those of msbreg, pretrain, transfer and tools; benchmarks do not count.
+    The limit of 130 applies to msbreg, pretrain, transfer and tools, without benchmarks.
     """
     code = [file for file in FILES if file.name != "__init__.py"]
     folders = Counter(str(file.parent.relative_to(ROOT)) for file in code)

@@ -1,4 +1,4 @@
-"""CUDA code without a GPU: on fake CUDA tensors, a tensor that was left on the CPU fails."""
+"""Test CUDA code without a GPU: on fake CUDA tensors, a tensor left on the CPU raises an error."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from transfer.detectors.rcnn import build_model
 from transfer.frozen.heads import ColumnSGD, LinearHeads
 
 
-def test_the_guard_notices_a_tensor_on_the_wrong_device():
+def test_fake_cuda_detects_a_tensor_on_the_wrong_device():
     with fake_cuda():
         module = on_fake_cuda(torch.nn.Linear(4, 2))
         with pytest.raises(RuntimeError, match="device"):
@@ -27,7 +27,7 @@ def test_the_guard_notices_a_tensor_on_the_wrong_device():
 
 @pytest.mark.parametrize("arch", ["resnet18-narrow", "resnet50"])
 @pytest.mark.parametrize("channels", ["RGB", "BGR"])
-def test_the_features_of_images_pass_the_gpu_and_come_back(arch, channels):
+def test_features_are_computed_on_the_gpu_and_returned_on_the_cpu(arch, channels):
     spec = BackboneSpec(arch, Normalization((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), channels))
     backbone = build_backbone(spec).eval()
     with fake_cuda(), torch.no_grad():
@@ -70,12 +70,12 @@ def test_a_step_of_the_linear_heads_stays_on_the_gpu():
     assert devices(*state["model"].values(), state["sound"], state["loss_sums"]) == {"cuda"}
 
 
-# Without a GPU, PyTorch warns that it disables autocast; types are not what is looked at.
+# Without a GPU, PyTorch warns that it disables autocast; these tests check devices, not types.
 @pytest.mark.filterwarnings("ignore:CUDA is not available.*autocast:UserWarning")
 @pytest.mark.filterwarnings("ignore:User provided device_type of .cuda.:UserWarning")
 @pytest.mark.parametrize("method", ["msbreg", "byol"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_losses_of_a_step_of_pre_training_are_on_the_gpu(method, precision):
+def test_pre_training_losses_are_on_the_gpu(method, precision):
     config = Config(
         method=method,
         arch="resnet18-tiny",
@@ -97,7 +97,7 @@ def test_the_losses_of_a_step_of_pre_training_are_on_the_gpu(method, precision):
 
 
 @pytest.mark.parametrize("case", ["c4-extra-norm", "fpn-r18-mask"])
-def test_the_backbone_and_the_proposals_of_a_detector_are_on_the_gpu(case):
+def test_detector_features_and_proposals_are_on_the_gpu(case):
     config = default_config()
     config.merge_from_list([str(word) for word in (*SMALL, *CASES[case])])
     model = build_model(config).eval()

@@ -192,7 +192,7 @@ def _check_scenes(layout: str, name: str, read: Callable[[], Scenes]) -> Split:
         return split
     split.images = len(scenes.scenes)
     split.labels.update(scenes.classes[i.label] for scene in scenes.scenes for i in scene.instances)
-    split.notes += scenes.doubts
+    split.notes += scenes.warnings
     split.files = {str(scene.file) for scene in scenes.scenes}
     _each(read_upright, scenes.scenes, split)
     return split

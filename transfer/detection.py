@@ -27,7 +27,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from msbreg.run import distributed
-from msbreg.run.job import AlreadyFinished, Job, job, log, seed_everything
+from msbreg.run.job import AlreadyFinished, Job, log, seed_everything, start_job
 from msbreg.run.progress import Progress
 from msbreg.train.health import memory_advice, memory_used
 from msbreg.train.loop import train
@@ -74,7 +74,7 @@ def run(config: Config, card: Card | None = None) -> dict[str, Any]:
     card = card or Card(Path(config.config).stem)
     inputs = weights_digest(resolved.checkpoint)
     try:
-        with job(
+        with start_job(
             resolved, card, kind="detection", resume_file=CHECKPOINT, inputs=inputs
         ) as current:
             current.record.content["engine"] = engine.described() | {"asked": config.engine}

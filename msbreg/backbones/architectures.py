@@ -1,6 +1,6 @@
-"""The table of depths and widths: every ResNet that this suite builds, loads and converts.
+"""The ResNet architectures that this suite can build, load and convert.
 
-Nothing heavy is imported, so that options are checked before PyTorch loads.
+This module does not import PyTorch, so that options can be checked before it is loaded.
 """
 
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ BLOCKS = {
     152: (3, 8, 36, 3),
     200: (3, 24, 36, 3),
 }
-"""Depth -> residual blocks of the four stages (arXiv 1512.03385, Table 1; 200: arXiv 1603.05027)."""
+"""Depth -> number of residual blocks in each stage (arXiv 1512.03385, Table 1; 200: arXiv 1603.05027)."""
 
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A ResNet without its tensors.
+    """The architecture of a ResNet.
 
     Attributes:
-        depth: 18 and 34 have basic blocks, 50 and deeper have bottlenecks.
-        width: channels of the stem, and of the first stage before expansion; 64 is the published one.
-        inner: factor on the inner channels of bottlenecks (Wide ResNet, arXiv 1605.07146: 2).
+        depth: ResNets of depth 18 and 34 have basic blocks, deeper ones have bottlenecks.
+        width: channels of the stem, and of the first stage before expansion; 64 in published networks.
+        inner: factor on the inner channels of bottlenecks (2 in Wide ResNet, arXiv 1605.07146).
         stem: ``imagenet`` (7x7 stride 2, then max-pool), ``cifar`` (3x3 stride 1, no pool; SimCLR,
             arXiv 2002.05709, appendix B.9) or ``small`` (3x3 stride 2, no pool: a quarter of the cost).
     """
@@ -43,7 +43,7 @@ class Architecture:
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Residual blocks of each stage."""
+        """Number of residual blocks in each stage."""
         return BLOCKS[self.depth]
 
     @property
@@ -53,13 +53,13 @@ class Architecture:
 
     @property
     def channels(self) -> dict[str, int]:
-        """Of the stages' outputs, c2 to c5."""
+        """Number of channels of the stage outputs, c2 to c5."""
         expansion = 4 if self.bottleneck else 1
         return {f"c{stage + 2}": self.width * expansion * 2**stage for stage in range(4)}
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """torchvision name -> shape of every tensor, in the order of the module's state dict."""
+        """torchvision name -> shape of every tensor, in the order of the state dict."""
         made: dict[str, tuple[int, ...]] = {}
 
         def convolution(name: str, norm: str, outputs: int, inputs: int, size: int) -> None:
@@ -98,31 +98,31 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet152": Architecture(152),
     "resnet200": Architecture(200),
     "wide_resnet50_2": Architecture(50, inner=2),  # torchvision's name
-    # All channels times 2 or 4: the wider networks of SimCLR (arXiv 2002.05709), BYOL (arXiv
+    # 2 or 4 times as many channels: the wide networks of SimCLR (arXiv 2002.05709), BYOL (arXiv
     # 2006.07733) and SwAV.
     "resnet50_2x": Architecture(50, width=128),
     "resnet50_4x": Architecture(50, width=256),
     "resnet200_2x": Architecture(200, width=128),
     "resnet18-cifar": Architecture(18, stem="cifar"),
     "resnet18-small": Architecture(18, stem="small"),
-    # Narrow, but with the published stem: the network of the embedded data's detectors. Detectron2's
-    # parts build it as well, though its own builder insists on 64 channels at depth 18.
+    # Narrow, but with the published stem: the backbone of the detectors for the embedded data. It can be
+    # built from Detectron2's modules, although Detectron2's builder requires 64 channels at depth 18.
     "resnet18-narrow": Architecture(18, width=32),
     "resnet18-tiny": Architecture(18, width=32, stem="small"),
 }
-"""Name -> architecture. All are v1.5 unless a BackboneSpec says otherwise."""
+"""Name -> architecture. All networks are v1.5 unless a BackboneSpec says otherwise."""
 
 PUBLISHED = tuple(
     name for name, a in ARCHITECTURES.items() if a.stem == "imagenet" and a.width >= 64
 )
-"""What other people's files may hold; a file of ours names its architecture."""
+"""Architectures that third-party files may contain; our own files name their architecture."""
 
 
 def architecture(name: str) -> Architecture:
-    """The architecture of that name.
+    """The architecture called ``name``.
 
     Raises:
-        UserError: there is none; the message lists the known ones.
+        UserError: the name is unknown; the message lists the known names.
 
     >>> architecture("wide_resnet50_2").shapes["layer1.0.conv2.weight"]
     (128, 128, 3, 3)
@@ -138,12 +138,13 @@ def name_of(wanted: Architecture) -> str:
     """The name of an architecture.
 
     Raises:
-        UserError: the table has no such network.
+        UserError: ARCHITECTURES does not contain it.
     """
     for name, known in ARCHITECTURES.items():
         if known == wanted:
             return name
     raise UserError(
         f"no backbone has depth {wanted.depth}, width {wanted.width}, inner width "
-        f"{wanted.width * wanted.inner} and the {wanted.stem} stem; known: {', '.join(ARCHITECTURES)}"
+        f"{wanted.width * wanted.inner} and the {wanted.stem} stem; expected one of: "
+        f"{', '.join(ARCHITECTURES)}"
     )

@@ -1,4 +1,4 @@
-"""``extract_features``: images through a frozen backbone, for every protocol and for your own analysis."""
+"""``extract_features``: compute features with a frozen backbone, for the protocols and your own analysis."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,19 +26,19 @@ def extract_features(
     threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:  # (N, D) float32
-    """Global average pools of the last stage of a frozen backbone.
+    """Global average pool of the last stage for each image.
 
-    Row i belongs to image i of the list or the source, or to the i-th file of a folder in the order of
+    Row i contains the features of image i of the list or source. For a folder, images are in the order of
     ``msbreg.data.folder.list_images(folder).paths``.
 
     Args:
-        spec: of the backbone: its normalization, channel order and image size are applied.
-        images: a folder (its images, or one subfolder per class), a list of files, or a source.
-        transform: None is the default of the network: short side 256, center crop 224; for networks
-            trained on at most 64 pixels, a center square of their training size.
+        spec: spec of the backbone; its normalization, channel order and image size are applied.
+        images: a folder (with or without one subfolder per class), a list of files, or a source.
+        transform: None uses the default of the network: resize the short side to 256, crop the center 224;
+            for networks trained on at most 64 pixels, the center square at their training size.
         device: auto, cpu, cuda, cuda:N or a ``torch.device``.
         batch_size: images per forward pass.
-        threads: that decode images, one batch ahead of the network.
+        threads: number of threads that decode images, one batch ahead of the network.
         progress: called with (done, total) after each batch.
 
     Raises:
@@ -79,9 +79,9 @@ def extract_features(
 
         ahead = decode(0)
         for first in range(0, total, batch_size):
-            waiting, ahead = ahead, decode(first + batch_size)
+            current, ahead = ahead, decode(first + batch_size)
             try:
-                batch = torch.from_numpy(np.stack([future.result() for future in waiting]))
+                batch = torch.from_numpy(np.stack([future.result() for future in current]))
             except BaseException:
                 for future in ahead:
                     future.cancel()

@@ -1,7 +1,7 @@
-"""ResNets that return their four stages: images (B, 3, H, W) -> {"c2": ..., ..., "c5": ...}.
+"""ResNets that return the outputs of all four stages: images (B, 3, H, W) -> {"c2": ..., ..., "c5": ...}.
 
-Names of tensors are torchvision's, so that a state dict goes in and out unchanged. All are v1.5
-(stride 2 in the 3x3 convolution of a bottleneck) until ``stride_in_1x1`` is applied.
+Tensors have torchvision's names, so state dicts are interchangeable. Networks are v1.5 (stride 2 in the 3x3
+convolution of a bottleneck) unless ``stride_in_1x1`` is applied.
 """
 
 from collections.abc import Iterator
@@ -63,11 +63,11 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A ResNet (He et al., arXiv 1512.03385) of the table of architectures.
+    """A ResNet (He et al., arXiv 1512.03385) without the classifier.
 
     Attributes:
         architecture: depth, width and stem.
-        channels: of c2 to c5.
+        channels: number of channels of c2 to c5.
     """
 
     layer1: nn.Sequential
@@ -78,9 +78,9 @@ class ResNet(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture, self.channels = architecture, architecture.channels
-        # The weights of a seed are part of published records. They are drawn as version 0.1.0 drew
-        # them: the network of the published width and stem first, with the classifier that
-        # torchvision gives it, then the parts that differ, and the convolutions once more.
+        # Published records depend on the weights of each seed, so they are drawn in the order of version
+        # 0.1.0: first the network with the published width and stem and torchvision's classifier, then the
+        # parts that differ, then all convolutions again.
         published = Architecture(architecture.depth, inner=architecture.inner)
         self._build_stem(published)
         self.bn1 = nn.BatchNorm2d(published.width)
@@ -116,7 +116,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Stage outputs at strides 4, 8, 16, 32 of the input (2-16 or 1-8 with the smaller stems)."""
+        """Stage outputs at strides 4, 8, 16 and 32 (2 to 16 or 1 to 8 with the smaller stems)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         c2 = self.layer1(x)
         c3 = self.layer2(c2)
@@ -127,7 +127,7 @@ class ResNet(nn.Module):
 def _blocks(
     a: Architecture, inputs: int, inner: int, outputs: int, stage: int
 ) -> Iterator[nn.Module]:
-    """The blocks of a stage; the first has stride 2 from the second stage on."""
+    """The blocks of a stage; the first block has stride 2, except in the first stage."""
     block = Bottleneck if a.bottleneck else BasicBlock
     stride, downsample = 1 if stage == 0 else 2, None
     if stride > 1 or inputs != outputs:
@@ -140,13 +140,13 @@ def _blocks(
 
 
 def build_backbone(spec: BackboneSpec | str, *, seed: int | None = None) -> ResNet:
-    """A freshly initialized backbone; with a seed, the same weights each time.
+    """Build a randomly initialized backbone; with a seed, the weights are reproducible.
 
     Args:
-        spec: of the network; a name stands for that architecture with stride 2 in the 3x3.
+        spec: spec of the network; a name means that architecture with stride 2 in the 3x3 convolution.
 
     Raises:
-        UserError: no backbone has that name.
+        UserError: the name is unknown.
     """
     if isinstance(spec, str):
         spec = BackboneSpec(spec)
@@ -154,7 +154,7 @@ def build_backbone(spec: BackboneSpec | str, *, seed: int | None = None) -> ResN
     if seed is None:
         backbone = ResNet(made)
     else:
-        # Initializers draw from the global generator; it is put back as it was.
+        # Initializers use the global generator; its state is restored.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             backbone = ResNet(made)
@@ -162,9 +162,9 @@ def build_backbone(spec: BackboneSpec | str, *, seed: int | None = None) -> ResN
 
 
 def stride_in_1x1(backbone: ResNet) -> ResNet:
-    """Turn a ResNet v1.5 into a v1, in place: stride 2 moves from the 3x3 to the first 1x1.
+    """Convert a ResNet v1.5 to v1 in place: stride 2 moves from the 3x3 to the first 1x1 convolution.
 
-    Caffe's and MSRA's networks are v1. Weights do not show which of the two they were trained for.
+    Caffe's and MSRA's networks are v1. The weights do not show which version they were trained with.
     """
     for stage in (backbone.layer2, backbone.layer3, backbone.layer4):
         block = stage[0]
@@ -185,8 +185,8 @@ def normalize(
     images: Tensor,  # (..., 3, H, W) uint8 RGB
     device: torch.device,
     normalization: Normalization = IMAGENET,
-) -> Tensor:  # (..., 3, H, W) float32, channels_last where there are 4 dimensions
-    """Pixels as the network was trained to see them, on the device."""
+) -> Tensor:  # (..., 3, H, W) float32, channels_last if 4-dimensional
+    """Move images to the device, and apply the normalization and channel order of the network."""
     mean = torch.tensor(normalization.mean, device=device).view(3, 1, 1) * 255
     std = torch.tensor(normalization.std, device=device).view(3, 1, 1) * 255
     out = images.to(device, non_blocking=True).float()

@@ -1,8 +1,8 @@
-"""What the tensors of a backbone do not show, and where they come from.
+"""The properties of a backbone that its tensors do not show, and the provenance of its weights.
 
-Two networks with equal tensors and different specs give different features. The untrained twin, the
-evaluation transform, conversion and the report all take the spec of the checkpoint that they are
-compared with. Nothing heavy is imported, so that options are checked before PyTorch loads.
+Networks with equal tensors but different specs compute different features. The untrained twin, the evaluation
+transform, the conversion and the report all use the spec of the checkpoint. This module does not import
+PyTorch, so that options can be checked before it is loaded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ from msbreg.run.errors import UserError
 
 @dataclass(frozen=True)
 class Normalization:
-    """The input a network was trained on: (pixels / 255 - mean) / std, channel by channel.
+    """Input normalization of a network: (pixels / 255 - mean) / std, per channel.
 
     Attributes:
-        mean: of pixels in [0, 1], in the order of ``channels``.
-        std: likewise.
-        channels: the order in which the network takes them. Images are RGB everywhere in this suite.
+        mean: mean of pixels in [0, 1], in the order of ``channels``.
+        std: standard deviation of pixels in [0, 1], in the order of ``channels``.
+        channels: channel order that the network expects. Images are RGB everywhere in this suite.
 
     Raises:
-        UserError: the numbers are not three means in [-1, 2] and three deviations in (0, 2].
+        UserError: these are not three means in [-1, 2] and three standard deviations in (0, 2].
 
     >>> IMAGENET.pixel_mean
     (123.675, 116.28, 103.53)
@@ -43,49 +43,49 @@ class Normalization:
             or self.channels not in ("RGB", "BGR")
         ):
             raise UserError(
-                f"normalization of {self.channels} by mean {self.mean} and std {self.std}; expected RGB "
-                "or BGR, and three numbers each for pixels in [0, 1]: means in [-1, 2], stds in (0, 2]"
+                f"the normalization has channels {self.channels}, mean {self.mean} and std {self.std}; "
+                "expected RGB or BGR, three means in [-1, 2] and three stds in (0, 2], for pixels in [0, 1]"
             )
 
     @property
     def pixel_mean(self) -> tuple[float, ...]:
-        """Mean in gray levels, [0, 255], to 15 digits: 123.675 rather than 123.67499999999998."""
+        """Mean of pixels in [0, 255], rounded to 15 digits: 123.675 instead of 123.67499999999998."""
         return tuple(float(f"{255 * value:.15g}") for value in self.mean)
 
     @property
     def pixel_std(self) -> tuple[float, ...]:
-        """Standard deviation in gray levels, to 15 digits."""
+        """Standard deviation of pixels in [0, 255], rounded to 15 digits."""
         return tuple(float(f"{255 * value:.15g}") for value in self.std)
 
 
 def of_gray_levels(mean: Sequence[float], std: Sequence[float], channels: str) -> Normalization:
-    """The normalization (pixels - mean) / std of pixels in [0, 255], such as Detectron2's.
+    """The normalization (pixels - mean) / std for pixels in [0, 255], as in Detectron2.
 
     Raises:
-        UserError: these are not numbers for pixels in [0, 255].
+        UserError: the values are out of range for pixels in [0, 255].
     """
     scaled_mean, scaled_std = (tuple(value / 255 for value in values) for values in (mean, std))
     return Normalization(scaled_mean, scaled_std, channels)  # type: ignore[arg-type]
 
 
-# The statistics of ImageNet's training images (torchvision, MoCo, BYOL, ...), stated here and nowhere
-# else; our own pre-training uses them for every data set.
+# The statistics of ImageNet's training images (torchvision, MoCo, BYOL, ...), which our own pre-training uses
+# for all data sets.
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Everything about a backbone that its tensors do not show.
+    """The properties of a backbone that its tensors do not show.
 
     Attributes:
         arch: name in ARCHITECTURES.
-        normalization: of the input, channel order included.
-        stride_in_1x1: bottlenecks have stride 2 in their first 1x1 convolution (Caffe's and MSRA's v1),
-            not in their 3x3 (torchvision's v1.5). Always False for basic blocks, which have no 1x1.
-        image_size: side in pixels of the views it was pre-trained on; 0 if the file does not say.
+        normalization: input normalization, including the channel order.
+        stride_in_1x1: whether bottlenecks have stride 2 in the first 1x1 convolution (v1, as in Caffe and
+            MSRA) instead of the 3x3 convolution (v1.5, as in torchvision). Always False for basic blocks.
+        image_size: size in pixels of the images used in pre-training; 0 if unknown.
 
     Raises:
-        UserError: no architecture has that name.
+        UserError: the architecture is unknown.
 
     >>> spec = BackboneSpec("resnet50", stride_in_1x1=True, image_size=224)
     >>> spec.stride, spec.architecture.channels["c5"]
@@ -108,11 +108,11 @@ class BackboneSpec:
 
     @property
     def stride(self) -> Literal["3x3", "1x1"]:
-        """Which convolution of a bottleneck has stride 2, as records write it."""
+        """The convolution of a bottleneck with stride 2, as written in records."""
         return "1x1" if self.stride_in_1x1 else "3x3"
 
     def as_dict(self) -> dict[str, Any]:
-        """The flat keys of records and published files: arch, image_size, normalization, stride."""
+        """The entries of records and exported files: arch, image_size, normalization, stride."""
         return {
             "arch": self.arch,
             "image_size": self.image_size,
@@ -122,14 +122,16 @@ class BackboneSpec:
 
 
 def spec_of_record(
-    network: Mapping[str, Any],  # the entry `network` of a record, or what a published file says
+    network: Mapping[
+        str, Any
+    ],  # the entry `network` of a record, or the entries of an exported file
 ) -> BackboneSpec:
-    """The inverse of ``BackboneSpec.as_dict``; other keys are ignored.
+    """The inverse of ``BackboneSpec.as_dict``. Other keys are ignored; missing keys take their defaults.
 
-    Version 0.1.0 wrote ``normalisation``. What is absent takes its default.
+    Also accepts the key ``normalisation`` of version 0.1.0.
 
     Raises:
-        UserError: a value is malformed; the message names the key.
+        UserError: a value is invalid; the message names the key.
     """
     arch, stride = network.get("arch"), network.get("stride", "3x3")
     size = network.get("image_size", 0)
@@ -138,38 +140,38 @@ def spec_of_record(
     if stride not in ("3x3", "1x1"):
         raise UserError(f"stride is {stride!r}; expected 3x3 or 1x1")
     if not isinstance(size, int) or size < 0:
-        raise UserError(f"image_size is {size!r}; expected pixels")
-    said = network.get("normalization", network.get("normalisation"))
-    normalization = IMAGENET if said is None else normalization_of(said)
+        raise UserError(f"image_size is {size!r}; expected a number of pixels")
+    value = network.get("normalization", network.get("normalisation"))
+    normalization = IMAGENET if value is None else normalization_of(value)
     return BackboneSpec(arch, normalization, stride == "1x1", size)
 
 
-def normalization_of(said: Any) -> Normalization:
+def normalization_of(value: Any) -> Normalization:
     """A normalization from ``{"mean": [...], "std": [...], "channels": "RGB"}``.
 
     Raises:
-        UserError: it is not that.
+        UserError: the value has another form.
     """
-    if not isinstance(said, Mapping) or not all(
-        isinstance(said.get(key), (list, tuple)) for key in ("mean", "std")
+    if not isinstance(value, Mapping) or not all(
+        isinstance(value.get(key), (list, tuple)) for key in ("mean", "std")
     ):
-        raise UserError(f"the normalization is {said!r}; expected mean and std, 3 numbers each")
-    return Normalization(tuple(said["mean"]), tuple(said["std"]), said.get("channels", "RGB"))
+        raise UserError(f"the normalization is {value!r}; expected mean and std, 3 numbers each")
+    return Normalization(tuple(value["mean"]), tuple(value["std"]), value.get("channels", "RGB"))
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a backbone's weights come from; goes into every record.
+    """The provenance of the weights of a backbone, stored in every record.
 
     Attributes:
         source: path as given, or ``random``.
-        family: row of FORMATS, or ``random``.
-        encoder: which of the file's networks was taken.
-        spec: architecture, input and stride; every protocol and conversion applies it.
-        sha256: of the file; of the initial weights for a random network.
-        tensors: number of tensors taken.
-        details: method, epoch and step, where the file says them.
-        notes: what a reader of a score should know of these weights.
+        family: checkpoint layout in FORMATS, or ``random``.
+        encoder: which network in the file was loaded.
+        spec: architecture, input and stride, which all protocols and conversions apply.
+        sha256: digest of the file; of the initial weights for a random network.
+        tensors: number of tensors loaded.
+        details: method, epoch and step, if the file contains them.
+        notes: facts about the weights that matter for interpreting a score.
         warnings: signs that the network is not trained.
     """
 
@@ -190,30 +192,30 @@ class Provenance:
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the views it was pre-trained on; 0 if unknown."""
+        """Size in pixels of the images used in pre-training; 0 if unknown."""
         return self.spec.image_size
 
     @property
     def normalization(self) -> Normalization:
-        """Of the input."""
+        """Input normalization."""
         return self.spec.normalization
 
     @property
     def stride(self) -> Literal["3x3", "1x1"]:
-        """Which convolution of a bottleneck has stride 2."""
+        """The convolution of a bottleneck with stride 2."""
         return self.spec.stride
 
     def as_dict(self) -> dict[str, Any]:
-        """For a record, flat: the spec's keys between the others, in the order of version 0.1.0."""
-        said = self.spec.as_dict()
+        """The entries of a record, in the order of version 0.1.0, including those of the spec."""
+        spec = self.spec.as_dict()
         return {
             "source": self.source,
             "family": self.family,
             "encoder": self.encoder,
-            "arch": said.pop("arch"),
+            "arch": spec.pop("arch"),
             "sha256": self.sha256,
             "tensors": self.tensors,
-            **said,
+            **spec,
             "details": self.details,
             "notes": self.notes,
             "warnings": self.warnings,

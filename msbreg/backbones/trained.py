@@ -1,9 +1,9 @@
-"""Is a backbone trained? What its BatchNorm layers tell.
+"""Detect untrained or partly loaded backbones, from BatchNorm layers and from features.
 
-A wrong prefix, a momentum encoder that was never updated or statistics lost in a conversion all load
-without an error, and then give a number that looks like a weak method's. PyTorch initializes BatchNorm to
-exact values that no training leaves unchanged, so most of these cases show in the weights; for the others
-see ``msbreg/backbones/trained.py``.
+A wrong key prefix, a momentum encoder that was never updated, or statistics lost in a conversion do not cause
+an error on loading, and the resulting score looks like that of a weak method. PyTorch initializes BatchNorm
+to exact values that training always changes, so most of these cases show in the weights. The others show in
+the features of a few photographs, compared with those of the untrained twin.
 """
 
 import math
@@ -24,14 +24,14 @@ from msbreg.run.errors import UserError
 
 @dataclass(frozen=True)
 class NormLayer:
-    """Which parts of a BatchNorm layer are still exactly as PyTorch initializes them.
+    """Which parts of a BatchNorm layer are exactly as initialized by PyTorch.
 
     Attributes:
-        name: of the layer, such as ``layer1.0.bn3``.
-        affine: weight is 1 throughout (or 0 throughout: zero-initialized residuals), and bias is 0.
-        mean: running_mean is 0 throughout.
-        variance: running_var is 1 throughout.
-        batches: num_batches_tracked; None if the state has none.
+        name: name of the layer, such as ``layer1.0.bn3``.
+        affine: all weights are 1 (or all are 0, as in zero-initialized residuals), and all biases are 0.
+        mean: all of running_mean is 0.
+        variance: all of running_var is 1.
+        batches: num_batches_tracked; None if the state does not contain it.
     """
 
     name: str
@@ -42,7 +42,7 @@ class NormLayer:
 
     @property
     def statistics(self) -> bool:
-        """No layer that saw a batch has a mean of exactly 0 or a variance of exactly 1 throughout."""
+        """Whether the mean or the variance is initial; after a single batch, neither is."""
         return self.mean or self.variance
 
 
@@ -58,11 +58,11 @@ def norm_layers(
     broken = [line for name in names for line in _impossible(state, name)]
     if broken:
         raise UserError(
-            f"BatchNorm statistics of {len(broken)} of {2 * len(names)} tensors are impossible:\n"
+            f"{len(broken)} of {2 * len(names)} tensors of BatchNorm statistics are invalid:\n"
             + "\n".join(broken[:6])
             + (f"\n  ... and {len(broken) - 6} more" if len(broken) > 6 else "")
-            + "\nexpected finite means and variances of 0 or more.\n"
-            "The training diverged or the file was converted wrongly; give another checkpoint."
+            + "\nexpected finite means, and finite variances of 0 or more.\n"
+            "The training diverged or the file was not converted correctly; give another checkpoint."
         )
     layers = []
     for name in names:
@@ -84,9 +84,9 @@ def norm_layers(
 def signs_of_no_training(
     state: Mapping[str, Tensor],  # torchvision names, complete
 ) -> tuple[str, ...]:
-    """Signs that a network is not trained, one sentence each; empty for a trained one.
+    """Signs in the weights that a network is not trained, one sentence each; empty if it is trained.
 
-    num_batches_tracked alone is not a sign: most converters drop it, and it is 0 again on loading.
+    num_batches_tracked is not used: most converters drop it, and it is 0 after loading.
 
     Raises:
         UserError: a running variance is negative, or a statistic is not finite.
@@ -109,13 +109,13 @@ def signs_of_no_training(
     if refilled:
         signs.append(
             "BatchNorm statistics were never updated or were stripped and refilled: "
-            f"{_where(refilled, layers)} running_mean 0 or running_var 1 throughout, though weight and "
-            "bias are not initial; right only if statistics are folded into weight and bias."
+            f"{_where(refilled, layers)} running_mean 0 or running_var 1, although weight and bias are not "
+            "initial; this is only correct if the statistics are folded into weight and bias."
         )
     if forwarded:
         signs.append(
-            f"forward passes without training: {_where(forwarded, layers)} running statistics that moved "
-            "but weight 1 or 0 and bias 0 as initialized, so no gradient reached them."
+            f"forward passes without training: {_where(forwarded, layers)} updated running statistics, but "
+            "initial values of weight (1 or 0) and bias (0), so they received no gradient."
         )
     return tuple(signs)
 
@@ -142,14 +142,15 @@ def _where(some: Sequence[NormLayer], layers: Sequence[NormLayer]) -> str:
     return f"{len(some)} of {len(layers)} BatchNorm layers ({places}) have"
 
 
-# ---- Is a backbone trained? Its features of a few photographs, compared with those of its u
+# ---- Signs in the features of a few photographs, compared with the untrained twin
 
 
-# Features are like a random network's if they are beyond both. Of 32 photographs(), random networks (six
-# of ARCHITECTURES, ten seeds, residuals zero-initialized or not) have cosines from 0.88 and ranks up
-# to 6.7. Trained ones have ranks from 8.5, and from 9.9 where the cosine is beyond its bound (this suite's
-# small networks after 140 steps or more, ResNet-18 and -50 after 100 steps on CIFAR-10); the same ones
-# with their statistics refilled, their convolutions random or pixels in 0..255 have ranks up to 6.3.
+# Features look random if the cosine is above and the rank below these bounds. For 32 photographs(), random
+# networks (six of ARCHITECTURES, ten seeds, with or without zero-initialized residuals) have cosines of at
+# least 0.88 and ranks of at most 6.7. Trained networks (this suite's small networks after 140 steps or more,
+# ResNet-18 and -50 after 100 steps on CIFAR-10) have ranks of at least 8.5, or 9.9 if the cosine is above its
+# bound. The same networks with refilled statistics, random convolutions or pixels in 0..255 have ranks of at
+# most 6.3.
 LEAST_COSINE = 0.85
 MOST_RANK = 7.5
 PHOTOGRAPHS = 32
@@ -157,15 +158,17 @@ PHOTOGRAPHS = 32
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Pooled features (N, C) of N images in a few numbers; all but the first two are nan if not finite.
+    """Statistics of the pooled features (N, C) of N images.
+
+    If some features are not finite, all attributes except ``images`` and ``finite`` are NaN.
 
     Attributes:
-        images: N.
-        finite: images whose features are finite.
-        mean: of all values; at least 0, as they come out of a ReLU.
-        std: of all values.
-        cosine: mean over the pairs of different images; in [0, 1].
-        effective_rank: of the N unit vectors, which are not centered; in [1, N].
+        images: number N of images.
+        finite: number of images with finite features.
+        mean: mean of all values; at least 0, because they are outputs of a ReLU.
+        std: standard deviation of all values.
+        cosine: mean cosine similarity over all pairs of different images; in [0, 1].
+        effective_rank: effective rank of the N normalized vectors, without centering; in [1, N].
     """
 
     images: int
@@ -180,7 +183,7 @@ def photographs(
     side: int,
     count: int = PHOTOGRAPHS,
 ) -> Tensor:  # (count, 3, side, side) uint8 RGB
-    """Crops of 128 to 400 pixels from scikit-learn's two sample photographs, the same each time."""
+    """Crops of 128 to 400 pixels from scikit-learn's two sample photographs; always the same."""
     from sklearn.datasets import load_sample_images
 
     sources = load_sample_images().images  # (427, 640, 3) each
@@ -196,7 +199,7 @@ def photographs(
 
 
 def side_for(backbone: ResNet) -> int:
-    """Of the images for ``feature_statistics``: half as large for the stems that shrink them less."""
+    """Image size for ``feature_statistics``: 128 pixels, or 64 for the small stems with less stride."""
     return 128 if backbone.conv1.kernel_size == (7, 7) else 64
 
 
@@ -206,7 +209,7 @@ def feature_statistics(
     images: Tensor,  # (N, 3, H, W) uint8 RGB, N >= 2
     normalization: Normalization,
 ) -> FeatureStatistics:
-    """Statistics of the pooled features, in eval mode, on the CPU; the backbone's mode is left as it was."""
+    """Statistics of the pooled features, computed in eval mode on the CPU; the mode is restored."""
     was_training = backbone.training
     backbone.eval()
     try:
@@ -217,7 +220,7 @@ def feature_statistics(
     if finite < count:
         return FeatureStatistics(count, finite, math.nan, math.nan, math.nan, math.nan)
     unit = F.normalize(features, dim=1)
-    # The sum over all pairs is the squared length of the sum; each image's with itself is left out.
+    # The sum over all pairs is the squared norm of the sum; subtract the pairs of an image with itself.
     pairs = unit.sum(0).square().sum() - unit.square().sum()
     return FeatureStatistics(
         images=count,
@@ -232,10 +235,10 @@ def feature_statistics(
 def effective_rank(
     vectors: Tensor,  # (N, C)
 ) -> float:
-    """Exponential of the entropy of the singular values as shares of their sum; in [1, min(N, C)].
+    """Exponential of the entropy of the singular values, normalized to sum to 1; in [1, min(N, C)].
 
-    Roy and Vetterli, "The effective rank" (EUSIPCO 2007). Nothing is subtracted: the one direction that
-    a random network's features share counts. 1 where all vectors are 0.
+    Roy and Vetterli, "The effective rank" (EUSIPCO 2007). The vectors are not centered, because the direction
+    that all features of a random network share must count. Returns 1 if all vectors are 0.
     """
     singular = torch.linalg.svdvals(vectors)
     shares = singular / singular.sum().clamp(min=torch.finfo(vectors.dtype).tiny)
@@ -243,16 +246,16 @@ def effective_rank(
 
 
 def signs_in_features(own: FeatureStatistics, twin: FeatureStatistics) -> tuple[str, ...]:
-    """Signs in the features that a network is not trained, one sentence each; empty for a trained one.
+    """Signs in the features that a network is not trained, one sentence each; empty if it is trained.
 
     Args:
-        own: of PHOTOGRAPHS images.
-        twin: of the same images and a random network of the same architecture, to compare with.
+        own: statistics for PHOTOGRAPHS images.
+        twin: statistics for the same images with a random network of the same architecture.
     """
     if own.finite < own.images:
         return (
             f"features of {own.images - own.finite} of {own.images} photographs are not finite: the "
-            "weights or the statistics do not belong together.",
+            "weights and the BatchNorm statistics do not belong together.",
         )
     if own.mean == 0:
         return (
@@ -261,8 +264,9 @@ def signs_in_features(own: FeatureStatistics, twin: FeatureStatistics) -> tuple[
     if own.cosine < LEAST_COSINE or own.effective_rank > MOST_RANK:
         return ()
     return (
-        f"features look like a random network's: those of {own.images} photographs have a mean cosine of "
-        f"{own.cosine:.3f} (random twin {twin.cosine:.3f}; bound {LEAST_COSINE:g}) and an effective rank "
-        f"of {own.effective_rank:.1f} (twin {twin.effective_rank:.1f}; bound {MOST_RANK:g}); so are those of "
-        "layers that do not belong together, and of trained ones that get another input than they expect.",
+        f"features look like those of a random network: for {own.images} photographs, they have a mean "
+        f"cosine of {own.cosine:.3f} (random twin {twin.cosine:.3f}; bound {LEAST_COSINE:g}) and an "
+        f"effective rank of {own.effective_rank:.1f} (twin {twin.effective_rank:.1f}; bound "
+        f"{MOST_RANK:g}). Other causes are layers that do not belong together, and an input that the "
+        "network was not trained on.",
     )

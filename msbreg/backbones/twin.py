@@ -1,4 +1,4 @@
-"""The untrained twin of a network: the same architecture and input, with initial weights."""
+"""The untrained twin of a network: same architecture and input, but randomly initialized weights."""
 
 import hashlib
 
@@ -9,15 +9,15 @@ from msbreg.backbones.spec import BackboneSpec, Provenance
 def random_backbone(
     spec: BackboneSpec | str, *, seed: int, image_size: int = 0
 ) -> tuple[ResNet, Provenance]:
-    """The untrained twin as initialized by ``seed``, in eval mode.
+    """The untrained twin of a network, initialized with ``seed``, in eval mode.
 
     Args:
-        spec: of the network that it is compared with: architecture, normalization and channel order,
-            place of the stride and image size. The name of an architecture stands for ImageNet's
-            normalization, stride 2 in the 3x3 and ``image_size``.
+        spec: spec of the network to compare with: architecture, normalization, channel order, stride and
+            image size. A name means that architecture with ImageNet's normalization, stride 2 in the 3x3
+            convolution, and ``image_size``.
 
     Raises:
-        UserError: no architecture has that name.
+        UserError: the name is unknown.
 
     >>> _, provenance = random_backbone(BackboneSpec("resnet18-tiny", image_size=32), seed=0)
     >>> provenance.source, provenance.image_size
@@ -37,6 +37,6 @@ def random_backbone(
         sha256=digest.hexdigest(),
         tensors=len(backbone.state_dict()),
         details={"seed": seed},
-        warnings=("an untrained network, as asked for",),
+        warnings=("an untrained network, as requested",),
     )
     return backbone.eval(), provenance

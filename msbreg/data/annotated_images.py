@@ -1,7 +1,7 @@
-"""Checks that all readers of annotations share: image sizes, boxes, image files; and upright pixels.
+"""Checks shared by all readers of annotations (image sizes, boxes, image files), and upright images.
 
-Readers follow Detectron2: what it accepts is accepted, counted and reported (``Oddities``); what would
-crash it, or cannot be true, is an error. Strict reading turns each oddity into an error.
+Readers follow Detectron2. Irregular data that it accepts are accepted, counted and reported (``Oddities``).
+Data that would crash it or are contradictory raise an error. In strict mode, every oddity is an error.
 """
 
 import contextlib
@@ -18,64 +18,62 @@ from msbreg.data.decoding import MAX_PIXELS, UnreadableImage
 from msbreg.data.scenes import Scene
 from msbreg.run.errors import UserError
 
-# ---- Image sizes: one absolute bound for stated sizes and for decoded images
+# ---- Image sizes: the same limits for annotated sizes and decoded images
 
 MAX_SIDE = 2**16
-"""The longest side that is read, in pixels; ``decoding.MAX_PIXELS`` bounds their product.
+"""Maximum side of an image, in pixels; ``decoding.MAX_PIXELS`` limits the area.
 
-JPEG's sides end at 65,535. pycocotools crashes on much larger sizes, such as a width of 250,000,000.
+JPEG is limited to 65,535 pixels per side. pycocotools crashes on much larger sizes, such as a width of
+250,000,000.
 """
 
 
 def size_problem(height: int, width: int) -> str | None:
-    """What is wrong with the size of an image, as a noun phrase; None if nothing is."""
+    """Describe what is wrong with the size of an image, as a noun phrase; None if it is valid."""
     if min(height, width) < 1:
-        return f"height {quote(height)} and width {quote(width)}; expected both above 0"
+        return f"height {quote(height)} and width {quote(width)}; expected both to be at least 1"
     if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
         return (
-            f"height {quote(height)} and width {quote(width)}; expected at most {MAX_SIDE} each and "
-            f"{MAX_PIXELS} pixels in all"
+            f"height {quote(height)} and width {quote(width)}; expected at most {MAX_SIDE} each and at "
+            f"most {MAX_PIXELS} pixels"
         )
     return None
 
 
-# ---- What Detectron2 accepts although it is odd
+# ---- Irregular annotations that Detectron2 accepts
 
 
 BORDER = 1.0
-"""Pixels that a box may reach beyond each side of its image without being odd.
+"""Pixels by which a box may extend beyond its image without being reported.
 
-Annotators count pixels from 0 or from 1 and name the last pixel or the one after it, so that boxes
-that touch the border lie one pixel outside of it, VOC's above all; COCO's are off by rounding. Boxes
-are kept as they are: training clips them, scoring does not, and Detectron2 does the same.
+Annotators count pixels from 0 or from 1, and give the last pixel or the one after it, so boxes that touch the
+border can be off by one pixel, especially in VOC. COCO's boxes are off by rounding. Boxes are not changed:
+training clips them, scoring does not, as in Detectron2.
 """
 
 
 class Oddity(Enum):
-    """What is odd, and what becomes of it: Detectron2's treatment, at the same stage."""
+    """An irregularity in annotations and how it is handled, which is how Detectron2 handles it."""
 
-    EMPTY_BOX = "boxes without width or height: training drops them, scoring counts them"
-    FLIPPED_BOX = "boxes with a negative width or height: training swaps their edges"
-    OUTSIDE_BOX = "boxes that reach outside their image: training clips them"
-    SHORT_RING = "polygons without three points (6 numbers, an even count): dropped"
-    NO_RING = (
-        "objects with no polygon of three points: training drops them, scoring counts them, with an "
-        "empty mask"
-    )
+    EMPTY_BOX = "boxes without width or height: dropped in training, counted in scoring"
+    FLIPPED_BOX = "boxes with a negative width or height: their edges are swapped in training"
+    OUTSIDE_BOX = "boxes that extend beyond their image: clipped in training"
+    SHORT_RING = "polygons with fewer than three points or an odd number of coordinates: dropped"
+    NO_RING = "objects without a valid polygon: dropped in training, counted in scoring with an empty mask"
     OTHER_IMAGE = "annotations of an image that is not listed: dropped"
-    SAME_IMAGE_ID = "images whose id is used again further down: dropped, the last one is kept"
-    NO_AREA = "areas that are not numbers: ignored, the area of the mask or box is used"
+    SAME_IMAGE_ID = "images with an id that is used again later: dropped, only the last one is kept"
+    NO_AREA = "areas that are not numbers: replaced by the area of the mask or box"
     CROWD_VALUE = "values of iscrowd other than 0 and 1: read as 1"
     DIFFICULT_VALUE = "values of difficult other than 0 and 1: read as 1"
     TRUNCATED_VALUE = "values of truncated other than 0 and 1: ignored"
 
 
 class Oddities:
-    """Counts oddities of one data set and keeps the first of each kind as an example.
+    """Counts the oddities of a data set and keeps the first of each kind as an example.
 
     Args:
         source: file or folder of the annotations, for messages.
-        strict: raise an error at the first one instead.
+        strict: raise an error for the first oddity instead of counting.
     """
 
     def __init__(self, source: Path, *, strict: bool) -> None:
@@ -84,13 +82,13 @@ class Oddities:
         self._examples: dict[Oddity, str] = {}
 
     def add(self, kind: Oddity, example: str) -> None:
-        """Count one.
+        """Count an oddity.
 
         Args:
-            example: where it is and what it is, such as ``annotation id 3: bbox [0, 0, 0, 8]``.
+            example: location and value, such as ``annotation id 3: bbox [0, 0, 0, 8]``.
 
         Raises:
-            UserError: reading is strict.
+            UserError: ``strict`` is set.
         """
         if self.strict:
             raise UserError(f"{example}: {kind.value.partition(':')[0]} (--strict-data)")
@@ -98,23 +96,23 @@ class Oddities:
         self._examples.setdefault(kind, example)
 
     def counts(self) -> dict[str, int]:
-        """Kind, in lower case -> how many; for the record."""
+        """Kind in lower case -> count, for the record."""
         return {kind.name.lower(): self._counts[kind] for kind in Oddity if kind in self._counts}
 
     def sentences(self) -> tuple[str, ...]:
-        """One warning a kind."""
+        """One warning for each kind."""
         return tuple(
-            f"{self.source}: {self._counts[kind]} {kind.value}; the first: {self._examples[kind]}"
+            f"{self.source}: {self._counts[kind]} {kind.value}; the first is {self._examples[kind]}"
             for kind in Oddity
             if kind in self._counts
         )
 
 
 def box_oddity(width: float, height: float, beyond: float) -> Oddity | None:
-    """Which oddity a box has, the worst first.
+    """The most severe oddity of a box, or None.
 
     Args:
-        beyond: pixels by which it reaches beyond its image.
+        beyond: pixels by which the box extends beyond its image.
     """
     if width < 0 or height < 0:
         return Oddity.FLIPPED_BOX
@@ -128,7 +126,7 @@ def box_oddity(width: float, height: float, beyond: float) -> Oddity | None:
 
 @contextlib.contextmanager
 def advising() -> Iterator[None]:
-    """Say what to do about an entry or an image that cannot be used."""
+    """Add advice to errors about an invalid annotation or image."""
     try:
         yield
     except UserError as error:
@@ -139,7 +137,7 @@ def advising() -> Iterator[None]:
 
 
 def quote(value: Any, length: int = 60) -> str:
-    """The value as it was given, shortened for a message."""
+    """The ``repr`` of a value, shortened for a message."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more than 4,300 digits
@@ -150,67 +148,67 @@ def quote(value: Any, length: int = 60) -> str:
 # ---- Image files
 
 
-EXIF_ORIENTATION = 0x0112  # the tag's number in the Exif standard
-_SIDEWAYS = (5, 6, 7, 8)  # its values that exchange height and width
-_THREADS = 8  # on a slow disk headers arrive many at a time; on a fast one threads cost little
+EXIF_ORIENTATION = 0x0112  # number of the tag in the Exif standard
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
+_THREADS = 8  # reading headers from a slow disk is much faster in parallel
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image after its EXIF rotation, from the header alone.
+    """(height, width) of an image after its EXIF rotation, read from the header only.
 
-    A PNG may state its rotation after the pixels; that is seen only when it is decoded.
+    A PNG may store its EXIF data after the pixels; such a rotation is only known after decoding.
 
     Raises:
-        UnreadableImage: the file is missing, not an image, or larger than ``MAX_PIXELS``.
+        UnreadableImage: the file is missing, is not an image, or is too large.
     """
     with _opened(path) as image:
         width, height = image.size
-        stated_early = image.format != "PNG" or "exif" in image.info
-        turned = stated_early and orientation(image) in _SIDEWAYS
-    return (width, height) if turned else (height, width)
+        exif_in_header = image.format != "PNG" or "exif" in image.info
+        sideways = exif_in_header and orientation(image) in _SIDEWAYS
+    return (width, height) if sideways else (height, width)
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image, its header read and its size checked; errors of decoding it are UnreadableImage."""
+    """Open an image and check its size; decoding errors in the body become UnreadableImage."""
     try:
         with Image.open(path) as image:
             problem = size_problem(image.height, image.width)
             if problem:
-                raise UnreadableImage(f"{_shown(path)} has {problem}")
+                raise UnreadableImage(f"{_printable(path)} has {problem}")
             yield image
     except UnreadableImage:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImage(
-            f"{_shown(path)} cannot be decoded: {why_unreadable(path, error)}"
+            f"{_printable(path)} cannot be decoded: {why_unreadable(path, error)}"
         ) from error
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1 (upright) where there is none, or none that can be read."""
+    """The EXIF orientation, 1 to 8; 1 (upright) if it is missing or invalid."""
     try:
         value = image.getexif().get(EXIF_ORIENTATION)
-    except Exception:  # noqa: BLE001 - damaged metadata raise anything; Detectron2 ignores them
+    except Exception:  # noqa: BLE001 - damaged metadata can raise anything; Detectron2 ignores it
         return 1
     return value if isinstance(value, int) else 1
 
 
 def check_images(scenes: Sequence[Scene], *, annotated_in: Callable[[Scene], str]) -> None:
-    """Every image exists and has the size that its annotations state.
+    """Check that every image exists and has the size given in its annotations.
 
     Args:
-        annotated_in: where the size of a scene is stated, for the message.
+        annotated_in: returns where the size of a scene is given, for the message.
 
     Raises:
-        UserError: images are missing, cannot be read, or have other sizes; the first is named.
+        UserError: an image is missing, cannot be read, or has another size; the message names the first.
     """
-    # os.path.isfile, unlike Path.is_file, takes names that no file system can hold.
+    # os.path.isfile, unlike Path.is_file, accepts names that no file system supports.
     missing = [scene for scene in scenes if not os.path.isfile(scene.file)]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(scenes)} images are missing, the first: "
-            f"{_shown(missing[0].file)} (annotated in {annotated_in(missing[0])})"
+            f"{_printable(missing[0].file)} (annotated in {annotated_in(missing[0])})"
         )
     with ThreadPoolExecutor(_THREADS) as pool:
         sizes = pool.map(lambda scene: upright_size(scene.file), scenes)
@@ -220,40 +218,41 @@ def check_images(scenes: Sequence[Scene], *, annotated_in: Callable[[Scene], str
 
 
 def check_size(scene: Scene, size: tuple[int, int], where: str) -> None:
-    """The image's (height, width) is the one stated.
+    """Check that the (height, width) of an image matches its annotations.
 
     Raises:
-        UserError: it is another.
+        UserError: it does not.
     """
     height, width = size
     if (height, width) == (scene.height, scene.width):
         return
     hint = ""
     if (width, height) == (scene.height, scene.width):
-        hint = "; height and width are exchanged, or were noted before the EXIF rotation"
+        hint = "; height and width are swapped, or do not account for the EXIF rotation"
     raise UserError(
-        f"{scene.file} is {width} x {height} pixels (width x height), after its EXIF rotation; "
-        f"{where} states {scene.width} x {scene.height}{hint}"
+        f"{scene.file} has {width} x {height} pixels (width x height) after its EXIF rotation, but "
+        f"{where} gives {scene.width} x {scene.height}{hint}"
     )
 
 
 def why_unreadable(path: Path, error: Exception) -> str:
-    """What Pillow's or the system's error says about an image."""
-    if isinstance(error, UnidentifiedImageError):  # whose own words are the path alone
-        return f"its {path.stat().st_size} bytes are in no known image format"
+    """The reason in an error of Pillow or the system about an image."""
+    if isinstance(error, UnidentifiedImageError):  # its message only contains the path
+        return f"its {path.stat().st_size} bytes are not in a known image format"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _shown(path: Path) -> str:
-    """A path in a message: a name of thousands of characters, or of bytes that are not text, is quoted."""
+def _printable(path: Path) -> str:
+    """The path for a message; very long and unprintable names are quoted and shortened."""
     text = str(path)
     return text if len(text) <= 300 and text.isprintable() else quote(text, 300)
 
 
-# ---- The pixels of a scene as Detectron2 reads them: Pillow, EXIF rotation, RGB
+# ---- Reading images like Detectron2: Pillow, EXIF rotation, RGB
 
 
-_TURNS = {  # EXIF's orientation -> what makes the image upright (detectron2/data/detection_utils.py)
+# EXIF orientation -> operation that makes the image upright (detectron2/data/detection_utils.py).
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -265,14 +264,14 @@ _TURNS = {  # EXIF's orientation -> what makes the image upright (detectron2/dat
 
 
 def read_upright(scene: Scene) -> Image.Image:  # mode RGB
-    """The whole image, turned as its EXIF data say.
+    """Decode the image of a scene and apply its EXIF rotation.
 
     Raises:
-        UserError: the file is missing, too large, cannot be decoded to its end, or has another size
-            than stated.
+        UserError: the file is missing, too large or not completely decodable, or has another size than its
+            annotations.
     """
     with _opened(scene.file) as file:
-        turn = _TURNS.get(orientation(file))
-        image = (file if turn is None else file.transpose(turn)).convert("RGB")
+        transpose = _TRANSPOSES.get(orientation(file))
+        image = (file if transpose is None else file.transpose(transpose)).convert("RGB")
     check_size(scene, (image.height, image.width), "its annotation")
     return image

@@ -1,4 +1,4 @@
-"""Scenes by name: Detectron2's names in Detectron2's layout, the embedded digits, and any folder.
+"""Load scenes by name: Detectron2's names and layouts, the embedded digits, and any folder.
 
 voc_2007_trainval      ROOT/VOC2007, ROOT/VOCdevkit/VOC2007 or ROOT itself
 coco_2017_train        ROOT/coco/annotations/instances_train2017.json and ROOT/coco/train2017,
@@ -6,7 +6,7 @@ coco_2017_train        ROOT/coco/annotations/instances_train2017.json and ROOT/c
 cityscapes_fine_instance_seg_train
                        ROOT/cityscapes/leftImg8bit/train and ROOT/cityscapes/gtFine/train, or the
                        same in ROOT itself
-digits_voc_trainval    embedded, generated on first use
+digits_voc_trainval    embedded data, generated on first use
 voc:FOLDER:SPLIT       any classes in VOC's layout
 coco:JSON:IMAGES       any instances JSON and its folder of images
 """
@@ -29,7 +29,7 @@ from msbreg.run.errors import UserError
 
 log = logging.getLogger("msbreg")
 
-# As registered in detectron2/data/datasets/builtin.py; VOC2012 published no annotated test split.
+# As registered in detectron2/data/datasets/builtin.py. VOC2012 has no public annotations of the test split.
 VOC_NAMES = {
     f"voc_{year}_{split}": (year, split)
     for year, splits in ((2007, "trainval train val test"), (2012, "trainval train val"))
@@ -54,18 +54,18 @@ def load_scenes(
     look_at_images: bool = True,
     strict: bool = False,
 ) -> Scenes:
-    """The scenes called ``name``; the module's docstring lists the names.
+    """Load the scenes called ``name``; the docstring of this module lists the names.
 
     Args:
-        root: the folder of named data sets, and what relative folders in a name are relative to. None
-            is Detectron2's rule for names ($DETECTRON2_DATASETS, else ./datasets) and the current
-            folder for folders.
-        classes: of ``voc:`` folders, in the order of the labels; see ``voc.classes_of``.
-        look_at_images: whether image files must exist and have the stated size.
-        strict: raise an error for what Detectron2 accepts although it is odd.
+        root: folder of the named data sets; relative folders in a name are relative to it. None means
+            Detectron2's default for names ($DETECTRON2_DATASETS, else ./datasets) and the current folder
+            for relative folders.
+        classes: class names of a ``voc:`` folder, indexed by label; see ``voc.classes_of``.
+        look_at_images: check that image files exist and have the annotated size.
+        strict: raise an error for irregular data that Detectron2 accepts.
 
     Raises:
-        UserError: the name is unknown, or the data are missing or malformed.
+        UserError: the name is unknown, or the data are missing or invalid.
     """
     reading = {"look_at_images": look_at_images, "strict": strict}
     kind, colon, rest = name.partition(":")
@@ -95,9 +95,10 @@ def _by_name(name: str, root: Path | None, **reading: bool) -> Scenes:
         return coco_scenes(name, file, images, **reading)
     known = [*VOC_NAMES, *COCO_NAMES, *CITYSCAPES_NAMES, *DIGITS_NAMES]
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
+        similar = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {similar[0]}?" if similar else "."
         raise UserError(
-            f"data set {name!r} is unknown" + (f"; did you mean {near[0]}?" if near else ".") + "\n"
+            f"data set {name!r} is unknown{hint}\n"
             f"Expected voc:FOLDER:SPLIT, coco:JSON:IMAGES or one of: {', '.join(known)}"
         )
     folder = root if root is not None else Path(os.environ.get(ROOT_VARIABLE) or "datasets")
@@ -116,30 +117,30 @@ def _by_name(name: str, root: Path | None, **reading: bool) -> Scenes:
 
 
 def _named_voc(name: str, voc: Path, year: int, split: str, **reading: bool) -> Scenes:
-    """PASCAL VOC itself; a folder in its layout with other classes needs another name."""
+    """PASCAL VOC with its 20 classes; a folder with other classes must be given as voc:FOLDER:SPLIT."""
     try:
         scenes = voc_scenes(name, voc, split, classes=VOC_CLASSES, **reading)
     except UnknownClass as error:
         own = classes_of(voc)
         raise UserError(
-            f"{error}\n{voc} holds classes of its own ({len(own)}: {', '.join(own[:20])}), but {name} "
-            "is PASCAL VOC with its 20 classes.\n"
-            f"For your own classes, give DATASETS.TRAIN \"('voc:{voc}:{split}',)\", the same form for "
-            f"DATASETS.TEST, and MODEL.ROI_HEADS.NUM_CLASSES {len(own)}."
+            f"{error}\n{voc} contains {len(own)} custom classes ({', '.join(own[:20])}), but {name} "
+            "expects the 20 classes of PASCAL VOC.\n"
+            f"For custom classes, set DATASETS.TRAIN to \"('voc:{voc}:{split}',)\", DATASETS.TEST likewise, "
+            f"and MODEL.ROI_HEADS.NUM_CLASSES to {len(own)}."
         ) from error
     return replace(scenes, year=year)
 
 
 def join_scenes(parts: Sequence[Scenes]) -> Scenes:
-    """Several splits as one, in their order: cfg.DATASETS.TRAIN's VOC07+12, for example.
+    """Concatenate several splits, such as VOC07+12 in cfg.DATASETS.TRAIN.
 
-    Ids that occur in two parts become ``NAME/ID`` in all of them.
+    If two parts share an id, all ids become ``NAME/ID``.
 
     Raises:
         UserError: there are no parts, their classes differ, or they share an image file.
     """
     if not parts:
-        raise UserError("no data sets are given; expected the name of one or more")
+        raise UserError("no data sets were given; expected one name or more")
     first = parts[0]
     for part in parts[1:]:
         if (part.classes, part.category_ids) != (first.classes, first.category_ids):
@@ -151,7 +152,7 @@ def join_scenes(parts: Sequence[Scenes]) -> Scenes:
     file, count = files.most_common(1)[0]
     if count > 1:
         raise UserError(
-            f"{' + '.join(p.name for p in parts)} use {file} twice; expected different images"
+            f"{' + '.join(p.name for p in parts)} contain {file} twice; expected different images"
         )
     if len(parts) == 1:
         return first
@@ -169,16 +170,16 @@ def join_scenes(parts: Sequence[Scenes]) -> Scenes:
         joined,
         category_ids=first.category_ids,
         year=years.pop() if len(years) == 1 else None,
-        doubts=tuple(doubt for part in parts for doubt in part.doubts),
+        warnings=tuple(warning for part in parts for warning in part.warnings),
         oddities=dict(sum((Counter(part.oddities) for part in parts), Counter())),
         sized_boxes=first.sized_boxes,
     )
 
 
 def drawable(scenes: Scenes) -> Scenes:
-    """The scenes without objects whose polygons all have fewer than three points.
+    """Remove objects whose polygons all have fewer than three points.
 
-    Detectron2's loader (load_coco_json) drops these before training; its evaluation keeps them.
+    Detectron2's loader (load_coco_json) drops them before training; its evaluation keeps them.
     """
 
     def kept(scene: Scene) -> Scene:
@@ -191,38 +192,38 @@ def drawable(scenes: Scenes) -> Scenes:
 
 
 def without_empty(scenes: Scenes) -> Scenes:
-    """The scenes with an object that is not a crowd: Detectron2's filter of training images.
+    """Keep the scenes with at least one object that is not a crowd, as Detectron2 does for training.
 
-    DATALOADER.FILTER_EMPTY_ANNOTATIONS turns it on (detectron2/data/build.py); testing has none.
+    Enabled by DATALOADER.FILTER_EMPTY_ANNOTATIONS (detectron2/data/build.py); not used in testing.
 
     Raises:
-        UserError: none is left.
+        UserError: no scene remains.
     """
     kept = tuple(s for s in scenes.scenes if any(not i.crowd for i in s.instances))
     dropped = len(scenes.scenes) - len(kept)
     if dropped:
         log.info(
-            "%s: %d images without usable annotations dropped, %d left",
+            "%s: dropped %d images without usable annotations, %d remain",
             scenes.name, dropped, len(kept),
         )  # fmt: skip
     if not kept:
         raise UserError(
-            f"{scenes.name} has no image with an annotation that is not a crowd; expected objects to "
-            f"train on in some of its {len(scenes.scenes)} images"
+            f"none of the {len(scenes.scenes)} images of {scenes.name} has an object that is not a crowd; "
+            "expected at least one"
         )
     return replace(scenes, scenes=kept)
 
 
 def _coco_files(root: Path, split: str) -> tuple[Path, Path]:
-    """The JSON and the folder of images."""
-    places = [root / "coco", root]
-    for place in places:
-        file = place / "annotations" / f"instances_{split}.json"
+    """The paths of the JSON file and of the image folder."""
+    folders = [root / "coco", root]
+    for folder in folders:
+        file = folder / "annotations" / f"instances_{split}.json"
         if file.is_file():
-            return file, place / split
+            return file, folder / split
     raise UserError(
-        f"no COCO layout at {root}; expected annotations/instances_{split}.json in one of: "
-        f"{', '.join(map(str, places))}"
+        f"{root} does not have COCO's layout; expected annotations/instances_{split}.json in one of: "
+        f"{', '.join(map(str, folders))}"
     )
 
 
@@ -232,29 +233,31 @@ def _cityscapes(root: Path) -> Path:
     Raises:
         UserError: neither ROOT/cityscapes nor ROOT does.
     """
-    for place in (root / "cityscapes", root):
-        if (place / "leftImg8bit").is_dir() and (place / "gtFine").is_dir():
-            return place
+    for folder in (root / "cityscapes", root):
+        if (folder / "leftImg8bit").is_dir() and (folder / "gtFine").is_dir():
+            return folder
     raise UserError(
-        f"no Cityscapes layout at {root}; expected leftImg8bit/ and gtFine/ in {root / 'cityscapes'} "
-        f"or {root}"
+        f"{root} does not have Cityscapes' layout; expected leftImg8bit/ and gtFine/ in "
+        f"{root / 'cityscapes'} or {root}"
     )
 
 
 def _only_voc(folder: Path) -> Path:
-    """The folder, or the only one in it named VOC..., that holds ImageSets."""
+    """The folder itself, or the only subfolder named VOC*, that contains ImageSets."""
     below = sorted(folder.glob("VOC*")) + sorted(folder.glob("VOCdevkit/VOC*"))
-    found = [place for place in [folder, *below] if (place / "ImageSets" / "Main").is_dir()]
+    found = [path for path in [folder, *below] if (path / "ImageSets" / "Main").is_dir()]
     if len(found) == 1 or (found and found[0] == folder):
         return found[0]
-    state = f"several VOC layouts ({', '.join(map(str, found))})" if found else "no VOC layout"
+    state = (
+        f"contains several folders with VOC's layout ({', '.join(map(str, found))})"
+        if found
+        else "does not have VOC's layout"
+    )
     raise UserError(
-        f"{state} at {folder}; expected one folder with ImageSets/Main, Annotations and JPEGImages"
+        f"{folder} {state}; expected one folder with ImageSets/Main, Annotations and JPEGImages"
     )
 
 
 def _no_classes(name: str, classes: Sequence[str] | None) -> None:
     if classes is not None:
-        raise UserError(
-            f"{name} has its own classes; classes can be given for voc:FOLDER:SPLIT only"
-        )
+        raise UserError(f"{name} has fixed classes; classes can only be given for voc:FOLDER:SPLIT")

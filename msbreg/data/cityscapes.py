@@ -1,12 +1,12 @@
-"""Cityscapes' fine annotations of instances: leftImg8bit/SPLIT/CITY and gtFine/SPLIT/CITY.
+"""Cityscapes' fine instance annotations: leftImg8bit/SPLIT/CITY and gtFine/SPLIT/CITY.
 
-As Detectron2 reads them by default (detectron2/data/datasets/cityscapes.py, ``from_json=True``,
-``to_polygons=True``): polygons of ``*_gtFine_polygons.json``, from the last to the first, each half a
-pixel larger and without what later ones cover; holes are filled. This geometry is Shapely's, as there
-(``pip install shapely``); no other data set needs it.
+Read like Detectron2 by default (detectron2/data/datasets/cityscapes.py, ``from_json=True``,
+``to_polygons=True``): the polygons in ``*_gtFine_polygons.json`` are processed from last to first; each is
+enlarged by half a pixel, parts covered by later polygons are removed, and holes are filled. As in Detectron2,
+Shapely does the geometry (``pip install shapely``); no other data set needs it.
 
-Scores follow COCO's rules (pycocotools), not those of cityscapesScripts, which Detectron2 runs on
-``*_instanceIds.png``: they can be compared with each other, not with published numbers.
+Scores follow COCO's rules (pycocotools), not cityscapesScripts, which Detectron2 runs on
+``*_instanceIds.png``. They are comparable with each other, but not with published results.
 """
 
 import json
@@ -20,12 +20,12 @@ from msbreg.data.annotated_images import advising, check_images, quote, size_pro
 from msbreg.data.scenes import Instance, Scene, Scenes
 from msbreg.run.errors import UserError
 
-# cityscapesscripts/helpers/labels.py: instances that are evaluated, by ascending id.
+# cityscapesscripts/helpers/labels.py: classes with evaluated instances, by ascending id.
 CLASS_IDS = {
     "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31, "motorcycle": 32,
     "bicycle": 33,
 }  # fmt: skip
-# Drawn over instances, but none themselves; "license plate" has the id -1 and covers nothing.
+# Labels that can cover instances but have none; "license plate" has id -1 and covers nothing.
 # fmt: off
 STUFF = frozenset({
     "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground",
@@ -34,23 +34,23 @@ STUFF = frozenset({
     "caravan", "trailer",
 })
 # fmt: on
-NOTHING = "license plate"
+IGNORED = "license plate"
 _IMAGE, _POLYGONS = "_leftImg8bit.png", "_gtFine_polygons.json"
 
 
 def cityscapes_scenes(
     name: str, root: Path, split: str, *, look_at_images: bool = True, strict: bool = False
 ) -> Scenes:
-    """The images of one split with their instances, by city and file name.
+    """The images of one split with their instances, sorted by city and file name.
 
     Args:
-        root: the folder that contains leftImg8bit and gtFine.
+        root: folder that contains leftImg8bit and gtFine.
         split: train or val; the annotations of test are not public.
-        look_at_images: whether files must have the stated size; they must exist in any case.
-        strict: accepted for the sake of the other readers; there is nothing odd that is tolerated.
+        look_at_images: check that images have the annotated size. They must exist in any case.
+        strict: for consistency with the other readers; this reader accepts no irregular data.
 
     Raises:
-        UserError: a folder or file is missing or malformed, or Shapely is not installed.
+        UserError: a folder or file is missing or invalid, or Shapely is not installed.
     """
     folder = root / "leftImg8bit" / split
     files = sorted(folder.glob(f"*/*{_IMAGE}"))
@@ -68,9 +68,9 @@ def cityscapes_scenes(
         scenes,
         category_ids=tuple(CLASS_IDS.values()),
         annotations=root / "gtFine" / split,
-        doubts=(
+        warnings=(
             f"{name} is scored by COCO's rules, not by cityscapesScripts: do not compare the scores "
-            "with published ones",
+            "with published results",
         ),
     )
 
@@ -99,14 +99,14 @@ def _read_json(file: Path) -> dict[str, Any]:
             f"{file} cannot be read: {error.strerror}; expected Cityscapes' polygons"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is malformed JSON: {error or 'nested too deep'}") from error
+        raise UserError(f"{file} is malformed JSON: {error or 'nested too deeply'}") from error
     if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
         raise UserError(f"{file} has no list 'objects'; expected Cityscapes' polygons")
     return content
 
 
 def _instances(objects: Sequence[Any], file: Path) -> tuple[Instance, ...]:
-    """Detectron2's: the last object first, each without what was drawn over it."""
+    """Instances as in Detectron2: from the last object to the first, without covered parts."""
     shapely = _shapely()
     labels = {name: label for label, name in enumerate(CLASS_IDS)}
     covered, instances = shapely.Polygon(), []
@@ -117,14 +117,14 @@ def _instances(objects: Sequence[Any], file: Path) -> tuple[Instance, ...]:
         name = entry["label"]
         crowd = name not in STUFF and name.endswith("group")
         known = name.removesuffix("group") if crowd else name
-        if "deleted" in entry or known == NOTHING:
+        if "deleted" in entry or known == IGNORED:
             continue
         if known not in labels and known not in STUFF:
             raise UserError(
-                f"{where}: label is {quote(name)}, which Cityscapes does not have; expected one of "
-                f"{', '.join(CLASS_IDS)} or a label that has no instances"
+                f"{where}: label is {quote(name)}, which is not a Cityscapes label; expected one of "
+                f"{', '.join(CLASS_IDS)} or a label without instances"
             )
-        # Corners are whole pixels and mean their centers; the devkit's drawing is half a pixel larger.
+        # Corners are pixel indices and denote pixel centers; the rasterized polygon is half a pixel larger.
         shape = shapely.Polygon(_corners(entry.get("polygon"), where) + 0.5).buffer(
             0.5, quad_segs=4
         )

@@ -1,11 +1,12 @@
-"""COCO's instances in one JSON file, any classes and any ids.
+"""COCO instances in one JSON file, with any classes and ids.
 
-As Detectron2 reads them (detectron2/data/datasets/coco.py): images by ascending id, annotations of an
-image in the order of the file, labels by ascending category id. What Detectron2 drops is dropped at the
-same stage, and counted (``Oddities``); what would crash it is an error that names file, entry and field.
-Three things differ: numbers are floats even where the file has whole ones, which Detectron2 keeps as
-integers and truncates after resizing; NaN and infinity, which JSON does not have, are errors; and so
-are two categories with one id, from which Detectron2 makes a class without objects.
+Read like Detectron2 (detectron2/data/datasets/coco.py): images by ascending id, annotations of an image in
+the order of the file, labels by ascending category id. Data that Detectron2 drops are dropped at the same
+stage and counted (``Oddities``). Data that would crash it raise an error with file, entry and field.
+
+There are three differences. Numbers are always floats; Detectron2 keeps integers and truncates them after
+resizing. NaN and infinity, which are not valid JSON, are errors. Two categories with the same id are an
+error; Detectron2 would create a class without objects.
 """
 
 import contextlib
@@ -38,23 +39,23 @@ from msbreg.run.errors import UserError
 ImageId = str | int
 Mask = Polygons | RunLengths | None
 Where = Callable[[int], str]
-"""Index of an annotation -> how messages name it."""
+"""Index of an annotation -> its description in messages."""
 
 
 def coco_scenes(
     name: str, file: Path, images: Path, *, look_at_images: bool = True, strict: bool = False
 ) -> Scenes:
-    """All images of an instances JSON, also those without annotations.
+    """All images of an instances JSON, including those without annotations.
 
     Args:
-        name: what the scenes are called.
-        file: the JSON.
-        images: the folder that ``file_name`` is relative to.
-        look_at_images: whether files must exist and have the stated size; scoring needs none.
-        strict: raise an error for what Detectron2 accepts although it is odd.
+        name: name of the scenes.
+        file: path of the JSON file.
+        images: folder that ``file_name`` is relative to.
+        look_at_images: check that image files exist and have the annotated size; not needed for scoring.
+        strict: raise an error for irregular data that Detectron2 accepts.
 
     Raises:
-        UserError: anything is missing, malformed or contradictory; file, entry and field are named.
+        UserError: data are missing, malformed or contradictory; the message gives file, entry and field.
     """
     if look_at_images and not images.is_dir():
         raise UserError(f"folder {images} not found; expected the images of {file}")
@@ -76,7 +77,7 @@ def coco_scenes(
         scenes,
         category_ids=tuple(sorted(categories)),
         annotations=file,
-        doubts=odd.sentences(),
+        warnings=odd.sentences(),
         oddities=odd.counts(),
         sized_boxes=True,
     )
@@ -84,7 +85,7 @@ def coco_scenes(
 
 @contextlib.contextmanager
 def _without_collection() -> Iterator[None]:
-    """Millions of new objects and no cycles: the collector takes a third of the time to find nothing."""
+    """Disable the garbage collector: it would take a third of the time, and there are no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -101,10 +102,12 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise UserError(
             f"{file} cannot be read: {error.strerror}; expected COCO's instances"
         ) from error
-    except ValueError as error:  # also of text that is not UTF-8, and of integers of 4,300 digits
+    except (
+        ValueError
+    ) as error:  # also for text that is not UTF-8, and for integers above 4,300 digits
         raise UserError(f"{file} is malformed JSON: {error}") from error
     except RecursionError as error:
-        raise UserError(f"{file} is malformed JSON: nested too deep") from error
+        raise UserError(f"{file} is malformed JSON: nested too deeply") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(
@@ -157,7 +160,7 @@ def _images(entries: list[Any], odd: Oddities) -> dict[ImageId, tuple[str, int, 
 
 
 def _side(entry: Any, key: str, where: str) -> int:
-    """A height or width; 640.0, which some programs write, is 640."""
+    """A height or width; floats such as 640.0, which some programs write, are accepted."""
     value = entry.get(key)
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -166,20 +169,20 @@ def _side(entry: Any, key: str, where: str) -> int:
 
 
 def _get(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """A field of the JSON type asked for."""
+    """The value of a field, which must have the given JSON type."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
     value = entry.get(key) if isinstance(entry, dict) else None
     if type(value) not in kinds:
-        expected = " or ".join({int: "a whole number", str: "a string"}[k] for k in kinds)
+        expected = " or ".join({int: "an integer", str: "a string"}[k] for k in kinds)
         state = f"is {quote(value)}" if value is not None else "is missing"
         raise UserError(f"{where}: {key} {state}; expected {expected}")
     if isinstance(value, str) and not _encodes(value):
-        raise UserError(f"{where}: {key} is {quote(value)}, which is not Unicode text")
+        raise UserError(f"{where}: {key} is {quote(value)}, which is not valid Unicode")
     return value
 
 
 def _encodes(text: str) -> bool:
-    """Whether it has no lone surrogates, which JSON can state and no file can hold."""
+    """Whether the text has no lone surrogates, which JSON allows but UTF-8 does not."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -192,7 +195,7 @@ def _encodes(text: str) -> bool:
 
 @dataclass
 class _Columns:
-    """The annotations of listed images, column by column, so that NumPy checks all boxes at once."""
+    """The annotations of listed images as columns, so that NumPy can check all boxes at once."""
 
     entries: list[dict[str, Any]] = field(default_factory=list)
     images: list[ImageId] = field(default_factory=list)
@@ -227,8 +230,8 @@ def _instances(
             crowd = _crowd(crowd, where(index), odd)
         if entry.get("ignore", 0):
             raise UserError(
-                f"{where(index)}: ignore is set, which Detectron2 does not support; expected none (a "
-                "crowd is marked by iscrowd)"
+                f"{where(index)}: ignore is set, which Detectron2 does not support; remove it, or use "
+                "iscrowd to mark a crowd"
             )
         instances[image_id].append(Instance(box, label, mask=mask, area=area, crowd=bool(crowd)))
     return instances
@@ -240,7 +243,7 @@ def _columns(
     categories: dict[int, str],
     odd: Oddities,
 ) -> _Columns:
-    """The entries of listed images, their image, label and box looked up."""
+    """Collect the annotations of listed images with their image, label and box."""
     labels = {category: label for label, category in enumerate(sorted(categories))}
     columns = _Columns()
     seen: set[ImageId] = set()
@@ -257,13 +260,13 @@ def _columns(
             image_id = quote(_get(entry, "image_id", (int, str), place))
             odd.add(
                 Oddity.OTHER_IMAGE,
-                f"{place}: image_id {image_id} is none of the {len(images)} images",
+                f"{place}: image_id {image_id} is not the id of any of the {len(images)} images",
             )
             continue
         try:
             if annotation_id in seen:
                 raise UserError(
-                    f"{odd.source}: annotation id {quote(annotation_id)} occurs twice; ids must differ"
+                    f"{odd.source}: annotation id {quote(annotation_id)} occurs twice; ids must be unique"
                 )
             seen.add(annotation_id)
             label = labels[entry["category_id"]]
@@ -286,7 +289,7 @@ def _columns(
 def _malformed(
     entry: dict[str, Any], file_name: str, labels: dict[int, int], odd: Oddities
 ) -> UserError:
-    """What is wrong with an annotation whose label or box cannot be read."""
+    """The error for an annotation with an invalid label or box."""
     annotation_id = _get(entry, "id", (int, str), f"{odd.source}: annotation")
     where = (
         f"{odd.source}: annotation id {quote(annotation_id)} (image {quote(entry['image_id'])}, "
@@ -296,7 +299,8 @@ def _malformed(
     if category not in labels:
         known = ", ".join(map(str, sorted(labels)[:20])) + (", ..." if len(labels) > 20 else "")
         return UserError(
-            f"{where}: category_id {quote(category)} is none of the {len(labels)} categories: {known}"
+            f"{where}: category_id {quote(category)} is unknown; expected one of the {len(labels)} "
+            f"categories: {known}"
         )
     return UserError(
         f"{where}: bbox is {quote(entry.get('bbox'))}; expected 4 numbers x, y, width, height"
@@ -342,15 +346,15 @@ def _crowd(value: Any, where: str, odd: Oddities) -> bool:
 
 
 REACH = 2 * MAX_SIDE
-"""Largest coordinate of a polygon. Corners may lie outside the image, where drawing cuts them off, but
-pycocotools walks along every edge, and crashes at 2^30 / 5."""
+"""Largest coordinate of a polygon. Corners may be outside the image, where rasterization clips them, but
+pycocotools traverses every edge and crashes at 2^30 / 5."""
 
 
 def _masks(columns: _Columns, where: Where, odd: Oddities) -> list[Mask]:
     """The mask of each annotation."""
     masks: list[Mask] = []
     for index, entry in enumerate(columns.entries):
-        # Removed from the content, which would otherwise hold every polygon of COCO a second time.
+        # Removed from the parsed JSON, so that the polygons are not kept in memory twice.
         given = entry.pop("segmentation", None)
         if not given:
             masks.append(None)
@@ -358,7 +362,7 @@ def _masks(columns: _Columns, where: Where, odd: Oddities) -> list[Mask]:
             rings: list[tuple[float, ...]] = []
             for ring in given:
                 try:
-                    # The length of a vector is at least that of its longest component.
+                    # The Euclidean norm is at least the largest absolute component.
                     usual = len(ring) >= 6 and not len(ring) % 2 and hypot(*ring) <= REACH
                 except (TypeError, OverflowError):
                     usual = False
@@ -374,10 +378,10 @@ def _masks(columns: _Columns, where: Where, odd: Oddities) -> list[Mask]:
 
 
 def _is_kept(ring: Any, given: list[Any], where: str, odd: Oddities) -> bool:
-    """Whether an unusual ring is kept; a short one is dropped.
+    """Whether to keep an unusual ring; short rings are dropped.
 
     Raises:
-        UserError: it is not a list of numbers, or has one beyond ``REACH`` or that is not finite.
+        UserError: the ring is not a list of numbers, or a number is not finite or beyond ``REACH``.
     """
     number = next(n for n, other in enumerate(given, 1) if other is ring)
     where = f"{where}: segmentation: polygon {number}"
@@ -390,19 +394,20 @@ def _is_kept(ring: Any, given: list[Any], where: str, odd: Oddities) -> bool:
         values = array("d", ring)
     except (TypeError, OverflowError) as error:
         raise UserError(f"{where} is not a list of numbers x, y, x, y, ...") from error
-    if not all(-REACH <= value <= REACH for value in values):  # nor if NaN
+    if not all(-REACH <= value <= REACH for value in values):  # NaN fails this test as well
         raise UserError(
-            f"{where} has numbers from {min(values):g} to {max(values):g}; expected pixels, from "
+            f"{where} has coordinates from {min(values):g} to {max(values):g}; expected pixels from "
             f"{-REACH} to {REACH}"
         )
     return True
 
 
 def _run_lengths(given: Any, height: int, width: int, where: str) -> RunLengths:
-    """``{"size": [height, width], "counts": ...}`` as it is: compressed if it is a string.
+    """Check run lengths ``{"size": [height, width], "counts": ...}``; counts are a string if compressed.
 
     Raises:
-        UserError: it is not that, the size is not the image's, or the counts do not fill it.
+        UserError: the value has another form, the size differs from the image, or the counts do not add up
+            to it.
     """
     if not isinstance(given, dict):
         raise UserError(
@@ -411,7 +416,8 @@ def _run_lengths(given: Any, height: int, width: int, where: str) -> RunLengths:
     size, counts = given.get("size"), given.get("counts")
     if size != [height, width]:
         raise UserError(
-            f"{where}run lengths have size {quote(size)}; expected the image's, [{height}, {width}]"
+            f"{where}run lengths have size {quote(size)}; expected the size of the image, "
+            f"[{height}, {width}]"
         )
     mask = {"size": [height, width], "counts": counts}
     if isinstance(counts, str):
@@ -421,11 +427,11 @@ def _run_lengths(given: Any, height: int, width: int, where: str) -> RunLengths:
             raise UserError(f"{where}{error}") from error
     elif not isinstance(counts, list) or any(type(run) is not int or run < 0 for run in counts):
         raise UserError(
-            f"{where}run lengths have no counts; expected a list of whole numbers or a string"
+            f"{where}run lengths have no valid counts; expected a list of integers or a string"
         )
     elif sum(counts) != height * width:
         raise UserError(
             f"{where}run lengths cover {quote(sum(counts))} pixels; "
-            f"expected all {height * width} of an image of size [{height}, {width}]"
+            f"expected {height * width}, all pixels of an image of size [{height}, {width}]"
         )
     return mask

@@ -1,8 +1,7 @@
-"""The one reader of image files: 8-bit RGB, bounded in memory by the size that the header states.
+"""Read image files as 8-bit RGB. The size in the header is checked first, which bounds the memory.
 
-EXIF orientation is ignored, as torchvision's readers ignore it and as the published classification
-scores were computed. Detection, whose boxes refer to the upright image, reads through
-``annotated_images.read_upright`` instead.
+The EXIF orientation is ignored, as in torchvision's readers and in published classification results.
+Detection uses ``annotated_images.read_upright`` instead, because its boxes refer to the upright image.
 """
 
 import io
@@ -15,23 +14,23 @@ from PIL import Image, UnidentifiedImageError
 
 from msbreg.run.errors import RunFailed, UserError
 
-# torchvision's IMG_EXTENSIONS. Pillow, libjpeg and OpenCV decode all of them.
+# torchvision's IMG_EXTENSIONS. Pillow and OpenCV can decode all of them.
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
 
 MAX_PIXELS = 178_956_970
-"""Largest height x width that any reader decodes, about 0.5 GB as RGB; Pillow's own limit."""
+"""Maximum number of pixels that any reader decodes, about 0.5 GB as RGB; Pillow's default limit."""
 
 
 class UnreadableImage(UserError):
-    """The content of a file is not an image, is cut short, or is too large to decode."""
+    """The content of a file is not an image, is truncated, or is too large to decode."""
 
 
 class ImageIOError(RunFailed):
-    """A file could not be read at all: it is missing, not permitted, or the disk or network failed.
+    """A file cannot be read: it is missing, access is denied, or the disk or network failed.
 
-    It says nothing about the image, so that ``--skip-unreadable`` does not skip it.
+    ``--skip-unreadable`` does not skip such files, because the image itself may be valid.
     """
 
 
@@ -52,8 +51,8 @@ def read_image(path: Path) -> np.ndarray:  # (H, W, 3) uint8 RGB
         raise UnreadableImage(f"{path} cannot be decoded: {str(error).strip()}") from error
     if image is None:
         raise UnreadableImage(f"{path} is not an image that OpenCV can decode ({len(data)} bytes)")
-    # OpenCV fills the missing part of a truncated JPEG or PNG with gray, without an error. The end
-    # markers are cheap to look for; where they are not at the end, a stricter decoder decides.
+    # OpenCV fills the missing part of a truncated JPEG or PNG with gray, without an error. Look for the
+    # end marker first, which is cheap; if it is absent, a stricter decoder decides.
     end = data[-64:]
     cut_jpeg = data[:2] == b"\xff\xd8" and b"\xff\xd9" not in end
     cut_png = data[:4] == b"\x89PNG" and b"IEND" not in end
@@ -83,12 +82,12 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_header(path: Path, data: bytes) -> None:
-    """Check the size that an image's header states, before anything is decoded.
+    """Check the image size given in the header, before anything is decoded.
 
-    A PNG of 124 kB can state 32000 x 32000 pixels, which are 3 GB.
+    A PNG of 124 kB can contain 32000 x 32000 pixels, which take 3 GB.
 
     Raises:
-        UnreadableImage: the header is not that of an image, or states more than MAX_PIXELS pixels.
+        UnreadableImage: the file has no valid image header, or more than MAX_PIXELS pixels.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -107,13 +106,13 @@ def check_header(path: Path, data: bytes) -> None:
 
 def _too_large(path: Path) -> str:
     return (
-        f"{path} is too large: its header states more than {MAX_PIXELS:,} pixels, the most that are "
-        "decoded.\nResize the image, or remove it from the data set."
+        f"{path} is too large: its header gives more than {MAX_PIXELS:,} pixels, which is the maximum.\n"
+        "Resize the image, or remove it from the data set."
     )
 
 
 def _decodes_fully(data: bytes) -> bool:
-    """Whether Pillow, which does not fill in missing parts, decodes the image to its end."""
+    """Whether Pillow, which does not fill in missing parts, can decode the complete image."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()

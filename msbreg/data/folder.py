@@ -1,4 +1,4 @@
-"""Folders of images: ImageFolder trees (one folder a class) and flat folders without labels."""
+"""Folders of images: ImageFolder trees with one folder per class, and flat folders without labels."""
 
 import hashlib
 import os
@@ -17,17 +17,17 @@ from msbreg.run.errors import UserError
 
 @dataclass(frozen=True)
 class ImageList:
-    """The image files of one split, in a fixed order: an ``ImageSource``.
+    """The image files of one split in a fixed order; an ``ImageSource``.
 
     Attributes:
         root: folder that the paths are relative to.
         paths: one relative path per image.
-        labels: (N,) class index of each image; (N, C) where an image has several labels, 1 present,
-            -1 absent, 0 present as difficult objects only; None where the images have no labels.
-        classes: names of the classes; empty without labels.
-        fingerprint: sha256 over names and sizes of the files, in order, wherever the folder is.
-        skipped: relative paths of unreadable files that were left out on request.
-        ignored: relative paths of other files, whose suffix is not one of IMAGE_SUFFIXES.
+        labels: (N,) class indices; or (N, C) for multiple labels per image: 1 present, -1 absent, 0 present
+            only as difficult objects; or None if the images have no labels.
+        classes: class names; empty if the images have no labels.
+        fingerprint: sha256 of the names and sizes of the files, in order; independent of ``root``.
+        skipped: relative paths of unreadable files that were skipped on request.
+        ignored: relative paths of other files, with a suffix that is not in IMAGE_SUFFIXES.
     """
 
     root: Path
@@ -42,32 +42,32 @@ class ImageList:
         return len(self.paths)
 
     def image(self, i: int) -> np.ndarray:  # (H, W, 3) uint8 RGB
-        """Decode one image; EXIF orientation is ignored (see ``decoding``)."""
+        """Decode image i; the EXIF orientation is ignored (see ``decoding``)."""
         return read_image(self.root / self.paths[i])
 
     def label(self, i: int) -> Any:
-        """Class index, row of labels, or None."""
+        """The label of image i: a class index, a vector (C,), or None."""
         return None if self.labels is None else self.labels[i]
 
     def name(self, i: int) -> str:
-        """Path of one image."""
+        """The path of image i."""
         return str(self.root / self.paths[i])
 
     def cache_key(self) -> str:
-        """sha256 over place, size and time of change of each file."""
+        """sha256 of the absolute path, size and modification time of each file."""
         digest = hashlib.sha256()
         for path in self.paths:
             file = self.root / path
             try:
                 state = file.stat()
                 seen = f"{state.st_size} {state.st_mtime_ns}"
-            except OSError:  # reading the image reports it
+            except OSError:  # reported when the image is read
                 seen = "missing"
             digest.update(f"{file.absolute()}\0{seen}\n".encode())
         return digest.hexdigest()
 
     def subset(self, keep: Sequence[int] | np.ndarray) -> "ImageList":
-        """The images at these positions, in that order, with a fingerprint of their own."""
+        """The images at these indices, in that order, with a new fingerprint."""
         paths = tuple(self.paths[i] for i in keep)
         labels = None if self.labels is None else self.labels[np.asarray(keep, dtype=int)]
         digest = hashlib.sha256(self.fingerprint.encode())
@@ -75,10 +75,10 @@ class ImageList:
         return replace(self, paths=paths, labels=labels, fingerprint=digest.hexdigest())
 
     def without(self, names: Iterable[str]) -> "ImageList":
-        """All images but those with these relative paths, which are kept as ``skipped``.
+        """Drop the images with these relative paths and add the paths to ``skipped``.
 
         Raises:
-            UserError: no image is left.
+            UserError: no image remains.
         """
         skipped = tuple(names)
         if not skipped:
@@ -90,19 +90,19 @@ class ImageList:
         return replace(self.subset(keep), skipped=self.skipped + skipped)
 
     def ignored_files(self) -> str:
-        """A sentence about files that are not images by their suffix; empty where there are none."""
+        """A sentence about files ignored because of their suffix; empty if there are none."""
         if not self.ignored:
             return ""
         suffixes = Counter(Path(path).suffix.lower() or "no suffix" for path in self.ignored)
         kinds = ", ".join(f"{count} x {suffix}" for suffix, count in suffixes.most_common(5))
         return (
             f"{self.root}: {len(self.ignored)} files are ignored because of their suffix ({kinds}), "
-            f"such as {self.ignored[0]}; images end in {_suffixes()}"
+            f"such as {self.ignored[0]}; supported suffixes: {_suffixes()}"
         )
 
 
 def list_fingerprint(paths: Sequence[Path]) -> str:
-    """sha256 over names and sizes of files, in order, wherever their folder lies."""
+    """sha256 of the names and sizes of files, in order; independent of their folder."""
     digest = hashlib.sha256()
     for path in paths:
         size = path.stat().st_size if path.is_file() else -1
@@ -111,13 +111,13 @@ def list_fingerprint(paths: Sequence[Path]) -> str:
 
 
 def list_images(folder: Path, *, classes_file: Path | None = None) -> ImageList:
-    """The images of a folder: with labels where its subfolders are classes, without where it is flat.
+    """List the images of a folder. Subfolders are classes; a flat folder has no labels.
 
     Args:
-        classes_file: one folder name per line; only those classes are taken, in sorted order.
+        classes_file: file with one folder name per line; only these classes are used, in sorted order.
 
     Raises:
-        UserError: the folder is missing, empty, or mixes both layouts.
+        UserError: the folder is missing or empty, or contains both images and subfolders.
     """
     if not folder.is_dir():
         state = "is a file" if folder.exists() else "does not exist"
@@ -133,22 +133,23 @@ def list_images(folder: Path, *, classes_file: Path | None = None) -> ImageList:
             "expected images only, or one subfolder per class"
         )
     if classes_file is not None:
-        classes = _wanted_classes(classes_file, classes, folder)
+        classes = _selected_classes(classes_file, classes, folder)
     labels: list[int] = []
     for label, name in enumerate(classes):
         below = [(f"{name}/{path}", size) for path, size in _files_below(folder / name)]
         inside, others = _split_by_suffix(below)
         if not inside:
             raise UserError(
-                f"class folder {folder / name} contains no image; expected files ending in "
-                f"{_suffixes()}{_only(others)}"
+                f"class folder {folder / name} contains no images; expected files ending in "
+                f"{_suffixes()}{_found_instead(others)}"
             )
         found += inside
         ignored += others
         labels += [label] * len(inside)
     if not found:
         raise UserError(
-            f"{folder} contains no image; expected files ending in {_suffixes()}{_only(ignored)}"
+            f"{folder} contains no images; expected files ending in "
+            f"{_suffixes()}{_found_instead(ignored)}"
         )
     digest = hashlib.sha256()
     for path, size in found:
@@ -164,14 +165,15 @@ def list_images(folder: Path, *, classes_file: Path | None = None) -> ImageList:
 
 
 def balanced_subset(images: ImageList, count: int, *, seed: int) -> ImageList:
-    """``count`` images drawn by the seed, the same number from every class where possible.
+    """A random subset of ``count`` images, with equally many per class as far as possible.
 
     Raises:
-        UserError: there are fewer images than that.
+        UserError: there are fewer than ``count`` images.
     """
     if not 0 < count <= len(images):
         raise UserError(
-            f"{count} images were requested from {images.root}, which has {len(images)}"
+            f"{count} images were requested from {images.root}; expected 1 to {len(images)}, the number "
+            "of its images"
         )
     order = np.random.default_rng([seed, count]).permutation(len(images))
     if images.labels is None:
@@ -186,10 +188,10 @@ def balanced_subset(images: ImageList, count: int, *, seed: int) -> ImageList:
 
 
 def held_out_tail(images: ImageList, count: int) -> tuple[ImageList, ImageList]:
-    """(rest, tail): the last images of each class, about ``count`` in all, and the others.
+    """Split into (rest, tail); the tail contains the last images of each class, about ``count`` in total.
 
-    The tail is taken in the order of names, not at random: copies and neighbors of an image, which
-    names usually put side by side, do not end up on both sides. A class keeps half its images at least.
+    The tail is taken in the order of file names, not at random: duplicates and adjacent frames, which usually
+    have neighboring names, then rarely end up on both sides. A class keeps about half of its images or more.
     """
     assert images.labels is not None
     keep: list[int] = []
@@ -207,10 +209,10 @@ def held_out_tail(images: ImageList, count: int) -> tuple[ImageList, ImageList]:
 def unreadable(
     images: ImageList, *, progress: Callable[[int, int], None] | None = None, threads: int = 4
 ) -> tuple[str, ...]:
-    """Decode every image once; the relative paths of the files that are not images.
+    """Decode every image once; return the relative paths of files that are not valid images.
 
     Raises:
-        ImageIOError: a file cannot be read, which says nothing about the image.
+        ImageIOError: a file cannot be read, so it is unknown whether it is a valid image.
     """
 
     def readable(index: int) -> bool:
@@ -234,7 +236,7 @@ Files = list[tuple[str, int]]  # (relative path, bytes), sorted by path
 
 
 def _files_below(folder: Path, recurse: bool = True) -> Files:
-    """Every file that is not hidden."""
+    """All files except hidden ones."""
     found: Files = []
     for entry in os.scandir(folder):
         if entry.is_dir():
@@ -242,7 +244,7 @@ def _files_below(folder: Path, recurse: bool = True) -> Files:
                 below = _files_below(Path(entry.path))
                 found += [(f"{entry.name}/{path}", size) for path, size in below]
         elif entry.name[0] != "." or Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
-            # A dangling link has no size; reading it reports it.
+            # A dangling link has no size; it is reported when the image is read.
             found.append((entry.name, entry.stat().st_size if Path(entry.path).exists() else -1))
     return sorted(found)
 
@@ -256,12 +258,12 @@ def _split_by_suffix(files: Files) -> tuple[Files, Files]:
     )
 
 
-def _only(others: Files) -> str:
-    """The end of a sentence about a folder without images that has other files."""
-    return f", found only {len(others)} others, such as {others[0][0]}" if others else ""
+def _found_instead(others: Files) -> str:
+    """The end of a message about a folder that contains no images but other files."""
+    return f"; found only {len(others)} other files, such as {others[0][0]}" if others else ""
 
 
-def _wanted_classes(file: Path, present: list[str], folder: Path) -> list[str]:
+def _selected_classes(file: Path, present: list[str], folder: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -272,8 +274,8 @@ def _wanted_classes(file: Path, present: list[str], folder: Path) -> list[str]:
     missing = [name for name in wanted if name not in set(present)]
     if missing or not wanted:
         raise UserError(
-            f"{file} names {len(wanted)} classes, one per line; {len(missing)} of them are not "
-            f"folders of {folder}" + (f": {', '.join(missing[:5])}" if missing else "")
+            f"{file} lists {len(wanted)} classes; expected one or more, one per line, all of them folders "
+            f"in {folder}" + (f". Missing: {', '.join(missing[:5])}" if missing else "")
         )
     return wanted
 

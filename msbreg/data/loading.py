@@ -1,8 +1,7 @@
-"""Batches made by worker processes: the one place that uses PyTorch's DataLoader.
+"""Load batches in worker processes; the only module that uses PyTorch's DataLoader.
 
-What goes wrong with worker processes is handled here once: an error in a worker arrives as the error
-that it is, a worker that was killed and shared memory that is full are reported with the remedy, and
-no worker outlives the program.
+Errors raised in a worker keep their type, killed workers and full shared memory are reported with a remedy,
+and no worker outlives the program.
 """
 
 import atexit
@@ -23,10 +22,10 @@ from msbreg.run.errors import RunFailed, UserError
 
 T = TypeVar("T")
 STUCK = 600.0
-"""Seconds after which a batch that does not arrive is given up."""
+"""Seconds to wait for a batch before the workers count as stuck."""
 _REMEDY = (
-    "Give the same command again with fewer --workers, or 0 to decode in the training process; in a\n"
-    "container, give it more shared memory (docker run --shm-size 8g)."
+    "Run the same command with fewer --workers, or with 0 to decode in the training process. In a\n"
+    "container, increase the shared memory (docker run --shm-size 8g)."
 )
 
 
@@ -40,23 +39,23 @@ def stream(
     pin_memory: bool = False,
     ahead: int = 2,
 ) -> Generator[T]:
-    """Batches, in the order of their keys; to be closed (``contextlib.closing``) when done with.
+    """Yield batches in the order of their keys. Close the generator (``contextlib.closing``) after use.
 
-    Nothing is drawn from the global random generators, in this process or in a worker's name.
+    The global random generators are not used.
 
     Args:
-        make: key -> item; runs in the workers, so it is sent by pickle where they are spawned.
-        keys: starts an iterator of the keys of each batch.
-        collate: items -> batch; also runs in the workers.
-        workers: processes; 0 makes the batches in this one.
+        make: key -> item. Runs in the workers; must be picklable if they are spawned.
+        keys: returns an iterator over the keys of each batch.
+        collate: items -> batch. Also runs in the workers.
+        workers: number of worker processes; 0 makes the batches in this process.
         on_start: called in each worker when it starts.
-        pin_memory: copy batches to pinned memory, from which a GPU reads faster.
-        ahead: batches that each worker prepares in advance.
+        pin_memory: copy batches to pinned memory, for faster transfer to a GPU.
+        ahead: number of batches that each worker prepares in advance.
 
     Raises:
-        UserError, RunFailed: raised by ``make``, such as for an image that cannot be read.
-        RunFailed: workers cannot be started, one was killed, shared memory is full, or no batch arrived
-            for ``STUCK`` seconds.
+        UserError, RunFailed: raised by ``make``, for example for an unreadable image.
+        RunFailed: a worker cannot be started or was killed, shared memory is full, or no batch arrived for
+            ``STUCK`` seconds.
     """
     loader: DataLoader[Any] = DataLoader(
         _Items(make),
@@ -67,7 +66,7 @@ def stream(
         worker_init_fn=functools.partial(_start_worker, on_start),
         prefetch_factor=ahead if workers else None,
         timeout=STUCK if workers else 0,
-        generator=torch.Generator(),  # else the loader draws its workers' seeds from the global one
+        generator=torch.Generator(),  # by default, the loader uses the global generator
     )
     for batch in _from_workers(loader):
         if isinstance(batch, UserError | RunFailed):
@@ -83,7 +82,9 @@ class _Items(Dataset[Any]):
         try:
             return self.make(key)
         except (UserError, RunFailed) as error:
-            return error  # as a value: a worker's exception would reach the user as a traceback
+            return (
+                error  # as a value: exceptions raised in a worker arrive as a traceback in a string
+            )
 
 
 class _Keys(Sampler[list[Any]]):
@@ -96,7 +97,7 @@ class _Keys(Sampler[list[Any]]):
 
 @dataclasses.dataclass(frozen=True)
 class _Collate:
-    """The batch, its tensors in shared memory; or the first error among the items."""
+    """Collates items and moves the batch to shared memory, or returns the first error among the items."""
 
     collate: Callable[[list[Any]], Any]
 
@@ -107,8 +108,8 @@ class _Collate:
         batch = self.collate(items)
         if get_worker_info() is None:
             return batch
-        # The queue's thread would do it as well, but where it fails for want of space, the batch is lost
-        # without a word and the main process waits for ever.
+        # The thread of the queue would also do this, but if it runs out of space, the batch is silently
+        # lost and the main process waits forever.
         try:
             for tensor in _tensors(batch):
                 tensor.share_memory_()
@@ -136,7 +137,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _start_worker(on_start: Callable[[], None], _: int) -> None:
-    # torchrun and terminals signal the whole group; the loop decides when to stop, and saves first.
+    # torchrun and terminals signal all processes of the group, but the training loop decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)  # the workers are the parallelism
@@ -144,40 +145,40 @@ def _start_worker(on_start: Callable[[], None], _: int) -> None:
 
 
 def _from_workers(loader: DataLoader[Any]) -> Generator[Any]:
-    """What the loader gives; its workers end with the generator, and at the latest with this process.
+    """Iterate over the loader; its workers end with the generator, or at the latest with this process.
 
-    An error's traceback keeps the frames that hold generators, and so their workers, alive. Where the
-    generator is not closed, Python would at exit send the workers a SIGTERM, which they ignore, and
-    wait for them for ever; hence the last resort.
+    The traceback of an error keeps generators, and thus workers, alive. If the generator is not closed,
+    Python sends SIGTERM to the workers at exit, which they ignore, and waits for them forever. They are
+    therefore killed at exit.
     """
     before = set(multiprocessing.active_children())
     try:
         batches = iter(loader)
     except OSError as error:
         raise RunFailed(
-            f"the processes that decode images cannot be started: {error.strerror or error}.\n"
-            "Give the same command again with fewer --workers."
+            f"the data-loading workers cannot be started: {error.strerror or error}.\n"
+            "Run the same command with fewer --workers."
         ) from error
-    finally:  # some may have been started
+    finally:  # some workers may have been started
         workers = [child for child in multiprocessing.active_children() if child not in before]
-        # After multiprocessing's own, which waits: what is registered last is called first.
-        last_resort = functools.partial(_kill, workers)
-        atexit.register(last_resort)
+        # Exit handlers run in reverse order, so this one runs before multiprocessing's, which waits.
+        kill_workers = functools.partial(_kill, workers)
+        atexit.register(kill_workers)
     try:
-        with naming_lost_workers():
+        with explaining_lost_workers():
             yield from batches
     finally:
-        del batches  # ends the workers, unless an error of the loader's holds it
+        del batches  # ends the workers, unless an error of the loader keeps it alive
         if not any(worker.is_alive() for worker in workers):
-            atexit.unregister(last_resort)
+            atexit.unregister(kill_workers)
 
 
 @contextlib.contextmanager
-def naming_lost_workers() -> Iterator[None]:
-    """Turn the errors by which a lost worker shows into RunFailed, with what to do.
+def explaining_lost_workers() -> Iterator[None]:
+    """Turn errors caused by a lost worker into RunFailed with a remedy.
 
-    PyTorch raises one of them in the handler of a signal, so that it can appear in the middle of a step:
-    a loop over batches is inside one of these as a whole.
+    PyTorch raises one of these errors in a signal handler, so it can appear anywhere in a training step.
+    Enclose the whole loop over the batches in this context.
     """
     try:
         yield
@@ -188,30 +189,30 @@ def naming_lost_workers() -> Iterator[None]:
 
 
 def lost_worker(error: BaseException) -> str | None:
-    """What to do if an error says that a worker was killed or is stuck; else None.
+    """The message for an error caused by a killed or stuck worker; None for any other error.
 
-    Which error it is depends on what the worker was doing.
+    The type of the error depends on what the worker was doing.
     """
     text = str(error)
     if isinstance(error, RuntimeError):
         if text.startswith("DataLoader timed out"):
             return f"no batch arrived from the worker processes for {STUCK:.0f} seconds.\n{_REMEDY}"
-        # "... in DataLoader worker process 0" is another: an error that happened in a living worker.
+        # "... in DataLoader worker process 0" is different: an error raised by a living worker.
         if not text.startswith("DataLoader worker (pid"):
             return None
     return (
         f"a data-loading worker was killed ({type(error).__name__}: {text}).\n"
-        "The usual cause is that memory ran out, in total or in /dev/shm.\n"
+        "The usual cause is lack of memory or of space in /dev/shm.\n"
         f"{_REMEDY}"
     )
 
 
 def _kill(workers: Sequence[BaseProcess]) -> None:
-    """For the end of the program: do not wait for anything but the system."""
-    left = [worker for worker in workers if worker.is_alive()]
-    if left:
-        # PyTorch would raise in its handler that a worker was killed.
+    """Kill the remaining workers at exit."""
+    alive = [worker for worker in workers if worker.is_alive()]
+    if alive:
+        # Otherwise, PyTorch's signal handler raises an error about killed workers.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for worker in left:
+    for worker in alive:
         worker.kill()
         worker.join()

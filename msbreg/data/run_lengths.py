@@ -1,11 +1,12 @@
-"""Masks as COCO's run lengths: the one place that touches pycocotools' codec.
+"""Masks as COCO run-length encodings (RLE); the only module that uses pycocotools' codec.
 
-A compressed mask is ``{"size": [height, width], "counts": str}``: runs of zeros and ones in turn,
-column by column, zeros first, each run from the fourth on as its difference to the one before the
-last, in groups of five bits, lowest first, as characters from 48 on with 32 for "more follow".
-pycocotools believes whatever it is given: counts that do not add up to the size read or write
-memory that is not theirs (the process aborts, or the mask is noise). ``check_runs`` comes first for
-anything from outside.
+A compressed mask is ``{"size": [height, width], "counts": str}``. The counts are alternating runs of zeros
+and ones in column-major order, starting with zeros. From the fourth run on, each is stored as its difference
+from the run two before. Values are split into groups of five bits, lowest first; each group is a character
+with code 48 + bits, plus 32 if more groups follow.
+
+pycocotools does not validate its input: counts that do not add up to the size make it access invalid memory
+and abort or return noise. Call ``check_runs`` first for masks from external sources.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ _FIRST, _MORE, _SIGN, _VALUE = 48, 32, 16, 31
 def encode(
     masks: np.ndarray,  # (N, H, W) bool
 ) -> tuple[RunLengths, ...]:
-    """Give each mask as compressed run lengths; of no masks, an empty tuple.
+    """Encode each mask as compressed run lengths; returns an empty tuple for no masks.
 
     >>> square = np.zeros((1, 4, 4), bool)
     >>> square[0, 1:3, 1:3] = True
@@ -33,7 +34,7 @@ def encode(
     """
     if not len(masks):
         return ()
-    # pycocotools wants (H, W, N) with H running fastest in memory.
+    # pycocotools expects (H, W, N) in Fortran order.
     columns = np.ascontiguousarray(masks.transpose(0, 2, 1)).view(np.uint8).transpose(2, 1, 0)
     return tuple(_as_text(run_lengths) for run_lengths in codec.encode(columns))
 
@@ -41,10 +42,10 @@ def encode(
 def decode(
     mask: RunLengths,  # compressed
 ) -> np.ndarray:  # (H, W) bool
-    """Give the mask as pixels.
+    """Decode a mask to pixels.
 
-    In NumPy, not by pycocotools' decode: that one warns on NumPy >= 2 (its arrays know no ``copy``)
-    and fills what its runs leave over with noise.
+    Implemented in NumPy, because pycocotools' ``decode`` warns on NumPy >= 2 (its arrays do not support
+    ``copy``) and returns noise where the runs do not cover the mask.
 
     Raises:
         UserError: the runs do not add up to the size.
@@ -57,56 +58,56 @@ def decode(
 
 
 def area(masks: Sequence[RunLengths]) -> np.ndarray:  # (N,) int64
-    """Count the pixels of each compressed mask."""
+    """The number of pixels of each compressed mask."""
     return np.asarray(codec.area(list(masks)), dtype=np.int64).reshape(len(masks))
 
 
 def boxes_around(masks: Sequence[RunLengths]) -> np.ndarray:  # (N, 4) float64 XYXY
-    """Give the smallest box around each compressed mask; zeros for an empty one."""
+    """The smallest box around each compressed mask; all zeros for an empty mask."""
     boxes = np.asarray(codec.toBbox(list(masks)), dtype=np.float64).reshape(len(masks), 4)
     boxes[:, 2:] += boxes[:, :2]
     return boxes
 
 
 def polygons_to_rle(polygons: Polygons, height: int, width: int) -> RunLengths:
-    """Draw the union of the rings as COCO's tools do, as compressed run lengths.
+    """Rasterize the union of the rings like COCO's tools; returns compressed run lengths.
 
     Raises:
-        UserError: a ring has fewer than three points or half a point (pycocotools would take one of
-            four numbers for a box), or there is no ring.
+        UserError: there is no ring, or a ring has fewer than three points or an odd number of coordinates.
+            (pycocotools would interpret four numbers as a box.)
     """
     wrong = [ring for ring in polygons if len(ring) < 6 or len(ring) % 2]
     if wrong or not polygons:
         given = f"a ring of {len(wrong[0])} numbers" if wrong else "no ring"
         raise UserError(
             f"a polygon has {given}; expected rings x0, y0, x1, y1, ... of three points or more.\n"
-            "Drop such rings, and the mask of an object that has no other."
+            "Remove such rings, and the masks of objects without any other ring."
         )
     rings = codec.frPyObjects([list(ring) for ring in polygons], height, width)
     return _as_text(codec.merge(rings))
 
 
 def empty(height: int, width: int) -> RunLengths:
-    """Give the mask without a pixel."""
+    """A mask without any pixels."""
     return _as_text(
         codec.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
     )
 
 
 def to_rle(mask: Polygons | RunLengths, height: int, width: int) -> RunLengths:
-    """Give a mask of an annotation, in any of its three forms, as compressed run lengths.
+    """Convert polygons, run lengths or compressed run lengths to compressed run lengths.
 
     Raises:
-        UserError: run lengths of another size than height x width, or that do not fill it; or as
-            ``polygons_to_rle``.
+        UserError: the run lengths have another size than (height, width) or do not add up to it, or a polygon
+            is invalid (see ``polygons_to_rle``).
     """
     return all_to_rle([mask], height, width)[0]
 
 
 def all_to_rle(masks: Sequence[Polygons | RunLengths], height: int, width: int) -> list[RunLengths]:
-    """Give the masks of one image as ``to_rle`` does, checked together: one by one is slow.
+    """Convert all masks of one image like ``to_rle``. They are checked together, which is faster.
 
-    A mask of no ring at all is empty.
+    A polygon mask without rings is an empty mask.
     """
     check_runs([m for m in masks if isinstance(m, dict) and not _listed(m)], height, width)
     out = []
@@ -124,7 +125,11 @@ def all_to_rle(masks: Sequence[Polygons | RunLengths], height: int, width: int) 
 
 
 def check_runs(masks: Sequence[RunLengths], height: int, width: int) -> None:
-    """Raise UserError unless each compressed mask has this size and runs that fill it."""
+    """Check that each compressed mask has this size and that its runs add up to it.
+
+    Raises:
+        UserError: a mask does not.
+    """
     if not masks:
         return
     for mask in masks:
@@ -140,7 +145,7 @@ def check_runs(masks: Sequence[RunLengths], height: int, width: int) -> None:
 def _runs(
     masks: Sequence[RunLengths],
 ) -> tuple[np.ndarray, np.ndarray]:  # (R,) int64, (N,) where each mask's runs start
-    """Take apart the characters of N masks, all at once."""
+    """Decode the runs of N masks at once."""
     texts = [characters(mask) for mask in masks]
     codes = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - _FIRST
     lengths = np.array([len(text) for text in texts])
@@ -148,13 +153,13 @@ def _runs(
     ends = np.cumsum(lengths)
     if not lengths.all() or not last[ends - 1].all() or codes.min() < 0 or codes.max() > 63:
         raise UserError(
-            "the counts of a mask are not COCO's compressed run lengths; expected what "
-            "pycocotools.mask.encode writes."
+            "the counts of a mask are not valid COCO run lengths; expected the output of "
+            "pycocotools.mask.encode."
         )
-    first = np.append(0, np.flatnonzero(last)[:-1] + 1)  # character of each run
+    first = np.append(0, np.flatnonzero(last)[:-1] + 1)  # index of the first character of each run
     place = np.arange(len(codes)) - np.repeat(first, np.diff(np.append(first, len(codes))))
-    if place.max() > 6:  # 2^35 pixels and more; below, sums of runs stay within 64 bits
-        raise UserError("the counts of a mask hold a run of more than 2^34 pixels")
+    if place.max() > 6:  # 2^35 pixels or more; smaller runs cannot overflow 64-bit sums
+        raise UserError("the counts of a mask contain a run of more than 2^34 pixels")
     runs = np.add.reduceat((codes & _VALUE) << (5 * place), first)
     negative = (codes[last] & _SIGN) != 0
     runs -= np.where(negative, 1 << (5 * (place[last] + 1)), 0)
@@ -166,13 +171,13 @@ def _undo_differences(
     runs: np.ndarray,  # (R,)
     starts: np.ndarray,  # (N,)
 ) -> np.ndarray:  # (R,)
-    """Add the differences up, zeros and ones apart, from the second and the third run on."""
+    """Cumulatively sum the differences, separately for runs of zeros and ones, within each mask."""
     place = np.arange(len(runs)) - np.repeat(starts, np.diff(np.append(starts, len(runs))))
     out = runs.copy()
     for parity in (0, 1):
         chosen = np.flatnonzero((place % 2 == parity) & (place > 0))
         sums = np.cumsum(runs[chosen])
-        opens = place[chosen] <= 2  # the first of its mask: what stood before is not its own
+        opens = place[chosen] <= 2  # the first of its mask: earlier sums belong to other masks
         before = np.where(opens, sums - runs[chosen], 0)
         group = np.cumsum(opens) - 1
         out[chosen] = sums - before[opens][group]
@@ -184,9 +189,9 @@ def _listed(mask: RunLengths) -> bool:
 
 
 def characters(mask: RunLengths) -> bytes:
-    """Give the counts of a compressed mask, which pycocotools has as bytes and JSON as text."""
+    """The counts of a compressed mask as bytes; pycocotools uses bytes, JSON uses strings."""
     counts = mask["counts"]
-    # Lone surrogates, which JSON can state, become bytes that no run length has.
+    # Lone surrogates, which JSON allows, become bytes that are invalid in run lengths.
     return counts if isinstance(counts, bytes) else counts.encode("utf-8", "surrogatepass")
 
 
@@ -198,8 +203,8 @@ def _as_text(mask: RunLengths) -> RunLengths:
 
 
 def _misfit(size: Sequence[int], pixels: int | None, height: int, width: int) -> str:
-    runs = "" if pixels is None else f" with runs over {quote(pixels)} pixels"
+    runs = "" if pixels is None else f" with runs of {quote(pixels)} pixels in total"
     return (
-        f"a mask of size {quote(size)}{runs}; expected [{height}, {width}] and "
-        f"{height * width} pixels, those of its image."
+        f"a mask of size {quote(size)}{runs}; expected [{height}, {width}] and {height * width} pixels, "
+        "the size of its image."
     )

@@ -1,9 +1,9 @@
-"""Scene, Instance, Prediction: what detectors read and return, whatever the data set and engine.
+"""Scene, Instance, Prediction: inputs and outputs of detectors, for all data sets and engines.
 
-Conventions, stated here and nowhere else: boxes are XYXY, absolute pixels, floats, 0-based, the right
-and bottom edges exclusive (a box over the whole image is 0, 0, width, height); labels are 0-based
-indices into ``Scenes.classes``; sizes and coordinates are those of the image as it is shown, after its
-EXIF rotation; masks are polygons or COCO run lengths in image coordinates.
+Conventions: boxes are XYXY in absolute pixels, floats, 0-based, with exclusive right and bottom edges (a box
+around the whole image is 0, 0, width, height). Labels are 0-based indices into ``Scenes.classes``. Sizes and
+coordinates refer to the upright image, after its EXIF rotation. Masks are polygons or COCO run lengths in
+image coordinates.
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ import numpy as np
 
 Box = tuple[float, float, float, float]
 Polygons = tuple[tuple[float, ...], ...]
-"""Rings x0, y0, x1, y1, ...; their union is the object."""
+"""Rings x0, y0, x1, y1, ...; the object is their union."""
 RunLengths = dict[str, Any]
-"""COCO's ``{"size": [height, width], "counts": ...}``, compressed (str) or not (list)."""
+"""COCO's ``{"size": [height, width], "counts": ...}``; counts are a string if compressed, else a list."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Instance:
     """One annotated object.
 
     Attributes:
-        box: of the object.
-        label: index into the scenes' classes.
-        mask: None where the data have boxes only; no ring (``()``) where none of the object's polygons
-            has three points: Detectron2 does not train on such an object, but scores it.
-        area: of the mask in pixels as the data state it; None where they do not.
-        crowd: a group that is not separated (COCO's iscrowd): neither trained on nor a miss.
-        difficult: VOC's flag: trained on, but neither a hit nor a miss in testing.
-        truncated: VOC's flag; stated, not used.
+        box: bounding box of the object.
+        label: index into ``Scenes.classes``.
+        mask: None if the data set has only boxes. Empty (``()``) if no polygon of the object has three
+            points: Detectron2 does not train on such an object, but includes it in scoring.
+        area: area of the mask in pixels as given in the annotations; None if not given.
+        crowd: COCO's iscrowd, a group of objects: ignored in training, and never counted as missed.
+        difficult: VOC's flag: used in training, but counted neither as a hit nor as a miss in testing.
+        truncated: VOC's flag; not used.
     """
 
     box: Box
@@ -49,10 +49,10 @@ class Scene:
     """One image and its annotations.
 
     Attributes:
-        id: of the image in its data set; unique within it.
-        file: the image.
-        height, width: in pixels, as the annotations state them.
-        instances: in the order of the annotations; may be empty.
+        id: id of the image; unique within its data set.
+        file: path of the image.
+        height, width: size in pixels, as given in the annotations.
+        instances: objects in the order of the annotations; may be empty.
     """
 
     id: str | int
@@ -64,18 +64,18 @@ class Scene:
 
 @dataclass(frozen=True)
 class Scenes:
-    """One split.
+    """One split of a data set.
 
     Attributes:
-        name: such as voc_2007_test.
-        classes: names, in the order of the labels.
-        scenes: in the order of the data set's list.
-        category_ids: the data set's own id of each label (COCO's have gaps); empty for VOC.
-        annotations: the file or folder that evaluation reads, for the record.
-        year: of a VOC split, which decides the default of its metric; None otherwise.
-        doubts: warnings for the record: what is odd in the data, and what becomes of it.
-        oddities: kind -> count of what the reader accepted although it is odd, for the record.
-        sized_boxes: whether the data state boxes as x, y, width, height (COCO's JSON does).
+        name: name of the split, such as voc_2007_test.
+        classes: class names, indexed by label.
+        scenes: images in the order of the data set.
+        category_ids: original category id of each label (COCO's have gaps); empty for VOC.
+        annotations: file or folder of the annotations, for the record.
+        year: year of a VOC split, which determines its default metric; None for other data sets.
+        warnings: irregularities in the data and how they are handled, for the record.
+        oddities: kind -> count of accepted irregularities, for the record.
+        sized_boxes: whether the annotations give boxes as x, y, width, height, as in COCO.
     """
 
     name: str
@@ -84,21 +84,21 @@ class Scenes:
     category_ids: tuple[int, ...] = ()
     annotations: Path | None = None
     year: int | None = None
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     oddities: Mapping[str, int] = field(default_factory=dict)
     sized_boxes: bool = False
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector predicts for one scene, best first.
+    """The predictions of a detector for one scene, sorted by descending score.
 
     Attributes:
         scene: id of the scene.
-        boxes: (N, 4) float32, in pixels of the scene's image.
+        boxes: (N, 4) float32, XYXY in pixels of the image.
         scores: (N,) float32 in [0, 1].
         labels: (N,) int64.
-        masks: N compressed run lengths of the image's size; None from a detector without masks.
+        masks: N compressed run lengths of the size of the image; None if the detector predicts no masks.
     """
 
     scene: str | int

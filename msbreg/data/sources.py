@@ -1,7 +1,7 @@
-"""Where images and labels come from: ``ImageSource``, and SOURCES with one entry per layout.
+"""Image sources: the ``ImageSource`` interface, and the data set layouts in ``SOURCES``.
 
-A data set is given by name (``digits``, generated on first use), as a folder, or as LAYOUT:FOLDER.
-A new layout is one function ``open(root, split)`` and one line in SOURCES.
+A data set is given as a name (``digits``, generated on first use), a folder, or LAYOUT:FOLDER. To support a
+new layout, write a function ``open_LAYOUT(root, split)`` and add it to ``SOURCES``.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +17,15 @@ from msbreg.run.errors import UserError
 
 
 class ImageSource(Protocol):
-    """The images of one split, in a fixed order, with what is known about each."""
+    """The images of one split in a fixed order, with their labels."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the labels; empty without labels."""
+        """Class names, indexed by label; empty if the images have no labels."""
 
     @property
     def fingerprint(self) -> str:
-        """Content identity that a record cites, the same wherever the data are."""
+        """Identifies the contents in records; does not depend on where the data are stored."""
 
     def __len__(self) -> int: ...
 
@@ -33,23 +33,23 @@ class ImageSource(Protocol):
         """Decode image i."""
 
     def label(self, i: int) -> Any:
-        """Class index, row of labels (C,), label map, instances, or None."""
+        """The label of image i: a class index, a vector (C,), a label map, instances, or None."""
 
     def name(self, i: int) -> str:
-        """What messages call image i: its path, where it is a file."""
+        """The name of image i in messages; its path if it is a file."""
 
     def cache_key(self) -> str:
-        """Identity of the stored data, found without reading the images; the key of caches.
+        """Identifies the stored files, without reading them; used as a key for caches.
 
-        It differs whenever the fingerprint may differ, and also between copies of the same data.
+        It changes whenever the fingerprint may have changed, and differs between copies of the same data.
         """
 
 
 def open_folder(root: Path, split: str) -> ImageList:
-    """``ROOT/SPLIT/CLASS/*``, torchvision's ImageFolder.
+    """Labeled images in ``ROOT/SPLIT/CLASS/*``, the layout of torchvision's ImageFolder.
 
     Raises:
-        UserError: the folder or the split is missing, empty or mixed, or has another layout.
+        UserError: the split is missing or empty, has another layout, or mixes images and folders.
     """
     if not (root / split).is_dir():
         raise UserError(_missing_split(root, split))
@@ -63,7 +63,7 @@ def open_folder(root: Path, split: str) -> ImageList:
 
 
 def open_flat(root: Path, split: str) -> ImageList:
-    """Images without labels: all files below ``ROOT/SPLIT``, or below ROOT for an empty split."""
+    """Images without labels: all files below ``ROOT/SPLIT``, or below ROOT if ``split`` is empty."""
     images = list_images(root / split if split else root)
     return ImageList(
         images.root, images.paths, None, (), images.fingerprint, ignored=images.ignored
@@ -71,7 +71,7 @@ def open_flat(root: Path, split: str) -> ImageList:
 
 
 def open_voc(root: Path, split: str) -> ImageList:
-    """Image-level labels of PASCAL VOC's layout, from ``ImageSets/Main/CLASS_SPLIT.txt``."""
+    """Images with multiple labels in PASCAL VOC's layout, from ``ImageSets/Main/CLASS_SPLIT.txt``."""
     listed = image_labels(root, split)
     return ImageList(
         listed.paths[0].parent,
@@ -88,15 +88,15 @@ SOURCES: dict[str, Callable[[Path, str], ImageList]] = {
     "voc": open_voc,
 }
 
-# Name -> the generated folder, which has one subfolder per layout: folder, voc, coco.
+# Name -> a function that generates a folder with one subfolder per layout: folder, voc, coco.
 EMBEDDED: dict[str, Callable[[], Path]] = {"digits": prepare_digits}
 
 
 def data_root(data: str, layout: str) -> Path:
-    """The folder of a data set in one layout; a path is itself.
+    """The root folder of a data set: the path itself, or the generated folder of an embedded data set.
 
     Raises:
-        UserError: it is neither a known name nor a folder.
+        UserError: ``data`` is neither a known name nor an existing path.
     """
     if data in EMBEDDED:
         return EMBEDDED[data]() / layout
@@ -110,7 +110,7 @@ def data_root(data: str, layout: str) -> Path:
 
 
 def split_layout(data: str) -> tuple[str, str]:
-    """(layout, folder) of LAYOUT:FOLDER; the layout is empty where none is given.
+    """Split LAYOUT:FOLDER into (layout, folder); the layout is empty if none is given.
 
     >>> split_layout("voc:/data/VOCdevkit"), split_layout("digits")
     (('voc', '/data/VOCdevkit'), ('', 'digits'))
@@ -122,7 +122,7 @@ def split_layout(data: str) -> tuple[str, str]:
 
 
 def data_name(data: str) -> str:
-    """What tables call a data set: its name, or the last part of its path.
+    """The name of a data set in tables: its name, or the last component of its path.
 
     >>> data_name("digits"), data_name("/data/imagenet/"), data_name("voc:/data/VOCdevkit")
     ('digits', 'imagenet', 'VOCdevkit')
@@ -132,10 +132,10 @@ def data_name(data: str) -> str:
 
 
 def open_source(data: str, split: str, *, layout: str = "folder") -> ImageList:
-    """One split of a data set: a name, a folder in ``layout``, or LAYOUT:FOLDER.
+    """Open one split of a data set, given as a name, a folder in ``layout``, or LAYOUT:FOLDER.
 
     Raises:
-        UserError: the data are missing or not in that layout.
+        UserError: the data are missing or have a different layout.
     """
     given, folder = split_layout(data)
     layout = given or layout
@@ -143,10 +143,10 @@ def open_source(data: str, split: str, *, layout: str = "folder") -> ImageList:
 
 
 def as_source(images: "str | Path | Sequence[str | Path] | ImageSource") -> "ImageSource":
-    """A folder of images (with or without class folders), a list of files, or a source as it is.
+    """Convert a folder (with or without class folders) or a list of files to a source.
 
     Raises:
-        UserError: the folder is missing, empty or mixed, or the list is empty.
+        UserError: the folder is missing, empty or mixes images and folders, or the list is empty.
     """
     if isinstance(images, str | Path):
         return list_images(Path(images).expanduser())
@@ -159,47 +159,55 @@ def as_source(images: "str | Path | Sequence[str | Path] | ImageSource") -> "Ima
 
 
 def training_images(data: str, *, classes_file: Path | None = None) -> ImageList:
-    """The images to pre-train on: ``DATA/train`` if it exists, else DATA itself, labels or not.
+    """The images for pre-training: ``DATA/train`` if it exists, else DATA; labels are optional.
 
-    ``LAYOUT:FOLDER`` takes the split ``train`` of that layout.
+    ``LAYOUT:FOLDER`` uses the split ``train`` of that layout.
+
+    Raises:
+        UserError: the folder is missing or empty, or contains splits instead of classes.
     """
     layout, _ = split_layout(data)
     if layout:
         if classes_file is not None:
-            raise UserError(f"--classes-file chooses class folders, which {data} does not have")
+            raise UserError(
+                f"--classes-file selects class folders, but {data} has none; omit --classes-file"
+            )
         return open_source(data, "train")
     root = data_root(data, "folder")
     folder = root / "train" if (root / "train").is_dir() else root
-    splits = {"train", "training", "val", "valid", "validation", "test", "testing"}
-    named = sorted(e.name for e in folder.iterdir() if e.is_dir() and e.name.lower() in splits)
-    if named:
+    split_names = {"train", "training", "val", "valid", "validation", "test", "testing"}
+    splits = sorted(
+        e.name for e in folder.iterdir() if e.is_dir() and e.name.lower() in split_names
+    )
+    if splits:
         raise UserError(
-            f"{folder} contains {', '.join(named)}, which look like splits, not classes; "
+            f"{folder} contains {', '.join(splits)}, which look like splits, not classes; "
             f"expected {folder}/train, or the folder of one split"
         )
     return list_images(folder, classes_file=classes_file)
 
 
 def _missing_split(root: Path, split: str) -> str:
-    """What is there instead of ROOT/SPLIT, and what to do."""
+    """The message for a missing ROOT/SPLIT: what was found instead, and what to do."""
     present = sorted(e.name for e in root.iterdir() if e.name[0] != ".") if root.is_dir() else []
-    if any((place / "ImageSets").is_dir() for place in (root, *root.glob("VOC*"))):
+    if any((folder / "ImageSets").is_dir() for folder in (root, *root.glob("VOC*"))):
         return (
-            f"{root} is in PASCAL VOC's layout, whose images have several labels; expected "
+            f"{root} has PASCAL VOC's layout with multiple labels per image; expected "
             f"{root}/{split}/CLASS/*.jpg.\nUse transfer/svm.py --data {root} for classification, or "
             f"transfer/detection.py with the data set voc:{root}:SPLIT for detection."
         )
     if any((root / "annotations").glob("instances_*.json")):
         return (
-            f"{root} is in COCO's layout, which has boxes; expected {root}/{split}/CLASS/*.jpg.\n"
+            f"{root} has COCO's layout with boxes; expected {root}/{split}/CLASS/*.jpg.\n"
             "Use transfer/detection.py with the data set coco:JSON:IMAGES."
         )
     message = (
         f"{root} has no folder {split!r}; expected {root}/{split}/CLASS/*.jpg, "
         f"found: {', '.join(present[:8]) or 'nothing'}"
     )
-    others = ("val", "test", "validation", "valid", "train", "training")
-    near = [name for name in present if name.lower() in others and (root / name).is_dir()]
-    option = "--train-split" if split.lower().startswith("train") else "--val-split"
-    fitting = [name for name in near if name.lower().startswith("train") == (option[2] == "t")]
-    return message + (f".\nGive another name with {option} {fitting[0]}" if fitting else "")
+    common = ("val", "test", "validation", "valid", "train", "training")
+    splits = [name for name in present if name.lower() in common and (root / name).is_dir()]
+    for_training = split.lower().startswith("train")
+    option = "--train-split" if for_training else "--val-split"
+    similar = [name for name in splits if name.lower().startswith("train") == for_training]
+    return message + (f".\nUse another split with {option} {similar[0]}" if similar else "")

@@ -1,4 +1,4 @@
-"""Evaluation transforms: a decoded image to the pixels that a frozen backbone sees."""
+"""Evaluation transforms: from a decoded image to the input pixels of a frozen backbone."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,17 +14,17 @@ def resize(
     width: int,
     interpolation: str,
 ) -> np.ndarray:  # (height, width, 3) uint8 RGB
-    """Pillow's antialiased ``bilinear`` or ``bicubic`` resize, which the field's protocols mean.
+    """Antialiased ``bilinear`` or ``bicubic`` resize, equivalent to Pillow's, which the protocols assume.
 
-    torch's uint8 kernel does Pillow's arithmetic in a sixth of its time. OpenCV's filters do not
-    antialias: its bicubic is up to 7 of 255 levels off on average when a photograph shrinks by 2.
+    PyTorch's uint8 kernel does the same arithmetic as Pillow in a sixth of the time. OpenCV's filters do not
+    antialias: when a photograph shrinks by 2, its bicubic differs by up to 7 of 255 levels on average.
     """
     if image.shape[:2] == (height, width):
         return image
-    import torch  # here: EvaluationTransform is a setting, and settings are checked before PyTorch loads
+    import torch  # here, because settings such as EvaluationTransform are checked without PyTorch
     from torch.nn import functional
 
-    # The kernel is fast on channels_last only, which torch tells from the stride of the batch.
+    # The kernel is only fast for channels_last, which PyTorch infers from the strides of the batch.
     batch = torch.from_numpy(image.copy()).unsqueeze(0).permute(0, 3, 1, 2)
     resized = functional.interpolate(batch, (height, width), mode=interpolation, antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
@@ -32,22 +32,22 @@ def resize(
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """Short side to ``resize`` pixels, then the center ``crop`` x ``crop``; no augmentation."""
+    """Resize the short side to ``resize`` pixels, then crop the center to ``crop`` x ``crop`` pixels."""
 
     resize: int = 256
-    """Short side after resizing, in pixels; 0 keeps the image's own size."""
+    """Short side after resizing, in pixels; 0 keeps the original size."""
     crop: int = 224
     """Side of the center crop, in pixels."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """Antialiased, as Pillow's."""
+    """Interpolation, antialiased like Pillow's."""
     squash: bool = False
-    """Resize to crop x crop without keeping the aspect ratio, instead of cropping (VISSL's VOC07)."""
+    """Resize to crop x crop without preserving the aspect ratio, instead of cropping (VISSL's VOC07)."""
 
     def __post_init__(self) -> None:
         if self.crop < 1 or self.resize < 0 or 0 < self.resize < self.crop:
             raise UserError(
-                f"resize {self.resize} and crop {self.crop} do not fit; "
-                "expected 0 < crop <= resize, or resize 0 for the image's own size"
+                f"resize is {self.resize} and crop is {self.crop}; "
+                "expected 0 < crop <= resize, or resize 0 to keep the original size"
             )
 
     def __call__(
@@ -71,16 +71,17 @@ class EvaluationTransform:
 
 
 def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
-    """The long side is cut to whole pixels, the short side exact (torchvision's Resize)."""
+    """Scaled (height, width); the long side is rounded down, as in torchvision's Resize."""
     return max(1, int(height * scale + 1e-6)), max(1, int(width * scale + 1e-6))
 
 
 def default_transform(
     image_size: int,  # side of the views in pre-training; 0 if unknown
 ) -> EvaluationTransform:
-    """The usual evaluation of a network: 256 / 224, or all of a small image at its training size.
+    """The default transform of a network: resize to 256 and crop to 224 pixels.
 
-    Published families train on 224 pixels, so an unknown size counts as large.
+    Networks trained on at most 64 pixels see the whole center square at their training size. Published models
+    are trained on 224 pixels, so an unknown size counts as large.
 
     >>> default_transform(224).crop, default_transform(0).crop, default_transform(48).crop
     (224, 224, 48)

@@ -1,8 +1,8 @@
-"""PASCAL VOC's layout, any classes: image labels from ImageSets/Main, boxes from Annotations/*.xml.
+"""PASCAL VOC's layout with any classes: image labels from ImageSets/Main, boxes from Annotations/*.xml.
 
-A box is read by Detectron2's rule (detectron2/data/datasets/pascal_voc.py): VOC counts pixels from
-1 and its xmax and ymax are the last ones inside, so xmin and ymin lose 1 and xmax and ymax stay.
-Coordinates may have decimals. Odd boxes that Detectron2 accepts are accepted and counted (``Oddities``).
+Boxes are read as in Detectron2 (detectron2/data/datasets/pascal_voc.py): VOC counts pixels from 1, and xmax
+and ymax are inclusive, so 1 is subtracted from xmin and ymin, while xmax and ymax are unchanged. Coordinates
+may be fractional. Irregular boxes that Detectron2 accepts are accepted and counted (``Oddities``).
 """
 
 import logging
@@ -28,17 +28,17 @@ from msbreg.data.decoding import IMAGE_SUFFIXES
 from msbreg.data.scenes import Instance, Scene, Scenes
 from msbreg.run.errors import UserError
 
-# ---- PASCAL VOC's layout on the disk, any classes: image-level labels from ImageSets/Main
+# ---- Image-level labels from ImageSets/Main
 
 
 @dataclass(frozen=True)
 class ImageLabels:
-    """Which classes an image shows.
+    """Multi-label annotations of N images with C classes.
 
     Attributes:
-        paths: the N images.
-        classes: the C names, in alphabetical order.
-        labels: (N, C) int8: 1 present, -1 absent, 0 present as ``difficult`` objects only.
+        paths: N image paths.
+        classes: C class names in alphabetical order.
+        labels: (N, C) int8: 1 present, -1 absent, 0 present only as ``difficult`` objects.
     """
 
     paths: tuple[Path, ...]
@@ -47,44 +47,45 @@ class ImageLabels:
 
 
 def find_voc(root: Path, year: int = 2007) -> Path:
-    """The folder that holds ImageSets/: ROOT itself, ROOT/VOC2007 or ROOT/VOCdevkit/VOC2007.
+    """The folder that contains ImageSets: ROOT itself, ROOT/VOC2007 or ROOT/VOCdevkit/VOC2007.
 
-    A ROOT whose name is of another year (VOC2012) is not taken itself.
+    ROOT itself is not considered if its name is that of another year, such as VOC2012.
 
     Raises:
-        UserError: none of them does.
+        UserError: no such folder contains ImageSets.
     """
-    places = [root / f"VOC{year}", root / "VOCdevkit" / f"VOC{year}"]
+    folders = [root / f"VOC{year}", root / "VOCdevkit" / f"VOC{year}"]
     other_year = re.fullmatch(rf"VOC(?!{year})\d{{4}}", root.resolve().name)
     if not other_year:
-        places.insert(0, root)
-    for place in places:
-        if (place / "ImageSets" / "Main").is_dir():
-            return place
+        folders.insert(0, root)
+    for folder in folders:
+        if (folder / "ImageSets" / "Main").is_dir():
+            return folder
     raise UserError(
-        f"no VOC layout at {root}; expected ImageSets/Main in one of: {', '.join(map(str, places))}"
+        f"{root} does not have VOC's layout; expected ImageSets/Main in one of: "
+        f"{', '.join(map(str, folders))}"
     )
 
 
 def image_labels(root: Path, split: str) -> ImageLabels:
-    """Labels of a split from the files ``<class>_<split>.txt``, as the devkit has them.
+    """Labels of a split from the files ``<class>_<split>.txt`` of the devkit.
 
     Raises:
-        UserError: no such files, a line that is not ``id label``, files that disagree on the images,
-            or an image that is not in JPEGImages.
+        UserError: there are no such files, a line is not ``id label``, the files list different images, or an
+            image is missing in JPEGImages.
     """
     voc = find_voc(root)
     main = voc / "ImageSets" / "Main"
     ending = f"_{split}.txt"
     files = sorted(file for file in main.iterdir() if file.name.endswith(ending))
     if not files:
-        raise UserError(f"{main} holds no <class>{ending}; expected one such file for each class")
+        raise UserError(
+            f"{main} contains no files <class>{ending}; expected one such file per class"
+        )
     columns = [_read_labels(file) for file in files]
     ids = list(columns[0])
     if not ids:
-        raise UserError(
-            f"{files[0]} is empty; expected one line 'id label' for each image of {split}"
-        )
+        raise UserError(f"{files[0]} is empty; expected one line 'id label' per image of {split}")
     for file, column in zip(files, columns, strict=True):
         if list(column) != ids:
             raise UserError(
@@ -95,7 +96,7 @@ def image_labels(root: Path, split: str) -> ImageLabels:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise UserError(
-            f"{len(missing)} of the {len(ids)} images of {split} are missing: {missing[0]}"
+            f"{len(missing)} of the {len(ids)} images of {split} are missing, the first: {missing[0]}"
         )
     labels = np.array([[column[name] for column in columns] for name in ids], dtype=np.int8)
     return ImageLabels(paths, tuple(file.name.removesuffix(ending) for file in files), labels)
@@ -115,17 +116,17 @@ def _read_labels(file: Path) -> dict[str, int]:
     return labels
 
 
-# ---- PASCAL VOC's layout on the disk, any classes: boxes from Annotations/*.xml
+# ---- Boxes from Annotations/*.xml
 
 
 log = logging.getLogger("msbreg")
 
 
 class UnknownClass(UserError):
-    """An object is of a class that the data set does not have."""
+    """The class of an object is not a class of the data set."""
 
 
-# In the order of Detectron2 (and of the alphabet), on which the labels of trained heads depend.
+# Detectron2's (alphabetical) order, on which the labels of trained heads depend.
 # fmt: off
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -148,14 +149,14 @@ def voc_scenes(
     """The images of ImageSets/Main/SPLIT.txt with their boxes.
 
     Args:
-        name: what the scenes are called.
-        voc: the folder that holds ImageSets, Annotations and JPEGImages.
-        classes: in the order of the labels; None takes ``classes_of(voc)``.
-        look_at_images: whether files must exist and have the stated size; scoring needs none.
-        strict: raise an error for what Detectron2 accepts although it is odd.
+        name: name of the scenes.
+        voc: folder that contains ImageSets, Annotations and JPEGImages.
+        classes: class names, indexed by label; None uses ``classes_of(voc)``.
+        look_at_images: check that image files exist and have the annotated size; not needed for scoring.
+        strict: raise an error for irregular data that Detectron2 accepts.
 
     Raises:
-        UserError: anything is missing, malformed or contradictory; file and field are named.
+        UserError: data are missing, malformed or contradictory; the message gives file and field.
     """
     if look_at_images and not (voc / "JPEGImages").is_dir():
         raise UserError(f"{voc} has no folder JPEGImages; expected the images there")
@@ -180,13 +181,13 @@ def voc_scenes(
         tuple(scenes),
         annotations=voc / "Annotations",
         year=_year(voc),
-        doubts=odd.sentences(),
+        warnings=odd.sentences(),
         oddities=odd.counts(),
     )
 
 
 def _year(voc: Path) -> int | None:
-    """The year of a folder called VOC and four digits, by its given or its resolved name."""
+    """The year in a folder name such as VOC2007, before or after resolving links; None if there is none."""
     for name in (voc.name, voc.resolve().name):
         if year := re.fullmatch(r"VOC(\d{4})", name):
             return int(year[1])
@@ -194,14 +195,14 @@ def _year(voc: Path) -> int | None:
 
 
 def read_split(voc: Path, split: str) -> list[str]:
-    """The image ids of ImageSets/Main/SPLIT.txt, one a line.
+    """The image ids in ImageSets/Main/SPLIT.txt, one per line.
 
     Raises:
-        UserError: there is no such file, it is empty, or lists an image twice.
+        UserError: the file is missing or empty, or lists an image twice.
     """
     file = voc / "ImageSets" / "Main" / f"{split}.txt"
     if not file.is_file():
-        raise UserError(f"{file} does not exist; expected the image ids of {split}, one a line")
+        raise UserError(f"{file} does not exist; expected the image ids of {split}, one per line")
     lines: dict[str, int] = {}
     for number, line in enumerate(_text(file).splitlines(), 1):
         words = line.split()
@@ -211,22 +212,22 @@ def read_split(voc: Path, split: str) -> list[str]:
             if word in lines:
                 raise UserError(
                     f"{file}:{number} lists the image {word} a second time (first in line "
-                    f"{lines[word]}); expected each once"
+                    f"{lines[word]}); expected each image once"
                 )
             lines[word] = number
     if not lines:
-        raise UserError(f"{file} is empty; expected the image ids of {split}, one a line")
+        raise UserError(f"{file} is empty; expected the image ids of {split}, one per line")
     return list(lines)
 
 
 def classes_of(voc: Path) -> tuple[str, ...]:
-    """Lines of ``classes.txt`` in the folder; without one, all names in Annotations, sorted.
+    """The classes in ``classes.txt``, one per line; without this file, all names in Annotations, sorted.
 
-    All annotations are read, not those of one split, so that splits agree on the labels.
+    The annotations of all splits are read, so that all splits have the same labels.
 
     Raises:
-        UserError: the file is empty or names a class twice, an annotation is malformed, or none has an
-            object.
+        UserError: ``classes.txt`` is empty or lists a class twice, an annotation is malformed, or there are
+            no objects.
     """
     file = voc / CLASSES_FILE
     if file.is_file():
@@ -240,8 +241,8 @@ def classes_of(voc: Path) -> tuple[str, ...]:
         found |= {_field(o, "name", f"{annotation}: object {n}") for n, o in enumerate(objects, 1)}
     if not found:
         raise UserError(
-            f"{voc / 'Annotations'} holds {len(annotations)} annotations and no object; "
-            f"expected objects, or {file} with one class a line"
+            f"{voc / 'Annotations'} contains {len(annotations)} annotations but no objects; "
+            f"expected objects, or {file} with one class per line"
         )
     classes = tuple(sorted(found))
     log.info("%s: %d classes found in Annotations: %s", voc, len(classes), ", ".join(classes))
@@ -249,24 +250,24 @@ def classes_of(voc: Path) -> tuple[str, ...]:
 
 
 def check_classes(classes: Sequence[str], where: str) -> None:
-    """At least one class is given, and each only once.
+    """Check that there is at least one class and no duplicate.
 
     Raises:
         UserError: otherwise.
     """
-    doubles = sorted({name for name in classes if list(classes).count(name) > 1})
-    if not classes or doubles:
-        state = f"names {', '.join(doubles)} twice" if doubles else "is empty"
+    duplicates = sorted({name for name in classes if list(classes).count(name) > 1})
+    if not classes or duplicates:
+        state = f"contains {', '.join(duplicates)} twice" if duplicates else "is empty"
         raise UserError(f"{where} {state}; expected one or more different names")
 
 
 def read_annotation(
     file: Path, scene_id: str, image: Path, classes: Sequence[str], odd: Oddities
 ) -> Scene:
-    """One XML file.
+    """Read one XML file.
 
     Raises:
-        UserError: it is missing or malformed, or a field is missing, not a number, or impossible.
+        UserError: the file is missing or malformed, or a field is missing, not a number, or out of range.
     """
     root = _parse(file)
     size = root.find("size")
@@ -285,7 +286,7 @@ def read_annotation(
 
 @dataclass(frozen=True)
 class _ObjectReader:
-    """Reads the objects of one image of this size."""
+    """Reads the objects of an image of this size."""
 
     height: int
     width: int
@@ -293,13 +294,13 @@ class _ObjectReader:
     odd: Oddities
 
     def instance(self, element: ElementTree.Element, where: str) -> Instance:
-        """One ``object`` element."""
+        """Read one ``object`` element."""
         name = _field(element, "name", where)
         where = f"{where} ({name})"
         if name not in self.classes:
             known = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
             raise UnknownClass(
-                f"{where}: not one of the {len(self.classes)} known classes: {known}"
+                f"{where}: unknown class; expected one of the {len(self.classes)} classes: {known}"
             )
         bounds = element.find("bndbox")
         if bounds is None:
@@ -324,7 +325,7 @@ class _ObjectReader:
         )
 
     def _difficult(self, element: ElementTree.Element, where: str) -> bool:
-        """A number, as for Detectron2's evaluation; missing means 0, as in VOC2012's actions."""
+        """Any integer, as in Detectron2's evaluation; 0 if missing, as in VOC2012's actions."""
         text = (element.findtext("difficult") or "0").strip()
         try:
             value = int(text)
@@ -335,7 +336,7 @@ class _ObjectReader:
         return value != 0
 
     def _truncated(self, element: ElementTree.Element, where: str) -> bool:
-        """0 or 1; nothing depends on it, so that other values do no harm."""
+        """0 or 1; other values are accepted because this flag is not used."""
         text = (element.findtext("truncated") or "0").strip()
         if text not in ("0", "1"):
             self.odd.add(Oddity.TRUNCATED_VALUE, f"{where}: truncated is {quote(text)}")
@@ -372,18 +373,18 @@ def _number(element: ElementTree.Element, tag: str, where: str) -> float:
 def _pixels(size: ElementTree.Element, side: str, where: str) -> int:
     value = _number(size, side, f"{where}: size")
     if not (value > 0 and value.is_integer()):
-        raise UserError(f"{where}: size: {side} is {value:g}; expected a whole number above 0")
+        raise UserError(f"{where}: size: {side} is {value:g}; expected a positive integer")
     return int(value)
 
 
 def _image_files(voc: Path) -> dict[str, Path]:
-    """id -> file; ID.jpg, as VOC has them, goes before any other suffix."""
+    """id -> file; ID.jpg, the suffix in VOC, takes precedence over other suffixes."""
     found = [f for f in (voc / "JPEGImages").iterdir() if f.suffix.lower() in IMAGE_SUFFIXES]
     return {file.stem: file for file in sorted(found, key=lambda f: (f.suffix == ".jpg", f.name))}
 
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")  # Windows editors begin files with a mark
+        return file.read_text(encoding="utf-8-sig")  # Windows editors add a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read as text: {error}") from error

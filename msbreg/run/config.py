@@ -8,14 +8,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Card:
-    """Where the settings come from: the card's name, and what differs from it, by dotted name."""
+    """Where the settings come from: the name of a card, and the overrides on top of it by dotted name."""
 
     name: str = "defaults"
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
 def plain(value: Any) -> Any:
-    """The value in JSON's types: dataclasses become dictionaries, paths strings, tuples lists."""
+    """Convert to JSON types: dataclasses to dictionaries, paths to strings, tuples to lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -26,7 +26,7 @@ def plain(value: Any) -> Any:
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted names.
+    """Flatten nested settings to dotted names.
 
     >>> flat({"a": {"b": 1}, "c": 2})
     {'a.b': 1, 'c': 2}
@@ -41,7 +41,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(given: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
-    """The dotted settings of ``given`` that are absent from ``reference`` or have another value there.
+    """The settings of ``given`` that ``reference`` lacks or has with another value, by dotted name.
 
     >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
     {'a.c': 2}

@@ -1,7 +1,7 @@
-"""The only import of ``torch.distributed``. Every function is also defined for one process.
+"""Collectives and process groups; the only module that imports ``torch.distributed``.
 
-Processes are started by ``torchrun``; without it there is one process, and each function below is
-then the identity, a constant or a no-op, so that callers never ask.
+``torchrun`` starts the processes. Without it there is a single process, and every function below is the
+identity, a constant or a no-op, so callers never need to distinguish the two cases.
 """
 
 import contextlib
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from msbreg.run.errors import UserError
 
-# Control messages (stop, save, a failure) travel over the CPU, so that no GPU waits for them. None is the
-# default group, which is a CPU group already where the device is the CPU.
+# Control messages (stop, save, failure) are sent over the CPU, so that no GPU waits for them. None is the
+# default group, which already is a CPU group if the device is the CPU.
 _cpu_group: Any = None
 
 T = TypeVar("T")
 
 
 def start(device: torch.device) -> None:
-    """Join the process group that torchrun describes in the environment, if it does."""
+    """Join torchrun's process group; do nothing if the process was not started by torchrun."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         join(device)
 
@@ -53,20 +53,20 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Index of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files and speaks."""
+    """Whether this is the process that writes files and prints messages."""
     return rank() == 0
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; one GPU per local process.
+    """The device named ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Each local process gets its own GPU.
 
     Raises:
-        UserError: a GPU was asked for and there is none, or not as many.
+        UserError: the name is unknown, or the GPU is not available.
     """
     available = torch.cuda.device_count()
     if name == "auto":
@@ -83,12 +83,13 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:N")
     if device.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            f"device {name!r} with several processes; give cuda: each takes its own GPU"
+            f"device {name!r} cannot be used with several processes; expected cuda, with which each "
+            "process takes its own GPU"
         )
     index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0"))
     if index >= available:
         raise UserError(
-            f"device {name!r} asks for GPU {index}, but PyTorch sees {available} GPUs here.\n"
+            f"device {name!r} requires GPU {index}, but PyTorch finds {available} GPUs.\n"
             "Use --device cpu, or check the driver with: nvidia-smi"
         )
     torch.cuda.set_device(index)
@@ -96,7 +97,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def any_of(flags: Sequence[bool]) -> list[bool]:
-    """Whether each flag holds in any process; all learn it at the same moment, over the CPU."""
+    """For each flag, whether it is set in any process. Exchanged over the CPU."""
     if not dist.is_initialized():
         return list(flags)
     total = torch.tensor(list(flags), dtype=torch.uint8)
@@ -105,13 +106,13 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process reaches this call."""
     if dist.is_initialized():
         dist.barrier(group=_cpu_group)
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Each process's value, in the order of ranks, on every process, over the CPU."""
+    """The values of all processes, ordered by rank. Exchanged over the CPU."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * world_size()
@@ -120,9 +121,9 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """What ``make`` returns on process 0, on every process; the others do not call it.
+    """Call ``make`` in the main process only and return its result in every process.
 
-    An error that it raises is raised on every process, so that none waits for the others.
+    An error raised by ``make`` is raised in every process, so that none waits for the others.
     """
     if not dist.is_initialized():
         return make()
@@ -130,7 +131,7 @@ def from_main(make: Callable[[], T]) -> T:
     if is_main():
         try:
             outcome = [(make(), None)]
-        except Exception as error:  # noqa: BLE001 - raised again below, on every process
+        except Exception as error:  # noqa: BLE001 - raised again below, in every process
             outcome = [(None, error)]
     dist.broadcast_object_list(outcome, group=_cpu_group)
     value, failure = outcome[0]
@@ -142,15 +143,15 @@ def from_main(make: Callable[[], T]) -> T:
 def gather(
     local: Tensor,  # (N / world, ...)
 ) -> Tensor:  # (N, ...)
-    """The rows of all processes, in the order of ranks, with gradient."""
+    """Concatenate the rows of all processes, ordered by rank; differentiable."""
     return _Gather.apply(local) if dist.is_initialized() else local
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather whose backward adds what every process's loss asks of the local rows.
+    """All-gather whose backward pass sums the gradients of the local rows over all processes.
 
-    When each process computes the same loss of the joined rows, the local gradient comes out
-    world_size times too large, which is what the mean over processes of ``data_parallel`` undoes.
+    If every process computes the same loss of the gathered rows, the local gradient is world_size times
+    too large. Averaging over processes in ``data_parallel`` cancels this factor.
     """
 
     @staticmethod
@@ -169,17 +170,17 @@ class _Gather(torch.autograd.Function):
 
 
 def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """BatchNorm over the images of all processes. CUDA only: PyTorch has no SyncBatchNorm on the CPU."""
+    """Convert BatchNorm to SyncBatchNorm. CUDA only: PyTorch does not implement it for the CPU."""
     if dist.is_initialized() and device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     return module
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
-    """The module with gradients averaged over processes (DistributedDataParallel).
+    """Wrap the module in DistributedDataParallel, which averages gradients over processes.
 
-    BatchNorm buffers are not broadcast: in training they do not enter the forward pass, and the ones
-    that are saved are those of process 0.
+    BatchNorm buffers are not broadcast: the forward pass does not use them in training, and checkpoints
+    contain those of the main process.
     """
     if not dist.is_initialized():
         return module
@@ -191,7 +192,7 @@ def data_parallel(module: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def averaging(module: nn.Module, now: bool) -> Iterator[None]:
-    """Average gradients over processes in this backward pass, or add them up locally for later."""
+    """Average gradients over processes in this backward pass if ``now``, else accumulate them locally."""
     if now or not isinstance(module, nn.parallel.DistributedDataParallel):
         yield
     else:

@@ -1,7 +1,7 @@
-"""A failure of one of several processes, raised in all of them.
+"""Raise the failure of one process in all processes.
 
-A process that fails alone leaves the others waiting for it; all that they could report is a lost
-connection. Here processes exchange who has failed before they wait for each other.
+If a process fails alone, the others wait for it and can only report a lost connection. Therefore
+processes exchange failures before they wait for each other.
 """
 
 import errno
@@ -13,8 +13,8 @@ import torch
 from msbreg.run import distributed
 from msbreg.run.errors import Interrupted, RunFailed, UserError
 
-# What RuntimeErrors say of memory: PyTorch on the CPU, CUDA, its libraries, C++.
-MEMORY_WORDS = (
+# Phrases in RuntimeErrors that mean out of memory: PyTorch on the CPU, CUDA, its libraries, C++.
+OUT_OF_MEMORY = (
     "can't allocate memory",
     "not enough memory",
     "out of memory",
@@ -24,15 +24,15 @@ MEMORY_WORDS = (
 
 
 class Agreement:
-    """A context that ends in all processes alike: if one fails inside, each raises.
+    """A context manager that raises in all processes if any process fails inside it.
 
-    A process raises its own failure, or else the first that another one reports. The wishes travel in
-    the same message; afterwards ``wishes[i]`` says whether any process has the i-th. What is inside
-    must contain no collectives. With one process it does nothing.
+    A process raises its own failure if it has one, else the first failure of another process. Requests
+    are exchanged in the same message: on exit, ``requests[i]`` is true if it was true in any process. The
+    body must not contain collectives. With one process, this does nothing.
     """
 
-    def __init__(self, wishes: Sequence[bool] = ()) -> None:
-        self.wishes = list(wishes)
+    def __init__(self, requests: Sequence[bool] = ()) -> None:
+        self.requests = list(requests)
 
     def __enter__(self) -> "Agreement":
         return self
@@ -44,32 +44,32 @@ class Agreement:
         trace: TracebackType | None,
     ) -> None:
         if error is not None and not isinstance(error, Exception):
-            return  # Ctrl-C, say: this process ends at once
-        failed, *self.wishes = distributed.any_of([error is not None, *self.wishes])
+            return  # such as KeyboardInterrupt: this process ends immediately
+        failed, *self.requests = distributed.any_of([error is not None, *self.requests])
         if failed and distributed.world_size() > 1:
-            raise_first(error, distributed.gather_objects(as_told(error)))
+            raise_first(error, distributed.gather_objects(to_other_processes(error)))
 
 
-def raise_first(failure: Exception | None, told: Sequence[Exception | None]) -> None:
-    """Raise this process's failure, or else the first that another one reports, if any."""
-    for error in (failure, *told):
+def raise_first(local: Exception | None, all_failures: Sequence[Exception | None]) -> None:
+    """Raise the failure of this process if it has one, else the first of any process."""
+    for error in (local, *all_failures):
         if error is not None:
             raise error
 
 
-def as_told(failure: Exception | None) -> Exception | None:
-    """The failure in the form that other processes raise: it can be pickled, and names the process."""
+def to_other_processes(failure: Exception | None) -> Exception | None:
+    """Convert a failure for the other processes: picklable, and naming the process that failed."""
     if failure is None or isinstance(failure, UserError | RunFailed | Interrupted):
         return failure
     where = f"process {distributed.rank()}"
-    if is_of_memory(failure):
+    if is_out_of_memory(failure):
         return torch.OutOfMemoryError(f"{where}: {failure}")
     return RunFailed(f"{where} failed with {type(failure).__name__}: {failure}")
 
 
-def is_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on the device or on the machine."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error means that the device or the host ran out of memory."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or any(words in str(error) for words in MEMORY_WORDS)
+    return known or any(phrase in str(error) for phrase in OUT_OF_MEMORY)

@@ -1,7 +1,7 @@
-"""Files of a run: written whole or not at all, locked, and never through a link that someone planted.
+"""Atomic writes, the lock of an output folder, and reserved disk space.
 
-Every temporary file has a name that only this program makes, so that what a killed run leaves behind can
-be removed without touching a file of the user's.
+Files are written completely or not at all, and never through a symbolic link. Temporary files have names
+that only this program uses, so those of killed runs can be removed without touching the user's files.
 """
 
 import contextlib
@@ -20,40 +20,41 @@ log = logging.getLogger("msbreg")
 
 LOCK = ".lock"
 RESERVED = 64 * 1024
-"""Bytes set aside during a run, so that its last record can be written on a full disk."""
+"""Bytes reserved during a run, so that the final record can be written even if the disk is full."""
 _TEMPORARY = re.compile(r"\..+\.\d+\.msbreg-tmp")
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside ``path`` for a file that is not complete yet."""
+    """A temporary name in the folder of ``path``, for a file that is not complete yet."""
     return path.with_name(f".{path.name}.{os.getpid()}.msbreg-tmp")
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Remove what killed runs left in a folder, by name; the caller holds the folder's lock."""
+    """Remove the temporary files of killed runs; the caller must hold the lock of the folder."""
     for path in folder.iterdir():
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is either the old one or the new one, whole, whatever happens meanwhile.
+    """Replace a file by ``content``; readers always see either the old or the new file, complete.
 
     Raises:
-        RunFailed: the write failed (disk full, say); the old file is untouched and nothing is left over.
+        RunFailed: the write failed, for example because the disk is full. The old file is untouched and
+            no temporary file remains.
     """
     kept = "the previous file is untouched" if path.exists() else "nothing was written"
-    with writing(path, in_bytes(len(content)), kept=kept), replacing(path) as file:
+    with writing(path, format_bytes(len(content)), kept=kept), replacing(path) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """An open file whose content replaces ``path`` at the end, unless an error is raised before.
+    """Yield an open file that replaces ``path`` on exit, unless the body raises.
 
     Raises:
-        OSError: the write failed; the old file is untouched and nothing is left over.
+        OSError: the write failed. The old file is untouched and no temporary file remains.
     """
     temporary = temporary_name(path)
     try:
@@ -65,7 +66,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    # The rename itself is durable once the folder is on the disk; some file systems cannot say.
+    # The rename is durable only after the folder is synced, which some file systems do not support.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -78,15 +79,15 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 def writing(
     path: Path, what: str = "", *, kept: str = "", instead: str = "give another --output"
 ) -> Iterator[None]:
-    """Turn an error of the file system into a failure of the run that names the file.
+    """Turn an OSError into RunFailed with the path and a remedy.
 
     Args:
-        what: size or contents, in brackets behind the path.
-        kept: what is safe nevertheless.
-        instead: what to do where no space can be freed.
+        what: size or contents of the file, shown in parentheses after the path.
+        kept: what is preserved in spite of the failure.
+        instead: the alternative to freeing disk space.
 
     Raises:
-        RunFailed: a write in here failed.
+        RunFailed: a write in the body failed.
     """
     try:
         yield
@@ -103,14 +104,14 @@ def writing(
 def remedy(error: OSError, instead: str = "give another --output") -> str:
     """What to do about a failed write."""
     if error.errno in _NO_SPACE:
-        return f"Free some space, or {instead}; the same command continues."
+        return f"Free some space, or {instead}, then run the same command to continue."
     return f"Make the folder writable, or {instead}."
 
 
-def in_bytes(count: int) -> str:
-    """A size in the largest unit that it fills.
+def format_bytes(count: int) -> str:
+    """Format a size in bytes, KiB or MiB.
 
-    >>> in_bytes(578), in_bytes(2048), in_bytes(3 * 2**19)
+    >>> format_bytes(578), format_bytes(2048), format_bytes(3 * 2**19)
     ('578 bytes', '2.0 KiB', '1.5 MiB')
     """
     if count < 2**10:
@@ -119,22 +120,22 @@ def in_bytes(count: int) -> str:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a disk or a quota is full, or a file as large as it may get."""
+    """Whether an error means that the disk or quota is full, or a file reached its maximum size."""
     return isinstance(error, OSError) and error.errno in _NO_SPACE
 
 
-def open_beside(path: Path, flags: int) -> int:
-    """Open a file of ours, creating it; a symbolic link in its place is refused, a pipe never waited for.
+def open_no_follow(path: Path, flags: int) -> int:
+    """Open a file of the run, creating it if necessary; rejects symbolic links, never blocks on a pipe.
 
     Raises:
-        UserError: it is a link, or cannot be opened.
+        UserError: the path is a symbolic link, or cannot be opened.
     """
     try:
         return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if path.is_symlink():
             raise UserError(
-                f"{path} is a symbolic link, which is not followed; remove it, or give another --output"
+                f"{path} is a symbolic link; expected a regular file. Remove it, or give another --output"
             ) from error
         raise UserError(
             f"output folder {path.parent} cannot be written: {error.strerror}; give another --output"
@@ -143,18 +144,18 @@ def open_beside(path: Path, flags: int) -> int:
 
 @contextlib.contextmanager
 def output_folder(folder: Path) -> Iterator[bool]:
-    """Make a run's folder and hold its lock; yields whether the folder is new.
+    """Create the output folder and lock it; yield whether the folder is new.
 
-    The system releases the lock when the process and its workers have ended. A new folder in which
-    nothing is left but the lock is removed again, with the parents that were made for it.
+    The system releases the lock when the process and its workers end. If a new folder contains nothing
+    but the lock file on exit, it is removed, along with the parent folders that were created for it.
 
     Raises:
-        UserError: it cannot be written, or another run holds it.
+        UserError: the folder is not writable, or another run is using it.
     """
     made: list[Path] = []
     while True:
         made = _make(folder) or made
-        file = open_beside(folder / LOCK, os.O_RDWR)
+        file = open_no_follow(folder / LOCK, os.O_RDWR)
         try:
             _lock(file, folder)
             if _is_at(file, folder / LOCK):
@@ -162,21 +163,21 @@ def output_folder(folder: Path) -> Iterator[bool]:
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # a run that ended meanwhile took the folder away: make it again
+        os.close(file)  # another run removed the folder in the meantime: create it again
     try:
         remove_temporary_files(folder)
         yield bool(made)
     finally:
         if made and folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
             (folder / LOCK).unlink()
-            with contextlib.suppress(OSError):  # another run may be using it by now
+            with contextlib.suppress(OSError):  # another run may already be using it
                 for path in reversed(made):
                     path.rmdir()
         os.close(file)
 
 
 def _make(folder: Path) -> list[Path]:
-    """Make a folder; returns those that were not there before, the outermost first."""
+    """Create a folder and its parents; return those that did not exist, outermost first."""
     missing = [path for path in (*reversed(folder.parents), folder) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -199,7 +200,7 @@ def _lock(file: int, folder: Path) -> None:
 
 
 def _is_at(file: int, path: Path) -> bool:
-    """Whether an open file is still the one of that name."""
+    """Whether ``path`` still refers to this open file."""
     try:
         there = path.stat(follow_symlinks=False)
     except FileNotFoundError:
@@ -209,14 +210,14 @@ def _is_at(file: int, path: Path) -> bool:
 
 @contextlib.contextmanager
 def reserved_space(folder: Path) -> Iterator[Path]:
-    """Set some bytes aside; yields the file to remove once they are needed.
+    """Reserve some disk space; yield the file to delete when the space is needed.
 
     Raises:
-        RunFailed: there is not even that much space.
+        RunFailed: there is not enough space.
     """
     path = temporary_name(folder / "reserve")
     try:
-        with writing(folder, in_bytes(RESERVED), kept="nothing was started"):
+        with writing(folder, format_bytes(RESERVED), kept="nothing was started"):
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
                 os.posix_fallocate(file, 0, RESERVED)

@@ -1,4 +1,4 @@
-"""Checks of the paths that options name, made before PyTorch is imported."""
+"""Check the paths given in options, before PyTorch is imported."""
 
 import re
 from collections.abc import Collection
@@ -8,17 +8,17 @@ from msbreg.run.errors import UserError
 
 
 def check_checkpoint(checkpoint: str) -> None:
-    """That a checkpoint exists, or is ``random``; what is in it is for ``msbreg.checkpoints``.
+    """Check that a checkpoint exists or is ``random``; ``msbreg.checkpoints`` checks its contents.
 
     Raises:
-        UserError: there is nothing of that name.
+        UserError: there is no such file.
     """
     path = Path(checkpoint).expanduser()
     if checkpoint == "random" or path.exists():
         return
     if re.match(r"[a-z0-9]+:/", checkpoint):
         raise UserError(
-            f"checkpoint {checkpoint} is an address; expected a file: download it first"
+            f"checkpoint {checkpoint} is a URL; expected a local file. Download it first"
         )
     if not path.with_name(path.name + ".index").exists():  # the prefix of a TensorFlow checkpoint
         raise UserError(
@@ -28,7 +28,7 @@ def check_checkpoint(checkpoint: str) -> None:
 
 
 def check_data(data: str, known: Collection[str] = ()) -> None:
-    """That a data set is a known name or a folder.
+    """Check that a data set is a known name or a folder.
 
     Raises:
         UserError: it is neither.
@@ -41,10 +41,10 @@ def check_data(data: str, known: Collection[str] = ()) -> None:
 
 
 def check_output(output: Path) -> None:
-    """That nothing but folders is at or above an output folder.
+    """Check that neither the output path nor any of its parents is a file.
 
     Raises:
-        UserError: a file is in the way.
+        UserError: one of them is.
     """
     path = output.expanduser()
     for place in (path, *path.parents):

@@ -1,7 +1,7 @@
-"""``with job(...) as job``: everything about a run that is not its mathematics.
+"""``with start_job(...) as job``: set up and tear down a run.
 
-Device, processes, seeds, the log, the output folder with its lock, the record, signals, and their
-end on every path out.
+This covers the device, the process group, the seed, the log, the locked output folder, the record and
+signals.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import torch
 from msbreg.run import distributed
 from msbreg.run.config import Card, differences, plain
 from msbreg.run.errors import Interrupted, RunFailed, UserError
-from msbreg.run.files import is_full, open_beside, output_folder, remedy, reserved_space
+from msbreg.run.files import is_full, open_no_follow, output_folder, remedy, reserved_space
 from msbreg.run.record import FILE_NAME, HARMLESS, Record, matches, read_record
 from msbreg.run.signals import StopSignal, stop_signal
 
@@ -36,9 +36,9 @@ class Job:
     """A run in progress.
 
     Attributes:
-        resumed: whether the folder contains an unfinished run of the same settings.
-        results: what came out; ``record.json`` stores it.
-        stop: true once the run was asked to end; a long loop saves and raises ``Interrupted``.
+        resumed: whether the folder contains an unfinished run with the same settings.
+        stop: true after a signal to stop; a long loop then saves and raises ``Interrupted``.
+        results: the results, which are stored in ``record.json``.
     """
 
     output: Path
@@ -49,18 +49,18 @@ class Job:
     results: dict[str, Any] = field(default_factory=dict)
 
     def warn(self, message: str) -> None:
-        """Print a warning, and store it in the record."""
+        """Log a warning and store it in the record."""
         if message not in self.record.content["warnings"]:
             self.record.content["warnings"].append(message)
             log.warning(message)
 
 
 class AlreadyFinished(Exception):
-    """The folder already contains this completed run, and the caller asked to skip it."""
+    """The output folder already contains this completed run, and ``--finished skip`` was given."""
 
 
 @contextlib.contextmanager
-def job(
+def start_job(
     config: Any,  # has output, device, seed and finished
     card: Card,
     *,
@@ -68,21 +68,21 @@ def job(
     resume_file: str | None = None,
     inputs: dict[str, str] | None = None,
 ) -> Iterator[Job]:
-    """Set up a run, and tear it down on every path.
+    """Set up a run and yield it; tear it down however the body ends.
+
+    If a run ends with a UserError before it has written any file, the new folder is removed.
 
     Args:
-        resume_file: name of the file in the output folder that an unfinished run is continued from;
-            without one, an unfinished run starts again, and there may be one process only.
-        inputs: digests of files that the settings name by path; a finished run of other contents is
-            not this run.
-
-    A run that ends with a UserError before it wrote any file leaves no new folder behind.
+        kind: what the run does, such as ``pretrain``; stored in the record.
+        resume_file: name of the checkpoint in the output folder from which an unfinished run resumes.
+            Without one, an unfinished run starts over, and only one process is allowed.
+        inputs: digests of the input files. A completed run with other digests is a different run.
 
     Raises:
-        UserError: the device is not available, or the output folder cannot be used: it contains a
-            finished run, a run of other settings, a run in progress, or it is not writable.
-        RunFailed: a disk is full.
-        AlreadyFinished: the folder contains this run, finished, and ``config.finished`` is ``skip``.
+        UserError: the device is not available, or the output folder cannot be used: it is not writable, or
+            contains a completed run, a run with other settings, or a run in progress.
+        RunFailed: the disk is full.
+        AlreadyFinished: the folder contains this run, completed, and ``config.finished`` is ``skip``.
     """
     log_to_terminal()
     if resume_file is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -111,22 +111,22 @@ def job(
             ending = _Ending(record, reserve=reserve, new=new)
             stack.enter_context(_log_to_file(output / LOG_NAME))
             stop = stack.enter_context(stop_signal(lambda: ending.write("interrupted")))
-            ending.running = Job(output, device, record, previous is not None, stop)
-            with ending.recorded() as running:
-                yield running
+            ending.job = Job(output, device, record, previous is not None, stop)
+            with ending.recorded() as job:
+                yield job
     finally:
         distributed.stop()
 
 
 class _Ending:
-    """Keeps ``record.json`` truthful about how the run ended.
+    """Records in ``record.json`` how the run ended.
 
     Args:
-        reserve: file to remove before the last record is written, in the main process.
-        new: whether the run made its folder.
+        reserve: file to delete before the final record is written; main process only.
+        new: whether the run created its output folder.
     """
 
-    running: Job
+    job: Job
 
     def __init__(self, record: Record, *, reserve: Path | None, new: bool) -> None:
         self.record, self.reserve, self.new = record, reserve, new
@@ -135,7 +135,7 @@ class _Ending:
     def recorded(self) -> Iterator[Job]:
         self.write("running")
         try:
-            yield self.running
+            yield self.job
             self.write("done")
         except (Interrupted, KeyboardInterrupt):
             self.write("interrupted")
@@ -154,12 +154,12 @@ class _Ending:
             raise
 
     def write(self, status: str) -> None:
-        """Write the record, in the main process."""
+        """Write the record, in the main process only."""
         if not distributed.is_main():
             return
         if status != "running" and self.reserve is not None:
             self.reserve.unlink(missing_ok=True)
-        self.record.content["results"] = self.running.results
+        self.record.content["results"] = self.job.results
         self.record.write(status)
 
     def _write_failure(self, error: BaseException) -> None:
@@ -169,10 +169,10 @@ class _Ending:
         try:
             self.write("failed")
         except RunFailed as second:  # the first error is the one to report
-            log.warning("the record does not say that the run failed: %s", second)
+            log.warning("the failure could not be recorded: %s", second)
 
     def _remove_if_nothing_was_done(self) -> bool:
-        """Leave no folder of a run that wrote nothing but its record and its log."""
+        """Empty the folder if it is new and contains nothing but the record and the log."""
         if not self.new or not distributed.is_main():
             return False
         folder = self.record.path.parent
@@ -195,13 +195,13 @@ def _check_previous(
     resume_file: str | None,
     inputs: dict[str, str] | None,
 ) -> dict[str, Any] | None:
-    """The record of an unfinished run to continue, None for a fresh start."""
+    """The record of the unfinished run to resume; None to start from scratch."""
     previous = read_record(output)
     if previous is None:
         return None
     if previous["kind"] != kind:
         raise UserError(
-            f"output folder {output} contains a run of {previous['kind']}, this is {kind}; "
+            f"output folder {output} contains a run of {previous['kind']}, but this is {kind}; "
             "give another --output"
         )
     changed = _changed(config, previous)
@@ -211,23 +211,23 @@ def _check_previous(
         if config.finished == "skip" and not changed:
             raise AlreadyFinished(str(output))
         raise UserError(
-            f"output folder {output} contains a finished run"
-            + (f" of other settings ({changed})" if changed else "")
+            f"output folder {output} contains a completed run"
+            + (f" with other settings ({changed})" if changed else "")
             + ".\nGive another --output, or move that folder away"
-            + ("." if changed else "; --finished skip skips it.")
+            + ("." if changed else ", or skip this run with --finished skip.")
         )
     if resume_file is None or not (output / resume_file).exists():
         return None
     if changed:
         raise UserError(
-            f"output folder {output} contains an unfinished run of other settings: {changed}.\n"
+            f"output folder {output} contains an unfinished run with other settings: {changed}.\n"
             "Give the same settings to continue it, or another --output."
         )
     return previous
 
 
 def _changed(config: Any, previous: dict[str, Any]) -> str:
-    """The settings that may not change between an interrupted run and its continuation, but did."""
+    """The settings that differ from the previous run and may change its numbers; for a message."""
     harmless = HARMLESS | getattr(config, "harmless", frozenset())
     changed = differences(plain(config), previous["config"])
     return ", ".join(
@@ -236,14 +236,14 @@ def _changed(config: Any, previous: dict[str, Any]) -> str:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators. The suite draws from torch's alone; users' code may use the others."""
+    """Seed the global generators. This suite uses PyTorch's only; user code may use the others."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     random.seed(seed)
 
 
 def log_to_terminal() -> None:
-    """Plain messages on standard error, once, from the main process only."""
+    """Log plain messages to standard error, from the main process only. May be called repeatedly."""
     if not log.handlers:
         handler = _Standard()
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -253,11 +253,11 @@ def log_to_terminal() -> None:
 
 
 class _Standard(logging.StreamHandler[TextIO]):
-    """Writes to the ``sys.stderr`` of the moment, so that a progress bar or a test can replace it."""
+    """Writes to the current ``sys.stderr``, so that a progress bar or a test can replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if distributed.is_main():
-            self.stream = sys.stderr  # setStream would flush the one before, which may be closed
+            self.stream = sys.stderr  # setStream would flush the previous one, which may be closed
             super().emit(record)
 
 
@@ -277,22 +277,22 @@ def _log_to_file(path: Path) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """Appends to a file that is not a link; says once if it cannot be written, and goes on without."""
+    """Appends to a regular file. If it cannot be written, reports this once and continues without it."""
 
     failed = False
 
     def _open(self) -> TextIOWrapper:
-        file = open_beside(Path(self.baseFilename), os.O_WRONLY | os.O_APPEND)
+        file = open_no_follow(Path(self.baseFilename), os.O_WRONLY | os.O_APPEND)
         return open(file, "a", encoding="utf-8", errors="replace")
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Called by logging where a line cannot be written."""
+        """Called by ``logging`` if a line cannot be written."""
         if not self.failed:
             self.failed = True
             print(f"{self.baseFilename} cannot be written: {sys.exception()}", file=sys.stderr)
 
     def close(self) -> None:
-        """Close the file; what could not be written before cannot now either."""
+        """Close the file, ignoring errors: unwritten lines were already reported."""
         try:
             super().close()
         except OSError:

@@ -1,9 +1,9 @@
-"""Read JSON that anyone may have written, within bounds, and check its types.
+"""Read untrusted JSON within bounds, and check its types.
 
-A run's folder may come from another machine or another program. Every reader of such a file goes
-through ``read_json`` or ``read_json_lines``. Whatever they return is safe to walk recursively, to
-compare, to average and to encode as UTF-8: at most ``DEPTH`` levels, no NaN or infinity (they become
-None), no integer beyond 25 digits, no lone surrogate and no NUL.
+An output folder may come from another machine or another program, so its files are read only through
+``read_json`` and ``read_json_lines``. Their results are safe to traverse recursively, to compare, to average
+and to encode as UTF-8: at most ``DEPTH`` levels, no NaN or infinity (converted to None), no integer of more
+than 25 digits, no lone surrogate and no NUL.
 """
 
 import io
@@ -22,12 +22,12 @@ DEPTH = 50
 _DIGITS = 25  # of an integer; 64-bit seeds have 20
 
 Shape = Mapping[str, Any]
-"""Name -> a type, a tuple of types, or the shape of the mapping below that name."""
+"""Name -> a type, a tuple of types, or the shape of a nested mapping."""
 NUMBER = (int, float)
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a regular file for reading; never waits for a pipe or a device.
+    """Open a regular file for reading; never blocks on a pipe or a device.
 
     Raises:
         UserError: there is no such file, it is not a regular file, or it cannot be opened.
@@ -49,7 +49,7 @@ def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
     """The content of a regular file.
 
     Raises:
-        UserError: as ``open_regular``, or the file is larger than ``limit`` bytes.
+        UserError: the file cannot be opened or read, or is larger than ``limit`` bytes.
     """
     with open_regular(path) as file:
         try:
@@ -65,20 +65,20 @@ def read_json(path: Path, limit: int = LIMIT) -> Any:
     """The value in a JSON file.
 
     Raises:
-        UserError: the file cannot be read, is not JSON, or exceeds the bounds of this module.
+        UserError: the file cannot be read, is not JSON, or exceeds the limits of this module.
     """
     content = read_bytes(path, limit)
     try:
         return parse_json(content)
     except ValueError as error:
-        raise UserError(f"{path} is not JSON that can be used ({error}).") from error
+        raise UserError(f"{path} is not valid JSON ({error}).") from error
 
 
 def read_json_lines(path: Path, limit: int = LIMIT) -> list[Any]:
-    """The values in a file of one JSON value per line; a last line that was cut off is left out.
+    """The values in a file with one JSON value per line; an incomplete last line is ignored.
 
     Raises:
-        UserError: the file cannot be read, a line is not JSON, or it exceeds the bounds of this module.
+        UserError: the file cannot be read, a line is not JSON, or it exceeds the limits of this module.
     """
     *lines, rest = read_bytes(path, limit).split(b"\n")
     values = []
@@ -87,15 +87,13 @@ def read_json_lines(path: Path, limit: int = LIMIT) -> list[Any]:
             try:
                 values.append(parse_json(line))
             except ValueError as error:
-                raise UserError(
-                    f"{path} is not JSON that can be used (line {number}: {error})."
-                ) from error
+                raise UserError(f"{path} is not valid JSON (line {number}: {error}).") from error
     if rest.strip():
         try:
             values.append(parse_json(rest))
         except ValueError as error:
             if not values:
-                raise UserError(f"{path} is not JSON that can be used ({error}).") from error
+                raise UserError(f"{path} is not valid JSON ({error}).") from error
     return values
 
 
@@ -106,7 +104,7 @@ def parse_json(content: bytes) -> Any:
     {'loss': None, 'top1': 61.5}
 
     Raises:
-        ValueError: it is not JSON, or exceeds the bounds of this module.
+        ValueError: it is not JSON, or exceeds the limits of this module.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -114,7 +112,7 @@ def parse_json(content: bytes) -> Any:
     except RecursionError as error:
         raise ValueError(f"nested deeper than {DEPTH} levels") from error
     _check_depth(value)
-    if "\\u" in text:  # only an escape can smuggle these past the decoder of UTF-8
+    if "\\u" in text:  # the UTF-8 decoder rejects these characters, but not their escapes
         try:
             plain = json.dumps(value, ensure_ascii=False)
             plain.encode()
@@ -155,12 +153,12 @@ def _check_depth(value: Any) -> None:
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether a parsed value is a finite number; true and false are not."""
+    """Whether a parsed value is a finite number; booleans are not numbers."""
     return isinstance(value, NUMBER) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def misfits(value: Any, required: Shape, optional: Shape | None = None) -> list[str]:
-    """Dotted names of the entries that are missing or of another type.
+    """Dotted names of the entries that are missing or have the wrong type.
 
     >>> misfits({"a": 1, "b": {}}, {"a": str, "b": {"c": int}}, optional={"d": list})
     ['a', 'b.c']

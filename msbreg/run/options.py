@@ -1,11 +1,11 @@
-"""From the command line to a frozen dataclass, and from there to an exit code.
+"""Parse the command line into a frozen dataclass, and turn errors into exit codes.
 
-An option is a field of the script's ``Config``; ``--eval-only`` and ``--eval_only`` are the same. A card
-(``--config FILE``) is a YAML file of the same names, which the command line overrides. Scripts whose
-``--config`` is Detectron2's yaml take KEY VALUE pairs after the options instead.
+Each field of a script's ``Config`` is an option; ``--eval-only`` and ``--eval_only`` are equivalent. A card
+(``--config FILE``) is a YAML file with the same names, which the command line overrides. Scripts whose
+``--config`` is a Detectron2 yaml take KEY VALUE pairs after the options instead.
 
-This module and everything that a ``Config`` needs import no PyTorch: ``--help`` and every wrong option,
-card or path end a script within a second. A script reads its options before its heavy imports::
+Neither this module nor anything a ``Config`` needs imports PyTorch, so ``--help`` and errors in options,
+cards or paths appear within a second. A script reads its options before its heavy imports::
 
     if __name__ == "__main__":
         OPTIONS = read_options(Config)
@@ -49,10 +49,11 @@ C = TypeVar("C")
 Assignment = tuple[str, str]  # dotted name with underscores, value as text
 
 NO_OPTION = {"option": False}
-"""Metadata of a field that the command line does not set by name."""
+"""Metadata of a field that is not an option."""
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 the run failed (it diverged, or memory or disk space ran out); 2 wrong options, "
-    "card, checkpoint or data; 75 stopped by Ctrl-C or SIGTERM: the same command starts again or continues."
+    "Exit codes: 0 success; 1 the run failed (it diverged, or ran out of memory or disk space); 2 invalid "
+    "options, card, checkpoint or data; 75 stopped by Ctrl-C or SIGTERM: run the same command to continue "
+    "or start over."
 )
 WIDTH = 100
 _KEY = r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*"
@@ -62,12 +63,12 @@ _KEY = r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*"
 
 
 def read_options(config_type: type[C], *, pairs: str | None = None) -> tuple[C, Card]:
-    """The settings that the command line gives; ends the process if they cannot be used.
+    """The settings given on the command line; exits with a message if they are invalid.
 
-    A config may have a method ``check_inputs``, which raises UserError for a path that cannot be used.
+    A config may define a method ``check_inputs`` that raises UserError for invalid paths.
 
     Args:
-        pairs: the field that takes KEY VALUE pairs; without it, ``--config`` is a card.
+        pairs: the field that takes KEY VALUE pairs; if None, ``--config`` is a card.
     """
     with exit_codes():
         config, card = parse(config_type, pairs=pairs)
@@ -78,14 +79,14 @@ def read_options(config_type: type[C], *, pairs: str | None = None) -> tuple[C, 
 
 
 def main(run: Callable[[C, Card], Any], config: C, card: Card) -> None:
-    """Run, and turn what goes wrong into one message and an exit code."""
+    """Call ``run``; on failure, print one message and exit with the matching code."""
     with exit_codes():
         run(config, card)
 
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
-    """End the process with one message and the code of the failure; other errors keep their traceback."""
+    """Turn known errors into one message and an exit code; other errors keep their traceback."""
     try:
         yield
     except UserError as error:
@@ -95,7 +96,7 @@ def exit_codes() -> Iterator[None]:
     except Interrupted as stop:
         _end(f"interrupted: {stop}", EXIT_INTERRUPTED)
     except KeyboardInterrupt:
-        _end("interrupted; the same command starts again or continues.", EXIT_INTERRUPTED)
+        _end("interrupted; run the same command to continue or start over.", EXIT_INTERRUPTED)
 
 
 def _end(message: str, code: int) -> NoReturn:
@@ -106,13 +107,13 @@ def _end(message: str, code: int) -> NoReturn:
 def parse(
     config_type: type[C], arguments: Sequence[str] | None = None, *, pairs: str | None = None
 ) -> tuple[C, Card]:
-    """Read words of the command line into ``config_type``.
+    """Parse command-line arguments into ``config_type``.
 
     Returns:
-        The settings, and the card with everything that was set on top of it.
+        The settings, and the card with the overrides on top of it.
 
     Raises:
-        UserError: an option or a card's key is unknown or has an unusable value.
+        UserError: an option or a key of a card is unknown or has an invalid value.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if {"--help", "-h"} & set(words):
@@ -141,7 +142,7 @@ def parse(
 def _with_pairs(
     config_type: type[C], given: list[Assignment], words: Sequence[str], field: str
 ) -> tuple[C, Card]:
-    """The settings, with the yaml's name as the card's; options and pairs are set on top of it."""
+    """The settings, and a card named after the yaml; options and pairs are its overrides."""
     config: Any = dataclasses.replace(_build(config_type, given), **{field: tuple(words)})  # type: ignore[type-var]
     script = script_of_card(config.config)
     if script is not None and script != _script(config_type):
@@ -154,12 +155,12 @@ def _with_pairs(
     )
 
 
-# ---- Words of the command line
+# ---- Command-line arguments
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option: its dotted name, the type of its value, its documentation."""
+    """One option: its dotted name, type, documentation and default."""
 
     name: str
     kind: Any
@@ -169,7 +170,7 @@ class Option:
 
 
 def _options(config_type: type, prefix: str = "") -> dict[str, Option]:
-    """Every option of a config class, by dotted name; a group is an option, too."""
+    """Every option of a config class by dotted name; a group is also an option."""
     kinds, docs = typing.get_type_hints(config_type), _field_docs(config_type)
     found: dict[str, Option] = {}
     for field in dataclasses.fields(config_type):
@@ -188,9 +189,9 @@ def _options(config_type: type, prefix: str = "") -> dict[str, Option]:
 def _read_words(
     words: Sequence[str], options: Mapping[str, Option], *, rest: bool = False
 ) -> tuple[list[Assignment], list[str]]:
-    """The options among the words, and with ``rest`` the words after them.
+    """Split the arguments into options and, with ``rest``, the arguments that follow them.
 
-    ``--name VALUE``, ``--name=VALUE``, ``--switch``, ``--list 5 20`` and ``--list 5,20``.
+    Accepts ``--name VALUE``, ``--name=VALUE``, ``--switch``, ``--list 5 20`` and ``--list 5,20``.
     """
     left = list(words)
     given: list[Assignment] = []
@@ -199,11 +200,11 @@ def _read_words(
         if not word.startswith("--"):
             if rest and not word.startswith("-"):
                 return given, [word, *left]
-            raise UserError(f"{word!r} does not belong to an option.\n--help shows all options.")
+            raise UserError(f"{word!r} does not belong to an option.\n{_HELP}")
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_")
         if name not in options:
-            raise UserError(f"{_unknown(shown(name), map(shown, options))}\n{_HELP}")
+            raise UserError(f"{_unknown(flag(name), map(flag, options))}\n{_HELP}")
         kind = options[name].kind
         if equals:
             values = [value]
@@ -215,28 +216,30 @@ def _read_words(
             while left and len(values) < most and not left[0].startswith("--"):
                 values.append(left.pop(0))
             if not values:
-                raise UserError(f"{shown(name)} has no value; expected {expected(kind)}.\n{_HELP}")
+                raise UserError(
+                    f"{flag(name)} has no value; expected {describe_type(kind)}.\n{_HELP}"
+                )
         given.append((name, _as_list(values, kind) if _element(kind) else values[0]))
     return given, []
 
 
-_HELP = "--help shows all options."
+_HELP = "Run with --help to list all options."
 
 
-def shown(name: str) -> str:
-    """An option as the command line spells it: ``eval_only`` -> ``--eval-only``."""
+def flag(name: str) -> str:
+    """An option as written on the command line: ``eval_only`` -> ``--eval-only``."""
     return "--" + name.replace("_", "-")
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
-    """A message about an option or a key that does not exist."""
-    by_word = {other.lstrip("-"): other for other in known}
-    near = difflib.get_close_matches(name.lstrip("-"), by_word, 1)
-    return f"{name} is unknown" + (f"; did you mean {by_word[near[0]]}?" if near else ".")
+    """The message for an unknown option or key, with a suggestion if one is similar."""
+    names = {other.lstrip("-"): other for other in known}
+    similar = difflib.get_close_matches(name.lstrip("-"), names, 1)
+    return f"{name} is unknown" + (f"; did you mean {names[similar[0]]}?" if similar else ".")
 
 
 def _as_list(values: Sequence[str], kind: Any) -> str:
-    """Words as a YAML list: ``5 20``, ``5,20`` and ``[5, 20]`` are the same."""
+    """Arguments as a YAML list: ``5 20``, ``5,20`` and ``[5, 20]`` are equivalent."""
     joined = ",".join(values).strip()
     if joined.startswith("[") or joined in ("null", ""):
         return joined or "[]"
@@ -252,7 +255,7 @@ def _check_pairs(words: Sequence[str]) -> None:
             )
         if not re.fullmatch(_KEY, key):
             raise UserError(
-                f"{key!r} is not a KEY of the yaml; expected pairs of two words (no '='), such as "
+                f"{key!r} is not a KEY of the yaml; expected KEY VALUE pairs without '=', such as "
                 "SOLVER.MAX_ITER 100"
             )
     if len(words) % 2:
@@ -266,7 +269,7 @@ def _check_pairs(words: Sequence[str]) -> None:
 
 
 class _CardLoader(yaml.SafeLoader):
-    """YAML whose numbers may be written as 1e-5; YAML 1.1 reads that as text."""
+    """YAML that reads 1e-5 as a number; YAML 1.1 reads it as a string."""
 
 
 _CardLoader.add_implicit_resolver(
@@ -280,8 +283,8 @@ def _read_card(file: Path, options: Mapping[str, Option], config_type: type) -> 
     """The settings of a card.
 
     Raises:
-        UserError: the file is missing or not a YAML mapping, it is a card of another script, or a key is
-            unknown.
+        UserError: the file is missing or not a YAML mapping, is a card of another script, or contains an
+            unknown key.
     """
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
@@ -325,7 +328,7 @@ def _assignments(
 
 
 def script_of_card(file: Path) -> str | None:
-    """The script in a card's line ``# Command: ...``; None where there is none."""
+    """The script in a card's line ``# Command: ...``; None if the card has no such line."""
     if not file.is_file():
         return None
     found = re.search(
@@ -336,13 +339,11 @@ def script_of_card(file: Path) -> str | None:
 
 def _other_script(file: Path, script: str | None, config_type: type) -> str:
     here = _script(config_type)
-    return (
-        f"{file} is a card of {script}; this is {here}.\nStart that script, or give another card."
-    )
+    return f"{file} is a card for {script}, but this is {here}.\nRun that script, or give another card."
 
 
 def _script(config_type: Any) -> str:
-    """The script of a config class, as cards name it: ``transfer/knn.py``."""
+    """The script of a config class as written in cards, such as ``transfer/knn.py``."""
     return getattr(config_type, "script", Path(sys.argv[0]).name)
 
 
@@ -350,12 +351,12 @@ def _script(config_type: Any) -> str:
 
 
 def _build(config_type: type[C], given: Sequence[Assignment], source: Path | None = None) -> C:
-    """The config of these values; jsonargparse converts and checks them by the fields' types."""
+    """Build the config; jsonargparse converts and checks the values by the types of the fields."""
     options = _options(config_type)
     names = {name.partition(".")[0] for name, _ in given}
     for option in options.values():
         if option.required and option.name not in names:
-            raise UserError(f"{shown(option.name)} is missing.\n{_HELP}")
+            raise UserError(f"{flag(option.name)} is missing.\n{_HELP}")
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
     hidden = {f.name for f in dataclasses.fields(config_type) if f.name not in options}  # type: ignore[arg-type]
     parser.add_class_arguments(config_type, None, skip=hidden)
@@ -374,33 +375,33 @@ def _reason(
     options: Mapping[str, Option],
     source: Path | None,
 ) -> str:
-    """What is wrong with a value, in the words of whoever gave it."""
+    """The message for an invalid value, quoting it as it was given."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, UserError):  # our own check of a group that may also be null
+        if isinstance(cause, UserError):  # raised by our own check of an optional group
             return f"{source}: {cause}" if source else str(cause)
         cause = cause.__cause__
     if key := re.search(r'Parser key "([\w.]+)"', str(error)):
         name = key[1]
         values = [value for other, value in given if other == name]
         if values and name in options:
-            said = f"{source}: {name}" if source else shown(name)
+            where = f"{source}: {name}" if source else flag(name)
             value = values[-1].strip("[]") if _element(options[name].kind) else values[-1]
-            return f"{said} is {value!r}; expected {expected(options[name].kind)}." + (
+            return f"{where} is {value!r}; expected {describe_type(options[name].kind)}." + (
                 "" if source else f"\n{_HELP}"
             )
     return f"{source}: {error}" if source else str(error)
 
 
 def _alternatives(kind: Any) -> tuple[Any, ...]:
-    """The types of a union, None left out; any other type alone."""
+    """The types of a union except None; for any other type, that type alone."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return tuple(k for k in typing.get_args(kind) if k is not type(None))
     return (kind,)
 
 
 def _group(kind: Any) -> type | None:
-    """The dataclass of a group of settings, which may also be null."""
+    """The dataclass of a group of settings, which may be optional; None if it is not a group."""
     for one in _alternatives(kind):
         if isinstance(one, type) and dataclasses.is_dataclass(one):
             return one
@@ -408,23 +409,23 @@ def _group(kind: Any) -> type | None:
 
 
 def _element(kind: Any) -> Any:
-    """The type of a list's elements; None for what is not a list."""
+    """The element type of a list; None if the type is not a list."""
     for one in _alternatives(kind):
         if typing.get_origin(one) is tuple:
             return typing.get_args(one)[0]
     return None
 
 
-def expected(kind: Any) -> str:
-    """A type in words.
+def describe_type(kind: Any) -> str:
+    """Describe a type for a message.
 
-    >>> expected(int | None)
-    'a whole number, or null'
-    >>> expected(tuple[float, ...])
+    >>> describe_type(int | None)
+    'an integer, or null'
+    >>> describe_type(tuple[float, ...])
     'numbers, separated by spaces or commas'
     """
-    names = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
-    several = {int: "whole numbers", float: "numbers"}
+    names = {int: "an integer", float: "a number", bool: "true or false", Path: "a path"}
+    several = {int: "integers", float: "numbers"}
     words = []
     for one in _alternatives(kind):
         arguments = typing.get_args(one)
@@ -446,7 +447,7 @@ def expected(kind: Any) -> str:
 
 
 def help_text(config_type: type, doc: str | None, *, pairs: str | None = None) -> str:
-    """What ``--help`` prints: the script's docstring, every option, the exit codes."""
+    """The text of ``--help``: the docstring of the script, every option, the exit codes."""
     about = inspect.cleandoc(doc or "").replace("``", "")
     options = {
         name: option
@@ -457,19 +458,19 @@ def help_text(config_type: type, doc: str | None, *, pairs: str | None = None) -
         f"usage: python {_script(config_type)} [OPTIONS]" + (" [KEY VALUE ...]" if pairs else ""),
         "",
     ]
-    lines += [about, "", "Options (hyphens and underscores are the same):"]
+    lines += [about, "", "Options (hyphens and underscores are equivalent):"]
     if pairs is None:
-        card = "YAML file of settings (a card); options replace its values"
+        card = "YAML file of settings (a card); options override its values"
         options = {"config": Option("config", Path, card, "")} | options
     for option in options.values():
-        default = "" if option.required else f"[{_as_words(option.default)}]"
+        default = "" if option.required else f"[{_as_arguments(option.default)}]"
         doc = option.doc.replace("``", "").rstrip(".")
         text = f"{doc}  {default}".strip() if default != "[]" else doc
-        lines.append(f"  {shown(option.name)} {_placeholder(option.kind)}")
+        lines.append(f"  {flag(option.name)} {_placeholder(option.kind)}")
         lines += textwrap.wrap(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     if pairs is not None:
-        lines += ["  KEY VALUE ...", "      Settings of the yaml to replace, after all options"]
-    lines += ["", "The value in [brackets] is the default.", *textwrap.wrap(EXIT_CODES, WIDTH)]
+        lines += ["  KEY VALUE ...", "      Override settings of the yaml; must follow all options"]
+    lines += ["", "Default values are shown in [brackets].", *textwrap.wrap(EXIT_CODES, WIDTH)]
     return "\n".join(lines)
 
 
@@ -482,11 +483,11 @@ def _placeholder(kind: Any) -> str:
         if dataclasses.is_dataclass(one):
             return "{" + ", ".join(f"{field.name}: ..." for field in dataclasses.fields(one)) + "}"
         return {int: "N", float: "X", bool: "{true,false}", Path: "PATH"}.get(one, "TEXT")
-    raise AssertionError("a type has an alternative")
+    raise AssertionError("a union has at least one type")
 
 
-def _as_words(default: Any) -> str:
-    """A default as it is typed."""
+def _as_arguments(default: Any) -> str:
+    """A default value as it would be typed on the command line."""
     if isinstance(default, tuple):
         return " ".join(map(str, default))
     if default is None or isinstance(default, bool):
@@ -495,7 +496,7 @@ def _as_words(default: Any) -> str:
 
 
 def _field_docs(config_type: type) -> dict[str, str]:
-    """The strings below the fields of a dataclass and of those that it extends."""
+    """The docstrings below the fields of a dataclass and its bases."""
     docs: dict[str, str] = {}
     for base in reversed(config_type.__mro__):
         if not dataclasses.is_dataclass(base):
@@ -513,7 +514,7 @@ def _field_docs(config_type: type) -> dict[str, str]:
 
 
 class ToolParser(argparse.ArgumentParser):
-    """argparse with the scripts' manners: one message, a suggestion, and either spelling of a name."""
+    """argparse with the conventions of the scripts: short errors, suggestions, and ``_`` for ``-``."""
 
     def __init__(self, doc: str | None) -> None:
         summary, _, rest = inspect.cleandoc(doc or "").partition("\n\n")
@@ -525,11 +526,11 @@ class ToolParser(argparse.ArgumentParser):
         )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Names are compared with hyphens."""
-        words = [self._spelled(word) for word in (sys.argv[1:] if args is None else args)]
+        """Replace underscores in option names by hyphens before parsing."""
+        words = [self._hyphenated(word) for word in (sys.argv[1:] if args is None else args)]
         return super().parse_known_args(words, namespace)
 
-    def _spelled(self, word: str) -> str:
+    def _hyphenated(self, word: str) -> str:
         name, equals, value = word.partition("=")
         return name.replace("_", "-") + equals + value if word.startswith("--") else word
 

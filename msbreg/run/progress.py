@@ -1,4 +1,4 @@
-"""Progress of a long loop: a bar on a terminal, plain lines elsewhere; always with rate and time left."""
+"""Progress of a long loop, with rate and remaining time: a bar on a terminal, log lines elsewhere."""
 
 import logging
 import sys
@@ -16,13 +16,14 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Shows how far a loop is. ``update`` is cheap enough for every step.
+    """Shows the progress of a loop. ``update`` is cheap enough to call at every step.
 
     Args:
-        label: what is being done.
+        label: what the loop does.
         total: number of steps.
-        first: steps that were done before (a resumed run); they do not count for the rate.
-        per_step: things done per step, named by ``unit``, for the rate.
+        first: steps completed before a resumed run; they do not count toward the rate.
+        per_step: number of units processed per step, for the rate.
+        unit: plural name of the units, such as ``images``.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Progress:
         self.label, self.total, self.per_step, self.unit = label, total, per_step, unit
         self.first = self.done = first
         self.rate = 0.0
-        self._start = self._said = time.monotonic()
+        self._start = self._last_line = time.monotonic()
         self._bar: RichProgress | None = None
         if sys.stderr.isatty() and distributed.is_main():
             columns = (
@@ -59,24 +60,24 @@ class Progress:
             self._bar.stop()
 
     def update(self, done: int, text: str = "") -> None:
-        """Show that ``done`` steps are done; ``text`` is shown beside them."""
+        """Show that ``done`` steps are completed, followed by ``text``."""
         self.done = done
         now = time.monotonic()
         elapsed = now - self._start
         self.rate = (done - self.first) / elapsed if elapsed > 0 else 0.0
         left = (self.total - done) / self.rate if self.rate > 0 else float("inf")
-        shown = f"{speed(self.rate * self.per_step, self.unit)}, {duration(left)} left"
+        status = f"{speed(self.rate * self.per_step, self.unit)}, {duration(left)} left"
         if text:
-            shown += f"  {text}"
+            status += f"  {text}"
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, text=shown)
-        elif now - self._said >= SECONDS_BETWEEN_LINES:
-            self._said = now
-            log.info("%s %d/%d  %s", self.label, done, self.total, shown)
+            self._bar.update(self._task, completed=done, text=status)
+        elif now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            log.info("%s %d/%d  %s", self.label, done, self.total, status)
 
 
 def speed(per_second: float, unit: str) -> str:
-    """A rate, or its inverse where that reads better; ``unit`` is a plural.
+    """Format a rate, or its inverse if below 1 per second; ``unit`` is a plural.
 
     >>> speed(1234.5, "views"), speed(2.5, "images"), speed(1 / 12, "classes")
     ('1234 views/s', '2.5 images/s', '12 s per class')
@@ -93,7 +94,7 @@ def speed(per_second: float, unit: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``42 s``, ``3 min 05 s``, ``2 h 07 min``, ``3 d 04 h``."""
+    """Format a duration as ``42 s``, ``3 min 05 s``, ``2 h 07 min`` or ``3 d 04 h``."""
     if seconds == float("inf"):
         return "unknown time"
     whole = round(seconds)

@@ -1,7 +1,7 @@
-"""One JSON record per run: what was asked, where it ran, what came out.
+"""One JSON record per run: its settings, environment and results.
 
-A record is written with status ``running`` at the start and replaced at the end by ``done``,
-``interrupted`` or ``failed``. Every write is atomic: a reader never sees half a record.
+The record is written at the start with status ``running`` and rewritten at the end with ``done``,
+``interrupted`` or ``failed``. Writes are atomic: a reader never sees an incomplete record.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ FILE_NAME = "record.json"
 HARMLESS = frozenset(
     {"output", "device", "workers", "cache", "finished", "name", "save_seconds", "trust_pickle"}
 )
-# Settings that say on what a protocol runs, not which protocol it is.
+# Settings that select what the protocol is applied to, rather than the protocol itself.
 NOT_PROTOCOL = HARMLESS | {"checkpoint", "data", "seed"}
 _PACKAGES = (
     *("torch", "torchvision", "numpy", "scikit-learn", "faiss-cpu", "opencv-python-headless"),
@@ -39,16 +39,16 @@ _PACKAGES = (
 
 
 def protocol_digest(config: Any, resolved: Mapping[str, Any] | None = None) -> str:
-    """Twelve hexadecimal digits that two runs share exactly if they follow the same protocol.
+    """Twelve hexadecimal digits, equal for two runs if and only if they follow the same protocol.
 
-    A config class may name more of its fields that are no part of it: in ``not_protocol``, and in
-    ``harmless`` those that may also change between an interrupted run and its continuation.
+    A config class may exclude further fields: those in its ``not_protocol``, and those in its ``harmless``,
+    which may also change between an interrupted run and its continuation.
 
     Args:
-        resolved: by dotted name, what was really used in place of a setting (a transform for null, the
-            contents of a file for its path).
+        resolved: by dotted name, the values that were used in place of settings, such as the default
+            transform for null, or the contents of a file for its path.
     """
-    ignored = left_out(config)
+    ignored = outside_protocol(config)
     settings = {k: v for k, v in flat(plain(config)).items() if not matches(k, ignored)}
     for name, value in (resolved or {}).items():
         settings = {k: v for k, v in settings.items() if not matches(k, {name})}
@@ -56,8 +56,8 @@ def protocol_digest(config: Any, resolved: Mapping[str, Any] | None = None) -> s
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def left_out(config: Any) -> frozenset[str]:
-    """Names of the settings that are no part of the protocol; a group's name covers all in it."""
+def outside_protocol(config: Any) -> frozenset[str]:
+    """Names of the settings that are not part of the protocol; a group covers all its settings."""
     return (
         NOT_PROTOCOL
         | getattr(config, "not_protocol", frozenset())
@@ -66,7 +66,7 @@ def left_out(config: Any) -> frozenset[str]:
 
 
 def matches(name: str, names: Set[str]) -> bool:
-    """Whether a dotted name, or a group that it is in, is among the names.
+    """Whether ``names`` contains a dotted name or a group that it belongs to.
 
     >>> matches("diagnostics.every", {"diagnostics"})
     True
@@ -76,8 +76,8 @@ def matches(name: str, names: Set[str]) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers may depend on besides the settings."""
-    import torch  # here: reading a record needs none
+    """What the results may depend on in addition to the settings: hardware and package versions."""
+    import torch  # here, because reading a record does not need it
 
     packages = {}
     for name in _PACKAGES:
@@ -96,7 +96,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with ``+changes`` when files differ from it; None outside git."""
+    """The commit of the code, with ``+changes`` if files were modified; None outside a repository."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -128,7 +128,7 @@ class Record:
             "card": card.name,
             "overrides": card.overrides,
             "digest": protocol_digest(config),
-            "not_protocol": sorted(left_out(config)),
+            "not_protocol": sorted(outside_protocol(config)),
             "config": plain(config),
             "command": shlex.join(sys.argv),
             "started": _now(),
@@ -141,24 +141,24 @@ class Record:
         self._clock = time.monotonic()
 
     def resolve(self, **settings: Any) -> None:
-        """State what is really used in place of settings; the digest is of these values.
+        """Record the values that are used in place of settings, and compute the digest from them.
 
         Args:
-            settings: such as ``transform``, which may be null in the config.
+            settings: for example ``transform``, which may be null in the config.
         """
         resolved = self.content.setdefault("resolved", {})
         resolved |= {name: plain(value) for name, value in settings.items()}
         self.content["digest"] = protocol_digest(self._config, resolved)
 
     def continue_from(self, previous: dict[str, Any]) -> None:
-        """Keep the beginning, the warnings and the time of the unfinished run before this one."""
+        """Take over the start time, the warnings and the elapsed time of an unfinished run."""
         self.content["resumed_from"] = previous["status"]
         self.content["started"] = previous["started"]
         self.content["warnings"] = list(previous["warnings"])
         self._clock -= previous["seconds"]
 
     def write(self, status: str) -> None:
-        """Replace the file, with the status and the seconds so far."""
+        """Write the file with this status and the elapsed time."""
         self.content["status"] = status
         self.content["written"] = _now()
         self.content["seconds"] = round(time.monotonic() - self._clock, 3)
@@ -182,15 +182,15 @@ _OPTIONAL: Shape = {
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record in a run's folder, or None where there is none.
+    """The record in an output folder, or None if there is none.
 
-    It has kind, status, digest, card, command, started (text), config, environment, results
-    (mappings), warnings (a list of text), seconds (a number) and, from schema 2 on, scores (a list of
-    mappings). The entries of an evaluated network, its data and its transform have their types where
-    they exist.
+    A record contains kind, status, digest, card, command, started (strings), config, environment, results
+    (mappings), warnings (a list of strings), seconds (a number) and, since schema 2, scores (a list of
+    mappings). Optional entries, such as the network, its data and its transform, are type-checked if
+    present.
 
     Raises:
-        UserError: the file is not such a record.
+        UserError: the file is not a valid record.
     """
     path = folder / FILE_NAME
     if not os.path.lexists(path):
@@ -200,7 +200,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if isinstance(schema, bool) or schema not in READABLE:
         raise UserError(
             f"{path} has schema {str(schema)[:40]!r}; this version reads "
-            f"{' and '.join(map(str, READABLE))}.\nMove the folder away, or give another."
+            f"{' and '.join(map(str, READABLE))}.\nMove the folder away, or give another one."
         )
     wrong = misfits(content, _REQUIRED if schema == 1 else {**_REQUIRED, "scores": list}, _OPTIONAL)
     for name, kind in (("warnings", str), ("scores", dict)):
@@ -209,42 +209,42 @@ def read_record(folder: Path) -> dict[str, Any] | None:
             wrong.append(name)
     if wrong:
         raise UserError(
-            f"{path} is not a complete record: {', '.join(dict.fromkeys(wrong))} is missing or has "
-            "another type.\nMove the folder away, or give another."
+            f"{path} is not a complete record: {', '.join(dict.fromkeys(wrong))} is missing or has the "
+            "wrong type.\nMove the folder away, or give another one."
         )
     return content
 
 
 def find_records(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any] | str]]:
-    """Every record at or below the paths with its folder, in the order of paths and of names.
+    """Yield (folder, record) for every record at or below the paths, sorted by name within each path.
 
-    A record that cannot be read is replaced by a message that says why. Symbolic links to folders
-    below the paths are not followed. One record is read at a time.
+    A record that cannot be read is replaced by a message that says why. Symbolic links to folders are not
+    followed. Records are read one at a time.
 
     Raises:
-        UserError: a path does not exist, or there is no record below any.
+        UserError: a path does not exist, or no path contains a record.
     """
     paths = list(paths)
     for path in paths:
         if not path.exists():
             raise UserError(
-                f"{path} does not exist; expected the folder of a run, or one that contains runs"
+                f"{path} does not exist; expected an output folder, or a folder that contains some"
             )
     seen: set[Path] = set()
-    closed: list[OSError] = []
+    unreadable: list[OSError] = []
     for path in paths:
-        for parent, names, _ in os.walk(path, onerror=closed.append):
+        for parent, names, _ in os.walk(path, onerror=unreadable.append):
             names.sort()
             folder = Path(parent)
             if folder not in seen and os.path.lexists(folder / FILE_NAME):
                 seen.add(folder)
                 yield folder, _record_or_reason(folder)
-    for error in closed:
+    for error in unreadable:
         yield Path(error.filename), f"{error.filename} cannot be read ({error.strerror})."
-    if not seen and not closed:
-        places = ", ".join(map(str, paths))
+    if not seen and not unreadable:
+        folders = ", ".join(map(str, paths))
         raise UserError(
-            f"no {FILE_NAME} at or below {places}; expected the output of finished runs"
+            f"no {FILE_NAME} found in {folders} or below; expected the output of finished runs"
         )
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a loop sees them at its next step; a run that makes no step is ended."""
+"""Ctrl-C and SIGTERM: a training loop stops at its next step; a run that is stuck is terminated."""
 
 import contextlib
 import logging
@@ -14,20 +14,20 @@ from msbreg.run.errors import EXIT_INTERRUPTED
 log = logging.getLogger("msbreg")
 
 SECONDS_TO_REACT = 60.0
-"""Between a signal and the next step of the loop; a run that takes longer is stuck, and is ended."""
+"""Longest time between a signal and the next step of the loop; after that, the run counts as stuck."""
 SECONDS_TO_SAVE = 600.0
-"""Between that step and the end of the process."""
-_SECONDS_FOR_LAST_WORDS = 5.0
-_DONE = 0  # not the number of a signal
+"""Longest time between that step and the end of the process."""
+_SECONDS_FOR_FINAL_RECORD = 5.0
+_DONE = 0  # not a signal number
 
 
 class StopSignal:
-    """True once Ctrl-C or SIGTERM was received while a loop watches; else they interrupt at once.
+    """True after Ctrl-C or SIGTERM, if a loop watches for it; otherwise signals interrupt immediately.
 
     Attributes:
-        name: of the signal; empty before.
-        watched: set by a loop that looks at each step, saves, and raises ``Interrupted``.
-        seen: set once the loop has looked after the signal.
+        name: name of the signal; empty before one is received.
+        watched: set by a loop that checks this object at each step, saves, and raises ``Interrupted``.
+        seen: set when the loop has checked this object after the signal.
     """
 
     def __init__(self) -> None:
@@ -42,18 +42,18 @@ class StopSignal:
 
 
 @contextlib.contextmanager
-def stop_signal(last_words: Callable[[], None]) -> Iterator[StopSignal]:
-    """Turn SIGTERM and the first Ctrl-C into a wish, and see to it that the process ends.
+def stop_signal(final_record: Callable[[], None]) -> Iterator[StopSignal]:
+    """Turn SIGTERM and the first Ctrl-C into a request to stop, and terminate a process that is stuck.
 
-    A second Ctrl-C interrupts at once. A second SIGTERM does not: torchrun passes on the one that a
-    scheduler has already sent to each process.
+    A second Ctrl-C interrupts immediately. A second SIGTERM does not, because torchrun forwards the signal
+    that a scheduler has already sent to each process.
 
     Args:
-        last_words: called before a stuck process is ended, to write how it ended.
+        final_record: called before a stuck process is terminated, to record how the run ended.
     """
     stop = StopSignal()
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def request_stop(number: int, frame: FrameType | None) -> None:
         if not stop.watched or (stop.name and number == signal.SIGINT):
             raise KeyboardInterrupt
         if not stop.name:
@@ -61,12 +61,15 @@ def stop_signal(last_words: Callable[[], None]) -> Iterator[StopSignal]:
             log.info("%s: stopping after this step", stop.name)
 
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread (a notebook's worker, say): signals are not ours
+        before = {
+            number: signal.signal(number, request_stop)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+    except ValueError:  # only the main thread can handle signals
         yield stop
         return
     try:
-        with _watchdog(stop, last_words):
+        with _watchdog(stop, final_record):
             yield stop
     finally:
         for number, handler in before.items():
@@ -74,11 +77,11 @@ def stop_signal(last_words: Callable[[], None]) -> Iterator[StopSignal]:
 
 
 @contextlib.contextmanager
-def _watchdog(stop: StopSignal, last_words: Callable[[], None]) -> Iterator[None]:
-    """A thread that ends the process some time after a signal.
+def _watchdog(stop: StopSignal, final_record: Callable[[], None]) -> Iterator[None]:
+    """Start a thread that terminates the process if it does not end in time after a signal.
 
-    Python's handlers wait until the main thread runs bytecode, which one that is stuck in a library
-    never does; the number of a signal is written to a pipe in any case.
+    Python runs signal handlers only when the main thread executes bytecode, which never happens if it is
+    stuck in a library. The wakeup file descriptor receives the signal number in any case.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -93,9 +96,11 @@ def _watchdog(stop: StopSignal, last_words: Callable[[], None]) -> Iterator[None
                 return
         name = signal.Signals(number).name
         if not stop.seen.wait(SECONDS_TO_REACT):
-            _end(f"{name}: no step within {SECONDS_TO_REACT:g} s, so nothing was saved", last_words)
+            _end(
+                f"{name}: no step within {SECONDS_TO_REACT:g} s, so nothing was saved", final_record
+            )
         if not ended.wait(SECONDS_TO_SAVE):
-            _end(f"{name}: saving took more than {SECONDS_TO_SAVE:g} s", last_words)
+            _end(f"{name}: saving took more than {SECONDS_TO_SAVE:g} s", final_record)
 
     thread = threading.Thread(target=watch, name="stop watchdog", daemon=True)
     thread.start()
@@ -112,24 +117,24 @@ def _watchdog(stop: StopSignal, last_words: Callable[[], None]) -> Iterator[None
 
 
 def _forget_pipe() -> None:
-    """In a forked child, such as a worker that is terminated: its signals are not the parent's."""
+    """Detach a forked child from the pipe: its signals must not stop the parent."""
     signal.set_wakeup_fd(-1)
 
 
 os.register_at_fork(after_in_child=_forget_pipe)
 
 
-def _end(message: str, last_words: Callable[[], None]) -> None:
-    """End the process, even if a disk does not answer."""
-    timer = threading.Timer(_SECONDS_FOR_LAST_WORDS, os._exit, (EXIT_INTERRUPTED,))
+def _end(message: str, final_record: Callable[[], None]) -> None:
+    """Terminate the process, even if the disk does not respond."""
+    timer = threading.Timer(_SECONDS_FOR_FINAL_RECORD, os._exit, (EXIT_INTERRUPTED,))
     timer.daemon = True
     timer.start()
     print(
-        f"interrupted: {message}. The same command continues from the last checkpoint.",
+        f"interrupted: {message}. Run the same command to continue from the last checkpoint.",
         file=sys.stderr,
         flush=True,
     )
     try:
-        last_words()
+        final_record()
     finally:
         os._exit(EXIT_INTERRUPTED)

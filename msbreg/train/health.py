@@ -1,4 +1,4 @@
-"""Losses, weights and memory that end a training, found early and reported with the remedy."""
+"""Detect non-finite losses and weights, and report them and out-of-memory errors with a remedy."""
 
 import contextlib
 import errno
@@ -13,31 +13,31 @@ from torch import Tensor
 
 from msbreg.run import distributed
 from msbreg.run.errors import RunFailed
-from msbreg.run.failures import MEMORY_WORDS, is_of_memory, raise_first
+from msbreg.run.failures import OUT_OF_MEMORY, is_out_of_memory, raise_first
 
 if TYPE_CHECKING:
     from msbreg.train.state import State
 
 DECODING = (
-    "out of memory in a process that decodes images.\n"
-    "Give the same command again with fewer --workers, or 0 to decode in the training process."
+    "out of memory in a data-loading worker.\n"
+    "Run the same command with fewer --workers, or with 0 to decode in the training process."
 )
 
 
 class NotFinite(RunFailed):
-    """Numbers that a network computes are infinite or undefined; the first line says which."""
+    """Outputs of a network are infinite or NaN; the first line of the message says which."""
 
 
 def diverged(step: int, what: str, advice: str) -> RunFailed:
-    """The error of a training whose numbers became infinite or undefined."""
+    """The error to raise when training diverged: ``what`` is not finite."""
     return RunFailed(f"training diverged at step {step}: {what}.\n{advice}")
 
 
 @contextlib.contextmanager
-def named(step: int, advice: str) -> Iterator[None]:
-    """Turn a floating-point error of a network into the error of a training that diverged.
+def explaining_divergence(step: int, advice: str) -> Iterator[None]:
+    """Turn FloatingPointError and NotFinite into RunFailed with the step and the advice.
 
-    Detectors raise FloatingPointError on proposals that are not finite, before there is a loss.
+    Detectors raise FloatingPointError for non-finite proposals, before a loss is computed.
     """
     try:
         yield
@@ -45,47 +45,49 @@ def named(step: int, advice: str) -> Iterator[None]:
         raise diverged(step, str(error).partition("\n")[0].rstrip("."), advice) from error
 
 
-class Readings:
-    """The terms of the losses, kept on the device until they are read.
+class LossMeter:
+    """Collects loss terms on the device and reads them every few steps.
 
-    Reading waits for the device, so it happens every few steps; a term that is not finite is then
-    reported with the step at which it appeared.
+    Reading waits for the device. A non-finite term is reported with the step at which it appeared.
+
+    Attributes:
+        latest: the terms of the last step that was read.
     """
 
     def __init__(self, advice: str) -> None:
         self.advice = advice
         self.latest: dict[str, float] = {}
-        self._now: dict[str, Tensor] = {}
-        self._waiting: list[tuple[int, list[str], Tensor]] = []
+        self._current: dict[str, Tensor] = {}
+        self._unread: list[tuple[int, list[str], Tensor]] = []
         self._read: list[dict[str, float]] = []
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
-        """Add the terms of one part to those of the step."""
+        """Add the terms of one part to those of the current step."""
         for name, value in terms.items():
             value = value.detach().float()
-            self._now[name] = self._now[name] + value if name in self._now else value
+            self._current[name] = self._current[name] + value if name in self._current else value
 
-    def close_step(self, step: int) -> None:
-        """The step's terms are complete."""
-        self._waiting.append((step, list(self._now), torch.stack(list(self._now.values()))))
-        self._now = {}
+    def end_step(self, step: int) -> None:
+        """Complete the terms of the current step."""
+        self._unread.append((step, list(self._current), torch.stack(list(self._current.values()))))
+        self._current = {}
 
     def read(self) -> None:
-        """Fetch all terms that wait on the device.
+        """Read all terms that are still on the device.
 
         Raises:
-            RunFailed: one of them is not finite.
+            RunFailed: a term is not finite.
         """
-        waiting, self._waiting = self._waiting, []
-        for step, names, values in waiting:
+        unread, self._unread = self._unread, []
+        for step, names, values in unread:
             self.latest = dict(zip(names, values.tolist(), strict=True))
             bad = [f"{n} = {v}" for n, v in self.latest.items() if not math.isfinite(v)]
             if bad:
                 raise diverged(step, ", ".join(bad), self.advice)
             self._read.append(self.latest)
 
-    def check(self, state: "State") -> None:
-        """Read what waits, and add all that was read to the sums of the row of the curve.
+    def flush(self, state: "State") -> None:
+        """Read all remaining terms and add everything read so far to ``state.sums``.
 
         Raises:
             RunFailed: a term is not finite, in any process.
@@ -104,7 +106,7 @@ class Readings:
 
 
 def check_finite(weights: Mapping[str, Any], step: int, advice: str) -> None:
-    """Check weights before they are saved: the last step may ruin them after a loss that is finite.
+    """Check weights before they are saved: an update can break them although its loss was finite.
 
     Raises:
         RunFailed: a tensor is not finite, in any process.
@@ -114,10 +116,10 @@ def check_finite(weights: Mapping[str, Any], step: int, advice: str) -> None:
         for name, value in weights.items()
         if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all()
     ]
-    everywhere = [name for names in distributed.gather_objects(bad) for name in names]
-    if everywhere:
-        count = f"{len(everywhere)} tensor" + ("s are" if len(everywhere) > 1 else " is")
-        raise diverged(step, f"{count} not finite, the first {everywhere[0]}", advice)
+    all_bad = [name for names in distributed.gather_objects(bad) for name in names]
+    if all_bad:
+        count = f"{len(all_bad)} tensor" + ("s are" if len(all_bad) > 1 else " is")
+        raise diverged(step, f"{count} not finite, starting with {all_bad[0]}", advice)
 
 
 # ---- Memory
@@ -125,32 +127,32 @@ def check_finite(weights: Mapping[str, Any], step: int, advice: str) -> None:
 
 @contextlib.contextmanager
 def memory_advice(advice: str) -> Iterator[None]:
-    """Say what to lower when memory runs out, here or in a process that decodes images.
+    """Turn out-of-memory errors, here or in a data-loading worker, into RunFailed with advice.
 
     Raises:
-        RunFailed: memory ran out; any other error passes.
+        RunFailed: memory ran out. Other errors pass through unchanged.
     """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
         if "in DataLoader worker process" in str(error):
-            _raise_of_worker(error)
-        if not is_of_memory(error):
+            _raise_if_worker_out_of_memory(error)
+        if not is_out_of_memory(error):
             raise
         detail = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise RunFailed(f"{advice}\n({detail})") from error
 
 
-def _raise_of_worker(error: Exception) -> None:
-    """Raise if a living worker's error, whose text holds its traceback, is one of memory."""
+def _raise_if_worker_out_of_memory(error: Exception) -> None:
+    """Look for an out-of-memory error in the worker's traceback, which is in the error's text."""
     last = str(error).strip().rpartition("\n")[2]
-    words = (*MEMORY_WORDS, "MemoryError", os.strerror(errno.ENOMEM))
-    if any(word in last for word in words):
+    phrases = (*OUT_OF_MEMORY, "MemoryError", os.strerror(errno.ENOMEM))
+    if any(phrase in last for phrase in phrases):
         raise RunFailed(f"{DECODING}\n({last[:200]})") from error
 
 
 def memory_used(device: torch.device) -> str:
-    """The most memory that this process has used, on its device."""
+    """Peak memory of this process on the device, in GiB."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB"
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"

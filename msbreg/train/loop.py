@@ -1,8 +1,8 @@
-"""The one training loop: pre-training, detectors and linear heads all pass through ``train``.
+"""The training loop shared by pre-training, detection and linear evaluation.
 
-What differs between them stands behind ``Trainable``. What must be right once stands here: when the
-curve gets a row, when a checkpoint is written, what happens on a signal, on a loss that is not finite,
-on an error in one of several processes, and that an interrupted run ends with the same bits.
+A ``Trainable`` supplies the model, the loss and the optimizer. ``train`` does the rest: it adds rows to
+the training curve, writes checkpoints, stops on signals, detects non-finite losses, and raises a failure
+of one process in all of them. An interrupted run resumes bit for bit.
 """
 
 import abc
@@ -15,22 +15,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from msbreg.data.loading import naming_lost_workers
+from msbreg.data.loading import explaining_lost_workers
 from msbreg.run import distributed
 from msbreg.run.errors import Interrupted
 from msbreg.run.failures import Agreement
 from msbreg.run.job import Job
 from msbreg.run.progress import Progress
-from msbreg.train.health import Readings, named
-from msbreg.train.state import Checkpoint, State, fresh_draws
+from msbreg.train.health import LossMeter, explaining_divergence
+from msbreg.train.state import Checkpoint, State, separate_generators
 
 
 class Loss(NamedTuple):
-    """The loss of one part of a step.
+    """The loss of one part of a step. The loss of the step is the sum over its parts.
 
     Attributes:
-        total: what the part adds to the loss of the step; a scalar with gradient.
-        terms: what is written down of it, likewise as the part's share; scalars on the device.
+        total: scalar to call ``backward`` on.
+        terms: scalars to log, on the device; summed over the parts like ``total``.
     """
 
     total: Tensor
@@ -38,16 +38,16 @@ class Loss(NamedTuple):
 
 
 class Trainable(abc.ABC):
-    """Something with weights, a loss and an optimizer.
+    """A model with its loss and optimizer.
 
     Attributes:
-        model: the module that is trained; with several processes, its gradients are averaged.
-        optimizer: over the model's parameters.
-        parts: number of parts that ``losses`` yields; each is passed back before the next is made, so
-            that memory holds one of them.
-        exchanges: a forward pass contains collectives (gathered embeddings, SyncBatchNorm), so that a
-            process that fails in it cannot tell the others before they wait for it.
-        advice: what to change when training diverges; a sentence.
+        model: the module to train. With several processes, its gradients are averaged.
+        optimizer: updates the model's parameters.
+        parts: number of losses that ``losses`` yields per step. The backward pass of each runs before the
+            next is computed, so memory holds the activations of one part at a time.
+        exchanges: whether the forward pass contains collectives (gathered embeddings, SyncBatchNorm). If
+            so, a process that fails in it cannot report the failure before the others wait for it.
+        advice: what to change if training diverges; one sentence.
     """
 
     model: nn.Module
@@ -58,51 +58,59 @@ class Trainable(abc.ABC):
 
     @abc.abstractmethod
     def learning_rates(self, step: int) -> Sequence[float]:
-        """The learning rate of each of the optimizer's groups at a step, from 0."""
+        """The learning rate of each parameter group at a step; steps count from 0."""
 
     @abc.abstractmethod
     def losses(self, forward: nn.Module, batch: Any, step: int) -> Iterator[Loss]:
-        """The parts of a step's loss, ``parts`` of them; ``forward`` is the model, wrapped."""
+        """Yield the ``parts`` losses of a step.
+
+        Args:
+            forward: the model, wrapped for data-parallel training; call this instead of ``model``.
+        """
 
     @abc.abstractmethod
     def row(self, step: int, means: dict[str, float]) -> dict[str, Any]:
-        """A row of the curve from the means of the terms; ``step`` steps are done."""
+        """A row of the training curve after ``step`` steps, from the mean of each loss term."""
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes while training; a checkpoint holds it."""
+        """Everything that training changes, for the checkpoint."""
 
     @abc.abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put everything back; raises UserError with the difference where it does not fit."""
+        """Restore what ``state_dict`` returned.
+
+        Raises:
+            UserError: the state does not match; the message lists the differences.
+        """
 
     def train_mode(self) -> None:
-        """Put the modules in training mode."""
+        """Switch the modules to training mode."""
         self.model.train()
 
     def before_update(self) -> None:  # noqa: B027 - optional
-        """Called between the backward pass and the update: clip gradients, say."""
+        """Called between the backward pass and the update, for example to clip gradients."""
 
     def after_step(self, step: int) -> None:  # noqa: B027 - optional
-        """Called after the update of a step, from 0: moving averages, queues, prototypes."""
+        """Called after each update, for moving averages, queues or prototypes; steps count from 0."""
 
     def prepare_evaluation(self, step: int) -> None:  # noqa: B027 - optional
-        """Called before an evaluation, and before the checkpoint that precedes it."""
+        """Called before each evaluation, and before the checkpoint that precedes it."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers that the loop goes by.
+    """How long to train, and how often to log, save and evaluate.
 
     Attributes:
-        steps: in all.
-        row_every: steps that a row of the curve averages over; the last step always completes a row.
-        save_every: steps between checkpoints; 0 is never before the end.
-        save_seconds: time between checkpoints, on the clock of any process.
-        evaluate_every: steps between evaluations; 0 is after the last step only.
-        read_every: steps between looks at the losses, each of which waits for a GPU. A loss that is
-            not finite is found at the next look; no checkpoint is written before one.
-        seed: of what is drawn between steps.
+        steps: total number of steps.
+        row_every: steps averaged in one row of the curve; the last step always completes a row.
+        save_every: steps between checkpoints; 0 means only at the end.
+        save_seconds: time between checkpoints; any process can trigger one.
+        evaluate_every: steps between evaluations; 0 means only after the last step.
+        read_every: steps between reads of the losses, each of which waits for the GPU. A non-finite loss
+            is detected at the next read. Every checkpoint is preceded by one.
+        seed: seeds the random numbers of evaluation, which do not affect training.
     """
 
     steps: int
@@ -114,7 +122,7 @@ class Plan:
     seed: int = 0
 
     def due(self, step: int, period: int) -> bool:
-        """Whether something with this period is due after ``step`` steps; after the last, always."""
+        """Whether an event with this period is due after ``step`` steps; always true after the last."""
         return step == self.steps or (period > 0 and step > 0 and step % period == 0)
 
 
@@ -131,33 +139,34 @@ def train(
     evaluate: Callable[[int], dict[str, Any] | None] | None = None,
     describe: Callable[[Mapping[str, float]], str] = lambda terms: "",
 ) -> None:
-    """Train from ``state.step`` to ``plan.steps``, with a last evaluation and a last checkpoint.
+    """Train from ``state.step`` to ``plan.steps``; end with an evaluation and a checkpoint.
 
     Args:
-        batches: this process's, from ``state.step`` on; closed at the end if it is a generator.
-        on_row: told each complete row before it joins the curve; may add to it.
-        evaluate: called when an evaluation is due; what it returns becomes a row of its own.
-        describe: the terms of the last look in words, shown beside the progress bar.
+        batches: the batches of this process, starting at ``state.step``. A generator is closed at the end.
+        on_row: called with each complete row before it is added to the curve; may modify it.
+        evaluate: called with the step when an evaluation is due. If it returns a row, the row is added to
+            the curve.
+        describe: formats the latest loss terms for the progress bar.
 
     Raises:
-        RunFailed: a loss, weights or predictions are not finite; the message says which, and at which
-            step, and which checkpoint is left.
-        Interrupted: the job was asked to stop; a checkpoint was written.
+        RunFailed: a loss, a weight or a prediction is not finite. The message names it, the step, and the
+            last checkpoint.
+        Interrupted: the job received a signal to stop; a checkpoint was written.
     """
     wrapped = distributed.data_parallel(trainable.model)
-    readings = Readings(trainable.advice)
+    meter = LossMeter(trainable.advice)
     clock = _Clock(plan.save_seconds)
     trainable.train_mode()
 
     def save() -> None:
-        readings.check(state)
+        meter.flush(state)
         checkpoint.save(trainable, state)
         clock.restart()
 
     with (
-        checkpoint.naming_what_is_left(state),
-        naming_lost_workers(),
-        contextlib.closing(_each(batches)) as stream,
+        checkpoint.named_in_failures(state),
+        explaining_lost_workers(),
+        contextlib.closing(_closing(batches)) as stream,
     ):
         while True:
             if evaluate and plan.due(state.step, plan.evaluate_every) and not state.evaluated:
@@ -166,19 +175,19 @@ def train(
             if state.step >= plan.steps:
                 break
             stop, save_now = _step(
-                trainable, wrapped, stream, state, readings, plan, [bool(job.stop), clock.due()]
+                trainable, wrapped, stream, state, meter, plan, [bool(job.stop), clock.due()]
             )
             if plan.due(state.step, plan.row_every):
-                _add_row(trainable, state, readings, on_row)
+                _add_row(trainable, state, meter, on_row)
                 checkpoint.write_curve(state)
             last = state.step == plan.steps
-            progress.update(state.step, describe(readings.latest))
+            progress.update(state.step, describe(meter.latest))
             if save_now or stop or (plan.due(state.step, plan.save_every) and not last):
                 save()
             if stop and not last:
                 raise Interrupted(
                     f"{job.stop.name or 'a signal to another process'} after step {state.step} of "
-                    f"{plan.steps}; saved. The same command continues."
+                    f"{plan.steps}; checkpoint saved. Run the same command to continue."
                 )
         if state.saved_at != state.step:
             save()
@@ -189,71 +198,75 @@ def _step(
     wrapped: nn.Module,
     stream: Iterator[Any],
     state: State,
-    readings: Readings,
+    meter: LossMeter,
     plan: Plan,
-    wishes: list[bool],
+    requests: list[bool],
 ) -> list[bool]:
-    """One update of the weights; returns which of the wishes any process has.
+    """Update the weights once; return which requests (stop, save) were made by any process.
 
-    Processes exchange one message a step, over the CPU: who failed, who wants to stop or to save. They
-    do so at the last moment before the others would wait for a process that failed.
+    Processes exchange one message per step over the CPU: whether they failed, and their requests. The
+    exchange happens as late as possible, just before the others would wait for a failed process.
     """
     step = state.step
     groups = trainable.optimizer.param_groups
     for group, rate in zip(groups, trainable.learning_rates(step), strict=True):
         group["lr"] = rate
     trainable.optimizer.zero_grad()
-    agreement = Agreement(wishes)
+    agreement = Agreement(requests)
     with agreement:
         batch = next(stream)
         if not trainable.exchanges:
-            total = _all_but_the_last_backward(trainable, wrapped, batch, step, readings, plan)
+            loss = _accumulate(trainable, wrapped, batch, step, meter, plan)
     if trainable.exchanges:
-        total = _all_but_the_last_backward(trainable, wrapped, batch, step, readings, plan)
-    total.backward()
+        loss = _accumulate(trainable, wrapped, batch, step, meter, plan)
+    loss.backward()
     trainable.before_update()
     trainable.optimizer.step()
     trainable.after_step(step)
     state.step += 1
-    return agreement.wishes
+    return agreement.requests
 
 
-def _all_but_the_last_backward(
+def _accumulate(
     trainable: Trainable,
     wrapped: nn.Module,
     batch: Any,
     step: int,
-    readings: Readings,
+    meter: LossMeter,
     plan: Plan,
 ) -> Tensor:
-    """Every forward and backward pass of a step but the last backward pass, in which processes meet."""
-    with named(step, trainable.advice):
+    """Accumulate the gradients of all parts but the last; return the last loss.
+
+    Its backward pass is left to the caller: that is where processes average their gradients.
+    """
+    with explaining_divergence(step, trainable.advice):
         parts = trainable.losses(wrapped, batch, step)
         for number in range(trainable.parts):
             last = number == trainable.parts - 1
             with distributed.averaging(wrapped, now=last):
                 loss = next(parts)
-                readings.add(loss.terms)
+                meter.add(loss.terms)
                 if not last:
                     loss.total.backward()
-        readings.close_step(step)
+        meter.end_step(step)
         if plan.due(step + 1, plan.read_every):
-            readings.read()
+            meter.read()
     return loss.total
 
 
 def _add_row(
     trainable: Trainable,
     state: State,
-    readings: Readings,
+    meter: LossMeter,
     on_row: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Complete a row of the curve with the means over all steps since the last and all processes."""
-    readings.check(state)
-    mine = {name: value / state.counted for name, value in state.sums.items()}
-    everywhere = distributed.gather_objects(mine)
+    """Add a row to the curve: means over the steps since the previous row, and over all processes."""
+    meter.flush(state)
+    local = {name: value / state.counted for name, value in state.sums.items()}
+    per_process = distributed.gather_objects(local)
     means = {
-        name: sum(of_one[name] for of_one in everywhere) / len(everywhere) for name in everywhere[0]
+        name: sum(terms[name] for terms in per_process) / len(per_process)
+        for name in per_process[0]
     }
     state.sums, state.counted = {}, 0
     row = trainable.row(state.step, means)
@@ -269,16 +282,19 @@ def _evaluate(
     save: Callable[[], None],
     job: Job,
 ) -> None:
-    """Evaluate; a run that is killed meanwhile continues with the evaluation."""
+    """Evaluate between two checkpoints; a run killed during the evaluation resumes with it."""
     if state.prepared_at < state.step:
         with (
-            fresh_draws(plan.seed, state.step, job.device),
-            named(state.step, trainable.advice),
+            separate_generators(plan.seed, state.step, job.device),
+            explaining_divergence(state.step, trainable.advice),
         ):
             trainable.prepare_evaluation(state.step)
         state.prepared_at = state.step
-    save()  # outside: it keeps the generators of the training
-    with fresh_draws(plan.seed, state.step, job.device), named(state.step, trainable.advice):
+    save()  # outside the contexts: it saves the generators that training uses
+    with (
+        separate_generators(plan.seed, state.step, job.device),
+        explaining_divergence(state.step, trainable.advice),
+    ):
         row = evaluate(state.step)
     state.evaluated_at = state.step
     if row is not None:
@@ -288,7 +304,7 @@ def _evaluate(
 
 
 class _Clock:
-    """When the next checkpoint is due by time."""
+    """Tells when ``seconds`` have passed since the last restart."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -301,6 +317,6 @@ class _Clock:
         return time.monotonic() - self.since >= self.seconds
 
 
-def _each(batches: Iterable[Any]) -> Generator[Any]:
-    """The batches; closed, it closes a generator of them, whose worker processes then end."""
+def _closing(batches: Iterable[Any]) -> Generator[Any]:
+    """Iterate over ``batches``; closing this generator also closes theirs, which ends its workers."""
     yield from batches

@@ -1,6 +1,6 @@
-"""LARS as BYOL uses it, its parameter groups, and schedules: pure functions from a step to a value.
+"""Schedules, and the LARS optimizer with its parameter groups as BYOL uses them.
 
-Steps count from 0; ``total`` is the number of steps.
+A schedule is a pure function of the step. Steps count from 0; ``total`` is the number of steps.
 """
 
 import math
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 def warmup_cosine(
     step: int, total: int, *, peak: float, warmup: int, start: float = 0.0, final: float = 0.0
 ) -> float:
-    """Linear from ``start`` to ``peak`` over ``warmup`` steps, then half a cosine to ``final``.
+    """Linear warm-up from ``start`` to ``peak`` over ``warmup`` steps, then cosine decay to ``final``.
 
-    MSBReg §7.1; BYOL (Grill et al., arXiv 2006.07733, appendix J): per step, not per epoch.
+    Updated per step, not per epoch. MSBReg §7.1; BYOL (Grill et al., arXiv 2006.07733, appendix J).
 
     >>> [round(warmup_cosine(step, 8, peak=1.0, warmup=2), 3) for step in range(9)]
     [0.0, 0.5, 1.0, 0.933, 0.75, 0.5, 0.25, 0.067, 0.0]
@@ -27,7 +27,7 @@ def warmup_cosine(
 
 
 def target_decay(step: int, total: int, *, base: float) -> float:
-    """The target network's decay: from ``base`` up to 1 by half a cosine (BYOL, §3.3).
+    """EMA decay of the target network: rises from ``base`` to 1 along a half cosine (BYOL, §3.3).
 
     >>> [round(target_decay(step, 4, base=0.996), 4) for step in range(5)]
     [0.996, 0.9966, 0.998, 0.9994, 1.0]
@@ -35,7 +35,7 @@ def target_decay(step: int, total: int, *, base: float) -> float:
     return 1 - (1 - base) * (math.cos(math.pi * step / total) + 1) / 2
 
 
-# ---- LARS as BYOL uses it, and the parameter groups that it wants
+# ---- LARS
 
 
 class LARS(torch.optim.Optimizer):
@@ -43,10 +43,10 @@ class LARS(torch.optim.Optimizer):
 
     For each adapted parameter: ``g <- g + weight_decay * w``; ``g <- g * trust * |w| / |g|`` (1 where
     either norm is 0); ``m <- momentum * m + g``; ``w <- w - lr * m``. Groups with ``adapt=False`` skip
-    the first two lines. Source: deepmind-research, ``byol/utils/optimizers.py``.
+    the first two updates. Source: deepmind-research, ``byol/utils/optimizers.py``.
 
-    timm's ``Lars`` divides by ``|g| + weight_decay * |w|`` instead of ``|g + weight_decay * w|``,
-    which is another step; ``tests/msbreg/test_optim.py`` shows the difference.
+    timm's ``Lars`` divides by ``|g| + weight_decay * |w|`` instead of ``|g + weight_decay * w|`` and takes
+    different steps; ``tests/msbreg/train/test_optimizers.py`` shows the difference.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        assert closure is None, "LARS re-evaluates nothing"
+        """Update every parameter that has a gradient."""
+        assert closure is None, "LARS does not support closures"
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:
@@ -101,9 +101,9 @@ class LARS(torch.optim.Optimizer):
 
 
 def lars_groups(module: nn.Module, *, weight_decay: float) -> list[dict]:
-    """Two groups: weights, and biases with norm parameters (every tensor of at most one dimension).
+    """Two groups: weights, and tensors of at most one dimension (biases and norm parameters).
 
-    The second has neither decay nor adaptation (BYOL, appendix J; MSBReg §7.1).
+    The second group has neither weight decay nor adaptation (BYOL, appendix J; MSBReg §7.1).
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     return [

@@ -1,7 +1,7 @@
-"""What a training can be continued from, bit for bit: the loop's state, generators, the file.
+"""The state of the training loop and its checkpoints, from which training resumes bit for bit.
 
-A checkpoint holds what the trainable says changes, and under ``loop`` what the loop keeps: the step,
-the sums behind the next row of the curve, the curve itself, and every process's random generators.
+A checkpoint contains the state dict of the trainable and, under ``loop``, the state of the loop: the step,
+the partial sums of the next row of the curve, the curve, and the random generators of every process.
 """
 
 import contextlib
@@ -30,13 +30,15 @@ CURVE = "curve.jsonl"
 
 @dataclass
 class State:
-    """All that the loop itself changes.
+    """What the loop itself keeps track of.
 
     Attributes:
-        step: steps done; the next step's number.
-        sums, counted: sums of the losses' terms since the last row of the curve, and how many steps.
-        prepared_at, evaluated_at: steps after which the last evaluation was prepared and made; 0 is never.
-        saved_at: steps after which the last checkpoint was written; None is never.
+        step: number of completed steps, which is also the number of the next step.
+        sums: sum of each loss term since the last row of the curve.
+        counted: number of steps in ``sums``.
+        prepared_at: step at which the last evaluation was prepared; 0 means never.
+        evaluated_at: step at which the last evaluation was completed; 0 means never.
+        saved_at: step at which the last checkpoint was written; None means never.
         curve: the rows so far.
     """
 
@@ -50,31 +52,32 @@ class State:
 
     @property
     def evaluated(self) -> bool:
-        """Whether the present weights were evaluated."""
+        """Whether the current weights were evaluated."""
         return self.step > 0 and self.evaluated_at == self.step
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The checkpoint of one run, and the curve beside it.
+    """The checkpoint file of a run, and the curve file in the same folder.
 
     Attributes:
-        path: of the checkpoint file.
-        header: step -> entries that say what the checkpoint is; ``kind`` among them.
+        path: path of the checkpoint file.
+        header: returns, for a step, the entries that describe the checkpoint, such as ``arch``.
     """
 
     path: Path
     header: Callable[[int], Mapping[str, Any]]
 
     def save(self, trainable: "Trainable", state: State) -> None:
-        """Write all that a continuation needs; every process calls it, the first one writes.
+        """Write everything needed to resume. All processes must call it; the main process writes.
 
         Raises:
-            RunFailed: weights are not finite, or the file cannot be written; the one before stays.
+            RunFailed: a weight is not finite, or the file cannot be written. The previous checkpoint is
+                kept.
         """
         content = trainable.state_dict()
         check_finite(_flat(content), state.step, trainable.advice)
-        everyone = distributed.gather_objects((generators(), state.sums))
+        everyone = distributed.gather_objects((generator_states(), state.sums))
         if distributed.is_main():
             loop = {
                 "step": state.step,
@@ -92,10 +95,13 @@ class Checkpoint:
     def restore(
         self, trainable: "Trainable", state: State, content: Mapping[str, Any]
     ) -> str | None:
-        """Put everything back from the content of a checkpoint; returns what is not as it was, if anything.
+        """Restore the trainable, the loop and the random generators from a checkpoint.
+
+        Returns:
+            A warning if the run cannot be resumed bit for bit, else None.
 
         Raises:
-            UserError: weights or optimizer belong to something else; the message has the difference.
+            UserError: the weights or the optimizer do not match; the message lists the differences.
         """
         try:
             trainable.load_state_dict(content)
@@ -110,19 +116,19 @@ class Checkpoint:
         if before == distributed.world_size():
             state.sums = dict(sums[distributed.rank()])
             if loop["generators"]:
-                put_back(loop["generators"][distributed.rank()])
+                restore_generators(loop["generators"][distributed.rank()])
             return None
         state.sums = {name: sum(one[name] for one in sums) / before for name in sums[0]}
         return (
-            f"continued on {distributed.world_size()} processes, started on {before}: random draws of "
+            f"resumed on {distributed.world_size()} processes, started on {before}: the random numbers of "
             "each process differ, and sums over processes may differ in the last bit"
         )
 
     def write_curve(self, state: State) -> None:
-        """Replace the curve's file by the rows so far; the first process writes.
+        """Replace the curve file by the rows so far; only the main process writes.
 
         Raises:
-            RunFailed: it cannot be written; the file before stays.
+            RunFailed: the file cannot be written. The previous file is kept.
         """
         if not distributed.is_main():
             return
@@ -131,22 +137,22 @@ class Checkpoint:
         write_atomically(path, content.encode())
 
     @contextlib.contextmanager
-    def naming_what_is_left(self, state: State) -> Iterator[None]:
-        """Say, when a run fails, which checkpoint it leaves."""
+    def named_in_failures(self, state: State) -> Iterator[None]:
+        """If the run fails, add to the message which checkpoint it left."""
         try:
             yield
         except RunFailed as error:
-            left = "No checkpoint was written yet."
+            last = "No checkpoint was written yet."
             if state.saved_at is not None:
-                left = f"{self.path} holds the state after step {state.saved_at}."
-            raise RunFailed(f"{error}\n{left}") from error
+                last = f"{self.path} contains the state after step {state.saved_at}."
+            raise RunFailed(f"{error}\n{last}") from error
 
 
 def require_record(path: Path, resumed: bool) -> None:
-    """Refuse a checkpoint whose run left no record: nobody knows what settings it belongs to.
+    """Reject a checkpoint without a record: the settings it was trained with are unknown.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder has no record of an unfinished run with these settings.
     """
     if not resumed:
         raise UserError(
@@ -158,9 +164,9 @@ def require_record(path: Path, resumed: bool) -> None:
 # ---- Random generators
 
 
-def generators() -> dict[str, Any]:
-    """States of torch's, NumPy's and Python's global generators, in types that load without code."""
-    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one, for users
+def generator_states() -> dict[str, Any]:
+    """States of the global generators of PyTorch, NumPy and Python, in types safe to unpickle."""
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - users' code may draw from it
     version, words, gauss = random.getstate()
     states: dict[str, Any] = {
         "torch": torch.get_rng_state(),
@@ -172,8 +178,8 @@ def generators() -> dict[str, Any]:
     return states
 
 
-def put_back(states: Mapping[str, Any]) -> None:
-    """Set the global generators to the states of ``generators``."""
+def restore_generators(states: Mapping[str, Any]) -> None:
+    """Set the global generators to what ``generator_states`` returned."""
     torch.set_rng_state(states["torch"])
     name, keys, position, has_gauss, cached = states["numpy"]
     words: Tensor = keys
@@ -187,19 +193,19 @@ def put_back(states: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def fresh_draws(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """Torch's generators start from (seed, step, rank) inside, and are put back afterwards."""
+def separate_generators(seed: int, step: int, device: torch.device) -> Iterator[None]:
+    """Seed PyTorch's generators with (seed, step, rank) inside the context; restore them on exit."""
     with torch.random.fork_rng([device.index] if device.type == "cuda" else []):
         entropy = np.random.SeedSequence([seed, step, distributed.rank()])
         torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
         yield
 
 
-# ---- Inside
+# ---- Contents of checkpoints
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The state dicts of networks, without optimizers, as one level of dotted names."""
+    """Flatten nested state dicts to dotted names; optimizers are omitted."""
     out: dict[str, Any] = {}
     for name, value in content.items():
         if name == "optimizer":
@@ -212,8 +218,8 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _loop_of_0_1(content: Mapping[str, Any], curve: Path) -> dict[str, Any]:
-    """The loop's entries of a checkpoint that version 0.1.0 wrote, for either kind of run."""
-    if "iteration" in content:  # a detector: rows of the curve were appended to its file
+    """The ``loop`` entry for a checkpoint written by version 0.1.0, for either kind of run."""
+    if "iteration" in content:  # detection: rows of the curve were appended to the curve file
         step, evaluated = content["iteration"], content["evaluated_at"]
         lines = curve.read_text(errors="replace").split("\n")[:-1] if curve.is_file() else []
         rows = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
@@ -226,7 +232,7 @@ def _loop_of_0_1(content: Mapping[str, Any], curve: Path) -> dict[str, Any]:
             "curve": [r for r in rows if r["iteration"] <= (evaluated if "scores" in r else step)],
             "generators": content["generators"],
         }
-    # Pre-training counted the steps of an epoch by its position, and drew nothing from global generators.
+    # Pre-training derived the position in the epoch from the step and used no global generators.
     return {
         "step": content["step"],
         "sums": [content["sums"]] * len(content["generators"]),

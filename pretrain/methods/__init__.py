@@ -1,4 +1,4 @@
-"""METHODS: name -> how to build it from the settings of a run. One file each."""
+"""METHODS: name of a pre-training method -> its class. Each method has its own file."""
 
 from collections.abc import Callable
 
@@ -8,4 +8,4 @@ from pretrain.methods.msbreg import MSBReg
 from pretrain.recipe import Config
 
 METHODS: dict[str, Callable[[Config], Method]] = {"msbreg": MSBReg, "byol": BYOL}
-"""The type of ``Config.method`` in pretrain/recipe.py names the same ones, for options."""
+"""The type of ``pretrain.recipe.Config.method`` lists the same names, as choices of the option."""

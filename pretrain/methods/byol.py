@@ -1,4 +1,4 @@
-"""BYOL (Grill et al., arXiv 2006.07733) over K views: every ordered pair of different views."""
+"""BYOL (Grill et al., arXiv 2006.07733) with K views: all ordered pairs of different views."""
 
 import torch
 from torch import Tensor
@@ -9,9 +9,9 @@ from pretrain.methods.method import Gather, WithTarget, step_noise
 
 
 class BYOL(WithTarget):
-    """Eq. 1 of the MSBReg paper for each view against all others.
+    """Eq. 1 of the MSBReg paper, for each view against all others.
 
-    MSBReg's three terms are watched, not minimized, so that the curves of both methods can be compared.
+    The other terms of MSBReg are logged, not minimized, so that the curves of both methods can be compared.
     """
 
     def loss(
@@ -32,7 +32,7 @@ class BYOL(WithTarget):
         total = attraction * (pairs if options.byol_reduce == "sum" else 1)
         with torch.no_grad():
             noise = step_noise(config.seed, step, *predictions.shape[1:], share=options.noise_share)
-            watched = msbreg_loss(
+            logged = msbreg_loss(
                 predictions,
                 others,
                 noise.to(predictions.device),
@@ -42,5 +42,5 @@ class BYOL(WithTarget):
                 normalize_noise=options.normalize_noise,
             )
         terms = {"total": total, "centroid": attraction}
-        terms |= {name: getattr(watched, name) for name in ("singular_value", "brownian")}
+        terms |= {name: getattr(logged, name) for name in ("singular_value", "brownian")}
         return Loss(total, terms)

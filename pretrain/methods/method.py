@@ -1,6 +1,6 @@
-"""Method: what a way of pre-training adds to the loop; and BYOL's pair of networks, online and target.
+"""The interface of a pre-training method, and the online and target networks of BYOL.
 
-Grill et al., arXiv 2006.07733, §3.1, as MSBReg uses it.
+The networks follow Grill et al., arXiv 2006.07733, §3.1, as MSBReg uses them.
 """
 
 import abc
@@ -23,7 +23,7 @@ NORMS = ("bn", "ln", "none")
 
 
 class Target(nn.Module):
-    """Backbone and projector: images -> projections z'. Follows the online network, has no gradient."""
+    """Backbone and projector: images -> projections z'. An EMA of the online network, without gradient."""
 
     def __init__(self, backbone: ResNet, projector: nn.Module) -> None:
         super().__init__()
@@ -52,9 +52,9 @@ class Online(Target):
 
 
 def head(inputs: int, hidden: int, outputs: int, norm: str) -> nn.Sequential:
-    """Linear, norm, ReLU, Linear: the projector and the predictor (BYOL, appendix C).
+    """Linear, norm, ReLU, Linear: the architecture of projector and predictor (BYOL, appendix C).
 
-    No norm on the output (A19), and no bias in the last layer (deepmind-research, ``networks.py``).
+    The output is not normalized (A19), and the last layer has no bias (deepmind-research, ``networks.py``).
     """
     assert norm in NORMS, norm
     norms: dict[str, Callable[[int], nn.Module]] = {
@@ -73,9 +73,9 @@ def head(inputs: int, hidden: int, outputs: int, norm: str) -> nn.Sequential:
 def build_networks(
     arch: str, *, hidden: int, out: int, norm: str, seed: int
 ) -> tuple[Online, Target]:
-    """Freshly initialized online and target networks; the target starts as a copy (A12).
+    """Initialize the online and the target network; the target starts as a copy (A12).
 
-    The backbone has the weights of ``build_backbone(arch, seed=seed)``: its untrained twin.
+    The backbone has the weights of ``build_backbone(arch, seed=seed)``, its untrained twin.
     """
     backbone = build_backbone(arch, seed=seed)
     with torch.random.fork_rng(devices=[]):
@@ -89,32 +89,32 @@ def build_networks(
 
 @torch.no_grad()
 def update_target(target: Target, online: Online, decay: float) -> None:
-    """``xi <- decay * xi + (1 - decay) * theta`` for the parameters (MSBReg §3.1; BYOL Eq. 1).
+    """EMA update of the parameters: ``xi <- decay * xi + (1 - decay) * theta`` (MSBReg §3.1; BYOL Eq. 1).
 
-    BatchNorm statistics are not averaged: the target computes its own, as in BYOL's code.
+    BatchNorm statistics are not averaged: the target network computes its own, as in BYOL's code.
     """
-    followed = dict(online.named_parameters())
-    names, slow = zip(*target.named_parameters(), strict=True)
-    torch._foreach_lerp_(list(slow), [followed[name] for name in names], 1 - decay)
+    theta = dict(online.named_parameters())
+    names, xi = zip(*target.named_parameters(), strict=True)
+    torch._foreach_lerp_(list(xi), [theta[name] for name in names], 1 - decay)
 
 
-# ---- Method: what a way of pre-training adds to the loop, and the base of those with a targ
+# ---- Methods
 
 
 Gather = Callable[[Tensor], Tensor]  # (N / world, ...) -> (N, ...), with gradient
 
 
 class Method(abc.ABC):
-    """A self-supervised method: its networks, its loss, and what follows a step.
+    """A self-supervised method: its networks, its loss, and its update after each step.
 
     Attributes:
-        trained: the network that the optimizer changes: images (B, 3, H, W) -> embeddings (B, D).
-        streams: given the targets, the loss is a mean over views, so that views can pass one by one and
-            memory holds one of them.
+        trained: the network that the optimizer updates: images (B, 3, H, W) -> embeddings (B, D).
+        view_by_view: whether the loss, given the targets, is a mean over views. Views are then processed
+            one at a time, and memory holds the activations of a single view.
     """
 
     trained: nn.Module
-    streams: ClassVar[bool]
+    view_by_view: ClassVar[bool]
 
     @abc.abstractmethod
     def targets(
@@ -122,19 +122,19 @@ class Method(abc.ABC):
         views: list[Tensor],  # K of (B, 3, H, W), normalized, this process's images
         gather: Gather,
     ) -> Tensor | None:  # (K, N, D)
-        """What the embeddings are compared with, without gradient; None for methods without targets."""
+        """The targets for the embeddings, without gradient; None if the method has no targets."""
 
     @abc.abstractmethod
     def loss(
         self,
-        embeddings: Tensor,  # (K, B, D), or (1, B, D) of one view where ``streams``
+        embeddings: Tensor,  # (K, B, D), or (1, B, D) if ``view_by_view``
         targets: Tensor | None,  # (K, N, D)
         *,
         view: int,
         step: int,
         gather: Gather,
     ) -> Loss:
-        """The loss of the global batch of N images; of view ``view`` alone where ``streams``."""
+        """The loss of the global batch of N images; of the single view ``view`` if ``view_by_view``."""
 
     @abc.abstractmethod
     def backbone(self) -> ResNet:
@@ -149,37 +149,41 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def after_step(self, step: int, steps: int) -> None:
-        """Update whatever follows the trained network; ``step`` counts from 0."""
+        """Update the networks that the optimizer does not; ``step`` counts from 0."""
 
     @abc.abstractmethod
     def to(self, device: torch.device, *, synchronize: bool) -> None:
-        """Move all networks to the device, BatchNorm over all processes if asked and possible."""
+        """Move all networks to the device; with ``synchronize``, use SyncBatchNorm where available."""
 
     @abc.abstractmethod
     def train_mode(self) -> None:
-        """Put all networks in training mode."""
+        """Switch all networks to training mode."""
 
     @abc.abstractmethod
-    def measured(self) -> dict[str, float]:
-        """Numbers for the curve that are no losses, such as the decay of a target network."""
+    def metrics(self) -> dict[str, float]:
+        """Further values to log in the curve, such as the decay of the target network."""
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes, for a checkpoint.
+        """Everything that training changes, for the checkpoint.
 
-        The network to evaluate is under ``online``, its backbone under ``backbone.*``: this is where
-        ``load_backbone`` looks. A network that follows it, if there is one, is under ``target``.
+        The entry ``online`` is the network to evaluate, with its backbone under ``backbone.*``, where
+        ``load_backbone`` expects it. The entry ``target`` is its moving average, if there is one.
         """
 
     @abc.abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put everything back; UserError with the difference where it does not fit."""
+        """Restore what ``state_dict`` returned.
+
+        Raises:
+            UserError: the state does not match; the message lists the differences.
+        """
 
 
 class WithTarget(Method):
-    """BYOL's pair of networks: the online one is trained, the target one follows it by a moving average."""
+    """Base of methods with a trained online network and a target network that is its moving average."""
 
-    streams = True
+    view_by_view = True
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -192,7 +196,7 @@ class WithTarget(Method):
         )
         self.trained: Online = self.online
         self.decay = 1.0
-        self.decay_product = 1.0  # of all decays so far, for Adam's bias correction
+        self.decay_product = 1.0  # product of all decays so far, for Adam's bias correction
 
     @torch.no_grad()
     def targets(self, views: list[Tensor], gather: Gather) -> Tensor:
@@ -206,7 +210,7 @@ class WithTarget(Method):
         return self.online.projector(embed(self.online.backbone, images))
 
     def after_step(self, step: int, steps: int) -> None:
-        """``xi <- decay * xi + (1 - decay) * theta``; the decay rises to 1 (MSBReg §3.1, BYOL §3.3)."""
+        """Update the target network; the decay rises to 1 during training (MSBReg §3.1, BYOL §3.3)."""
         self.decay = target_decay(step, steps, base=base_decay(self.config))
         if self.config.target.bias_correction == "adam":
             self.decay_product *= self.decay
@@ -223,7 +227,7 @@ class WithTarget(Method):
         self.online.train()
         self.target.train()
 
-    def measured(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         return {"target_decay": self.decay}
 
     def state_dict(self) -> dict[str, Any]:
@@ -240,7 +244,7 @@ class WithTarget(Method):
 
 
 def base_decay(config: Config) -> float:
-    """The target's decay at the start, rescaled from batch 4096 on request (BYOL, appendix G)."""
+    """Initial decay of the target; with ``scale_with_batch``, scaled from batch 4096 (BYOL, appendix G)."""
     if config.target.scale_with_batch:
         return 1 - (1 - config.target.base_decay) * config.batch_size / 4096
     return config.target.base_decay
@@ -249,8 +253,11 @@ def base_decay(config: Config) -> float:
 def step_noise(
     seed: int, step: int, images: int, dimensions: int, *, share: str
 ) -> Tensor:  # (N, D)
-    """The Brownian noise of one step, of the whole batch, the same in every process (MSBReg Eq. 4)."""
+    """The Brownian noise of one step for the global batch, equal in all processes (MSBReg Eq. 4).
 
+    Args:
+        share: ``image`` draws one direction per image, ``batch`` one for all images.
+    """
     entropy = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(entropy >> 1))
     if share == "batch":

@@ -8,7 +8,7 @@ from pretrain.methods.method import Gather, WithTarget, step_noise
 
 
 class MSBReg(WithTarget):
-    """Eq. 2 of the paper, on predictions of the online network and projections of the target network."""
+    """Eq. 2 of the paper, with predictions of the online network and projections of the target network."""
 
     def loss(
         self,

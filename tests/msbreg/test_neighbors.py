@@ -1,4 +1,4 @@
-"""The search finds what scikit-learn's brute force finds; the votes count as the papers do."""
+"""The search matches scikit-learn's brute force; the votes match scikit-learn and slow references."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from msbreg.neighbors import majority_vote, nearest, weighted_vote
 from msbreg.run.errors import UserError
 from tests.reference import neighbors as slow
 
-# Two float32 dot products of unit vectors of width 32 differ by a few units in the last place.
+# Float32 dot products of 32-dimensional unit vectors can differ by a few units in the last place.
 ROUNDING = 1e-6
 
 
@@ -26,7 +26,7 @@ def features():
     return random_features(150, seed=1), random_features(600, seed=2), labels
 
 
-def test_neighbors_and_similarities_equal_those_of_brute_force_in_scikit_learn(features):
+def test_neighbors_and_similarities_match_scikit_learn(features):
     queries, bank, _ = features
     similarities, indices = nearest(queries, bank, 20)
     search = NearestNeighbors(n_neighbors=20, algorithm="brute", metric="cosine")
@@ -35,7 +35,7 @@ def test_neighbors_and_similarities_equal_those_of_brute_force_in_scikit_learn(f
     np.testing.assert_allclose(similarities, 1 - distances, atol=ROUNDING)
 
 
-def test_weighted_votes_predict_as_scikit_learn_with_exponential_weights(features):
+def test_weighted_votes_match_scikit_learn_with_exponential_weights(features):
     queries, bank, labels = features
     similarities, indices = nearest(queries, bank, 20)
     votes = weighted_vote(similarities, labels[indices], 7)
@@ -45,14 +45,14 @@ def test_weighted_votes_predict_as_scikit_learn_with_exponential_weights(feature
     assert np.array_equal(votes.argmax(1), peer.fit(bank, labels).predict(queries))
 
 
-def test_majority_votes_predict_as_scikit_learn_with_uniform_weights(features):
+def test_majority_votes_match_scikit_learn_with_uniform_weights(features):
     queries, bank, labels = features
     _, indices = nearest(queries, bank, 5)
     peer = KNeighborsClassifier(5, metric="cosine").fit(bank, labels)
     assert np.array_equal(majority_vote(labels[indices], 7).argmax(1), peer.predict(queries))
 
 
-def test_search_equals_its_slow_twin(features):
+def test_the_search_matches_the_reference(features):
     queries, bank, _ = features
     similarities, indices = nearest(queries[:10], bank, 50)
     expected_similarities, expected = slow.nearest(queries[:10], bank, 50)
@@ -60,7 +60,7 @@ def test_search_equals_its_slow_twin(features):
     np.testing.assert_allclose(similarities, expected_similarities, atol=ROUNDING)
 
 
-def test_votes_equal_their_slow_twins_up_to_one_factor_per_query(features):
+def test_votes_match_the_reference_up_to_one_factor_per_query(features):
     queries, bank, labels = features
     similarities, indices = nearest(queries, bank, 20)
     votes = weighted_vote(similarities, labels[indices], 7, temperature=0.1)
@@ -73,9 +73,9 @@ def test_votes_equal_their_slow_twins_up_to_one_factor_per_query(features):
 
 
 @pytest.mark.parametrize("k", [1, 3, 5, 12, 150])
-@pytest.mark.parametrize("queries", [4, 40])  # FAISS takes another route from 20 queries on
+@pytest.mark.parametrize("queries", [4, 40])  # FAISS uses another algorithm from 20 queries on
 @pytest.mark.parametrize("rows_at_once", [7, 64, 1000])
-def test_of_equal_similarities_the_smaller_index_comes_first(rows_at_once, queries, k):
+def test_equal_similarities_are_ordered_by_index(rows_at_once, queries, k):
     # Entries of +-1 in 4 dimensions: 16 directions, all products exact, hundreds of ties per query.
     draw = np.random.default_rng(5)
     bank = draw.choice(np.float32([-1, 1]), (200, 4))
@@ -86,12 +86,12 @@ def test_of_equal_similarities_the_smaller_index_comes_first(rows_at_once, queri
     assert np.array_equal(similarities, expected_similarities)
 
 
-def test_a_collapsed_backbone_has_the_first_rows_of_the_bank_as_neighbors():
+def test_with_a_collapsed_backbone_the_neighbors_are_the_first_rows_of_the_bank():
     _, indices = nearest(np.ones((30, 16)), np.ones((500, 16)), 7)
     assert np.array_equal(indices, np.tile(np.arange(7), (30, 1)))
 
 
-def test_a_wider_search_begins_with_the_narrower_one(features):
+def test_a_search_with_larger_k_begins_with_that_of_smaller_k(features):
     queries, bank, _ = features
     narrow, wide = nearest(queries, bank, 20), nearest(queries, bank, 200)
     assert np.array_equal(narrow[1], wide[1][:, :20])
@@ -100,7 +100,7 @@ def test_a_wider_search_begins_with_the_narrower_one(features):
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 8, 599])
-def test_the_bank_may_be_searched_in_blocks_of_any_size(features, rows_at_once):
+def test_the_bank_can_be_searched_in_blocks_of_any_size(features, rows_at_once):
     queries, bank, _ = features
     similarities, indices = nearest(queries, bank, 20, rows_at_once=rows_at_once)
     expected_similarities, expected = nearest(queries, bank, 20)
@@ -108,20 +108,20 @@ def test_the_bank_may_be_searched_in_blocks_of_any_size(features, rows_at_once):
     np.testing.assert_allclose(similarities, expected_similarities, atol=ROUNDING)
 
 
-def test_k_may_be_the_whole_bank(features):
+def test_k_may_be_the_size_of_the_bank(features):
     queries, bank, _ = features
     _, indices = nearest(queries, bank, len(bank))
     assert np.array_equal(np.sort(indices), np.tile(np.arange(len(bank)), (len(queries), 1)))
 
 
-def test_half_precision_features_are_searched_in_single_precision(features):
+def test_half_precision_features_are_converted_to_single_precision(features):
     queries, bank, _ = (part.astype(np.float16) for part in features)
     _, indices = nearest(queries, bank, 10)
     _, expected = nearest(queries.astype(np.float32), bank.astype(np.float32), 10)
     assert np.array_equal(indices, expected)
 
 
-def test_a_vote_at_a_tiny_temperature_does_not_overflow():
+def test_voting_at_a_tiny_temperature_does_not_overflow():
     votes = weighted_vote(np.float32([[0.9, 0.8, -1.0]]), np.array([[2, 0, 1]]), 3, 1e-4)
     assert votes.tolist() == [[0.0, 0.0, 1.0]]
 
@@ -131,35 +131,35 @@ def test_equal_counts_go_to_the_smallest_class():
 
 
 @pytest.mark.parametrize("k", [0, 601])
-def test_a_k_that_the_bank_cannot_serve_is_refused(features, k):
+def test_an_invalid_k_is_rejected(features, k):
     with pytest.raises(UserError, match=rf"k is {k}, but the bank has 600 rows"):
         nearest(*features[:2], k)
 
 
-def test_features_without_a_direction_are_counted_and_refused(features):
+def test_zero_and_non_finite_features_are_counted_and_rejected(features):
     queries, bank, _ = features
     broken = bank.copy()
     broken[:3] = 0
     broken[5, 2] = np.nan
     broken[6, 1] = np.inf
-    with pytest.raises(UserError, match=r"bank: of 600 features 3 are zero and 2 are not finite"):
+    with pytest.raises(UserError, match=r"bank: 3 of 600 features are zero and 2 are not finite"):
         nearest(queries, broken, 5)
-    with pytest.raises(UserError, match=r"queries: of 150 features 150 are zero"):
+    with pytest.raises(UserError, match=r"queries: 150 of 150 features are zero"):
         nearest(queries * 0, bank, 5)
 
 
-def test_features_of_different_width_are_refused(features):
+def test_features_of_different_dimensions_are_rejected(features):
     with pytest.raises(UserError, match="same backbone and layer"):
         nearest(features[0][:, :8], features[1], 5)
 
 
-def test_a_label_beyond_the_number_of_classes_is_refused():
-    with pytest.raises(UserError, match=r"labels 1..3, expected 0..2"):
+def test_a_label_out_of_range_is_rejected():
+    with pytest.raises(UserError, match=r"labels 1..3; expected 0..2"):
         majority_vote(np.array([[1, 3]]), 3)
 
 
 @pytest.mark.parametrize("first", ["torch", "faiss"])
-def test_the_search_runs_beside_torch_whichever_is_imported_first(first):
+def test_faiss_and_torch_work_together_in_either_import_order(first):
     program = f"""
 import {first}, numpy, torch
 from msbreg.neighbors import nearest

@@ -1,4 +1,4 @@
-"""Two processes equal one process on the joined batch, in value and in gradient."""
+"""Two processes compute the loss and gradient of one process on the joined batch."""
 
 from pathlib import Path
 
@@ -19,25 +19,25 @@ def two_processes(output: Path, task: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("task", ["msbreg-ln-sync", "msbreg-none-sync", "byol-ln-sync"])
-def test_two_processes_have_the_value_and_gradient_of_one(tmp_path, task):
+def test_two_processes_have_the_loss_and_gradient_of_one(tmp_path, task):
     method, norm, _ = task.split("-")
     one = gradient_of_one_step(method, norm, {"singular_sync": True})
     for result in two_processes(tmp_path, task):
         assert result["terms"] == pytest.approx(one["terms"], rel=1e-5)
         for name, gradient in result["gradients"].items():
             expected = one["gradients"][name]
-            # float32 sums in another order
+            # The order of float32 sums differs.
             assert (gradient - expected).norm() <= 1e-4 * expected.norm() + 1e-9, name
 
 
-def test_a_covariance_of_each_process_alone_is_another_loss(tmp_path):
+def test_a_covariance_per_process_gives_a_different_loss(tmp_path):
     one = gradient_of_one_step("msbreg", "ln", {"singular_sync": True})
     two = two_processes(tmp_path, "msbreg-ln-alone")
     assert two[0]["terms"]["singular_value"] != pytest.approx(one["terms"]["singular_value"])
     assert two[0]["terms"]["centroid"] == pytest.approx(one["terms"]["centroid"], rel=1e-5)
 
 
-def test_gather_joins_rows_and_adds_up_their_gradients(tmp_path):
+def test_gather_concatenates_rows_and_sums_their_gradients(tmp_path):
     joined = torch.tensor([0.0, 1, 2, 10, 11, 12])
     # Both processes compute the same loss, so each row's gradient arrives twice.
     gradient = 2 * 2 * joined * torch.arange(1.0, 7)
@@ -48,7 +48,7 @@ def test_gather_joins_rows_and_adds_up_their_gradients(tmp_path):
         assert result["objects"] == ["from 0", "from 1"]
 
 
-def test_one_process_is_the_identity():
+def test_with_one_process_collectives_are_identities():
     rows = torch.ones(2, 3, requires_grad=True)
     assert distributed.gather(rows) is rows
     module = torch.nn.Linear(2, 2)
@@ -60,20 +60,20 @@ def test_one_process_is_the_identity():
 
 
 @pytest.mark.parametrize("name", ["tpu", "mps", "nonsense", "meta"])
-def test_an_unknown_device_is_refused(name):
+def test_an_unknown_device_is_rejected(name):
     with pytest.raises(UserError, match="expected auto, cpu, cuda or cuda:N"):
         distributed.pick_device(name)
 
 
-def test_a_gpu_that_is_not_there_is_refused():
+def test_a_missing_gpu_is_rejected():
     beyond = torch.cuda.device_count()
-    with pytest.raises(UserError, match=f"asks for GPU {beyond}, but PyTorch sees {beyond} GPUs"):
+    with pytest.raises(UserError, match=f"requires GPU {beyond}, but PyTorch finds {beyond} GPUs"):
         distributed.pick_device(f"cuda:{beyond}")
 
 
 @pytest.mark.skipif(
     torch.cuda.device_count() < 2,
-    reason="SyncBatchNorm exists on CUDA only; comparing two processes with it takes two GPUs",
+    reason="SyncBatchNorm requires CUDA, and two processes need two GPUs",
 )
 def test_two_processes_with_synchronized_batch_norm_equal_one(tmp_path):
     one = gradient_of_one_step(

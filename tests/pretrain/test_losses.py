@@ -19,7 +19,7 @@ def test_centroid_loss_is_equation_3(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_centroid_loss_is_the_pairwise_loss_less_the_spread_of_the_targets(shape):
+def test_centroid_loss_is_the_pairwise_loss_minus_the_spread_of_the_targets(shape):
     p, z = draw(0, *shape), draw(1, *shape)
     unit = torch.nn.functional.normalize(z, dim=-1)
     spread = (unit - unit.mean(0)).square().sum(-1).mean()
@@ -28,11 +28,11 @@ def test_centroid_loss_is_the_pairwise_loss_less_the_spread_of_the_targets(shape
     torch.testing.assert_close(losses.pairwise_loss(p, z), pairs)
 
 
-def test_centroid_and_pairwise_loss_have_one_gradient():
+def test_centroid_and_pairwise_loss_have_the_same_gradient():
     p, z = draw(0, 4, 5, 6).requires_grad_(), draw(1, 4, 5, 6)
-    (of_centroid,) = torch.autograd.grad(losses.centroid_loss(p, z), p)
-    (of_pairs,) = torch.autograd.grad(twin.all_pairs_loss(p, z), p)
-    torch.testing.assert_close(of_centroid, of_pairs)
+    (centroid_gradient,) = torch.autograd.grad(losses.centroid_loss(p, z), p)
+    (pairwise_gradient,) = torch.autograd.grad(twin.all_pairs_loss(p, z), p)
+    torch.testing.assert_close(centroid_gradient, pairwise_gradient)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -56,7 +56,7 @@ def test_singular_value_loss_is_zero_for_white_predictions():
 
 
 @pytest.mark.parametrize(("images", "dimensions"), [(4, 300), (300, 4), (16, 16)])
-def test_singular_value_loss_forms_the_smaller_matrix_only(images, dimensions):
+def test_singular_value_loss_computes_only_the_smaller_matrix(images, dimensions):
     largest = 0
     inputs = images * dimensions
 
@@ -80,7 +80,7 @@ def test_brownian_loss_is_equation_4(shape):
     torch.testing.assert_close(losses.brownian_loss(p, n), twin.brownian_loss(p, n))
 
 
-def test_brownian_loss_with_raw_noise_grows_with_its_length():
+def test_brownian_loss_with_raw_noise_scales_with_the_noise():
     p, n = draw(0, 2, 5, 3), draw(2, 5, 3)
     raw = losses.brownian_loss(p, n, normalize_noise=False)
     torch.testing.assert_close(losses.brownian_loss(p, 10 * n, normalize_noise=False), 10 * raw)
@@ -96,7 +96,7 @@ def test_msbreg_loss_is_the_weighted_sum_of_its_terms():
     torch.testing.assert_close(drift, losses.brownian_loss(p, n))
 
 
-def test_losses_of_single_views_average_to_the_loss_of_all():
+def test_single_view_losses_average_to_the_loss_of_all_views():
     p, z, n = draw(0, 4, 5, 3), draw(1, 4, 5, 3), draw(2, 5, 3)
     whole = losses.msbreg_loss(p, z, n, lambda_s=0.3, lambda_b=0.7)
     single = [losses.msbreg_loss(p[j, None], z, n, lambda_s=0.3, lambda_b=0.7) for j in range(4)]
@@ -117,11 +117,11 @@ def test_losses_of_single_views_average_to_the_loss_of_all():
     ids=["centroid", "singular value", "Brownian", "pairs", "msbreg"],
 )
 @pytest.mark.parametrize("shape", [(2, 4, 3), (3, 3, 5)])
-def test_gradients_are_those_of_finite_differences(loss, shape):
+def test_gradients_match_finite_differences(loss, shape):
     z, n = draw(1, *shape), draw(2, *shape[1:])
     assert torch.autograd.gradcheck(lambda p: loss(p, z, n), draw(0, *shape).requires_grad_())
 
 
-def test_impossible_shapes_are_refused():
-    with pytest.raises(ValueError, match="at least 2 images, 1 given"):
+def test_a_single_image_is_rejected():
+    with pytest.raises(ValueError, match="at least 2 images, got 1"):
         losses.singular_value_loss(draw(0, 2, 1, 3))

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from pretrain.monitor import (
     alignment,
-    collapse_in_words,
     describe,
+    describe_collapse,
     dimension_std,
     effective_rank,
     embedding_report,
@@ -22,7 +22,7 @@ def draw(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_std_is_1_for_an_even_spread_and_0_for_a_point():
+def test_std_is_1_for_an_even_spread_and_0_for_equal_embeddings():
     assert dimension_std(draw(0, 5000, 64)) == pytest.approx(1.0, abs=0.02)  # 1/sqrt(5000)
     assert dimension_std(torch.ones(50, 8)) == pytest.approx(0.0, abs=1e-6)
 
@@ -33,7 +33,7 @@ def test_effective_rank_counts_equal_directions():
     assert effective_rank(torch.zeros(4)) == 1.0
 
 
-def test_the_spectrum_is_that_of_the_covariance():
+def test_the_spectrum_matches_the_covariance():
     embeddings = draw(0, 40, 6)
     unit = F.normalize(embeddings, dim=-1)
     covariance = torch.cov(unit.T, correction=0)
@@ -64,19 +64,19 @@ def test_uniformity_is_the_log_mean_potential_of_all_pairs():
     assert uniformity(torch.ones(5, 3)) == pytest.approx(0)
 
 
-def test_a_collapse_is_reported_in_words_and_health_is_silent():
+def test_a_collapse_is_described_and_healthy_embeddings_are_not():
     healthy = embedding_report(draw(0, 64, 16), draw(1, 64, 16), t=2.0)
     point = torch.ones(64, 16) + 1e-3 * draw(0, 64, 16)
     collapsed = embedding_report(point, point, t=2.0)
     line = torch.outer(draw(2, 64), torch.ones(16))
     flat = embedding_report(line, line, t=2.0)
     bounds = {"least_std": 0.1, "least_rank": 2.0}
-    assert collapse_in_words(healthy, **bounds) == ""
-    assert "spread per dimension is 0.00" in collapse_in_words(collapsed, **bounds)
-    assert "span 1.0 dimensions" in collapse_in_words(flat, **bounds)
+    assert describe_collapse(healthy, **bounds) == ""
+    assert "spread per dimension is 0.00" in describe_collapse(collapsed, **bounds)
+    assert "effective rank is 1.0" in describe_collapse(flat, **bounds)
 
 
-def test_the_monitor_counts_correct_votes():
+def test_knn_top1_is_the_percentage_of_correct_votes():
     bank = np.eye(3, dtype=np.float32).repeat(4, axis=0)
     labels = np.arange(3).repeat(4)
     queries = np.eye(3, dtype=np.float32)[[0, 1, 2, 2]]

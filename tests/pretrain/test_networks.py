@@ -33,7 +33,7 @@ def test_the_same_seed_gives_the_same_heads():
     ("norm", "kind"),
     [("bn", torch.nn.BatchNorm1d), ("ln", torch.nn.LayerNorm), ("none", torch.nn.Identity)],
 )
-def test_heads_have_their_norm_in_the_hidden_layer_only(norm, kind):
+def test_heads_have_a_norm_only_after_the_hidden_layer(norm, kind):
     layers = list(head(12, 16, 8, norm))
     assert [type(layer) for layer in layers] == [
         torch.nn.Linear,
@@ -45,7 +45,7 @@ def test_heads_have_their_norm_in_the_hidden_layer_only(norm, kind):
     assert layers[3].bias is None
 
 
-def test_the_moving_average_is_the_formula_for_parameters_and_leaves_statistics_alone():
+def test_the_ema_updates_parameters_but_not_batch_norm_statistics():
     online, target = build_networks("resnet18-tiny", hidden=16, out=8, norm="bn", seed=0)
     with torch.no_grad():
         for parameter in online.parameters():

@@ -1,4 +1,4 @@
-"""Whole runs of the script, as users start, stop, kill and continue them."""
+"""Complete runs of the script: started, stopped, killed and resumed as by a user."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def small(data: Path, output: Path, **changes) -> Config:
 
 
 def arguments(data: Path, output: Path, *more: str) -> list[str]:
-    """The same run, as it is typed."""
+    """The same run as a command line."""
     flags = (
         f"--data {data} --output {output} --arch resnet18-tiny "
         "--epochs 2 --batch_size 4 --views 2 --workers 0 "
@@ -86,13 +86,13 @@ def data(make_folder) -> Path:
     return make_folder(train=8, val=4)
 
 
-def test_two_runs_of_one_seed_end_with_the_same_weights_and_generators(data, tmp_path):
+def test_two_runs_with_the_same_seed_end_with_the_same_weights_and_generators(data, tmp_path):
     ends = []
     for name in ("one", "other"):
         run(small(data, tmp_path / name, epochs=1), Card("test", {}))
         content = load_checkpoint(tmp_path / name / "checkpoint.pth")
         ends.append(content["loop"]["generators"][0])
-        torch.rand(1), np.random.rand(1), random.random()  # noqa: NPY002 - no matter to the next run
+        torch.rand(1), np.random.rand(1), random.random()  # noqa: NPY002 - must not affect the next run
     assert_bit_equal(tmp_path / "one", tmp_path / "other")
     one, other = ends
     assert torch.equal(one["torch"], other["torch"])
@@ -100,7 +100,7 @@ def test_two_runs_of_one_seed_end_with_the_same_weights_and_generators(data, tmp
     assert one["python"] == other["python"]
 
 
-def test_a_run_leaves_a_checkpoint_a_record_and_a_curve(data, tmp_path):
+def test_a_run_writes_a_checkpoint_a_record_and_a_curve(data, tmp_path):
     config = small(data, tmp_path / "run")
     results = run(config, Card("test", {}))
     record = read_record(tmp_path / "run")
@@ -132,7 +132,7 @@ def test_a_run_leaves_a_checkpoint_a_record_and_a_curve(data, tmp_path):
     ],
     ids=str,
 )
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(data, tmp_path, changes):
+def test_the_weights_depend_on_the_seed_alone(data, tmp_path, changes):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run(small(data, tmp_path / name, seed=seed, **changes))
     assert_bit_equal(tmp_path / "a", tmp_path / "b")
@@ -149,7 +149,7 @@ def test_workers_do_not_change_the_weights(data, tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(data, tmp_path, how):
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(data, tmp_path, how):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     long = ("--epochs", "6", "--save_seconds", "0.001")  # a checkpoint at every step
     run(small(data, whole, epochs=6))
@@ -167,7 +167,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(data, 
         assert read_record(broken)["status"] == "running"
     else:
         assert stopped.returncode == 75, message
-        assert "The same command continues" in message
+        assert "Run the same command to continue" in message
         assert "Traceback" not in message
         assert read_record(broken)["status"] == "interrupted"
     again = start(arguments(data, broken, *long), tmp_path)
@@ -181,14 +181,14 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(data, 
     assert [row.get("total") for row in rows] == [row.get("total") for row in losses]
 
 
-def test_a_finished_run_is_not_overwritten(data, tmp_path):
+def test_a_completed_run_is_not_overwritten(data, tmp_path):
     config = small(data, tmp_path / "run", epochs=1)
     run(config)
     before = (tmp_path / "run" / "checkpoint.pth").read_bytes()
-    with pytest.raises(UserError, match="contains a finished run.\nGive another --output"):
+    with pytest.raises(UserError, match="contains a completed run.\nGive another --output"):
         run(config)
     assert run(small(data, tmp_path / "run", epochs=1, finished="skip")) == {}
-    with pytest.raises(UserError, match=r"of other settings \(epochs = 2 here\)"):
+    with pytest.raises(UserError, match=r"with other settings \(epochs = 2 here\)"):
         run(small(data, tmp_path / "run", epochs=2, finished="skip"))
     assert (tmp_path / "run" / "checkpoint.pth").read_bytes() == before
 
@@ -197,7 +197,7 @@ WATCH_LITTLE = DiagnosticsSettings(images=2, bank=2, queries=2)
 
 
 def interrupted_run(data: Path, output: Path) -> None:
-    """Leave a run that an unreadable file stopped after its first checkpoint."""
+    """A run that an unreadable file stopped after its first checkpoint."""
     images = list_images(data / "train")
     watched = {images.paths[0], images.paths[-1]}
     for part in held_out_tail(images, 2):
@@ -213,7 +213,7 @@ def interrupted_run(data: Path, output: Path) -> None:
     bad.write_bytes(kept)
 
 
-def test_an_unreadable_file_loses_nothing(data, tmp_path):
+def test_a_run_resumes_after_an_unreadable_file_is_fixed(data, tmp_path):
     interrupted_run(data, tmp_path / "run")
     assert read_record(tmp_path / "run")["status"] == "failed"
     run(small(data, tmp_path / "run", save_seconds=1e-6, seed=3, diagnostics=WATCH_LITTLE))
@@ -221,9 +221,9 @@ def test_an_unreadable_file_loses_nothing(data, tmp_path):
     assert_bit_equal(tmp_path / "run", tmp_path / "whole")
 
 
-def test_an_unfinished_run_is_not_continued_with_other_settings_or_data(data, tmp_path):
+def test_an_unfinished_run_does_not_resume_with_other_settings_or_data(data, tmp_path):
     interrupted_run(data, tmp_path / "run")
-    with pytest.raises(UserError, match="unfinished run of other settings: lambda_b = 0.1 here"):
+    with pytest.raises(UserError, match="unfinished run with other settings: lambda_b = 0.1 here"):
         run(
             small(
                 data,
@@ -239,26 +239,26 @@ def test_an_unfinished_run_is_not_continued_with_other_settings_or_data(data, tm
         run(small(data, tmp_path / "run", save_seconds=1e-6, seed=3, diagnostics=WATCH_LITTLE))
 
 
-def test_unreadable_files_can_be_left_out_and_are_counted(data, tmp_path):
+def test_unreadable_files_can_be_skipped_and_are_counted(data, tmp_path):
     (data / "train" / "class1" / "003.png").write_bytes(b"no image")
     run(small(data, tmp_path / "run", skip_unreadable=True))
     record = read_record(tmp_path / "run")
     assert record["data"]["images"] == 15
     assert record["data"]["skipped_files"] == ["class1/003.png"]
-    assert "1 unreadable files are left out" in record["warnings"]
+    assert "skipping 1 unreadable files" in record["warnings"]
 
 
-def test_images_without_labels_are_enough(data, tmp_path):
+def test_labels_are_not_required(data, tmp_path):
     results = run(small(data / "train" / "class0", tmp_path / "run", epochs=1))
     assert "knn_top1" not in results
     assert "std" in results
 
 
-def test_a_collapse_is_reported_in_words(data, tmp_path):
+def test_a_collapse_is_recorded_as_a_warning(data, tmp_path):
     watch = DiagnosticsSettings(images=8, bank=16, queries=8, least_rank=100.0)
     run(small(data, tmp_path / "run", epochs=1, diagnostics=watch))
     warning = read_record(tmp_path / "run")["warnings"][-1]
-    assert warning.startswith("epoch 1: the embeddings are collapsing: they span ")
+    assert warning.startswith("epoch 1: the embeddings are collapsing: their effective rank is ")
 
 
 @pytest.mark.parametrize(
@@ -271,12 +271,12 @@ def test_a_collapse_is_reported_in_words(data, tmp_path):
         ("--arch resnet19", "arch is 'resnet19'; expected one of"),
         ("--augment.crop_area [0.5,2]", "crop_area"),
         ("--nonsense 3", "nonsense"),
-        ("--device cuda:99", "asks for GPU 99"),
-        ("--max_images 99", "99 images asked of"),
+        ("--device cuda:99", "requires GPU 99"),
+        ("--max_images 99", "99 images were requested from"),
         ("--output /proc/nowhere", "cannot be written"),
     ],
 )
-def test_what_a_user_gets_wrong_is_one_message(data, tmp_path, flags, words):
+def test_user_errors_give_one_message(data, tmp_path, flags, words):
     process = start(arguments(data, tmp_path / "run", *flags.split()), tmp_path)
     _, message = process.communicate(timeout=60)
     assert process.returncode == 2, message
@@ -284,7 +284,7 @@ def test_what_a_user_gets_wrong_is_one_message(data, tmp_path, flags, words):
     assert "Traceback" not in message
 
 
-def test_two_runs_do_not_write_to_one_folder(data, tmp_path):
+def test_two_runs_cannot_write_to_the_same_folder(data, tmp_path):
     import fcntl
 
     (tmp_path / "run").mkdir()

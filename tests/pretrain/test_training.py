@@ -1,4 +1,4 @@
-"""Pre-training as the loop sees it: streamed views, the methods, the target network."""
+"""The pre-training trainable: losses computed view by view, the methods, the target network."""
 
 import copy
 import math
@@ -30,7 +30,7 @@ def settings(**changes) -> Config:
 
 
 def training(config: Config) -> PreTraining:
-    """Four steps, two an epoch."""
+    """Four steps, two per epoch."""
     return PreTraining(METHODS[config.method](config), config, CPU, steps=4, epoch=2)
 
 
@@ -40,7 +40,7 @@ def pixels(views: int = 3, images: int = 4, seed: int = 0) -> Tensor:
 
 
 def assert_same_gradients(first: nn.Module, second: nn.Module) -> None:
-    """Up to float32 sums in another order: 1e-4 of the whole gradient's length, over 40 layers."""
+    """Equal up to the order of float32 sums over 40 layers: 1e-4 of the norm of the gradient."""
     one = torch.cat([p.grad.flatten() for p in first.parameters()])
     other = torch.cat([p.grad.flatten() for p in second.parameters()])
     assert (one - other).norm() <= 1e-4 * other.norm()
@@ -48,7 +48,7 @@ def assert_same_gradients(first: nn.Module, second: nn.Module) -> None:
 
 
 def joined(online, target, views, loss):
-    """All views in memory at once, each through the networks on its own, and one backward pass."""
+    """One forward pass per view, then a single backward pass through all of them."""
     predictions = torch.stack([online(normalize(v, CPU)) for v in views])
     with torch.no_grad():
         targets = torch.stack([target(normalize(v, CPU)) for v in views])
@@ -58,7 +58,7 @@ def joined(online, target, views, loss):
 
 
 def streamed(config: Config, views: Tensor) -> tuple[PreTraining, nn.Module, dict[str, Tensor]]:
-    """One step without its update; the training, its online network as it was, and the terms."""
+    """One step without the update; returns the trainable, a copy of its online network, and the terms."""
     trained = training(config)
     trained.train_mode()
     again = copy.deepcopy(trained.method.online)
@@ -70,7 +70,7 @@ def streamed(config: Config, views: Tensor) -> tuple[PreTraining, nn.Module, dic
 
 
 @pytest.mark.parametrize("norm", ["bn", "ln", "none"])
-def test_streaming_the_views_gives_the_gradient_of_the_whole_msbreg_loss(norm):
+def test_the_view_by_view_msbreg_loss_has_the_gradient_of_the_full_loss(norm):
     config = settings(lambda_s=0.1, lambda_b=0.7, head_norm=norm)
     trained, again, terms = streamed(config, pixels())
     total = joined(
@@ -84,7 +84,7 @@ def test_streaming_the_views_gives_the_gradient_of_the_whole_msbreg_loss(norm):
 
 
 @pytest.mark.parametrize(("reduce", "factor"), [("mean", 1), ("sum", 6)])
-def test_streaming_the_views_gives_the_gradient_of_the_whole_byol_loss(reduce, factor):
+def test_the_view_by_view_byol_loss_has_the_gradient_of_the_full_loss(reduce, factor):
     config = settings(method="byol", loss=LossSettings(byol_reduce=reduce))
     trained, again, _ = streamed(config, pixels())
     target = training(config).method.target
@@ -92,7 +92,7 @@ def test_streaming_the_views_gives_the_gradient_of_the_whole_byol_loss(reduce, f
     assert_same_gradients(trained.model, again)
 
 
-def test_without_itself_a_view_has_the_gradient_of_byol():
+def test_excluding_the_own_target_gives_the_gradient_of_byol():
     config = settings(lambda_s=0.0, lambda_b=0.0, loss=LossSettings(include_self=False))
     trained, again, _ = streamed(config, pixels())
     joined(again, training(config).method.target, pixels(), lambda p, z, _: byol_loss(p, z))
@@ -100,7 +100,7 @@ def test_without_itself_a_view_has_the_gradient_of_byol():
 
 
 @pytest.mark.parametrize("kind", ["l2", "l2_sqrt_d"])
-def test_the_singular_input_is_what_the_covariance_is_of(kind):
+def test_the_covariance_is_computed_from_the_singular_input(kind):
     scale = 1.0 if kind == "l2" else math.sqrt(8)
     config = settings(lambda_s=1.0, lambda_b=0.0, loss=LossSettings(singular_input=kind))
 
@@ -113,7 +113,7 @@ def test_the_singular_input_is_what_the_covariance_is_of(kind):
     assert_same_gradients(trained.model, again)
 
 
-def test_independent_target_views_are_the_last_k():
+def test_independent_target_views_are_the_last_k_views():
     views = pixels(views=6)
     config = settings(target=TargetSettings(views="independent"), lambda_s=0.0, lambda_b=0.0)
     trained, again, _ = streamed(config, views)
@@ -124,12 +124,12 @@ def test_independent_target_views_are_the_last_k():
     assert_same_gradients(trained.model, again)
 
 
-def test_the_target_network_gets_no_gradient():
+def test_the_target_network_receives_no_gradient():
     trained, _, _ = streamed(settings(), pixels())
     assert all(p.grad is None for p in trained.method.target.parameters())
 
 
-def test_noise_is_a_function_of_seed_and_step_alone():
+def test_noise_depends_only_on_seed_and_step():
     first = step_noise(0, 7, 4, 8, share="image")
     torch.manual_seed(99)
     assert torch.equal(first, step_noise(0, 7, 4, 8, share="image"))
@@ -137,12 +137,12 @@ def test_noise_is_a_function_of_seed_and_step_alone():
     assert not torch.equal(first, step_noise(1, 7, 4, 8, share="image"))
 
 
-def test_noise_is_one_direction_an_image_or_one_a_batch():
+def test_noise_is_one_direction_per_image_or_per_batch():
     assert len(step_noise(0, 0, 4, 8, share="image").unique(dim=0)) == 4
     assert len(step_noise(0, 0, 4, 8, share="batch").unique(dim=0)) == 1
 
 
-def test_learning_rate_and_decay_follow_the_batch():
+def test_learning_rate_and_decay_scale_with_the_batch():
     config = settings(
         batch_size=512, views=4, optimizer=OptimizerSettings(base_lr=0.15, warmup_epochs=1)
     )
@@ -154,11 +154,11 @@ def test_learning_rate_and_decay_follow_the_batch():
 
 
 def run(folder, trained: PreTraining, batches: list[Tensor]) -> State:
-    """All the batches as steps, two of them an epoch."""
+    """Train on the batches, two steps per epoch."""
     return fit(trained, batches, Plan(steps=len(batches), row_every=2), folder)
 
 
-def test_an_epoch_reports_the_mean_of_its_steps_and_the_target_follows(tmp_path):
+def test_an_epoch_reports_the_mean_of_its_steps_and_updates_the_target(tmp_path):
     trained = training(settings())
     before = copy.deepcopy(trained.method.target.state_dict())
     state = run(tmp_path, trained, [pixels(seed=s) for s in range(4)])
@@ -171,7 +171,7 @@ def test_an_epoch_reports_the_mean_of_its_steps_and_the_target_follows(tmp_path)
     assert "projector.0.weight" in [k for k, v in after.items() if not torch.equal(v, before[k])]
 
 
-def test_adams_bias_correction_makes_the_first_target_the_online_network(tmp_path):
+def test_with_bias_correction_the_first_target_equals_the_online_network(tmp_path):
     trained = training(settings(target=TargetSettings(bias_correction="adam")))
     run(tmp_path, trained, [pixels()])
     online = dict(trained.method.online.named_parameters())
@@ -179,7 +179,7 @@ def test_adams_bias_correction_makes_the_first_target_the_online_network(tmp_pat
         torch.testing.assert_close(value, online[name])
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_terms_and_the_step(tmp_path):
+def test_a_non_finite_loss_stops_training_and_reports_terms_and_step(tmp_path):
     trained = training(settings())
     with torch.no_grad():
         trained.method.online.predictor[3].weight[0, 0] = float("nan")
@@ -188,11 +188,11 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_terms_and_the_step(tmp_pa
         run(tmp_path, trained, [pixels()])
 
 
-def test_ruined_weights_of_the_target_network_are_not_saved(tmp_path):
+def test_non_finite_weights_of_the_target_network_are_not_saved(tmp_path):
     trained = training(settings())
     checkpoint = Checkpoint(tmp_path / "checkpoint.pth", lambda step: {"step": step})
     checkpoint.save(trained, State())
     with torch.no_grad():
         next(trained.method.target.parameters()).view(-1)[0] = float("inf")
-    with pytest.raises(RunFailed, match=r"1 tensor is not finite, the first target\."):
+    with pytest.raises(RunFailed, match=r"1 tensor is not finite, starting with target\."):
         checkpoint.save(trained, State())

@@ -8,7 +8,7 @@ from pretrain.view_batches import Order, batches_of_views, fixed_views
 from pretrain.views import policy
 
 
-def test_an_epoch_visits_each_image_once_and_drops_the_rest():
+def test_an_epoch_visits_each_image_at_most_once_and_drops_the_last_batch():
     order = Order(images=10, batch=3, epochs=2, seed=0)
     epochs = [[], []]
     for batch in order.batches(0):
@@ -21,26 +21,26 @@ def test_an_epoch_visits_each_image_once_and_drops_the_rest():
     assert epochs[0] != epochs[1]
 
 
-def test_the_order_is_a_function_of_the_seed():
+def test_the_order_depends_only_on_the_seed():
     first = list(Order(10, 2, 2, seed=0).batches(0))
     assert first == list(Order(10, 2, 2, seed=0).batches(0))
     assert first != list(Order(10, 2, 2, seed=1).batches(0))
 
 
 @pytest.mark.parametrize("step", [1, 3, 5, 6])
-def test_a_resumed_order_goes_on_where_it_was(step):
+def test_a_resumed_order_continues_at_its_step(step):
     order = Order(images=10, batch=3, epochs=2, seed=0)
     assert list(order.batches(step)) == list(order.batches(0))[step:]
 
 
-def test_processes_share_the_batch_of_one_process():
+def test_the_batches_of_two_processes_join_to_that_of_one():
     whole = list(Order(10, 4, 2, seed=0).batches(0))
     parts = [list(Order(10, 4, 2, seed=0, world=2, rank=r).batches(0)) for r in (0, 1)]
     assert whole == [a + b for a, b in zip(*parts, strict=True)]
 
 
 @pytest.mark.parametrize(("batch", "world"), [(11, 1), (5, 2), (2, 2), (4, 3)])
-def test_a_batch_that_cannot_be_shared_is_refused(batch, world):
+def test_a_batch_that_cannot_be_split_is_rejected(batch, world):
     with pytest.raises(UserError, match="batch_size is"):
         Order(images=10, batch=batch, epochs=1, seed=0, world=world)
 
@@ -71,14 +71,14 @@ def test_views_do_not_depend_on_the_number_of_workers_or_the_first_step(make_fol
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_is_one_clear_error(make_folder, workers):
+def test_an_unreadable_image_is_reported_by_name(make_folder, workers):
     root = make_folder(train=4)
     (root / "train" / "class1" / "002.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"class1/002\.png is not an image.*\n.*skip-unreadable"):
         views_of(root, workers)
 
 
-def test_fixed_views_are_spread_over_the_list(make_folder):
+def test_fixed_views_are_spaced_over_the_list_and_repeatable(make_folder):
     images = list_images(make_folder(train=4) / "train")
     views = fixed_views(images, policy("table9", 16), count=4, seed=0)
     assert views.shape == (2, 4, 3, 16, 16)

@@ -1,4 +1,4 @@
-"""The views: what is drawn, what is done to pixels, and that both can be repeated."""
+"""Augmented views: sampling, pixel operations, and reproducibility of both."""
 
 import math
 from dataclasses import replace
@@ -31,10 +31,10 @@ def parameters_of(augmentation: Augmentation, count: int) -> list[views.ViewPara
     return [sample(augmentation, 375, 500, generator) for _ in range(count)]
 
 
-# --- Repetition ---------------------------------------------------------------------------------
+# ---- Reproducibility
 
 
-def test_views_depend_on_seed_epoch_and_index_alone():
+def test_views_depend_only_on_seed_epoch_and_index():
     def run(seed: int, epoch: int, index: int) -> bytes:
         generator = view_generator(seed, epoch, index)
         return make_views(PHOTOGRAPHS[0], policy("table9", 32), 2, generator).tobytes()
@@ -51,7 +51,7 @@ def test_views_of_one_image_differ_from_each_other():
     assert len({view.tobytes() for view in stacked}) == 4
 
 
-def test_more_views_leave_the_first_ones_alone():
+def test_more_views_do_not_change_the_first_ones():
     few, many = (
         make_views(PHOTOGRAPHS[0], policy("byol_alternate", 32), count, view_generator(0, 0, 0))
         for count in (2, 4)
@@ -59,11 +59,11 @@ def test_more_views_leave_the_first_ones_alone():
     np.testing.assert_array_equal(few, many[:2])
 
 
-# --- What is drawn ------------------------------------------------------------------------------
+# ---- Sampling
 
 
 @pytest.mark.parametrize("name", sorted(views.POLICIES))
-def test_choices_are_as_frequent_as_the_policy_says(name):
+def test_choices_have_the_frequencies_of_the_policy(name):
     count = 2000
     for augmentation in policy(name, 224):
         drawn = parameters_of(augmentation, count)
@@ -78,7 +78,7 @@ def test_choices_are_as_frequent_as_the_policy_says(name):
             assert abs(np.mean(happened) - chance) <= four_deviations
 
 
-def test_factors_fill_their_ranges_and_come_in_every_order():
+def test_factors_cover_their_ranges_in_every_order():
     augmentation = Augmentation(jitter=1.0, brightness=1.5)
     drawn = parameters_of(augmentation, 2000)
     ranges = {
@@ -98,22 +98,22 @@ def test_factors_fill_their_ranges_and_come_in_every_order():
     assert 1.98 < max(sigmas) <= 2.0
 
 
-def test_a_probability_leaves_the_other_choices_alone():
+def test_a_probability_does_not_change_the_other_choices():
     often, never = parameters_of(Augmentation(), 50), parameters_of(Augmentation(blur=0.0), 50)
     assert [replace(p, blur_sigma=0.0) for p in often] == never
 
 
-def test_an_override_reaches_every_distribution_of_a_policy():
+def test_an_override_applies_to_every_distribution_of_a_policy():
     assert [a.hue for a in policy("byol_alternate", 32, hue=0.0)] == [0.0, 0.0]
 
 
-def test_a_jitter_of_strength_zero_is_left_out():
+def test_jitter_of_strength_zero_is_omitted():
     (parameters,) = parameters_of(Augmentation(jitter=1.0, brightness=0, hue=0), 1)
     assert sorted(name for name, _ in parameters.jitter) == ["contrast", "saturation"]
 
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 375), (1, 1), (5, 3), (7, 900)])
-def test_crops_lie_inside_the_image(height, width):
+def test_crops_are_inside_the_image(height, width):
     generator = np.random.default_rng(0)
     for _ in range(300):
         top, left, h, w = views.sample_crop(Augmentation(), height, width, generator)
@@ -122,16 +122,16 @@ def test_crops_lie_inside_the_image(height, width):
         assert min(h, w) > 0
 
 
-def test_crops_keep_to_the_range_of_areas_and_ratios():
+def test_crops_respect_the_ranges_of_area_and_ratio():
     crops = parameters_of(Augmentation(), 1000)
     areas = np.array([p.height * p.width for p in crops]) / (375 * 500)
     ratios = np.array([p.width / p.height for p in crops])
-    # Both sides are rounded, so by half a pixel in at least 90 (the smallest crop's side).
+    # Both sides are rounded: an error of half a pixel in at least 90, the side of the smallest crop.
     assert 0.08 * 0.98 <= areas.min() <= areas.max() <= 1.0
     assert 3 / 4 * 0.98 <= ratios.min() <= ratios.max() <= 4 / 3 * 1.02
 
 
-def test_crops_are_distributed_as_those_of_torchvision():
+def test_crops_are_distributed_like_those_of_torchvision():
     torch.manual_seed(0)
     image = torch.empty(3, 375, 500)
     theirs = np.array(
@@ -149,13 +149,13 @@ def test_crops_are_distributed_as_those_of_torchvision():
     ("height", "width", "expected"),
     [(100, 10, (43, 0, 13, 10)), (10, 100, (0, 43, 10, 13)), (10, 10, (0, 0, 10, 10))],
 )
-def test_a_crop_that_never_fits_becomes_the_largest_central_one(height, width, expected):
-    # An area of 1 fits in no image but one of an allowed ratio, and there hardly ever.
+def test_a_crop_that_never_fits_becomes_the_largest_center_crop(height, width, expected):
+    # A crop with the area of the image fits only if it has the image's aspect ratio.
     augmentation = Augmentation(crop_area=(1.0, 1.0))
     assert views.sample_crop(augmentation, height, width, np.random.default_rng(1)) == expected
 
 
-def test_even_and_odd_views_have_their_own_distribution():
+def test_even_and_odd_views_use_their_own_distributions():
     even, odd = policy("byol_alternate", 32)
     assert (even.blur, even.solarize, odd.blur, odd.solarize) == (1.0, 0.0, 0.1, 0.2)
 
@@ -167,18 +167,18 @@ def test_even_and_odd_views_have_their_own_distribution():
         np.testing.assert_array_equal(view, 255 - image if j % 2 else image)
 
 
-# --- What is done to pixels ---------------------------------------------------------------------
+# ---- Pixel operations
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [64, 224])
-def test_resize_is_that_of_pillow(size, interpolation):
+def test_resize_matches_pillow(size, interpolation):
     for image in PHOTOGRAPHS:
         for height, width in ((427, 640), (300, 280), (100, 130), (5, 3), (1, 1)):
             crop = image[20 : 20 + height, 30 : 30 + width] if height < 400 else image
             ours = views.resize(crop, size, size, interpolation)
             reference = twin.resize(crop, size, interpolation)
-            # Both round after each pass, with integer weights of another precision.
+            # Both round after each pass, with integer weights of different precision.
             assert largest_difference(ours, reference) <= 2
             assert np.abs(ours - reference).mean() <= 0.05
 
@@ -186,22 +186,22 @@ def test_resize_is_that_of_pillow(size, interpolation):
 @pytest.mark.parametrize(
     ("part", "amounts", "bound"),
     [
-        # One rounding is half a level; contrast's reference has a luma of 0.2989 for red, and
-        # saturation's weights are in fixed point besides.
+        # One rounding is half a level. The reference uses a luma of 0.2989 for red, which affects contrast
+        # and saturation; saturation also uses fixed-point weights.
         ("brightness", [0.0, 0.6, 1.0, 1.37, 2.5], 0.51),
         ("contrast", [0.0, 0.6, 1.0, 1.37, 2.5], 0.55),
         ("saturation", [0.0, 0.8, 1.0, 1.2], 0.8),
         ("hue", [-0.5, -0.1, -0.033, -1e-9, 0.0, 0.07, 0.1, 0.5], 0.51),
     ],
 )
-def test_jitter_is_that_of_torchvision(part, amounts, bound):
+def test_jitter_matches_torchvision(part, amounts, bound):
     for image in SQUARES:
         for amount in amounts:
             ours = getattr(views, part)(image, amount)
             assert largest_difference(ours, twin.jitter(image, part, amount)) <= bound
 
 
-def test_gray_is_that_of_torchvision():
+def test_gray_matches_torchvision():
     for image in SQUARES:
         ours = views.gray(image)
         assert (ours == ours[..., :1]).all()
@@ -209,9 +209,9 @@ def test_gray_is_that_of_torchvision():
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.4, 2.0, 5.0])
-def test_blur_is_that_of_torchvision(sigma):
+def test_blur_matches_torchvision(sigma):
     for image in SQUARES:
-        # The rounding, weights in fixed point, and the tail beyond 3 sigma.
+        # Errors from rounding, fixed-point weights, and the tail beyond 3 sigma.
         ours = views.blur(image, sigma, 0.1)
         reference = twin.blur(image, sigma, 0.1)
         assert largest_difference(ours, reference) <= 1.0
@@ -219,24 +219,24 @@ def test_blur_is_that_of_torchvision(sigma):
 
 
 @pytest.mark.parametrize("threshold", [0, 1, 128, 255, 256])
-def test_solarize_inverts_from_the_threshold_upwards(threshold):
+def test_solarize_inverts_values_from_the_threshold_upward(threshold):
     np.testing.assert_array_equal(views.solarize(NOISE, threshold), twin.solarize(NOISE, threshold))
 
 
 @pytest.mark.parametrize("image", PHOTOGRAPHS, ids=["china", "flower"])
-def test_a_whole_view_is_that_of_the_reference(image):
+def test_a_complete_view_matches_the_reference(image):
     augmentation = Augmentation(size=96, jitter=1.0)
     generator = np.random.default_rng(0)
     for _ in range(24):
         parameters = sample(augmentation, *image.shape[:2], generator)
         ours = views.apply(image, parameters, augmentation)
         difference = np.abs(ours - twin.apply(image, parameters, augmentation))
-        # Roundings add up, and a jitter may stretch those before it by 1.4 or turn a dark hue.
+        # Rounding errors accumulate; jitter can amplify earlier ones by 1.4 or rotate a dark hue.
         assert difference.mean() <= 0.6
         assert difference.max() <= 5
 
 
-def test_the_order_of_the_jitter_is_kept():
+def test_the_order_of_the_jitter_is_respected():
     parts = (("brightness", 1.4), ("contrast", 0.6))
     augmentation = Augmentation(size=224)
     for jitter in (parts, parts[::-1]):
@@ -246,7 +246,7 @@ def test_the_order_of_the_jitter_is_kept():
         assert largest_difference(ours, reference) <= 1.3  # two roundings, the first times 1.4
 
 
-def test_views_without_augmentation_are_the_image():
+def test_views_without_augmentation_equal_the_image():
     augmentation = Augmentation(size=224, **NEVER, **WHOLE)
     stacked = make_views(SQUARES[0], (augmentation,), 3, np.random.default_rng(0))
     assert stacked.flags.c_contiguous
@@ -254,7 +254,7 @@ def test_views_without_augmentation_are_the_image():
         np.testing.assert_array_equal(view, SQUARES[0].transpose(2, 0, 1))
 
 
-def test_the_image_is_left_as_it_was_and_may_be_read_only():
+def test_the_image_is_not_modified_and_may_be_read_only():
     image = SQUARES[0].copy()
     image.flags.writeable = False
     make_views(image, policy("table9", 224, solarize=1.0, **WHOLE), 2, np.random.default_rng(0))
@@ -272,7 +272,7 @@ def test_tiny_images_and_tiny_views_work(shape, size):
     make_views(image, policy("table9", size, jitter=1.0, gray=1.0), 8, np.random.default_rng(0))
 
 
-# --- Refusals -----------------------------------------------------------------------------------
+# ---- Invalid input
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_tiny_images_and_tiny_views_work(shape, size):
     [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((3, 0, 3), np.uint8)],
     ids=["dtype", "channels", "empty"],
 )
-def test_what_is_no_rgb_image_is_our_own_mistake(image):
+def test_arrays_that_are_not_rgb_images_fail_an_assertion(image):
     with pytest.raises(AssertionError):
         make_views(image, policy("table9", 8), 1, np.random.default_rng(0))
 
@@ -303,15 +303,15 @@ def test_what_is_no_rgb_image_is_our_own_mistake(image):
     ],
     ids=str,
 )
-def test_an_impossible_option_is_refused_by_name(option):
+def test_an_invalid_option_is_rejected_by_name(option):
     ((name, value),) = option.items()
     with pytest.raises(UserError, match=name) as caught:
         Augmentation(**option)
     assert repr(value) in str(caught.value)
 
 
-def test_an_unknown_policy_or_option_names_the_known_ones():
+def test_an_unknown_policy_or_option_lists_the_known_ones():
     with pytest.raises(UserError, match=r"byol_alternate, byol_sym, table9"):
         policy("byol", 224)
-    with pytest.raises(UserError, match=r"no option blurr.*blur_sigma"):
+    with pytest.raises(UserError, match=r"option blurr is unknown.*blur_sigma"):
         policy("table9", 224, blurr=0.5)

@@ -1,4 +1,4 @@
-"""What one of two gloo processes does; started by test_distributed.py."""
+"""The program of each of two gloo processes; started by test_distributed.py."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def gradient_of_one_step(method: str, norm: str, options: dict, device: torch.device = CPU) -> dict:
-    """This process's part of a batch of 8 images through one step."""
+    """The loss terms and gradients of one step on this process's part of a batch of 8 images."""
     torch.set_num_threads(1)
     config = Config(
         method=method,
@@ -30,7 +30,7 @@ def gradient_of_one_step(method: str, norm: str, options: dict, device: torch.de
     made = METHODS[method](config)
     made.to(device, synchronize=norm == "bn")  # on CUDA: every BatchNorm is synchronized
     made.train_mode()
-    if norm != "bn":  # on the CPU there is no such thing: the backbone's own is put in eval mode
+    if norm != "bn":  # no SyncBatchNorm on the CPU: put the BatchNorm of the backbones in eval mode
         made.online.backbone.eval()
         made.target.backbone.eval()
     training = PreTraining(made, config, device, steps=1, epoch=1)
@@ -53,7 +53,7 @@ def gradient_of_one_step(method: str, norm: str, options: dict, device: torch.de
 
 
 def gather_with_gradient() -> dict:
-    """Each process squares and weighs the rows of both."""
+    """A weighted sum of squares over the rows of both processes."""
     local = (torch.arange(3.0) + 10 * distributed.rank()).requires_grad_()
     joined = distributed.gather(local)
     loss = (joined.square() * torch.arange(1.0, len(joined) + 1)).sum()

@@ -1,8 +1,8 @@
-"""Scores of classification, by sorting and counting one image at a time."""
+"""Classification scores, by sorting and counting one image at a time."""
 
 
 def top_k_accuracy(scores, labels, k):
-    """Sort the classes by (falling score, rising index) and look for the label."""
+    """Sort the classes by (descending score, ascending index) and look for the label."""
     hits = 0
     for row, label in zip(scores, labels, strict=True):
         ranking = sorted(range(len(row)), key=lambda index: (-row[index], index))
@@ -11,7 +11,7 @@ def top_k_accuracy(scores, labels, k):
 
 
 def class_accuracies(scores, labels):
-    """Score each class alone."""
+    """The accuracy of each class; NaN for classes without images."""
     accuracies = []
     for wanted in range(scores.shape[1]):
         own = [index for index, label in enumerate(labels) if label == wanted]
@@ -20,7 +20,7 @@ def class_accuracies(scores, labels):
 
 
 def precision_recall_points(scores, labels):
-    """Give (recall, precision) at every threshold that is a score."""
+    """(recall, precision) with each score as a threshold."""
     points = []
     for threshold in sorted(set(scores), reverse=True):
         chosen = [label for score, label in zip(scores, labels, strict=True) if score >= threshold]
@@ -30,12 +30,12 @@ def precision_recall_points(scores, labels):
 
 
 def interpolated(points, recall):
-    """Give the highest precision at this recall or above."""
+    """The highest precision at this recall or above."""
     return max(precision for other, precision in points if other >= recall)
 
 
 def average_precision(scores, labels):
-    """Add width times interpolated height over the steps of recall."""
+    """The area under the interpolated precision, summed over the steps of recall."""
     points = precision_recall_points(scores, labels)
     area, last = 0.0, 0.0
     for recall, _ in points:
@@ -45,6 +45,6 @@ def average_precision(scores, labels):
 
 
 def eleven_point_average_precision(scores, labels):
-    """Average eleven heights; the margin is for tenths that have no exact float."""
+    """The mean precision at eleven recalls; the margin is for tenths that are not exact in floating point."""
     points = precision_recall_points(scores, labels)
     return 100 * sum(interpolated(points, tenth / 10 - 1e-9) for tenth in range(11)) / 11

@@ -1,4 +1,4 @@
-"""COCO's scores the long way: two JSON files, read and evaluated by pycocotools alone."""
+"""COCO scores by pycocotools alone, from two JSON files."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Cosines pair by pair, and the effective rank from the eigenvalues of the Gram matrix."""
+"""The mean cosine, pair by pair, and the effective rank, from the eigenvalues of the Gram matrix."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def mean_pairwise_cosine(features):
-    """Average over every unordered pair of rows."""
+    """The mean over all unordered pairs of rows."""
     cosines = [
         float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
         for a, b in itertools.combinations(features, 2)
@@ -16,7 +16,7 @@ def mean_pairwise_cosine(features):
 
 
 def effective_rank(vectors):
-    """Singular values are roots of eigenvalues; the entropy is added one share at a time."""
+    """Singular values are roots of eigenvalues; the entropy is summed one term at a time."""
     eigenvalues = np.linalg.eigvalsh(vectors @ vectors.T)
     singular = [math.sqrt(value) for value in eigenvalues if value > 0]
     entropy = 0.0

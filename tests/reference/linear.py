@@ -1,4 +1,4 @@
-"""A linear layer trained at one learning rate by autograd and PyTorch's own optimizer."""
+"""A linear layer trained with one learning rate by autograd and PyTorch's optimizer."""
 
 import math
 

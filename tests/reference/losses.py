@@ -1,4 +1,4 @@
-"""The losses of the paper, written as its equations stand: one image, one view, one pair at a time."""
+"""The losses of the paper, written like its equations: one image, one view, one pair at a time."""
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ def centroid_loss(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def all_pairs_loss(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Mean over images and all ordered pairs of views, a view with itself included, of Eq. 1."""
+    """Eq. 1, averaged over images and all ordered pairs of views, including each view with itself."""
     views, images, _ = predictions.shape
     total = torch.zeros((), dtype=predictions.dtype)
     for i in range(images):
@@ -32,7 +32,7 @@ def all_pairs_loss(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def byol_loss(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Mean over images and ordered pairs of different views of Eq. 1, by the cosine."""
+    """Eq. 1 in its cosine form, averaged over images and ordered pairs of different views."""
     views, images, _ = predictions.shape
     terms = []
     for i in range(images):

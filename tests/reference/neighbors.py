@@ -6,7 +6,7 @@ import numpy as np
 
 
 def nearest(queries, bank, k):
-    """Sort all of the bank by (falling cosine, rising index) for each query, in float64."""
+    """Sort the whole bank by (descending cosine, ascending index) for each query, in float64."""
     similarities, indices = [], []
     for query in queries.astype(np.float64):
         cosines = [
@@ -20,7 +20,7 @@ def nearest(queries, bank, k):
 
 
 def weighted_vote(similarities, labels_of_neighbors, classes, temperature):
-    """Add exp(s / temperature) to the class of each neighbor, unscaled."""
+    """Add exp(s / temperature) to the score of each neighbor's class, without rescaling."""
     scores = np.zeros((len(similarities), classes))
     for query, (row, labels) in enumerate(zip(similarities, labels_of_neighbors, strict=True)):
         for similarity, label in zip(row, labels, strict=True):
@@ -29,7 +29,7 @@ def weighted_vote(similarities, labels_of_neighbors, classes, temperature):
 
 
 def majority_vote(labels_of_neighbors, classes):
-    """Count, one neighbor at a time."""
+    """Count the neighbors of each class, one at a time."""
     scores = np.zeros((len(labels_of_neighbors), classes))
     for query, labels in enumerate(labels_of_neighbors):
         for label in labels:

@@ -1,4 +1,4 @@
-"""COCO's run lengths, character by character."""
+"""COCO's run lengths, one character at a time."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def runs(counts):
 
 
 def characters(given):
-    """Write runs, which may be impossible ones, as a compressed mask has them."""
+    """Encode runs as the counts of a compressed mask; the runs may be invalid."""
     text = ""
     for index, run in enumerate(given):
         value = run - (given[index - 2] if index > 2 else 0)
@@ -36,7 +36,7 @@ def characters(given):
 
 
 def decode(mask):
-    """Fill the columns from the left, each from the top."""
+    """Decode a mask, filling it in column-major order."""
     height, width = mask["size"]
     out = np.zeros((height, width), dtype=bool)
     place = 0

@@ -1,4 +1,4 @@
-"""Right and wrong detections, one pair of boxes at a time."""
+"""Classify detections as right or wrong, one pair of boxes at a time."""
 
 
 def iou(a, b):
@@ -9,7 +9,7 @@ def iou(a, b):
 
 
 def judged(scene, prediction):
-    """Give "hit", "miss" or "neither" and the highest IoU (None without objects) of each detection."""
+    """For each detection: "hit", "miss" or "neither", and the highest IoU (None without objects)."""
     out = [None] * len(prediction.scores)
     taken = set()
     for i in sorted(range(len(out)), key=lambda i: (-prediction.scores[i], i)):

@@ -1,4 +1,4 @@
-"""Slow twins of pretrain/views.py: Pillow's resize, then torchvision's functions in floating point.
+"""Reference for pretrain/views.py: Pillow's resize, then torchvision's functions in floating point.
 
 Nothing is rounded between two operations; levels are 0 to 255, arrays (H, W, 3).
 """

@@ -1,4 +1,4 @@
-"""VOC average precision, one line of text and one pair of boxes at a time."""
+"""VOC average precision, computed one text line and one pair of boxes at a time."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def printed_and_read(prediction):
-    """Give (score, xmin, ymin, xmax, ymax, label) as they come back from a file of text."""
+    """(score, xmin, ymin, xmax, ymax, label), rounded as in a text file of results."""
     rows = []
     for (x0, y0, x1, y1), score, label in zip(
         prediction.boxes, prediction.scores, prediction.labels, strict=True
@@ -18,7 +18,7 @@ def printed_and_read(prediction):
 
 
 def iou(a, b):
-    """Count the pixels two boxes share, and those of either; edges are inclusive."""
+    """Pixels in the intersection and in the union of two boxes with inclusive edges."""
     width = max(min(a[2], b[2]) - max(a[0], b[0]) + 1, 0.0)
     height = max(min(a[3], b[3]) - max(a[1], b[1]) + 1, 0.0)
     sizes = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b)]
@@ -26,7 +26,7 @@ def iou(a, b):
 
 
 def verdicts(scenes, rows, label, threshold):
-    """Walk down the ranking; give +1 for a hit, -1 for a miss, 0 for neither, and the positives."""
+    """+1 for a hit, -1 for a miss and 0 for neither, by rank; and the number of positives."""
     objects = {
         scene.id: [
             (o.box[0] + 1, o.box[1] + 1, o.box[2], o.box[3], o.difficult)
@@ -56,7 +56,7 @@ def verdicts(scenes, rows, label, threshold):
 
 
 def curve(walked, positives):
-    """Give (recall, precision) after each detection."""
+    """(recall, precision) after each detection."""
     points, hits, misses = [], 0, 0
     for verdict in walked:
         hits += verdict == 1
@@ -67,12 +67,12 @@ def curve(walked, positives):
 
 
 def highest(points, recall):
-    """Give the highest precision at this recall or above."""
+    """The highest precision at this recall or above."""
     return max((p for r, p in points if r >= recall), default=0.0)
 
 
 def average_precision(points, metric):
-    """Average eleven heights, or add up rectangles, in percent."""
+    """The mean of eleven precisions, or the area under the curve, in percent."""
     if metric == "11-point":
         return 100 * sum(highest(points, level) for level in np.arange(0.0, 1.1, 0.1)) / 11
     area, last = 0.0, 0.0

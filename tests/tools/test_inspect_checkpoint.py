@@ -90,7 +90,7 @@ def test_a_random_network_exits_1_with_both_kinds_of_signs(tmp_path, capsys):
     assert facts["verdict"] == "not trained"
     untouched, features = facts["signs"]
     assert untouched.startswith("untouched initialization")
-    assert features.startswith("features look like a random network's")
+    assert features.startswith("features look like those of a random network")
     assert facts["next"] == []
 
 

@@ -109,7 +109,7 @@ def rewritten(pattern: str, replacement: str):
             rewritten("<name>(red|blue)", "<name>gren"),
             r"object 1 \(gren\): .*known classes: blue, red",
         ),
-        (rewritten(r"<width>\d+", "<width>77"), r"000003\.jpg is .*000003\.xml states 77 x"),
+        (rewritten(r"<width>\d+", "<width>77"), r"000003\.jpg is .*000003\.xml gives 77 x"),
         (rewritten("</annotation>", ""), r"000003\.xml:1 is malformed XML"),
         (lambda voc: (voc / "Annotations/000003.xml").unlink(), r"000003\.xml does not exist"),
         (
@@ -118,7 +118,7 @@ def rewritten(pattern: str, replacement: str):
         ),
         (
             lambda voc: (voc / "JPEGImages/000003.jpg").write_bytes(b""),
-            "its 0 bytes are in no known",
+            "its 0 bytes are not in a known",
         ),
     ],
 )
@@ -134,7 +134,7 @@ def test_invalid_voc_annotations_exit_with_code_2(voc, capsys, change, words):
     [
         ({"bbox": [5, 5, 300]}, "expected 4 numbers x, y, width, height"),
         ({"id": 1}, "annotation id 1 occurs twice"),
-        ({"category_id": 4}, "category_id 4 is none of the 2 categories: 3, 9"),
+        ({"category_id": 4}, "category_id 4 is unknown; expected one of the 2 categories: 3, 9"),
         ({"segmentation": {"size": [1, 1], "counts": "01"}}, r"run lengths have size \[1, 1\]"),
         ({"segmentation": [["a"] * 6]}, "polygon 1 is not a list of numbers"),
     ],
@@ -154,7 +154,7 @@ def test_invalid_coco_annotations_exit_with_code_2(coco, capsys, change, words):
     [
         ('{"images": [', "trainval.json is malformed JSON"),
         ({"images": [], "annotations": []}, "lists no images"),
-        ({"annotations": []}, "has no image with an annotation that is not a crowd"),
+        ({"annotations": []}, "has an object that is not a crowd"),
     ],
 )
 def test_empty_annotation_files_exit_with_code_2(coco, capsys, content, words):
@@ -189,7 +189,7 @@ def test_strict_data_rejects_unusual_annotations_with_code_2(coco, capsys):
     content["annotations"][0] |= {"bbox": [-50, 5, 300, 10]}
     coco.write_text(json.dumps(content))
     assert start(coco.parent / "coco.yaml", "--strict-data") == 2
-    assert "boxes that reach outside their image (--strict-data)" in capsys.readouterr().err
+    assert "boxes that extend beyond their image (--strict-data)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -228,7 +228,9 @@ def test_a_run_that_diverges_keeps_its_last_finite_checkpoint(voc, capsys, more)
     assert finite(checkpoint)
     before = checkpoint.read_bytes()
     assert start(card, *more, *words, "0.01") == 2
-    assert "unfinished run of other settings: yaml.SOLVER.BASE_LR = 0.01" in capsys.readouterr().err
+    assert (
+        "unfinished run with other settings: yaml.SOLVER.BASE_LR = 0.01" in capsys.readouterr().err
+    )
     assert checkpoint.read_bytes() == before
 
 
@@ -298,5 +300,5 @@ def test_running_out_of_memory_gives_advice(voc, capsys, monkeypatch, in_testing
     message = failed(card, capsys, 1, *periods, "1" if in_testing else "0")
     assert re.search(words, message)
     assert "CUDA out of memory" in message
-    assert message.endswith(f"checkpoint.pth holds the state after step {saved}.")
+    assert message.endswith(f"checkpoint.pth contains the state after step {saved}.")
     assert "traceback" in read_record(card.parent / "out")

@@ -234,7 +234,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(data, 
         assert read_record(broken)["status"] == "running"
     else:
         assert stopped.returncode == 75, message
-        assert "The same command continues" in message
+        assert "Run the same command to continue" in message
         assert "Traceback" not in message
         assert read_record(broken)["status"] == "interrupted"
     again = start(arguments, tmp_path)
@@ -270,7 +270,7 @@ def test_an_unfinished_run_is_not_continued_with_other_settings(card, done, tmp_
         "config": record["config"] | {"output": str(output)},
     }
     (output / "record.json").write_text(json.dumps(unfinished))
-    with pytest.raises(UserError, match="unfinished run of other settings: yaml.SOLVER.BASE_LR"):
+    with pytest.raises(UserError, match="unfinished run with other settings: yaml.SOLVER.BASE_LR"):
         run(new_config(card, output, "SOLVER.BASE_LR", "0.5"))
     run(new_config(card, output))  # killed between its evaluation and its record
     assert read_record(output)["results"] == record["results"]
@@ -278,10 +278,10 @@ def test_an_unfinished_run_is_not_continued_with_other_settings(card, done, tmp_
 
 def test_a_finished_run_is_not_overwritten(card, done):
     before = (done / "checkpoint.pth").read_bytes()
-    with pytest.raises(UserError, match="contains a finished run.\nGive another --output"):
+    with pytest.raises(UserError, match="contains a completed run.\nGive another --output"):
         run(new_config(card, done))
     assert run(new_config(card, done, finished="skip")) == {}
-    with pytest.raises(UserError, match=r"of other settings \(yaml.SOLVER.GAMMA = 0.5 here\)"):
+    with pytest.raises(UserError, match=r"with other settings \(yaml.SOLVER.GAMMA = 0.5 here\)"):
         run(new_config(card, done, "SOLVER.GAMMA", "0.5", finished="skip"))
     assert (done / "checkpoint.pth").read_bytes() == before
 
@@ -426,7 +426,7 @@ def test_two_processes_train_one_detector_and_warn_about_local_batchnorm(card, t
         ("--config CARD --nonsense 3", "nonsense"),
         ("--config CARD --engine tensorflow", "engine"),
         ("--config CARD --trials 2 --seed 1", "--trials uses the seeds 0, 1"),
-        ("--config CARD --device cuda:99", "asks for GPU 99"),
+        ("--config CARD --device cuda:99", "requires GPU 99"),
         ("--config CARD --output /proc/nowhere", "cannot be written"),
         ("--checkpoint random", "config"),
     ],
@@ -451,7 +451,7 @@ def test_the_script_reports_errors_and_prints_help(tmp_path):
     helped = start("--help", tmp_path)
     output, _ = helped.communicate(timeout=60)
     assert helped.returncode == 0
-    assert "Settings of the yaml to replace, after all options" in output
+    assert "Override settings of the yaml; must follow all options" in output
     assert "--eval-only" in output
     assert "--overrides" not in output
 

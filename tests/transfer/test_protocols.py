@@ -451,12 +451,12 @@ def test_the_untrained_twin_has_the_input_of_the_checkpoint(
         ("knn", "--data /no/such", "neither a folder nor a known name"),
         ("knn", "--k [0]", "expected integers of 1 or more"),
         ("knn", "--arch resnet50", "holds a resnet18-tiny, but a resnet50"),
-        ("knn", "--transform.crop 400", "do not fit"),
+        ("knn", "--transform.crop 400", "crop is 400"),
         ("knn", "--kk 3", "kk"),
         ("linear", "--held_out 2", "held_out 2"),
         ("linear", "--learning_rates [-1]", "expected numbers above 0"),
         ("svm", "--folds 1", "folds is 1"),
-        ("svm", "", "no VOC layout at"),
+        ("svm", "", "does not have VOC's layout"),
     ],
 )
 def test_user_errors_give_one_message(tmp_path, data, checkpoint, capsys, script, flags, words):

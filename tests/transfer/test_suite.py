@@ -86,7 +86,9 @@ def test_data_without_voc_layout_is_reported_before_anything_runs(tmp_path, make
     config = suite.Config(
         checkpoint=tmp_path / "checkpoint.pth", data=str(make_folder()), output=tmp_path / "runs"
     )
-    with pytest.raises(UserError, match=r"no VOC layout(.|\n)*--protocols '\[knn, linear\]'"):
+    with pytest.raises(
+        UserError, match=r"does not have VOC's layout(.|\n)*--protocols '\[knn, linear\]'"
+    ):
         suite.run(config)
     assert not (tmp_path / "runs").exists()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from msbreg.data.run_lengths import encode
 from msbreg.data.scenes import Prediction, Scenes
 from msbreg.run import distributed
-from msbreg.run.failures import as_told, raise_first
+from msbreg.run.failures import raise_first, to_other_processes
 from msbreg.run.progress import Progress
 from msbreg.train.health import NotFinite
 from transfer.detectors.mapper import MapperSettings, Sample
@@ -67,7 +67,7 @@ def predict(
     except Exception as error:  # noqa: BLE001 - raised below, on every process
         failure = error
     # Gather also after a failure: the other processes wait for this one.
-    shares = distributed.gather_objects((found, as_told(failure)))
+    shares = distributed.gather_objects((found, to_other_processes(failure)))
     raise_first(failure, [other for _, other in shares])
     return [prediction for share, _ in shares for prediction in share]
 

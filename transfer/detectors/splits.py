@@ -24,7 +24,7 @@ class Data:
 
     def warnings(self) -> list[str]:
         """Warnings about the data that a reader of the scores must know."""
-        found = [*self.train.doubts, *self.test.doubts]
+        found = [*self.train.warnings, *self.test.warnings]
         shared = len(_files(self.train) & _files(self.test))
         if shared:
             found.append(

@@ -18,7 +18,7 @@ from msbreg.data.sources import data_name, open_source
 from msbreg.data.transforms import EvaluationTransform, default_transform
 from msbreg.run.config import Card, plain
 from msbreg.run.errors import UserError
-from msbreg.run.job import AlreadyFinished, Job, job, log
+from msbreg.run.job import AlreadyFinished, Job, log, start_job
 from transfer.frozen.feature_cache import export, extract
 from transfer.frozen.frozen_config import FrozenConfig, LabeledConfig
 from transfer.scoring.classification import class_accuracies, standard_error, top_k_accuracy
@@ -68,7 +68,7 @@ def evaluate(
     if not given:
         config = dataclasses.replace(config, data="digits")
     try:
-        with job(
+        with start_job(
             config, card, kind=kind, inputs=inputs(config), resume_file=resume_file
         ) as current:
             log.info("%s of %s on %s", kind, config.checkpoint, config.data)

@@ -1,7 +1,7 @@
-"""Compose images from digit scans and photographs: pure functions on arrays and a generator.
+"""Compose images from digit scans and photographs: pure functions of arrays and a random generator.
 
-Images are float32 (H, W, 3) RGB in gray levels 0..255 until `to_uint8`; masks are bool (H, W).
-A box is (left, top, right, bottom) in pixels, 0-based, right and bottom exclusive.
+Images are float32 (H, W, 3) RGB with values in 0..255 until `to_uint8`; masks are bool (H, W). A box is
+(left, top, right, bottom) in pixels, 0-based, with exclusive right and bottom edges.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-INK = 0.5  # a pixel belongs to a digit where at least half of it is ink
+INK = 0.5  # a pixel belongs to a digit if its opacity is at least this value
 
 
 @dataclass(frozen=True)
 class Composition:
-    """How a digit meets its background. Pairs are uniform ranges; contrasts are gray levels."""
+    """How digits are drawn on a background. Pairs are uniform ranges; contrasts are in gray levels."""
 
-    background_contrast: float  # factor on the photograph around its mean; 0 is a flat ground
+    background_contrast: float  # scales the photograph around its mean; 0 gives a flat ground
     ground: tuple[float, float] | None  # gray level of the background; None keeps the photograph's
-    contrast: tuple[float, float]  # luminance step from the ground to the ink, of either sign
-    chroma: float  # largest color cast of ground and ink
+    contrast: tuple[float, float]  # absolute luminance difference between ground and ink
+    chroma: float  # maximum color cast of ground and ink
     height: tuple[float, float]  # pixels from the first to the last row of the scan
-    rotation: float  # degrees to either side
+    rotation: float  # maximum rotation in degrees, in either direction
     noise: float  # standard deviation of the pixel noise
-    shift: float = 0.0  # pixels off the center (single digits only)
-    dark: float = 0.5  # probability of ink that is darker than its ground
+    shift: float = 0.0  # maximum distance from the center in pixels (single digits only)
+    dark: float = 0.5  # probability of ink darker than its ground
     faint: tuple[float, float] = (9.0, 14.0)  # contrast of a difficult digit
-    difficult: float = 0.0  # probability
-    truncated: float = 0.0  # probability that a digit is laid across the border
+    difficult: float = 0.0  # probability of a difficult digit
+    truncated: float = 0.0  # probability that a digit crosses the border
 
 
-# Two augmented views of a single-digit image must share the digit and little else: with a strong
-# photograph behind it, views are matched by their background and the digit is never learned.
-# Brightness, contrast and color vary widely, which keeps random networks from solving the task,
-# and are what color jitter takes away. The ink is always lighter: polarity, which no augmentation
-# changes, would be the easiest thing to match views by.
+# Two augmented views of a single-digit image should have little in common except the digit. With a strong
+# photograph in the background, views are matched by the background and the digit is never learned.
+# Brightness, contrast and color vary widely, so that random networks cannot solve the task; color jitter
+# removes this variation. The ink is always lighter than the ground, because no augmentation changes the
+# polarity, and views could easily be matched by it.
 SINGLE = Composition(
     background_contrast=0.1,
     ground=(40.0, 110.0),
@@ -64,9 +64,9 @@ SCENE = Composition(
     difficult=0.08,
     truncated=0.15,
 )
-SHARP = replace(SCENE, difficult=0.0)  # COCO knows no difficult objects
-MIN_INSIDE = 0.55  # part of a truncated digit's ink that stays inside the image
-MIN_VISIBLE = 0.75  # part of a digit's ink that others leave visible
+SHARP = replace(SCENE, difficult=0.0)  # COCO has no difficult objects
+MIN_INSIDE = 0.55  # minimum fraction of a truncated digit inside the image
+MIN_VISIBLE = 0.75  # minimum fraction of a digit that is not covered by others
 MAX_BOX_IOU = 0.2
 PLACEMENT_TRIES = 40
 
@@ -76,7 +76,7 @@ class Instance:
     label: int  # 0..9
     scans: tuple[int, ...]  # rows of load_digits(); several for a crowd
     mask: Mask  # visible pixels
-    pixels: int  # pixels inside the image before other digits covered some
+    pixels: int  # pixels inside the image, including those covered by other digits
     truncated: bool = False
     difficult: bool = False
     crowd: bool = False
@@ -85,7 +85,7 @@ class Instance:
 @dataclass(frozen=True)
 class Scene:
     image: Array
-    instances: tuple[Instance, ...] = ()  # in the order of pasting: later ones lie on top
+    instances: tuple[Instance, ...] = ()  # in drawing order: later ones cover earlier ones
 
 
 def to_uint8(image: Array) -> NDArray[np.uint8]:
@@ -93,7 +93,7 @@ def to_uint8(image: Array) -> NDArray[np.uint8]:
 
 
 def mask_box(mask: Mask) -> tuple[int, int, int, int]:
-    """The tight box of a mask that has at least one pixel."""
+    """The tight bounding box of a mask with at least one pixel."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
@@ -106,7 +106,7 @@ def box_iou(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float
 
 
 def render_glyph(scan: NDArray[np.float64], height: float, degrees: float) -> Array:
-    """The ink of an 8x8 scan (0..16) as opacity 0..1, scaled, rotated, tightly cropped."""
+    """The ink of an 8x8 scan (0..16) as opacity in 0..1; scaled, rotated and tightly cropped."""
     import cv2
 
     side = int(np.ceil(1.5 * height)) + 4
@@ -115,7 +115,7 @@ def render_glyph(scan: NDArray[np.float64], height: float, degrees: float) -> Ar
     ink = cv2.warpAffine(
         (scan / 16).astype(np.float32), matrix, (side, side), flags=cv2.INTER_CUBIC
     )
-    opacity = np.clip((ink - 0.33) / 0.3, 0, 1)  # sharpens the blur of the enlargement
+    opacity = np.clip((ink - 0.33) / 0.3, 0, 1)  # sharpens edges blurred by upscaling
     left, top, right, bottom = mask_box(opacity > 0)
     return opacity[top:bottom, left:right]
 
@@ -123,7 +123,7 @@ def render_glyph(scan: NDArray[np.float64], height: float, degrees: float) -> Ar
 def crop_photograph(
     rng: np.random.Generator, photographs: Sequence[Array], size: tuple[int, int]
 ) -> Array:
-    """A random (height, width) crop, at half scale so that it has structure, mirrored or not."""
+    """A random (height, width) crop, downscaled by 2 to contain more structure, randomly mirrored."""
     import cv2
 
     photograph = photographs[int(rng.integers(len(photographs)))]
@@ -138,7 +138,7 @@ def crop_photograph(
 
 
 def cast(rng: np.random.Generator, chroma: float) -> Array:
-    """A random color offset (3,) that leaves the luminance alone."""
+    """A random color offset (3,) that does not change the luminance."""
     offset = rng.uniform(-chroma, chroma, 3)
     return (offset - offset @ LUMA).astype(np.float32)
 
@@ -158,7 +158,7 @@ def background(
 
 
 def stamp(opacity: Array, top: int, left: int, size: tuple[int, int]) -> Array:
-    """The opacity on an empty canvas of `size`, cut where it hangs over the border."""
+    """Place the opacity on an empty canvas of `size`, clipped at the border."""
     canvas = np.zeros(size, np.float32)
     rows = slice(max(top, 0), min(top + opacity.shape[0], size[0]))
     columns = slice(max(left, 0), min(left + opacity.shape[1], size[1]))
@@ -177,7 +177,7 @@ def paint(
     *,
     dark: float = 0.5,
 ) -> Array:
-    """Lay one color over the image, `contrast` gray levels away from what it covers."""
+    """Blend one color over the image; its luminance differs by `contrast` from the covered pixels."""
     ground = image[opacity >= INK].mean(0)
     level = float(ground @ LUMA)
     sign = -1.0 if rng.random() < dark else 1.0
@@ -198,7 +198,7 @@ def single_digit(
     side: int = 32,
     style: Composition = SINGLE,
 ) -> NDArray[np.uint8]:
-    """One digit near the center of a weak background."""
+    """One digit near the center of a low-contrast background."""
     image = background(rng, photographs, (side, side), style)
     glyph = render_glyph(
         scan, rng.uniform(*style.height), rng.uniform(-style.rotation, style.rotation)
@@ -216,7 +216,7 @@ def single_digit(
 def draw_corner(
     rng: np.random.Generator, size: tuple[int, int], glyph: tuple[int, int], truncated: bool
 ) -> tuple[int, int]:
-    """Top and left of a glyph: inside the image, or laid across one of its borders."""
+    """Top and left of a glyph: inside the image, or crossing one of its borders if `truncated`."""
     corner = [int(rng.integers(max(1, s - g + 1))) for s, g in zip(size, glyph, strict=True)]
     if truncated:
         axis = int(rng.integers(2))
@@ -227,7 +227,7 @@ def draw_corner(
 
 
 def has_room(scene: Scene, mask: Mask) -> bool:
-    """Whether a digit may be pasted without hiding too much of those that are there."""
+    """Whether a digit can be drawn without covering too much of the existing ones."""
     box = mask_box(mask)
     return all(
         (other.mask & ~mask).sum() >= MIN_VISIBLE * other.pixels
@@ -244,7 +244,7 @@ def place_digit(
     scan: NDArray[np.float64],
     style: Composition,
 ) -> Scene:
-    """The scene with one more digit on top, or as it was where no place was found."""
+    """Draw one more digit; returns the scene unchanged if there is no room."""
     size = scene.image.shape[0], scene.image.shape[1]
     glyph = render_glyph(
         scan, rng.uniform(*style.height), rng.uniform(-style.rotation, style.rotation)
@@ -276,7 +276,7 @@ def place_crowd(
     style: Composition,
     cell: int = 13,
 ) -> Scene:
-    """The scene with two rows of tiny digits of one class, counted as one crowd."""
+    """Draw two rows of tiny digits of one class, which form one crowd."""
     size = scene.image.shape[0], scene.image.shape[1]
     columns = -(-len(scans) // 2)
     top = int(rng.integers(size[0] - 2 * cell))

@@ -1,6 +1,7 @@
 """Write scenes in the layouts of ImageFolder, PASCAL VOC and COCO.
 
-Scenes come in with 0-based, exclusive boxes; each writer converts to its own layout's convention.
+Input boxes are 0-based with exclusive right and bottom edges; each writer converts them to the convention of
+its layout.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from numpy.typing import NDArray
 from msbreg.data.digits.compose import Instance, Mask, Scene, mask_box, to_uint8
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-COCO_IDS = (1, 2, 3, 5, 7, 8, 11, 13, 17, 19)  # gapped, as in COCO
+COCO_IDS = (1, 2, 3, 5, 7, 8, 11, 13, 17, 19)  # with gaps, as in COCO
 VOID = 255
-MIN_POLYGON_IOU = 0.85  # below it (digits with a hole), the mask is written as RLE
+MIN_POLYGON_IOU = 0.85  # below this value (digits with a hole), the mask is written as RLE
 JPEG: dict[str, Any] = {"quality": 92, "subsampling": 2}  # 4:2:0
 
 
@@ -43,11 +44,11 @@ def write_folder(root: Path, items: Iterable[Item]) -> None:
         Image.fromarray(item.image).save(path)
 
 
-# --- PASCAL VOC ---------------------------------------------------------------------------------
+# ---- PASCAL VOC
 
 
 def write_voc(root: Path, splits: Mapping[str, Sequence[Scene]]) -> None:
-    """Boxes and label maps of `train`, `val` and `test`; `trainval` is the first two."""
+    """Write boxes and label maps of `train`, `val` and `test`; `trainval` combines the first two."""
     from PIL import Image
 
     for folder in ("JPEGImages", "Annotations", "SegmentationClass"):
@@ -71,7 +72,7 @@ def write_voc(root: Path, splits: Mapping[str, Sequence[Scene]]) -> None:
 
 
 def voc_xml(name: str, scene: Scene) -> str:
-    """VOC counts pixels from 1, and xmax and ymax are the last pixels inside."""
+    """The annotation of a scene. VOC counts pixels from 1, and xmax and ymax are inclusive."""
     height, width = scene.image.shape[:2]
     lines = [
         "<annotation>",
@@ -95,7 +96,7 @@ def voc_xml(name: str, scene: Scene) -> str:
 
 
 def presence(scene: Scene, label: int) -> int:
-    """1: the class is there; 0: only as difficult objects; -1: it is not."""
+    """VOC's image label: 1 present, 0 present only as difficult objects, -1 absent."""
     difficult = [i.difficult for i in scene.instances if i.label == label]
     return -1 if not difficult else int(not all(difficult))
 
@@ -111,7 +112,7 @@ def write_image_sets(root: Path, split: str, named: Mapping[str, Scene]) -> None
 
 
 def label_map(scene: Scene) -> NDArray[np.uint8]:
-    """0 background, 1..10 zero..nine, 255 around digits (one pixel) and on difficult ones."""
+    """0 background, 1..10 zero..nine, 255 on difficult digits and one pixel around every digit."""
     import cv2
 
     labels = np.zeros(scene.image.shape[:2], np.uint8)
@@ -124,7 +125,7 @@ def label_map(scene: Scene) -> NDArray[np.uint8]:
 
 
 def voc_palette() -> list[int]:
-    """The devkit's colors: bits 0, 3, 6 of an index are red's highest, 1, 4, 7 green's, ..."""
+    """The devkit's colors: bits 0, 3, 6 of an index are the highest bits of red, 1, 4, 7 of green, ..."""
     return [
         sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
         for index in range(256)
@@ -132,7 +133,7 @@ def voc_palette() -> list[int]:
     ]
 
 
-# --- COCO ---------------------------------------------------------------------------------------
+# ---- COCO
 
 
 def write_coco(root: Path, splits: Mapping[str, Sequence[Scene]]) -> None:
@@ -145,7 +146,7 @@ def write_coco(root: Path, splits: Mapping[str, Sequence[Scene]]) -> None:
         content = coco_header()
         first = {"train": 1009, "val": 500009}[split]
         for index, scene in enumerate(scenes):
-            image_id = first + 13 * index  # COCO's image ids also have gaps
+            image_id = first + 13 * index  # with gaps, as in COCO
             name = f"{image_id:012d}.jpg"
             Image.fromarray(to_uint8(scene.image)).save(folder / name, **JPEG)
             height, width = scene.image.shape[:2]
@@ -186,7 +187,7 @@ def coco_header() -> dict[str, Any]:
 
 
 def coco_annotations(scene: Scene) -> Iterator[dict[str, Any]]:
-    """Area and box are those of the decoded segmentation, so that the three agree."""
+    """The annotations of a scene. Area and box are computed from the decoded segmentation."""
     from pycocotools import mask as coco_mask
 
     for number, instance in enumerate(scene.instances):
@@ -203,7 +204,7 @@ def coco_annotations(scene: Scene) -> Iterator[dict[str, Any]]:
 
 
 def coco_segmentation(instance: Instance) -> Any:
-    """A crowd is uncompressed RLE, as in COCO; polygons where they are faithful; else RLE."""
+    """Uncompressed RLE for a crowd, as in COCO; polygons if they are accurate; else compressed RLE."""
     from pycocotools import mask as coco_mask
 
     if instance.crowd:
@@ -218,17 +219,17 @@ def coco_segmentation(instance: Instance) -> Any:
 
 
 def run_lengths(mask: Mask) -> list[int]:
-    """Lengths of the runs of 0, 1, 0, ... down the columns; the first may be 0."""
+    """Lengths of alternating runs of 0 and 1 in column-major order; the first may be 0."""
     flat = np.concatenate([[False], mask.ravel(order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
 
 
 def mask_polygons(mask: Mask, zoom: int = 4, tolerance: float = 0.3) -> list[list[float]]:
-    """Outlines of the mask's parts in pixel-edge coordinates, simplified by `tolerance` pixels.
+    """Outlines of the components of a mask, in pixel-edge coordinates, simplified by `tolerance` pixels.
 
-    OpenCV's contours run through pixel centers; on the enlarged mask that loses only 1/8 of a
-    pixel. Holes are not represented.
+    OpenCV's contours pass through pixel centers; on the enlarged mask, the error is only 1/8 pixel. Holes are
+    not represented.
     """
     import cv2
 
@@ -243,7 +244,7 @@ def mask_polygons(mask: Mask, zoom: int = 4, tolerance: float = 0.3) -> list[lis
 
 
 def to_rle(segmentation: Any, size: tuple[int, ...]) -> Any:
-    """Any of COCO's three forms as compressed RLE."""
+    """Convert polygons or uncompressed RLE to compressed RLE."""
     from pycocotools import mask as coco_mask
 
     if isinstance(segmentation, list):
@@ -254,9 +255,9 @@ def to_rle(segmentation: Any, size: tuple[int, ...]) -> Any:
 
 
 def decode_mask(segmentation: Any, size: tuple[int, ...]) -> Mask:
-    """The pixels of any of COCO's three forms."""
+    """Decode polygons, uncompressed or compressed RLE to pixels."""
     from pycocotools import mask as coco_mask
 
-    with warnings.catch_warnings():  # pycocotools 2.0 has not adopted NumPy 2's __array__(copy=)
+    with warnings.catch_warnings():  # pycocotools 2.0 does not support NumPy 2's __array__(copy=)
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         return coco_mask.decode(to_rle(segmentation, size)) > 0

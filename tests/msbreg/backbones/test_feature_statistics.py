@@ -27,7 +27,7 @@ def random_vectors(*size):
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6)])
-def test_effective_rank_is_the_slow_twins(shape):
+def test_effective_rank_matches_the_reference(shape):
     vectors = random_vectors(*shape)
     # The twin takes roots of eigenvalues, and so of rounding errors where the rank is not full.
     expected = slow.effective_rank(vectors.numpy())
@@ -40,7 +40,7 @@ def test_effective_rank_counts_equal_directions():
     assert effective_rank(torch.zeros(5, 8)) == 1
 
 
-def test_statistics_are_those_of_the_pooled_features():
+def test_statistics_are_computed_from_the_pooled_features():
     backbone = build_backbone("resnet18-tiny", seed=0).eval()
     images = photographs(64, 6)
     own = feature_statistics(backbone, images, IMAGENET)
@@ -54,14 +54,14 @@ def test_statistics_are_those_of_the_pooled_features():
     assert own.effective_rank == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_mode_of_the_network_is_left_and_its_statistics_do_not_move():
+def test_the_mode_and_the_batch_norm_statistics_of_the_network_are_unchanged():
     backbone = build_backbone("resnet18-tiny", seed=0).train()
     feature_statistics(backbone, photographs(64, 2), IMAGENET)
     assert backbone.training
     assert backbone.bn1.num_batches_tracked == 0
 
 
-def test_photographs_are_the_same_each_time_and_differ_among_each_other():
+def test_photographs_are_reproducible_and_distinct():
     first, second = photographs(32), photographs(32)
     assert first.dtype == torch.uint8
     assert first.shape == (PHOTOGRAPHS, 3, 32, 32)
@@ -86,16 +86,16 @@ def test_features_of_random_networks_look_random(arch, zero_init):
                 torch.nn.init.zeros_(value)
     own = statistics(backbone)
     (sign,) = signs_in_features(own, own)
-    assert sign.startswith("features look like a random network's: those of 32 photographs")
+    assert sign.startswith("features look like those of a random network: for 32 photographs")
 
 
-def test_features_that_differ_between_images_are_no_sign():
+def test_diverse_features_give_no_sign():
     own = statistics(build_backbone("resnet18-tiny", seed=0))
     assert signs_in_features(replace(own, cosine=0.8), own) == ()
     assert signs_in_features(replace(own, effective_rank=9.0), own) == ()
 
 
-def test_features_that_overflow_or_vanish_are_a_sign():
+def test_non_finite_and_zero_features_give_a_sign():
     backbone = build_backbone("resnet18-tiny", seed=0)
     twin = statistics(backbone)
     backbone.layer4[1].bn2.weight.data.fill_(3e38)

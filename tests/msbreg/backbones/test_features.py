@@ -21,7 +21,7 @@ def backbone():
     return msbreg.random_backbone(SPEC, seed=3)[0]
 
 
-def test_a_row_is_the_pool_of_its_image_as_the_spec_says(backbone, make_folder):
+def test_a_row_contains_the_pooled_features_of_its_image(backbone, make_folder):
     folder = make_folder(train=3) / "train"
     x = msbreg.extract_features(backbone, SPEC, folder, device="cpu", batch_size=4)
     assert (x.shape, x.dtype) == ((6, 256), np.float32)
@@ -44,7 +44,7 @@ def test_a_folder_a_list_and_a_source_give_the_same_rows(backbone, make_folder):
     assert np.array_equal(whole, msbreg.extract_features(backbone, SPEC, paths, device="cpu"))
 
 
-def test_progress_counts_images_and_another_transform_is_used(backbone, make_folder):
+def test_progress_counts_images_and_the_given_transform_is_used(backbone, make_folder):
     calls = []
     folder = make_folder(train=3) / "train"
     options = {"device": "cpu", "batch_size": 4}
@@ -57,7 +57,7 @@ def test_progress_counts_images_and_another_transform_is_used(backbone, make_fol
     assert not np.allclose(x, other)
 
 
-def test_files_that_cannot_be_read_are_named(backbone, make_folder):
+def test_unreadable_files_are_reported_by_name(backbone, make_folder):
     folder = make_folder(train=2) / "train"
     with pytest.raises(ImageIOError, match=r"gone\.png"):
         msbreg.extract_features(backbone, SPEC, [folder / "gone.png"], device="cpu")

@@ -14,7 +14,7 @@ LARGE = ["resnet200", "resnet50_2x", "resnet50_4x", "resnet200_2x"]  # 63 to 376
 
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in LARGE])
-def test_every_backbone_keeps_the_contract(name):
+def test_every_backbone_has_the_documented_stages(name):
     backbone = build_backbone(name, seed=0).eval()
     size = 32 if name in SMALL else 64
     with torch.inference_mode():
@@ -27,14 +27,14 @@ def test_every_backbone_keeps_the_contract(name):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_table_states_the_names_shapes_and_order_of_all_tensors(name):
+def test_the_table_gives_names_shapes_and_order_of_all_tensors(name):
     with torch.device("meta"):
         state = ResNet(ARCHITECTURES[name]).state_dict()
     assert [(k, tuple(v.shape)) for k, v in state.items()] == [*ARCHITECTURES[name].shapes.items()]
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_published_backbones_are_torchvisions(name):
+def test_published_backbones_match_torchvision(name):
     theirs = getattr(torchvision.models, name)(weights=None).eval()
     ours = build_backbone(name).eval()
     ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
@@ -69,7 +69,7 @@ def as_torchvision_draws(name):
 @pytest.mark.parametrize(
     "name", ["resnet18", "resnet50", "resnet18-cifar", "resnet18-narrow", "resnet18-tiny"]
 )
-def test_a_seed_draws_the_weights_of_version_0_1_0(name):
+def test_seeded_weights_equal_those_of_version_0_1_0(name):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         wanted = as_torchvision_draws(name)
@@ -78,7 +78,7 @@ def test_a_seed_draws_the_weights_of_version_0_1_0(name):
     assert all(torch.equal(found[k], wanted[k]) for k in wanted)
 
 
-def test_stride_2_sits_where_the_spec_says():
+def test_stride_2_is_in_the_convolution_given_by_the_spec():
     modern, old = (
         build_backbone("resnet50"),
         build_backbone(BackboneSpec("resnet50", stride_in_1x1=True)),
@@ -93,7 +93,7 @@ def test_resnet50_has_318_tensors_and_23508032_parameters():
     assert sum(p.numel() for p in backbone.parameters()) == 23_508_032
 
 
-def test_a_seed_gives_the_same_weights_and_leaves_the_global_generator_alone():
+def test_seeded_weights_are_reproducible_without_the_global_generator():
     before = torch.get_rng_state()
     first = build_backbone("resnet18-tiny", seed=3).state_dict()
     assert torch.equal(before, torch.get_rng_state())
@@ -103,6 +103,6 @@ def test_a_seed_gives_the_same_weights_and_leaves_the_global_generator_alone():
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 
-def test_an_unknown_name_lists_the_known_ones():
+def test_an_unknown_name_lists_the_known_names():
     with pytest.raises(UserError, match=r"'resnet19' is unknown; expected one of: resnet18, "):
         build_backbone("resnet19")

@@ -19,17 +19,17 @@ from msbreg.run.errors import UserError
 SPEC = BackboneSpec("resnet50", Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "BGR"), True, 96)
 
 
-def test_a_spec_survives_a_record():
+def test_a_spec_is_restored_from_a_record():
     assert spec_of_record(json.loads(json.dumps(SPEC.as_dict()))) == SPEC
 
 
-def test_records_of_version_0_1_0_spell_a_key_the_british_way():
+def test_the_british_key_of_version_0_1_0_is_read():
     old = SPEC.as_dict()
     old["normalisation"] = old.pop("normalization")
     assert spec_of_record(old) == SPEC
 
 
-def test_what_a_record_does_not_say_takes_its_default():
+def test_missing_entries_of_a_record_take_their_defaults():
     assert spec_of_record({"arch": "resnet18", "method": "byol"}) == BackboneSpec("resnet18")
 
 
@@ -43,16 +43,16 @@ def test_what_a_record_does_not_say_takes_its_default():
         ({"normalization": 5}, "the normalization is 5"),
     ],
 )
-def test_a_malformed_record_is_one_message(change, said):
+def test_malformed_entries_of_a_record_are_reported(change, said):
     with pytest.raises(UserError, match=said):
         spec_of_record(SPEC.as_dict() | change)
 
 
-def test_basic_blocks_have_no_1x1_convolution_to_put_a_stride_in():
+def test_basic_blocks_ignore_stride_in_1x1():
     assert BackboneSpec("resnet18", stride_in_1x1=True) == BackboneSpec("resnet18")
 
 
-def test_gray_levels_come_back_within_the_rounding_of_float64():
+def test_gray_levels_are_restored_up_to_rounding():
     assert IMAGENET.pixel_std == (58.395, 57.12, 57.375)
     mean, std = (103.53, 116.28, 123.675), (57.1234567890123, 1.0, 58.395)
     again = of_gray_levels(mean, std, "BGR")
@@ -61,11 +61,11 @@ def test_gray_levels_come_back_within_the_rounding_of_float64():
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_an_architecture_is_found_by_its_depth_and_widths(name):
+def test_an_architecture_is_found_by_its_shape(name):
     assert name_of(ARCHITECTURES[name]) == name
 
 
-def test_names_are_known_before_pytorch_is_imported():
+def test_architectures_are_available_without_pytorch():
     code = (
         "import sys; from msbreg.backbones import architectures, spec; "
         "assert not {'torch', 'numpy', 'torchvision'} & set(sys.modules), sorted(sys.modules)"

@@ -26,12 +26,12 @@ AFFINE, STATISTICS = (".weight", ".bias"), (".running_mean", ".running_var")
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet18-narrow"])
-def test_a_fresh_network_is_an_untouched_initialization(arch):
+def test_a_new_network_is_recognized_as_untouched(arch):
     (sign,) = signs_of_no_training(initial_state(arch))
     assert sign.startswith("untouched initialization: all ")
 
 
-def test_zero_initialized_residuals_are_initial_too():
+def test_zero_initialized_residuals_count_as_untouched():
     state = initial_state()
     for stage in range(1, 5):
         for block in range(2):
@@ -40,26 +40,26 @@ def test_zero_initialized_residuals_are_initial_too():
     assert sign.startswith("untouched initialization: all 20")
 
 
-def test_a_trained_network_shows_no_sign_whether_batches_were_counted_or_not():
+def test_a_trained_network_gives_no_sign_with_or_without_batch_counts():
     state = move(initial_state(), *AFFINE, *STATISTICS)
     assert signs_of_no_training(state) == ()
     assert signs_of_no_training({k: v for k, v in state.items() if "num_batches" not in k}) == ()
 
 
-def test_statistics_that_were_refilled_are_seen_also_if_only_one_of_the_two_was():
+def test_refilled_statistics_are_recognized_even_if_only_one_of_two_was():
     for kept in ((), (".running_mean",), (".running_var",)):
         (sign,) = signs_of_no_training(move(initial_state(), *AFFINE, *kept))
         assert sign.startswith("BatchNorm statistics were never updated or were stripped")
 
 
-def test_forward_passes_alone_are_no_training():
+def test_forward_passes_without_training_are_recognized():
     backbone = build_backbone(ARCH, seed=0).train()
     backbone(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     (sign,) = signs_of_no_training(backbone.state_dict())
     assert sign.startswith("forward passes without training: all 20")
 
 
-def test_one_step_of_training_leaves_no_sign():
+def test_one_training_step_is_enough_to_give_no_sign():
     backbone = build_backbone(ARCH, seed=0).train()
     optimizer = torch.optim.SGD(backbone.parameters(), lr=1e-3)
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -68,7 +68,7 @@ def test_one_step_of_training_leaves_no_sign():
     assert signs_of_no_training(backbone.state_dict()) == ()
 
 
-def test_a_stage_that_was_not_loaded_is_named():
+def test_a_stage_that_was_not_loaded_is_reported_by_name():
     state = initial_state()
     for part in ("bn1", "layer1", "layer2", "layer3"):
         move(state, *AFFINE, *STATISTICS, only=part)
@@ -85,19 +85,19 @@ def test_a_stage_that_was_not_loaded_is_named():
         ("running_mean", float("nan"), "1 of 32 values are not finite"),
     ],
 )
-def test_impossible_statistics_are_an_error_that_names_the_tensor(ending, value, said):
+def test_impossible_statistics_are_rejected_with_the_name_of_the_tensor(ending, value, said):
     state = move(initial_state(), *AFFINE, *STATISTICS)
     state[f"bn1.{ending}"][3] = value
     with pytest.raises(UserError, match=f"bn1.{ending}: {said}"):
         signs_of_no_training(state)
 
 
-def test_half_precision_is_read_as_well():
+def test_half_precision_states_are_supported():
     state = {k: v.half() if v.is_floating_point() else v for k, v in initial_state().items()}
     assert signs_of_no_training(state)[0].startswith("untouched")
 
 
-def test_batches_are_counted_where_the_state_has_them():
+def test_batch_counts_are_read_if_present():
     state = initial_state()
     assert {layer.batches for layer in norm_layers(state)} == {0}
     del state["bn1.num_batches_tracked"]

@@ -9,7 +9,7 @@ from msbreg.backbones.twin import random_backbone
 CAFFE = Normalization((0.4, 0.45, 0.48), (1 / 255, 1 / 255, 1 / 255), "BGR")
 
 
-def test_the_twin_of_a_bgr_network_with_stride_in_1x1_has_that_input_and_stride():
+def test_the_twin_has_the_input_and_stride_of_its_network():
     spec = BackboneSpec("resnet50", CAFFE, stride_in_1x1=True, image_size=160)
     backbone, provenance = random_backbone(spec, seed=0)
     assert provenance.spec == spec

@@ -1,4 +1,4 @@
-"""Small data sets in VOC's and COCO's layouts, written for one test each."""
+"""Write small data sets in the layouts of VOC and COCO."""
 
 import json
 import os
@@ -14,9 +14,9 @@ SHARED = Path(
 
 
 def shared(name):
-    """A folder of data that the repository does not hold."""
+    """A folder of data that is not part of the repository; skips the test if it is missing."""
     if not (SHARED / name).is_dir():
-        pytest.skip(f"{SHARED / name} is not there; MSBREG_SHARED_DATA names the folder of {name}")
+        pytest.skip(f"{SHARED / name} not found; set MSBREG_SHARED_DATA to the folder of {name}")
     return SHARED / name
 
 
@@ -26,7 +26,7 @@ def noise(height, width, seed=0):
 
 
 def xml(objects, width=40, height=30):
-    """Objects are (name, xmin, ymin, xmax, ymax) and further tags as text."""
+    """``objects`` are (name, xmin, ymin, xmax, ymax, further tags as text)."""
     lines = [f"<annotation><size><width>{width}</width><height>{height}</height></size>"]
     for name, *box, extra in objects:
         sides = "".join(
@@ -38,7 +38,7 @@ def xml(objects, width=40, height=30):
 
 
 def write_voc(root, annotations, *, split="trainval", ids=None, size=(30, 40), suffix=".jpg"):
-    """``annotations`` is id -> XML; every image is of ``size`` (height, width)."""
+    """``annotations`` maps ids to XML; every image has ``size`` (height, width)."""
     for folder in ("ImageSets/Main", "Annotations", "JPEGImages"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for name, text in annotations.items():
@@ -50,7 +50,7 @@ def write_voc(root, annotations, *, split="trainval", ids=None, size=(30, 40), s
 
 
 def coco_content(annotations=(), images=((7, 30, 40),), categories=((2, "cat"), (5, "dog"))):
-    """``annotations`` are changes of a valid one; ids count from 1."""
+    """``annotations`` are changes to a valid annotation; ids count from 1."""
     valid = {"image_id": 7, "category_id": 5, "iscrowd": 0, "bbox": [4.5, 3, 10, 8]}
     return {
         "images": [
@@ -63,7 +63,7 @@ def coco_content(annotations=(), images=((7, 30, 40),), categories=((2, "cat"), 
 
 
 def write_coco(root, content):
-    """``content`` is an object or, for a malformed file, its text."""
+    """``content`` is an object, or the text of a malformed file."""
     images = root / "images"
     images.mkdir(parents=True, exist_ok=True)
     if isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""Bounds on image sizes, and upright pixels."""
+"""Limits on image sizes, and the EXIF rotation."""
 
 import struct
 import zlib
@@ -14,7 +14,7 @@ from msbreg.data.scenes import Scene
 
 
 def png_header(path: Path, width: int, height: int) -> Path:
-    """A PNG of a few bytes that states a size and holds no pixels."""
+    """A PNG of a few bytes with a size but without pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     check = struct.pack(">I", zlib.crc32(header))
     path.write_bytes(
@@ -24,21 +24,21 @@ def png_header(path: Path, width: int, height: int) -> Path:
 
 
 @pytest.mark.parametrize("size", [(70_000, 10), (10, 70_000), (40_000, 40_000)])
-def test_an_image_that_states_a_huge_size_is_refused_by_its_header(tmp_path, size):
+def test_an_image_with_a_huge_size_is_rejected_by_its_header(tmp_path, size):
     file = png_header(tmp_path / "huge.png", *size)
     for read in (upright_size, lambda path: read_upright(Scene(1, path, *size, ()))):
         with pytest.raises(UnreadableImage, match=r"huge\.png .*(expected at most|exceeds limit)"):
             read(file)
 
 
-def test_sizes_up_to_the_bound_are_accepted():
+def test_sizes_up_to_the_limit_are_accepted():
     assert size_problem(MAX_SIDE, 2730) is None
     assert "expected at most 65536 each" in (size_problem(MAX_SIDE + 1, 1) or "")
-    assert "178956970 pixels in all" in (size_problem(MAX_SIDE, 2731) or "")
-    assert "expected both above 0" in (size_problem(0, 5) or "")
+    assert "at most 178956970 pixels" in (size_problem(MAX_SIDE, 2731) or "")
+    assert "expected both to be at least 1" in (size_problem(0, 5) or "")
 
 
-def test_pixels_are_turned_as_exif_states(tmp_path):
+def test_the_exif_rotation_is_applied(tmp_path):
     pixels = np.zeros((2, 3, 3), np.uint8)
     pixels[0, 0] = 255
     exif = Image.Exif()

@@ -1,4 +1,4 @@
-"""Scenes by name: where they are looked for, joined splits, and Detectron2's filter."""
+"""Scenes by name: where they are found, joined splits, and Detectron2's filter."""
 
 import logging
 import shutil
@@ -15,7 +15,7 @@ DOG = ("dog", 3, 4, 20, 25, "")
 
 
 @pytest.mark.parametrize("place", ["VOC2007", "VOCdevkit/VOC2007", "."])
-def test_voc_is_found_where_detectron2_and_the_devkit_put_it(tmp_path, place):
+def test_voc_is_found_in_the_layouts_of_detectron2_and_the_devkit(tmp_path, place):
     write_voc(tmp_path / place, {"a": xml([DOG])})
     scenes = load_scenes("voc_2007_trainval", tmp_path)
     assert scenes.classes == VOC_CLASSES
@@ -23,9 +23,9 @@ def test_voc_is_found_where_detectron2_and_the_devkit_put_it(tmp_path, place):
     assert scenes.scenes[0].instances[0].label == VOC_CLASSES.index("dog")
 
 
-def test_the_folder_of_one_year_is_not_taken_for_another(tmp_path):
+def test_a_voc_folder_is_not_used_for_another_year(tmp_path):
     write_voc(tmp_path / "VOC2007", {"a": xml([DOG])})
-    with pytest.raises(UserError, match="no VOC layout at .*VOC2007"):
+    with pytest.raises(UserError, match="VOC2007 does not have VOC's layout"):
         load_scenes("voc_2012_trainval", tmp_path / "VOC2007")
 
 
@@ -38,59 +38,59 @@ def test_voc_07_and_12_are_joined_in_order(tmp_path):
     assert joined.year is None
 
 
-def test_ids_of_joined_folders_stay_unique(tmp_path):
+def test_ids_of_joined_folders_are_unique(tmp_path):
     for folder in ("one", "two"):
         write_voc(tmp_path / folder, {"1": xml([DOG])})
     joined = join_scenes([load_scenes(f"voc:{f}:trainval", tmp_path) for f in ("one", "two")])
     assert [scene.id for scene in joined.scenes] == ["voc:one:trainval/1", "voc:two:trainval/1"]
 
 
-def test_one_split_joined_is_itself(tmp_path):
+def test_joining_one_split_returns_it_unchanged(tmp_path):
     scenes = load_scenes("voc_2007_trainval", write_voc(tmp_path, {"a": xml([DOG])}))
     assert join_scenes([scenes]) is scenes
 
 
-def test_what_cannot_be_joined_is_named(tmp_path):
+def test_incompatible_splits_cannot_be_joined(tmp_path):
     write_voc(tmp_path / "one", {"1": xml([DOG])})
     write_voc(tmp_path / "two", {"1": xml([("cat", 3, 4, 20, 25, "")])})
     one, two = (load_scenes(f"voc:{folder}:trainval", tmp_path) for folder in ("one", "two"))
     with pytest.raises(UserError, match="have different classes"):
         join_scenes([one, two])
-    with pytest.raises(UserError, match=r"use .*1\.jpg twice"):
+    with pytest.raises(UserError, match=r"contain .*1\.jpg twice"):
         join_scenes([one, one])
-    with pytest.raises(UserError, match="no data sets are given"):
+    with pytest.raises(UserError, match="no data sets were given"):
         join_scenes([])
 
 
-def test_classes_of_ones_own_under_vocs_name_point_to_the_name_of_the_folder(tmp_path):
+def test_custom_classes_under_a_voc_name_are_rejected_with_the_name_to_use(tmp_path):
     write_voc(tmp_path / "VOC2007", {"a": xml([DOG, ("gnu", 3, 4, 20, 25, "")])})
     with pytest.raises(
-        UserError, match="gnu.*not one of the 20 known classes: aeroplane"
+        UserError, match="gnu.*unknown class; expected one of the 20 classes: aeroplane"
     ) as caught:
         load_scenes("voc_2007_trainval", tmp_path)
     folder = tmp_path / "VOC2007"
     for words in (
-        "holds classes of its own (2: dog, gnu)",
-        f"DATASETS.TRAIN \"('voc:{folder}:trainval',)\"",
-        "MODEL.ROI_HEADS.NUM_CLASSES 2",
+        "contains 2 custom classes (dog, gnu)",
+        f"DATASETS.TRAIN to \"('voc:{folder}:trainval',)\"",
+        "MODEL.ROI_HEADS.NUM_CLASSES to 2",
     ):
         assert words in str(caught.value)
     assert load_scenes(f"voc:{folder}:trainval").classes == ("dog", "gnu")
 
 
 @pytest.mark.parametrize("place", ["coco", "."])
-def test_coco_is_found_in_detectron2s_layout(tmp_path, place):
+def test_coco_is_found_in_the_layout_of_detectron2(tmp_path, place):
     root = tmp_path / place
     file, images = write_coco(root, coco_content([{}]))
     (root / "annotations").mkdir()
     shutil.move(file, root / "annotations" / "instances_val2017.json")
     images.rename(root / "val2017")
     assert load_scenes("coco_2017_val", tmp_path).category_ids == (2, 5)
-    with pytest.raises(UserError, match=r"no COCO layout .*instances_train2017\.json"):
+    with pytest.raises(UserError, match=r"does not have COCO's layout.*instances_train2017\.json"):
         load_scenes("coco_2017_train", tmp_path)
 
 
-def test_any_folder_is_named_by_its_layout(tmp_path, monkeypatch):
+def test_a_folder_is_loaded_by_layout_and_path(tmp_path, monkeypatch):
     write_coco(tmp_path, coco_content([{}]))
     write_voc(tmp_path / "VOC2007", {"a": xml([DOG])}, split="mine")
     monkeypatch.chdir(tmp_path)
@@ -103,14 +103,14 @@ def test_any_folder_is_named_by_its_layout(tmp_path, monkeypatch):
     )
 
 
-def test_several_years_in_a_folder_are_not_guessed_between(tmp_path):
+def test_a_folder_with_several_years_is_ambiguous(tmp_path):
     for year in (2007, 2012):
         write_voc(tmp_path / f"VOC{year}", {"a": xml([DOG])})
-    with pytest.raises(UserError, match="several VOC layouts"):
+    with pytest.raises(UserError, match="contains several folders with VOC's layout"):
         load_scenes(f"voc:{tmp_path}:trainval")
 
 
-def test_root_defaults_to_detectron2s_variable(tmp_path, monkeypatch):
+def test_root_defaults_to_the_environment_variable_of_detectron2(tmp_path, monkeypatch):
     write_voc(tmp_path / "VOC2007", {"a": xml([DOG])})
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     assert len(load_scenes("voc_2007_trainval").scenes) == 1
@@ -127,16 +127,16 @@ def test_root_defaults_to_detectron2s_variable(tmp_path, monkeypatch):
         ("imagenet", "data set 'imagenet' is unknown"),
         ("voc:folder", "is incomplete; expected voc:FOLDER:SPLIT"),
         ("coco:file.json:", "is incomplete; expected coco:JSON:IMAGES"),
-        ("voc:nowhere:test", "no VOC layout at nowhere"),
+        ("voc:nowhere:test", "nowhere does not have VOC's layout"),
     ],
 )
-def test_names_that_cannot_be_used_are_named(name, words):
+def test_invalid_names_are_reported(name, words):
     with pytest.raises(UserError, match=words):
         load_scenes(name)
 
 
-def test_classes_are_given_to_folders_only(tmp_path):
-    with pytest.raises(UserError, match="voc_2007_test has its own classes"):
+def test_classes_can_only_be_given_for_folders(tmp_path):
+    with pytest.raises(UserError, match="voc_2007_test has fixed classes"):
         load_scenes("voc_2007_test", tmp_path, classes=("cat",))
 
 
@@ -166,16 +166,18 @@ def test_images_without_usable_annotations_are_dropped_and_counted(tmp_path, cap
     scenes = load_scenes("coco:instances.json:images", tmp_path)
     with caplog.at_level(logging.INFO, logger="msbreg"):
         assert [scene.id for scene in without_empty(scenes).scenes] == [1]
-    assert "2 images without usable annotations dropped, 1 left" in caplog.text
+    assert "dropped 2 images without usable annotations, 1 remain" in caplog.text
 
 
-def test_scenes_of_crowds_alone_cannot_be_trained_on(tmp_path):
+def test_scenes_with_only_crowds_cannot_be_used_for_training(tmp_path):
     write_coco(tmp_path, coco_content([{"iscrowd": 1}]))
-    with pytest.raises(UserError, match="has no image with an annotation that is not a crowd"):
+    with pytest.raises(
+        UserError, match="none of the 1 images of .* has an object that is not a crowd"
+    ):
         without_empty(load_scenes("coco:instances.json:images", tmp_path))
 
 
-def test_photographs_of_cards_are_read_in_vocs_layout():
+def test_card_photographs_are_read_in_the_layout_of_voc():
     folder = shared("cards-voc")
     train, test = (load_scenes(f"voc:{folder}:{split}") for split in ("trainval", "test"))
     assert train.classes == test.classes == ("ace", "jack", "king", "nine", "queen", "ten")
@@ -183,7 +185,7 @@ def test_photographs_of_cards_are_read_in_vocs_layout():
     assert sum(len(s.instances) for s in train.scenes + test.scenes) == 670
 
 
-def test_micrographs_of_nuclei_are_read_in_cocos_layout():
+def test_nuclei_micrographs_are_read_in_the_layout_of_coco():
     folder = shared("nuclei-coco")
     scenes = load_scenes("coco_2017_val", folder)
     assert len(scenes.scenes) == 87

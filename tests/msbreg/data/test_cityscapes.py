@@ -1,4 +1,4 @@
-"""Cityscapes' instances: the real layout, Detectron2's geometry, and what cannot be used."""
+"""Cityscapes' instances: the published layout, Detectron2's geometry, and invalid data."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ NAME = "cityscapes_fine_instance_seg_{}"
 
 
 def square(left, top, side):
-    """Corners of a square of whole pixels, as the annotators' tool writes them."""
+    """Corners of a square in the convention of the annotations: indices of its outermost pixels."""
     right, bottom = left + side - 1, top + side - 1
     return [[left, top], [right, top], [right, bottom], [left, bottom]]
 
@@ -59,7 +59,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_the_layout_of_the_archives_is_read_by_detectron2s_names(root):
+def test_the_published_layout_is_read_by_the_names_of_detectron2(root):
     scenes = load_scenes(NAME.format("train"), root)
     assert [scene.id for scene in scenes.scenes] == [
         "aachen_000000_000019_leftImg8bit.png",
@@ -73,7 +73,7 @@ def test_the_layout_of_the_archives_is_read_by_detectron2s_names(root):
 
 def test_later_objects_cover_earlier_ones_and_groups_are_crowds(root):
     scene = load_scenes(NAME.format("val"), root).scenes[0]
-    # From the last to the first: group of cars, person, car.
+    # From last to first: group of cars, person, car.
     assert [(i.label, i.crowd) for i in scene.instances] == [(2, True), (0, False), (2, False)]
     group, person, car = (
         decode(to_rle(i.mask, scene.height, scene.width)) for i in scene.instances
@@ -86,7 +86,7 @@ def test_later_objects_cover_earlier_ones_and_groups_are_crowds(root):
     assert car[25, 13]  # a license plate covers nothing
 
 
-def test_boxes_and_polygons_are_half_a_pixel_larger_than_the_annotators_corners(root):
+def test_boxes_and_polygons_extend_half_a_pixel_beyond_the_corners(root):
     person = load_scenes(NAME.format("val"), root).scenes[0].instances[1]
     np.testing.assert_allclose(person.box, (24, 15, 34, 25))
     (ring,) = person.mask
@@ -95,7 +95,7 @@ def test_boxes_and_polygons_are_half_a_pixel_larger_than_the_annotators_corners(
     assert ring[:2] == ring[-2:]
 
 
-def test_scores_are_said_to_be_cocos(root):
+def test_a_warning_says_that_scores_follow_coco(root):
     config = default_config()
     config.merge_from_list(
         [
@@ -117,14 +117,14 @@ def test_scores_are_said_to_be_cocos(root):
         ([(None, square(1, 1, 5), {})], "object 1: label is missing"),
     ],
 )
-def test_annotations_that_cannot_be_used_are_named(root, objects, words):
+def test_invalid_annotations_are_reported(root, objects, words):
     write_city(root / "cityscapes", "val", "000000_000019", objects)
     with pytest.raises(UserError, match=rf"000019_gtFine_polygons\.json: {words}"):
         load_scenes(NAME.format("val"), root)
 
 
-def test_missing_folders_and_files_are_named(root):
-    with pytest.raises(UserError, match="no Cityscapes layout at"):
+def test_missing_folders_and_files_are_reported(root):
+    with pytest.raises(UserError, match="does not have Cityscapes' layout"):
         load_scenes(NAME.format("val"), root / "cityscapes" / "gtFine")
     (root / "cityscapes/gtFine/val/aachen/aachen_000000_000019_gtFine_polygons.json").unlink()
     with pytest.raises(UserError, match=r"polygons\.json cannot be read: No such file"):
@@ -133,7 +133,7 @@ def test_missing_folders_and_files_are_named(root):
         load_scenes("cityscapes_fine_instance_seg_test", root)
 
 
-def test_without_shapely_the_package_to_install_is_named(tmp_path, monkeypatch):
+def test_without_shapely_the_message_says_how_to_install_it(tmp_path, monkeypatch):
     write_city(tmp_path, "val", "000000_000019", OBJECTS)
     monkeypatch.setitem(sys.modules, "shapely", None)
     with pytest.raises(UserError, match="Run: pip install shapely"):

@@ -1,4 +1,4 @@
-"""Reading image files: what is decoded, and what is refused before it is."""
+"""Reading image files, and rejecting invalid or huge ones."""
 
 import os
 import struct
@@ -12,7 +12,7 @@ from msbreg.data.decoding import MAX_PIXELS, ImageIOError, UnreadableImage, read
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_a_truncated_image_is_named(tmp_path, suffix):
+def test_a_truncated_image_is_rejected_by_name(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = tmp_path / f"cut{suffix}"
     cv2.imwrite(str(path), noise)
@@ -21,12 +21,12 @@ def test_a_truncated_image_is_named(tmp_path, suffix):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UnreadableImage, match=f"cut{suffix}"):
         read_image(path)
-    path.write_bytes(whole + b"\0" * 100)  # trailing bytes after the image do no harm
+    path.write_bytes(whole + b"\0" * 100)  # trailing bytes after the image are allowed
     assert read_image(path).shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize(("content", "words"), [(b"", "empty"), (b"no image", "is not an image")])
-def test_a_file_that_is_no_image_is_named(tmp_path, content, words):
+def test_a_file_that_is_not_an_image_is_rejected_by_name(tmp_path, content, words):
     path = tmp_path / "x.png"
     path.write_bytes(content)
     with pytest.raises(UnreadableImage, match=words):
@@ -56,7 +56,7 @@ def huge_png(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def test_a_small_file_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+def test_a_decompression_bomb_is_rejected_before_decoding(tmp_path, monkeypatch):
     path = tmp_path / "bomb.png"
     path.write_bytes(huge_png(32_000))
     assert path.stat().st_size < 200_000

@@ -1,4 +1,4 @@
-"""The embedded data set, at a twelfth of its size."""
+"""The embedded data set, generated at one twelfth of its size."""
 
 import contextlib
 import io
@@ -67,23 +67,23 @@ def test_the_same_seed_gives_the_same_bytes(manifest: dict, tmp_path: Path) -> N
     assert digits.digest(tmp_path) == manifest["sha256"]
 
 
-def test_another_seed_gives_other_bytes_from_the_same_partition(tmp_path: Path) -> None:
+def test_another_seed_gives_different_bytes_but_the_same_partition(tmp_path: Path) -> None:
     a, b = (digits.generate(tmp_path / str(seed), seed=seed, scale=0.005) for seed in (0, 1))
     assert a["sha256"] != b["sha256"]
     assert a["partition"] == b["partition"]
 
 
-def test_no_scan_is_on_both_sides_in_any_face(manifest: dict) -> None:
+def test_training_and_test_images_share_no_scan_in_any_layout(manifest: dict) -> None:
     test = set(manifest["partition"]["test"])
     assert len(test) == 360
-    for face, held_out in (("folder", "val"), ("voc", "test"), ("coco", "val")):
-        scans = {split: set(rows) for split, rows in manifest["scans"][face].items()}
+    for layout, held_out in (("folder", "val"), ("voc", "test"), ("coco", "val")):
+        scans = {split: set(rows) for split, rows in manifest["scans"][layout].items()}
         assert scans[held_out] <= test
         assert all(not rows & test for split, rows in scans.items() if split != held_out)
     assert not set(manifest["scans"]["voc"]["train"]) & set(manifest["scans"]["voc"]["val"])
 
 
-def test_every_class_is_held_out_equally(manifest: dict) -> None:
+def test_equally_many_scans_of_every_class_are_held_out(manifest: dict) -> None:
     labels = digits.load_material().labels
     assert set(Counter(labels[manifest["partition"]["test"]]).values()) == {36}
     partition = manifest["partition"]
@@ -91,7 +91,7 @@ def test_every_class_is_held_out_equally(manifest: dict) -> None:
     assert sorted(partition["fit"] + partition["val"]) == partition["train"]
 
 
-def test_the_full_set_has_two_images_a_scan() -> None:
+def test_the_full_set_has_two_images_per_scan() -> None:
     material = digits.load_material()
     items = digits.single_digits(material, "test", seed=0, scale=1.0)
     assert Counter(item.label for item in items) == dict.fromkeys(range(10), 72)
@@ -104,7 +104,7 @@ def test_every_layout_passes_its_checks(root: Path) -> None:
 
 
 def self_precision(coco, kind: str) -> float:
-    """COCO AP (all sizes) of the non-crowd truth against itself."""
+    """COCO AP over all sizes of the ground truth, without crowds, against itself."""
     from pycocotools.cocoeval import COCOeval
 
     truth = coco.loadAnns(coco.getAnnIds(iscrowd=0))
@@ -126,11 +126,13 @@ def self_precision(coco, kind: str) -> float:
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_coco_scores_the_truth_as_perfect(root: Path, split: str, kind: str) -> None:
+def test_the_ground_truth_scores_perfectly_with_pycocotools(
+    root: Path, split: str, kind: str
+) -> None:
     assert self_precision(load_coco(root, split), kind) == pytest.approx(1.0)
 
 
-def test_coco_has_crowds_gaps_empty_images_and_all_forms_of_masks(root: Path) -> None:
+def test_coco_has_crowds_id_gaps_empty_images_and_all_mask_formats(root: Path) -> None:
     coco = load_coco(root, "train")
     assert tuple(sorted(coco.cats)) == COCO_IDS
     assert [coco.cats[i]["name"] for i in COCO_IDS] == list(NAMES)
@@ -144,7 +146,7 @@ def test_coco_has_crowds_gaps_empty_images_and_all_forms_of_masks(root: Path) ->
     assert all(isinstance(a["segmentation"]["counts"], list) for a in crowds)
 
 
-def test_coco_area_and_box_are_those_of_the_decoded_mask(root: Path) -> None:
+def test_coco_area_and_box_match_the_decoded_mask(root: Path) -> None:
     coco = load_coco(root, "val")
     for annotation in coco.anns.values():
         image = coco.imgs[annotation["image_id"]]
@@ -156,7 +158,7 @@ def test_coco_area_and_box_are_those_of_the_decoded_mask(root: Path) -> None:
         assert [x + width, y + height] == [columns[-1] + 1, rows[-1] + 1]
 
 
-def test_polygons_are_faithful_to_the_pixels_of_the_digit() -> None:
+def test_polygons_match_the_pixels_of_the_digit() -> None:
     scenes = digits.coco_scenes(digits.load_material(), seed=3, scale=0.05)["train"]
     for instance in (i for scene in scenes for i in scene.instances):
         decoded = decode_mask(coco_segmentation(instance), instance.mask.shape)
@@ -164,7 +166,7 @@ def test_polygons_are_faithful_to_the_pixels_of_the_digit() -> None:
         assert iou >= 0.85
 
 
-def test_run_lengths_count_down_the_columns() -> None:
+def test_run_lengths_are_in_column_major_order() -> None:
     assert run_lengths(np.array([[True, False], [True, True]])) == [0, 2, 1, 1]
     assert run_lengths(np.zeros((2, 3), bool)) == [6]
 
@@ -189,8 +191,8 @@ def test_voc_has_difficult_and_truncated_objects(root: Path) -> None:
     assert {o.findtext("name") for o in objects} == set(NAMES)
 
 
-def test_voc_boxes_reach_the_first_and_the_last_pixel(root: Path) -> None:
-    """Boxes count from 1 and are inclusive: truncated digits touch 1 or the image's size."""
+def test_voc_boxes_include_the_first_and_the_last_pixel(root: Path) -> None:
+    """Boxes are 1-based and inclusive: truncated digits touch 1 or the size of the image."""
     touching = set()
     for name in voc_names(root, "trainval") + voc_names(root, "test"):
         height, width = upright_size(root / f"voc/VOC2007/JPEGImages/{name}.jpg")
@@ -213,7 +215,7 @@ def test_label_maps_use_the_palette_and_the_allowed_values(root: Path) -> None:
     assert values == {*range(11), 255}
 
 
-def test_the_palette_begins_with_the_devkits_colors() -> None:
+def test_the_palette_matches_the_devkit() -> None:
     assert voc_palette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
     assert voc_palette()[-3:] == [224, 224, 192]
 
@@ -228,7 +230,7 @@ def test_the_cache_is_taken_from_the_environment(root: Path, monkeypatch) -> Non
     assert digits.prepare_digits(scale=SCALE) == root
 
 
-def test_a_generation_that_is_interrupted_leaves_no_half_cache(tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupted_generation_leaves_no_incomplete_cache(tmp_path: Path, monkeypatch) -> None:
     saved = Image.Image.save
     calls = iter(range(10))
 
@@ -245,7 +247,7 @@ def test_a_generation_that_is_interrupted_leaves_no_half_cache(tmp_path: Path, m
     assert (digits.prepare_digits(tmp_path, scale=0.005) / "digits.json").exists()
 
 
-def test_what_killed_generations_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_drafts_of_killed_generations_are_removed(tmp_path: Path) -> None:
     with subprocess.Popen(["true"]) as ended:
         pass
     node, random = platform.node(), "0123456789abcdef" * 2
@@ -269,19 +271,19 @@ def test_what_killed_generations_left_is_removed_and_nothing_else(tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} == {root.name, *kept}
 
 
-def test_a_full_disk_is_a_failure_of_the_run_that_leaves_nothing(tmp_path: Path) -> None:
-    """A limit on the size of files stands in for a full disk."""
+def test_a_full_disk_fails_the_run_and_leaves_no_files(tmp_path: Path) -> None:
+    """A limit on the file size simulates a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
     try:
-        with pytest.raises(RunFailed, match=r"the digits data set(.|\n)*Free some space, or name"):
+        with pytest.raises(RunFailed, match=r"the digits data set(.|\n)*Free some space, or set"):
             digits.prepare_digits(tmp_path, scale=0.005)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_faster_process_wins_and_its_folder_is_used(tmp_path: Path, monkeypatch) -> None:
+def test_the_folder_of_a_faster_process_is_used(tmp_path: Path, monkeypatch) -> None:
     def rename_second(draft: Path, root: Path) -> None:
         if not root.exists():
             shutil.copytree(draft, root)
@@ -293,13 +295,13 @@ def test_a_faster_process_wins_and_its_folder_is_used(tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == [root]
 
 
-def test_a_folder_without_a_manifest_is_refused_not_overwritten(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_rejected_and_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / f"digits-v{digits.VERSION}-seed0").mkdir()
     with pytest.raises(UserError, match="Remove it"):
         digits.prepare_digits(tmp_path)
 
 
-def test_the_checks_find_a_truncated_image(copy: Path) -> None:
+def test_verify_data_finds_a_truncated_image(copy: Path) -> None:
     path = next((copy / "folder/val/3").iterdir())
     path.write_bytes(path.read_bytes()[:200])
     problems = [p for s in verify_data.verify(str(copy), "folder") for p in s.problems]
@@ -307,7 +309,7 @@ def test_the_checks_find_a_truncated_image(copy: Path) -> None:
     assert path.name in problems[0]
 
 
-def test_the_checks_find_odd_and_malformed_boxes_and_a_wrong_class_file(copy: Path) -> None:
+def test_verify_data_finds_odd_and_malformed_boxes_and_a_wrong_class_file(copy: Path) -> None:
     name = voc_names(copy, "test")[0]
     path = copy / f"voc/VOC2007/Annotations/{name}.xml"
     text = path.read_text()
@@ -318,7 +320,7 @@ def test_the_checks_find_odd_and_malformed_boxes_and_a_wrong_class_file(copy: Pa
     path.write_text(text.replace("<xmax>", "<xmax>9", 1))
     (split,) = [s for s in verify_data.verify(str(copy), "voc") if s.name == "test"]
     assert split.problems == []
-    assert any("outside their image" in note for note in split.notes)
+    assert any("beyond their image" in note for note in split.notes)
     path.write_text(text.replace("<xmin>", "<xmin>x", 1))
     assert any(f"{name}.xml: object 1" in p for p in problems())
     path.write_text(text)
@@ -328,6 +330,6 @@ def test_the_checks_find_odd_and_malformed_boxes_and_a_wrong_class_file(copy: Pa
     assert "one_test.txt says 1, the annotation -1" in problem
 
 
-def test_the_checks_refuse_a_path_without_any_layout(tmp_path: Path) -> None:
+def test_verify_data_rejects_a_path_without_any_layout(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no coco layout"):
         verify_data.verify(str(tmp_path), "coco")

@@ -23,7 +23,7 @@ def test_a_flat_folder_has_no_labels(make_folder):
     assert len(images) == 3
 
 
-def test_nested_folders_belong_to_their_class(make_folder):
+def test_images_in_nested_folders_belong_to_their_class(make_folder):
     root = make_folder(train=2) / "train"
     (root / "class0" / "deep").mkdir()
     (root / "class0" / "000.png").rename(root / "class0" / "deep" / "000.png")
@@ -51,12 +51,12 @@ def test_the_fingerprint_changes_with_names_and_sizes(make_folder):
     ("spoil", "words"),
     [
         (lambda root: root.rename(root.parent / "gone"), "does not exist"),
-        (lambda root: [f.unlink() for f in root.rglob("*.png")], "contains no image"),
+        (lambda root: [f.unlink() for f in root.rglob("*.png")], "contains no images"),
         (lambda root: (root / "a.png").write_bytes(b"x"), "contains both images"),
-        (lambda root: (root / "empty").mkdir(), "contains no image"),
+        (lambda root: (root / "empty").mkdir(), "contains no images"),
     ],
 )
-def test_a_folder_that_cannot_be_used_says_why(make_folder, spoil, words):
+def test_an_invalid_folder_is_rejected_with_the_reason(make_folder, spoil, words):
     root = make_folder(train=2) / "train"
     spoil(root)
     with pytest.raises(UserError, match=words):
@@ -71,11 +71,11 @@ def test_a_classes_file_selects_folders(make_folder, tmp_path):
     assert chosen.classes == ("class0", "class2")
     assert len(chosen) == 4
     names.write_text("class2\nnothing\n")
-    with pytest.raises(UserError, match="1 of them are not folders of .*: nothing"):
+    with pytest.raises(UserError, match="all of them folders in .* Missing: nothing"):
         list_images(root, classes_file=names)
 
 
-def test_unreadable_files_are_left_out_and_named(make_folder):
+def test_unreadable_files_are_skipped_and_listed(make_folder):
     root = make_folder(train=3) / "train"
     (root / "class0" / "001.png").write_bytes(b"no image")
     images = list_images(root)
@@ -85,7 +85,7 @@ def test_unreadable_files_are_left_out_and_named(make_folder):
     assert images.labels.tolist() == [0, 0, 1, 1, 1]
 
 
-def test_if_nothing_is_readable_that_is_an_error(make_folder):
+def test_a_folder_without_readable_images_is_rejected(make_folder):
     root = make_folder(train=1) / "train"
     for file in root.rglob("*.png"):
         file.write_bytes(b"no image")
@@ -93,7 +93,7 @@ def test_if_nothing_is_readable_that_is_an_error(make_folder):
         list_images(root).without(unreadable(list_images(root)))
 
 
-def test_a_balanced_subset_has_the_same_number_of_every_class(make_folder):
+def test_a_balanced_subset_has_equally_many_images_per_class(make_folder):
     images = list_images(make_folder(classes=3, train=6) / "train")
     some = balanced_subset(images, 9, seed=0)
     assert np.bincount(some.labels).tolist() == [3, 3, 3]
@@ -102,13 +102,13 @@ def test_a_balanced_subset_has_the_same_number_of_every_class(make_folder):
     assert some.fingerprint != images.fingerprint
 
 
-def test_a_subset_larger_than_the_list_is_refused(make_folder):
+def test_a_subset_larger_than_the_list_is_rejected(make_folder):
     images = list_images(make_folder(train=2) / "train")
-    with pytest.raises(UserError, match="5 images were requested from .*, which has 4"):
+    with pytest.raises(UserError, match="5 images were requested from .*; expected 1 to 4"):
         balanced_subset(images, 5, seed=0)
 
 
-def test_the_held_out_tail_is_the_end_of_each_class_and_keeps_pairs_together(make_folder):
+def test_the_held_out_tail_is_the_end_of_each_class_without_splitting_pairs(make_folder):
     images = list_images(make_folder(train=9) / "train")
     rest, tail = held_out_tail(images, 6)
     assert [path for path in tail.paths if path.startswith("class0")] == [
@@ -127,7 +127,7 @@ def test_folders_that_look_like_splits_are_not_classes(make_folder, names):
         training_images(str(root))
 
 
-def test_a_split_without_class_folders_is_refused(make_folder):
+def test_a_split_without_class_folders_is_rejected(make_folder):
     root = make_folder(train=2, val=2)
     for file in (root / "val" / "class0").iterdir():
         file.rename(root / "val" / file.name)
@@ -137,7 +137,7 @@ def test_a_split_without_class_folders_is_refused(make_folder):
         open_source(str(root), "val")
 
 
-def test_hidden_folders_are_no_classes_and_dangling_links_are_named(make_folder):
+def test_hidden_folders_are_ignored_and_dangling_links_reported(make_folder):
     root = make_folder(train=2) / "train"
     (root / ".ipynb_checkpoints").mkdir()
     (root / "class0" / "zzz.png").symlink_to(root / "nowhere.png")
@@ -154,7 +154,7 @@ def test_an_io_error_is_not_an_unreadable_image(make_folder):
         unreadable(list_images(root))
 
 
-def test_class_names_may_contain_blanks(make_folder, tmp_path):
+def test_class_names_may_contain_spaces(make_folder, tmp_path):
     root = make_folder(classes=2, train=2) / "train"
     (root / "class1").rename(root / "great white shark")
     names = tmp_path / "names.txt"
@@ -162,7 +162,7 @@ def test_class_names_may_contain_blanks(make_folder, tmp_path):
     assert list_images(root, classes_file=names).classes == ("great white shark",)
 
 
-def test_files_of_other_types_are_counted_and_named(make_folder):
+def test_other_file_types_are_counted_and_listed(make_folder):
     root = make_folder(train=2) / "train"
     (root / "class1" / "dance.gif").write_bytes(b"GIF89a")
     (root / "class1" / "notes.txt").write_text("x")
@@ -174,7 +174,9 @@ def test_files_of_other_types_are_counted_and_named(make_folder):
     assert images.subset([0, 1]).ignored == images.ignored
 
 
-def test_a_folder_of_gifs_alone_says_so(tmp_path):
+def test_a_folder_with_only_gifs_is_rejected_with_an_example(tmp_path):
     (tmp_path / "dance.gif").write_bytes(b"GIF89a")
-    with pytest.raises(UserError, match=r"contains no image.*1 others, such as dance\.gif"):
+    with pytest.raises(
+        UserError, match=r"contains no images.*only 1 other files, such as dance\.gif"
+    ):
         list_images(tmp_path)

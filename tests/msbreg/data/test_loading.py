@@ -1,4 +1,4 @@
-"""Batches from worker processes, and what is said when a worker fails, is lost or is stuck."""
+"""Batches from worker processes, and how failing, killed and stuck workers are reported."""
 
 import errno
 import multiprocessing
@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from msbreg.data import loading
-from msbreg.data.loading import lost_worker, naming_lost_workers, stream
+from msbreg.data.loading import explaining_lost_workers, lost_worker, stream
 from msbreg.run.errors import RunFailed, UserError
 
 
 @dataclass(frozen=True)
 class Squares:
-    """key -> (64, 64) of its square; an error at one key."""
+    """key -> (64, 64) filled with its square; raises an error for the key ``bad``."""
 
     bad: int = -1
 
@@ -40,12 +40,12 @@ def squares(**options):
 
 
 def children_since(before):
-    """Other tests of this process may have left some of theirs (joblib keeps its own)."""
+    """New child processes; other tests may have left some (joblib keeps its workers)."""
     return [child for child in multiprocessing.active_children() if child not in before]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_come_in_the_order_of_their_keys_and_draw_nothing(workers):
+def test_batches_are_ordered_and_do_not_use_the_global_generator(workers):
     state = torch.get_rng_state()
     found = [batch[:, 0, 0].tolist() for batch in squares(workers=workers)]
     assert found == [[0, 1], [4, 9], [16, 25], [36, 49]]
@@ -53,7 +53,7 @@ def test_batches_come_in_the_order_of_their_keys_and_draw_nothing(workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_in_a_worker_arrives_as_it_is(workers):
+def test_an_error_in_a_worker_keeps_its_type_and_message(workers):
     with closing(squares(make=Squares(bad=3), workers=workers)) as batches:
         assert next(batches).shape == (2, 64, 64)
         with pytest.raises(UserError, match="^image 3 is truncated$"):
@@ -61,11 +61,11 @@ def test_an_error_in_a_worker_arrives_as_it_is(workers):
 
 
 def no_shared_memory() -> None:
-    """As in a container whose /dev/shm is full: files of shared memory cannot grow."""
+    """Simulate a full /dev/shm: shared-memory files cannot grow."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
 
-def test_full_shared_memory_is_reported_with_the_remedy_and_does_not_hang():
+def test_full_shared_memory_is_reported_and_does_not_hang():
     with (
         closing(squares(on_start=no_shared_memory)) as batches,
         pytest.raises(RunFailed, match=r"does not fit into shared memory(.|\n)*--shm-size"),
@@ -80,7 +80,7 @@ class Stuck:
         return torch.zeros(1)
 
 
-def test_a_batch_that_never_arrives_ends_the_run(monkeypatch):
+def test_a_batch_that_never_arrives_fails_the_run(monkeypatch):
     monkeypatch.setattr(loading, "STUCK", 0.5)
     with (
         closing(squares(make=Stuck())) as batches,
@@ -98,23 +98,26 @@ def test_a_batch_that_never_arrives_ends_the_run(monkeypatch):
         RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
     ],
 )
-def test_a_lost_worker_is_reported_with_what_to_do(error):
-    assert "Give the same command again with fewer --workers" in lost_worker(error)
+def test_a_killed_worker_is_reported_with_a_remedy(error):
+    assert "Run the same command with fewer --workers" in lost_worker(error)
 
 
-def test_other_errors_are_not_taken_for_a_lost_worker():
+def test_other_errors_are_not_attributed_to_a_killed_worker():
     assert lost_worker(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
     assert lost_worker(RuntimeError("Caught RuntimeError in DataLoader worker process 0.")) is None
-    with pytest.raises(RuntimeError, match="mat1"), naming_lost_workers():
+    with pytest.raises(RuntimeError, match="mat1"), explaining_lost_workers():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
-def test_a_loss_that_appears_in_the_middle_of_a_step_is_reported_likewise():
-    with pytest.raises(RunFailed, match="data-loading worker was killed"), naming_lost_workers():
+def test_a_killed_worker_is_also_reported_in_the_middle_of_a_step():
+    with (
+        pytest.raises(RunFailed, match="data-loading worker was killed"),
+        explaining_lost_workers(),
+    ):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
 
-def test_workers_end_with_the_batches_whatever_a_traceback_holds():
+def test_workers_end_with_the_batches_even_if_a_traceback_keeps_them_alive():
     before = multiprocessing.active_children()
 
     def use():
@@ -129,7 +132,7 @@ def test_workers_end_with_the_batches_whatever_a_traceback_holds():
     assert not children_since(before)
 
 
-def test_a_group_signal_does_not_end_workers():
+def test_signals_do_not_end_workers():
     before = multiprocessing.active_children()
     with closing(squares()) as batches:
         first = next(batches)
@@ -139,7 +142,7 @@ def test_a_group_signal_does_not_end_workers():
         assert len([first, *batches]) == 4
 
 
-def test_workers_that_cannot_be_started_are_reported_with_what_to_do(monkeypatch):
+def test_workers_that_cannot_be_started_are_reported_with_a_remedy(monkeypatch):
     def fork():
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 

@@ -1,4 +1,4 @@
-"""Run lengths are pycocotools' own, and what would make it touch foreign memory is refused first."""
+"""Run lengths match pycocotools, and input that would make it access invalid memory is rejected."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ SIZES = [(1, 1), (1, 9), (9, 1), (7, 5), (40, 33), (300, 2)]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_decoding_undoes_encoding(size):
+def test_decoding_inverts_encoding(size):
     for seed in range(5):
         pixels = drawn(seed, *size)
         for original, mask in zip(pixels, masks.encode(pixels), strict=True):
@@ -26,7 +26,7 @@ def test_decoding_undoes_encoding(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_encoding_is_that_of_pycocotools_one_by_one(size):
+def test_encoding_matches_pycocotools(size):
     pixels = drawn(0, *size)
     for original, mask in zip(pixels, masks.encode(pixels), strict=True):
         theirs = codec.encode(np.asfortranarray(original.astype(np.uint8)))
@@ -34,12 +34,12 @@ def test_encoding_is_that_of_pycocotools_one_by_one(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_decoding_equals_its_slow_twin(size):
+def test_decoding_matches_the_reference(size):
     for mask in masks.encode(drawn(1, *size)):
         np.testing.assert_array_equal(masks.decode(mask), slow.decode(mask))
 
 
-def test_full_and_empty_masks_and_no_masks_have_run_lengths():
+def test_full_masks_empty_masks_and_no_masks_can_be_encoded():
     pixels = np.stack([np.zeros((6, 4), bool), np.ones((6, 4), bool)])
     encoded = masks.encode(pixels)
     assert masks.area(encoded).tolist() == [0, 24]
@@ -49,7 +49,7 @@ def test_full_and_empty_masks_and_no_masks_have_run_lengths():
     assert masks.boxes_around([]).shape == (0, 4)
 
 
-def test_area_and_box_are_those_of_the_pixels():
+def test_area_and_box_match_the_pixels():
     pixels = np.zeros((1, 20, 30), bool)
     pixels[0, 3:7, 10:22] = True
     encoded = masks.encode(pixels)
@@ -57,7 +57,7 @@ def test_area_and_box_are_those_of_the_pixels():
     assert masks.boxes_around(encoded).tolist() == [[10, 3, 22, 7]]
 
 
-def test_polygons_cover_their_union():
+def test_polygons_are_rasterized_as_their_union():
     square, other = (2, 3, 12, 3, 12, 8, 2, 8), (8, 3, 20, 3, 20, 8, 8, 8)
     mask = masks.decode(masks.polygons_to_rle((square, other), 15, 25))
     expected = np.zeros((15, 25), bool)
@@ -65,7 +65,7 @@ def test_polygons_cover_their_union():
     np.testing.assert_array_equal(mask, expected)
 
 
-def test_all_three_forms_of_a_mask_become_compressed_run_lengths():
+def test_all_three_mask_formats_become_compressed_run_lengths():
     pixels = np.zeros((1, 4, 3), bool)
     pixels[0, 1:3, 1:] = True
     compressed = masks.encode(pixels)[0]
@@ -77,30 +77,32 @@ def test_all_three_forms_of_a_mask_become_compressed_run_lengths():
 
 
 @pytest.mark.parametrize("counts", ["", "0", "zzz", "11f00", "é", "S", "o" * 40, "1P", "\ud800"])
-def test_counts_that_do_not_fill_the_mask_are_refused(counts):
+def test_invalid_counts_are_rejected(counts):
     with pytest.raises(UserError, match=r"pixels|run lengths"):
         masks.decode({"size": [5, 7], "counts": counts})
 
 
-def test_runs_that_add_up_but_go_backwards_are_refused():
-    # 10, 30, then -5: the sum is 35, a run is not.
+def test_negative_runs_are_rejected():
+    # The sum, 35, is right, but one run is negative.
     counts = slow.characters([10, 30, -5])
     with pytest.raises(UserError, match="of its image"):
         masks.decode({"size": [5, 7], "counts": counts})
 
 
-def test_one_bad_mask_among_good_ones_is_refused():
+def test_one_invalid_mask_among_valid_ones_is_rejected():
     good = masks.encode(drawn(2, 10, 12, count=4))
     masks.check_runs(good, 10, 12)
     masks.check_runs([], 10, 12)
     short = {"size": [10, 12], "counts": slow.characters([119])}
-    with pytest.raises(UserError, match=r"runs over 119 pixels; expected \[10, 12\] and 120"):
+    with pytest.raises(
+        UserError, match=r"runs of 119 pixels in total; expected \[10, 12\] and 120"
+    ):
         masks.check_runs([*good, short, *good], 10, 12)
     with pytest.raises(UserError, match=r"size \[12, 10\]; expected \[10, 12\]"):
         masks.check_runs(masks.encode(drawn(2, 12, 10)), 10, 12)
 
 
-def test_run_lengths_of_another_size_or_sum_are_refused_uncompressed_too():
+def test_uncompressed_run_lengths_with_a_wrong_size_or_sum_are_rejected():
     with pytest.raises(UserError, match=r"expected \[4, 3\] and 12 pixels"):
         masks.to_rle({"size": [4, 3], "counts": [5, 2]}, 4, 3)
     with pytest.raises(UserError, match=r"of size \[3, 4\]"):
@@ -108,12 +110,12 @@ def test_run_lengths_of_another_size_or_sum_are_refused_uncompressed_too():
 
 
 @pytest.mark.parametrize("rings", [(), ((1, 2, 3, 4),), ((1, 2, 3, 4, 5, 6, 7),)])
-def test_rings_without_three_points_are_refused(rings):
+def test_rings_with_fewer_than_three_points_are_rejected(rings):
     with pytest.raises(UserError, match="expected rings"):
         masks.polygons_to_rle(rings, 10, 10)
 
 
-def test_an_object_without_a_ring_has_an_empty_mask():
+def test_an_object_without_rings_has_an_empty_mask():
     mask = masks.to_rle((), 5, 7)
     assert masks.area([mask]).tolist() == [0]
     np.testing.assert_array_equal(masks.decode(mask), np.zeros((5, 7), bool))

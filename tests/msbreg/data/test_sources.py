@@ -1,4 +1,4 @@
-"""Data sets by name, folder or LAYOUT:FOLDER, and the ImageSource contract of each layout."""
+"""Data sets by name, folder or LAYOUT:FOLDER, and the ImageSource interface of each layout."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from msbreg.run.errors import UserError
 
 @pytest.fixture
 def voc(make_folder, tmp_path):
-    """Two images of VOC's layout: one of a cat, one of a difficult cat and a dog."""
+    """Two images in the layout of VOC: one with a cat, one with a difficult cat and a dog."""
     images = make_folder("raw", classes=1, train=2) / "train" / "class0"
     root = tmp_path / "VOCdevkit" / "VOC2007"
     (root / "ImageSets" / "Main").mkdir(parents=True)
@@ -23,7 +23,7 @@ def voc(make_folder, tmp_path):
 
 
 @pytest.mark.parametrize("layout", sorted(SOURCES))
-def test_every_layout_keeps_the_contract(layout, make_folder, voc):
+def test_every_layout_implements_image_source(layout, make_folder, voc):
     root = voc if layout == "voc" else make_folder(train=2, test=1)
     split = "test/class0" if layout == "flat" else "test"
     source = SOURCES[layout](root, split)
@@ -48,7 +48,7 @@ def test_every_layout_keeps_the_contract(layout, make_folder, voc):
     assert changed.cache_key() != before
 
 
-def test_copies_have_one_fingerprint_and_different_cache_keys(make_folder):
+def test_copies_have_the_same_fingerprint_but_different_cache_keys(make_folder):
     first, second = (open_source(str(make_folder(name)), "val") for name in ("a", "b"))
     assert first.fingerprint == second.fingerprint
     assert first.cache_key() != second.cache_key()
@@ -60,7 +60,7 @@ def test_a_layout_can_be_given_with_the_folder(voc):
     assert data_name(f"voc:{voc}") == "VOCdevkit"
 
 
-def test_a_folder_or_a_list_of_files_is_a_source(make_folder):
+def test_a_folder_or_a_list_of_files_becomes_a_source(make_folder):
     folder = make_folder(train=2) / "train"
     listed = as_source(folder)
     assert len(listed) == 4
@@ -73,7 +73,7 @@ def test_a_folder_or_a_list_of_files_is_a_source(make_folder):
         as_source([])
 
 
-def test_coco_layout_points_to_detection(tmp_path):
+def test_a_folder_in_the_layout_of_coco_suggests_detection(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_train2017.json").write_text("{}")
     with pytest.raises(UserError, match="coco:JSON:IMAGES"):
@@ -83,5 +83,5 @@ def test_coco_layout_points_to_detection(tmp_path):
 def test_pre_training_takes_a_layout_by_name(make_folder):
     root = make_folder(train=3)
     assert len(training_images(f"folder:{root}")) == len(training_images(str(root))) == 6
-    with pytest.raises(UserError, match="--classes-file chooses class folders"):
+    with pytest.raises(UserError, match="--classes-file selects class folders"):
         training_images(f"folder:{root}", classes_file=root / "classes.txt")

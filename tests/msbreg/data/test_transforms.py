@@ -18,7 +18,7 @@ def photograph():
 
 @pytest.mark.parametrize(("resize", "crop"), [(256, 224), (64, 64), (500, 450)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_it_is_torchvisions_resize_and_center_crop_on_pillow(
+def test_the_transform_matches_torchvision_on_pillow_images(
     photograph, resize, crop, interpolation
 ):
     ours = EvaluationTransform(resize, crop, interpolation)(photograph)
@@ -35,19 +35,19 @@ def test_portrait_and_landscape_keep_their_aspect_ratio(photograph):
     assert EvaluationTransform(32, 32)(tall.transpose(1, 0, 2)).shape == (3, 32, 32)
 
 
-def test_an_image_of_that_size_is_returned_as_it_is(photograph):
+def test_an_image_of_the_right_size_is_unchanged(photograph):
     image = np.ascontiguousarray(photograph[:32, :32])
     np.testing.assert_array_equal(EvaluationTransform(32, 32)(image), image.transpose(2, 0, 1))
 
 
-def test_squash_shows_the_whole_image(photograph):
+def test_squash_resizes_the_whole_image(photograph):
     squashed = EvaluationTransform(48, 32, squash=True)(photograph)
     assert squashed.shape == (3, 32, 32)
     left = EvaluationTransform(48, 32, squash=True)(photograph[:, :10])
     assert left.shape == (3, 32, 32)
 
 
-def test_resize_0_keeps_the_size_and_only_enlarges_what_is_too_small(photograph):
+def test_resize_0_keeps_the_size_and_enlarges_only_small_images(photograph):
     kept = EvaluationTransform(0, 96)(photograph)
     top, left = round((427 - 96) / 2), round((640 - 96) / 2)
     np.testing.assert_array_equal(
@@ -56,12 +56,12 @@ def test_resize_0_keeps_the_size_and_only_enlarges_what_is_too_small(photograph)
     assert EvaluationTransform(0, 96)(photograph[:50, :60]).shape == (3, 96, 96)
 
 
-def test_a_crop_larger_than_the_resized_image_is_refused():
-    with pytest.raises(UserError, match="resize 200 and crop 224 do not fit"):
+def test_a_crop_larger_than_the_resized_image_is_rejected():
+    with pytest.raises(UserError, match="resize is 200 and crop is 224"):
         EvaluationTransform(200, 224)
 
 
-def test_normalize_is_mean_and_std_in_units_of_255():
+def test_normalize_applies_mean_and_std():
     images = torch.randint(0, 256, (2, 3, 4, 4), generator=torch.Generator().manual_seed(0))
     out = normalize(images.to(torch.uint8), torch.device("cpu"))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET.mean, IMAGENET.std))
@@ -70,7 +70,7 @@ def test_normalize_is_mean_and_std_in_units_of_255():
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_bgr_network_sees_the_channels_reversed_before_its_statistics():
+def test_for_bgr_the_channels_are_reversed_before_normalization():
     images = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)
     bgr = Normalization((0.3, 0.2, 0.1), (1 / 255,) * 3, "BGR")
     out = normalize(images, torch.device("cpu"), bgr)

@@ -16,7 +16,7 @@ def write(root, files, images=("a", "b")):
     return root
 
 
-def test_labels_are_a_matrix_of_images_by_sorted_classes(tmp_path):
+def test_labels_are_a_matrix_over_images_and_sorted_classes(tmp_path):
     root = write(tmp_path, {"dog_test.txt": "a  1\nb -1\n", "cat_test.txt": "a  0\nb  1\n"})
     read = image_labels(root, "test")
     assert read.classes == ("cat", "dog")
@@ -28,7 +28,7 @@ def test_labels_are_a_matrix_of_images_by_sorted_classes(tmp_path):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, "holds no <class>_test.txt"),
+        ({}, "contains no files <class>_test.txt"),
         ({"dog_test.txt": ""}, "is empty"),
         (
             {"dog_test.txt": "a 1\nb\n"},
@@ -40,17 +40,17 @@ def test_labels_are_a_matrix_of_images_by_sorted_classes(tmp_path):
         ({"dog_test.txt": "a 1\nz 1\n"}, "1 of the 2 images of test are missing"),
     ],
 )
-def test_files_that_cannot_be_used_are_named(tmp_path, files, words):
+def test_invalid_files_are_reported(tmp_path, files, words):
     with pytest.raises(UserError, match=words):
         image_labels(write(tmp_path, files), "test")
 
 
-def test_a_folder_in_another_layout_is_named(tmp_path):
-    with pytest.raises(UserError, match="no VOC layout at"):
+def test_a_folder_in_another_layout_is_rejected(tmp_path):
+    with pytest.raises(UserError, match="does not have VOC's layout"):
         image_labels(tmp_path, "test")
 
 
-def test_the_embedded_scenes_are_read_with_difficult_ones():
+def test_the_embedded_scenes_include_difficult_objects():
     read = image_labels(data_root("digits", "voc"), "trainval")
     assert len(read.classes) == 10
     assert set(read.labels.flatten().tolist()) == {-1, 0, 1}

@@ -1,4 +1,4 @@
-"""What one of two gloo processes does; started by test_distributed.py."""
+"""The program of each of two gloo processes; started by test_distributed.py."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from msbreg.run.errors import UserError
 
 
 def main(root: Path, output: Path) -> None:
-    """Process 1 would find other files unreadable; what both use goes into the output folder."""
+    """Process 1 would skip other files; both write the decision they received to the output folder."""
     distributed.start(torch.device("cpu"))
     images, rank = list_images(root), distributed.rank()
 
@@ -20,7 +20,7 @@ def main(root: Path, output: Path) -> None:
         return images.paths[:2] if rank == 1 else unreadable(images)
 
     def refuse() -> None:
-        raise UserError("not on this process")
+        raise UserError("rejected by the main process")
 
     shared = images.without(distributed.from_main(decide))
     message = ""

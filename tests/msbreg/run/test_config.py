@@ -16,7 +16,7 @@ class Settings:
     inner: Inner = field(default_factory=Inner)
 
 
-def test_settings_become_plain_and_flat():
+def test_settings_are_converted_flattened_and_compared():
     nested = plain(Settings())
     assert nested["output"] == "out"
     assert nested["sizes"] == [1, 2]

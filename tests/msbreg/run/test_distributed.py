@@ -1,4 +1,4 @@
-"""Decisions that one process makes for all."""
+"""Decisions that the main process makes for all processes."""
 
 import json
 
@@ -9,7 +9,7 @@ from msbreg.run.errors import UserError
 from tests.pair import run_pair
 
 
-def test_unreadable_files_are_decided_once_and_errors_reach_every_process(make_folder, tmp_path):
+def test_decisions_and_errors_of_the_main_process_reach_all_processes(make_folder, tmp_path):
     root = make_folder(train=3) / "train"
     (root / "class1" / "002.png").write_bytes(b"no image")
     assert run_pair("tests.msbreg.run.shared_decision", root, tmp_path) == [0, 0]
@@ -17,10 +17,10 @@ def test_unreadable_files_are_decided_once_and_errors_reach_every_process(make_f
     assert first == second
     assert first["skipped"] == ["class1/002.png"]
     assert len(first["paths"]) == 5
-    assert first["error"] == "not on this process"
+    assert first["error"] == "rejected by the main process"
 
 
-def test_one_process_decides_for_itself():
+def test_with_one_process_the_function_is_called_directly():
     assert distributed.from_main(lambda: 3) == 3
 
     def refuse():

@@ -1,4 +1,4 @@
-"""Files of a run: atomic, locked, never through a link, and nothing of the user's removed."""
+"""Output files are written atomically, under a lock, never through links; user files are kept."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ import pytest
 from msbreg.run import files
 from msbreg.run.errors import RunFailed, UserError
 from msbreg.run.files import (
-    open_beside,
+    open_no_follow,
     output_folder,
     remove_temporary_files,
     reserved_space,
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 FULL = Path("/dev/full")
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_only_the_old_file(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, b"old")
     with pytest.raises(TypeError):
@@ -33,7 +33,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_that_cannot_be_written_is_a_failure_that_says_what_is_kept(tmp_path):
+def test_a_failed_write_reports_what_is_preserved(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, b"old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -45,14 +45,14 @@ def test_a_file_that_cannot_be_written_is_a_failure_that_says_what_is_kept(tmp_p
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert str(caught.value) == (
         f"cannot write {path} (1.0 MiB): File too large; the previous file is untouched.\n"
-        "Free some space, or give another --output; the same command continues."
+        "Free some space, or give another --output, then run the same command to continue."
     )
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full on this system")
-def test_a_full_disk_is_a_failure_with_the_remedy():
+def test_a_full_disk_is_reported_with_a_remedy():
     with (
         pytest.raises(RunFailed, match=r"cannot write /dev/full: No space left.*\nFree some space"),
         writing(FULL),
@@ -61,7 +61,7 @@ def test_a_full_disk_is_a_failure_with_the_remedy():
         file.write("x")
 
 
-def test_only_names_that_this_program_makes_are_removed(tmp_path):
+def test_only_our_own_temporary_files_are_removed(tmp_path):
     ours = temporary_name(tmp_path / "record.json")
     theirs = [tmp_path / n for n in (".notes.tmp", ".writable", ".a.12.tmp", "b.12.msbreg-tmp")]
     for path in (ours, *theirs):
@@ -71,31 +71,31 @@ def test_only_names_that_this_program_makes_are_removed(tmp_path):
 
 
 @pytest.mark.parametrize("name", [".lock", "log.txt"])
-def test_a_link_in_place_of_a_file_of_ours_is_refused_and_its_target_untouched(tmp_path, name):
+def test_a_symbolic_link_is_rejected_and_its_target_untouched(tmp_path, name):
     target = tmp_path / "precious"
     target.write_text("data")
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / name).symlink_to(target)
-    with pytest.raises(UserError, match=f"{name} is a symbolic link, which is not followed"):
-        open_beside(folder / name, os.O_RDWR)
+    with pytest.raises(UserError, match=f"{name} is a symbolic link; expected a regular file"):
+        open_no_follow(folder / name, os.O_RDWR)
     assert target.read_text() == "data"
 
 
-def test_a_pipe_in_place_of_the_log_is_refused_at_once(tmp_path):
+def test_a_pipe_in_place_of_the_log_is_rejected_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "log.txt")
     with pytest.raises(UserError, match="cannot be written"):
-        open_beside(tmp_path / "log.txt", os.O_WRONLY | os.O_APPEND)
+        open_no_follow(tmp_path / "log.txt", os.O_WRONLY | os.O_APPEND)
 
 
-def test_what_is_in_a_lock_file_stays(tmp_path):
+def test_the_content_of_a_lock_file_is_preserved(tmp_path):
     (tmp_path / ".lock").write_text("somebody's")
     with output_folder(tmp_path) as new:
         assert not new
     assert (tmp_path / ".lock").read_text() == "somebody's"
 
 
-def test_a_folder_is_held_by_one_run(tmp_path):
+def test_a_folder_can_be_used_by_one_run_at_a_time(tmp_path):
     with (
         output_folder(tmp_path / "run"),
         pytest.raises(UserError, match="another run is writing to"),
@@ -104,7 +104,7 @@ def test_a_folder_is_held_by_one_run(tmp_path):
         raise AssertionError("not reached")
 
 
-def test_a_new_folder_in_which_nothing_was_written_goes_with_its_parents(tmp_path):
+def test_an_empty_new_folder_is_removed_with_its_parents(tmp_path):
     with output_folder(tmp_path / "a" / "b") as new:
         assert new
     assert not list(tmp_path.iterdir())
@@ -116,8 +116,8 @@ def test_a_new_folder_in_which_nothing_was_written_goes_with_its_parents(tmp_pat
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"b"}
 
 
-def test_a_run_whose_lock_file_was_removed_makes_the_folder_again(tmp_path, monkeypatch):
-    """The folder of a run that ends goes away between another one's opening and locking of the file."""
+def test_the_folder_is_created_again_if_it_was_removed_before_locking(tmp_path, monkeypatch):
+    """Another run that ends can remove the folder between our opening and locking of the file."""
     folder = tmp_path / "run"
     lock, attempts = files._lock, []
 
@@ -135,7 +135,7 @@ def test_a_run_whose_lock_file_was_removed_makes_the_folder_again(tmp_path, monk
     assert len(attempts) == 2
 
 
-def test_two_starts_at_the_same_moment_are_one_run_and_one_clear_message(tmp_path):
+def test_of_simultaneous_starts_at_least_one_succeeds_and_the_others_are_rejected(tmp_path):
     script = (
         "import sys, time; from pathlib import Path\n"
         "from msbreg.run.files import output_folder\n"
@@ -160,13 +160,13 @@ def test_two_starts_at_the_same_moment_are_one_run_and_one_clear_message(tmp_pat
     assert "" in said
 
 
-def test_space_is_set_aside_and_given_back(tmp_path):
+def test_disk_space_is_reserved_and_released(tmp_path):
     with reserved_space(tmp_path) as path:
         assert path.stat().st_blocks * 512 >= files.RESERVED
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_without_space_for_a_record_starts_nothing(tmp_path):
+def test_without_space_for_a_record_no_run_starts(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, limits[1]))
     try:
@@ -178,7 +178,7 @@ def test_a_disk_without_space_for_a_record_starts_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["file", "file/run"])
-def test_an_output_that_is_no_folder_is_refused(tmp_path, place):
+def test_an_output_path_that_is_a_file_is_rejected(tmp_path, place):
     (tmp_path / "file").touch()
     with (
         pytest.raises(UserError, match=r"cannot be written: .*; give another --output"),

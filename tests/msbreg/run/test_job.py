@@ -11,7 +11,7 @@ import pytest
 
 from msbreg.run.config import Card
 from msbreg.run.errors import Interrupted, RunFailed, UserError
-from msbreg.run.job import AlreadyFinished, job
+from msbreg.run.job import AlreadyFinished, start_job
 from msbreg.run.record import read_record
 
 
@@ -30,13 +30,13 @@ class Settings:
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_a_run_that_ends_is_done_and_its_log_is_kept(tmp_path):
-    with job(Settings(tmp_path / "run"), Card(), kind="knn") as running:
+def test_a_completed_run_is_recorded_as_done_with_its_log(tmp_path):
+    with start_job(Settings(tmp_path / "run"), Card(), kind="knn") as job:
         assert read_record(tmp_path / "run")["status"] == "running"
         logging.getLogger("msbreg").info("a line")
-        running.warn("mind this")
-        running.warn("mind this")
-        running.results = {"top1": 50.0}
+        job.warn("mind this")
+        job.warn("mind this")
+        job.results = {"top1": 50.0}
     record = read_record(tmp_path / "run")
     assert record["status"] == "done"
     assert record["results"] == {"top1": 50.0}
@@ -54,10 +54,10 @@ def test_a_run_that_ends_is_done_and_its_log_is_kept(tmp_path):
         (KeyboardInterrupt(), "interrupted"),
     ],
 )
-def test_how_a_run_ended_is_in_the_record(tmp_path, error, status):
+def test_the_record_states_how_the_run_ended(tmp_path, error, status):
     with (
         pytest.raises(type(error)),
-        job(Settings(tmp_path / "run"), Card(), kind="knn"),
+        start_job(Settings(tmp_path / "run"), Card(), kind="knn"),
     ):
         (tmp_path / "run" / "curve.jsonl").touch()
         raise error
@@ -68,38 +68,38 @@ def test_how_a_run_ended_is_in_the_record(tmp_path, error, status):
         assert ("traceback" in record) == (not isinstance(error, UserError))
 
 
-def test_a_finished_run_of_another_checkpoint_is_not_skipped(tmp_path):
+def test_a_completed_run_with_another_checkpoint_is_not_skipped(tmp_path):
     settings = Settings(tmp_path / "run", finished="skip")
-    with job(settings, Card(), kind="knn", inputs={"checkpoint": "aa"}):
+    with start_job(settings, Card(), kind="knn", inputs={"checkpoint": "aa"}):
         pass
     with (
         pytest.raises(UserError, match="the checkpoint file has changed"),
-        job(settings, Card(), kind="knn", inputs={"checkpoint": "bb"}),
+        start_job(settings, Card(), kind="knn", inputs={"checkpoint": "bb"}),
     ):
         raise AssertionError("not reached")
     with (
         pytest.raises(AlreadyFinished),
-        job(settings, Card(), kind="knn", inputs={"checkpoint": "aa"}),
+        start_job(settings, Card(), kind="knn", inputs={"checkpoint": "aa"}),
     ):
         raise AssertionError("not reached")
 
 
-def test_protocols_refuse_to_run_in_several_processes(tmp_path, monkeypatch):
+def test_protocols_reject_several_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with (
         pytest.raises(UserError, match="knn runs in one process"),
-        job(Settings(tmp_path / "run"), Card(), kind="knn"),
+        start_job(Settings(tmp_path / "run"), Card(), kind="knn"),
     ):
         raise AssertionError("not reached")
 
 
-def test_a_continued_run_keeps_its_warnings_and_its_time(tmp_path):
-    with pytest.raises(UserError), job(Settings(tmp_path / "run"), Card(), kind="knn") as running:
+def test_a_resumed_run_keeps_its_warnings_and_elapsed_time(tmp_path):
+    with pytest.raises(UserError), start_job(Settings(tmp_path / "run"), Card(), kind="knn") as job:
         (tmp_path / "run" / "c.pth").touch()
-        running.warn("mind this")
+        job.warn("mind this")
         raise UserError("stopped")
     first = read_record(tmp_path / "run")
-    with job(Settings(tmp_path / "run"), Card(), kind="knn", resume_file="c.pth"):
+    with start_job(Settings(tmp_path / "run"), Card(), kind="knn", resume_file="c.pth"):
         pass
     second = read_record(tmp_path / "run")
     assert second["warnings"] == ["mind this"]
@@ -107,65 +107,65 @@ def test_a_continued_run_keeps_its_warnings_and_its_time(tmp_path):
     assert second["seconds"] >= first["seconds"]
 
 
-def test_a_finished_folder_is_refused_or_skipped_but_never_overwritten(tmp_path):
-    with job(Settings(tmp_path / "run"), Card(), kind="knn"):
+def test_a_completed_run_is_rejected_or_skipped_but_never_overwritten(tmp_path):
+    with start_job(Settings(tmp_path / "run"), Card(), kind="knn"):
         pass
     with (
-        pytest.raises(UserError, match="contains a finished run"),
-        job(Settings(tmp_path / "run"), Card(), kind="knn"),
+        pytest.raises(UserError, match="contains a completed run"),
+        start_job(Settings(tmp_path / "run"), Card(), kind="knn"),
     ):
         raise AssertionError("not reached")
     with (
         pytest.raises(AlreadyFinished),
-        job(Settings(tmp_path / "run", finished="skip"), Card(), kind="knn"),
+        start_job(Settings(tmp_path / "run", finished="skip"), Card(), kind="knn"),
     ):
         raise AssertionError("not reached")
     with (
-        pytest.raises(UserError, match=r"of other settings \(epochs = 2 here\)"),
-        job(Settings(tmp_path / "run", epochs=2, finished="skip"), Card(), kind="knn"),
+        pytest.raises(UserError, match=r"with other settings \(epochs = 2 here\)"),
+        start_job(Settings(tmp_path / "run", epochs=2, finished="skip"), Card(), kind="knn"),
     ):
         raise AssertionError("not reached")
 
 
-def test_a_folder_of_another_kind_of_run_is_refused(tmp_path):
-    with job(Settings(tmp_path / "run"), Card(), kind="knn"):
+def test_a_folder_with_another_kind_of_run_is_rejected(tmp_path):
+    with start_job(Settings(tmp_path / "run"), Card(), kind="knn"):
         pass
     with (
-        pytest.raises(UserError, match="contains a run of knn, this is svm"),
-        job(Settings(tmp_path / "run"), Card(), kind="svm"),
+        pytest.raises(UserError, match="contains a run of knn, but this is svm"),
+        start_job(Settings(tmp_path / "run"), Card(), kind="svm"),
     ):
         raise AssertionError("not reached")
 
 
-def test_an_unfinished_run_without_anything_to_continue_starts_again(tmp_path):
-    with pytest.raises(UserError), job(Settings(tmp_path / "run"), Card(), kind="knn"):
+def test_an_unfinished_run_without_a_checkpoint_starts_over(tmp_path):
+    with pytest.raises(UserError), start_job(Settings(tmp_path / "run"), Card(), kind="knn"):
         (tmp_path / "run" / "neighbors.json").touch()
         raise UserError("stopped")
-    with job(
+    with start_job(
         Settings(tmp_path / "run", epochs=2), Card(), kind="knn", resume_file="c.pth"
     ) as again:
         assert not again.resumed
 
 
-def test_an_unfinished_run_with_a_file_is_continued_with_the_same_settings_only(tmp_path):
-    with pytest.raises(UserError), job(Settings(tmp_path / "run"), Card(), kind="knn"):
+def test_an_unfinished_run_resumes_only_with_the_same_settings(tmp_path):
+    with pytest.raises(UserError), start_job(Settings(tmp_path / "run"), Card(), kind="knn"):
         (tmp_path / "run" / "c.pth").touch()
         raise UserError("stopped")
     with (
-        pytest.raises(UserError, match="unfinished run of other settings: epochs = 2 here"),
-        job(Settings(tmp_path / "run", epochs=2), Card(), kind="knn", resume_file="c.pth"),
+        pytest.raises(UserError, match="unfinished run with other settings: epochs = 2 here"),
+        start_job(Settings(tmp_path / "run", epochs=2), Card(), kind="knn", resume_file="c.pth"),
     ):
         raise AssertionError("not reached")
-    with job(Settings(tmp_path / "run"), Card(), kind="knn", resume_file="c.pth") as again:
+    with start_job(Settings(tmp_path / "run"), Card(), kind="knn", resume_file="c.pth") as again:
         assert again.resumed
     assert read_record(tmp_path / "run")["resumed_from"] == "failed"
 
 
-def test_an_output_that_is_a_file_is_refused(tmp_path):
+def test_an_output_that_is_a_file_is_rejected(tmp_path):
     (tmp_path / "run").touch()
     with (
         pytest.raises(UserError, match="cannot be written"),
-        job(Settings(tmp_path / "run"), Card(), kind="knn"),
+        start_job(Settings(tmp_path / "run"), Card(), kind="knn"),
     ):
         raise AssertionError("not reached")
 
@@ -181,54 +181,54 @@ class Watched(Settings):
     [{"name": "mine"}, {"save_seconds": 5.0}, {"trust_pickle": True}, {"watch": 9}],
     ids=str,
 )
-def test_what_cannot_change_the_numbers_may_change_before_a_run_is_continued(tmp_path, change):
+def test_settings_that_do_not_affect_results_may_change_on_resume(tmp_path, change):
     settings = Watched(tmp_path / "run")
-    with pytest.raises(RunFailed), job(settings, Card(), kind="knn"):
+    with pytest.raises(RunFailed), start_job(settings, Card(), kind="knn"):
         (tmp_path / "run" / "c.pth").touch()
         raise RunFailed("stopped")
-    with job(replace(settings, **change), Card(), kind="knn", resume_file="c.pth") as again:
+    with start_job(replace(settings, **change), Card(), kind="knn", resume_file="c.pth") as again:
         assert again.resumed
 
 
-def test_a_command_that_wrote_nothing_leaves_no_folder(tmp_path):
-    with pytest.raises(UserError), job(Settings(tmp_path / "a" / "run"), Card(), kind="knn"):
+def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path):
+    with pytest.raises(UserError), start_job(Settings(tmp_path / "a" / "run"), Card(), kind="knn"):
         raise UserError("the data are not there")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_was_there_stays_and_has_the_record(tmp_path):
+def test_an_existing_folder_is_kept_with_the_record(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UserError), job(Settings(tmp_path), Card(), kind="knn"):
+    with pytest.raises(UserError), start_job(Settings(tmp_path), Card(), kind="knn"):
         raise UserError("the data are not there")
     assert {path.name for path in tmp_path.iterdir()} >= {"notes.txt", "record.json"}
     assert read_record(tmp_path)["status"] == "failed"
 
 
-def test_files_of_the_users_with_hidden_names_stay(tmp_path):
+def test_hidden_files_of_the_user_are_kept(tmp_path):
     theirs = [tmp_path / name for name in (".notes.tmp", ".writable", ".old.lock")]
     for path in theirs:
         path.write_text("mine")
-    with job(Settings(tmp_path), Card(), kind="knn"):
+    with start_job(Settings(tmp_path), Card(), kind="knn"):
         pass
     assert all(path.read_text() == "mine" for path in theirs)
 
 
 @pytest.mark.parametrize("name", [".lock", "log.txt"])
-def test_a_link_in_the_output_folder_is_not_written_through(tmp_path, name):
+def test_symbolic_links_in_the_output_folder_are_not_followed(tmp_path, name):
     precious = tmp_path / "precious"
     precious.write_text("data")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).symlink_to(precious)
     with (
         pytest.raises(UserError, match="is a symbolic link"),
-        job(Settings(tmp_path / "run"), Card(), kind="knn"),
+        start_job(Settings(tmp_path / "run"), Card(), kind="knn"),
     ):
         raise AssertionError("not reached")
     assert precious.read_text() == "data"
 
 
-def test_no_file_is_left_but_the_runs(tmp_path):
-    with job(Settings(tmp_path / "run"), Card(), kind="knn"):
+def test_only_the_files_of_the_run_remain(tmp_path):
+    with start_job(Settings(tmp_path / "run"), Card(), kind="knn"):
         pass
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {".lock", "log.txt", "record.json"}
@@ -239,12 +239,12 @@ import logging, resource, sys
 from pathlib import Path
 from msbreg.run.config import Card
 from msbreg.run.files import RESERVED, write_atomically
-from msbreg.run.job import job
+from msbreg.run.job import start_job
 from msbreg.run.options import main
 from tests.msbreg.run.test_job import Settings
 
 def run(config, card):
-    with job(config, card, kind="knn") as running:
+    with start_job(config, card, kind="knn") as job:
         size = RESERVED + 100_000
         resource.setrlimit(resource.RLIMIT_FSIZE, (RESERVED, RESERVED))
         {body}
@@ -257,15 +257,15 @@ main(run, Settings(Path(sys.argv[1])), Card())
     ("body", "said"),
     [
         (
-            'write_atomically(running.output / "out.json", bytes(size))',
+            'write_atomically(job.output / "out.json", bytes(size))',
             "out.json (161.7 KiB): File too",
         ),
-        ('(running.output / "out.bin").write_bytes(bytes(size))', "a file in "),
+        ('(job.output / "out.bin").write_bytes(bytes(size))', "a file in "),
     ],
     ids=["an atomic write", "any other write"],
 )
-def test_a_full_disk_is_a_failure_of_the_run_that_the_record_states(tmp_path, body, said):
-    """A limit on the size of files stands in for a full disk."""
+def test_a_full_disk_fails_the_run_and_is_recorded(tmp_path, body, said):
+    """A limit on the file size simulates a full disk."""
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK.format(body=body), str(tmp_path / "run")],
         cwd=ROOT,
@@ -282,8 +282,8 @@ def test_a_full_disk_is_a_failure_of_the_run_that_the_record_states(tmp_path, bo
     assert record["error"].startswith("cannot write ")
 
 
-def test_a_log_that_cannot_be_written_is_reported_once_and_the_run_goes_on(tmp_path, capsys):
-    with job(Settings(tmp_path / "run"), Card(), kind="knn"):
+def test_an_unwritable_log_is_reported_once_and_the_run_continues(tmp_path, capsys):
+    with start_job(Settings(tmp_path / "run"), Card(), kind="knn"):
         (handler,) = [h for h in logging.getLogger("msbreg").handlers if hasattr(h, "baseFilename")]
         os.dup2(os.open("/dev/full", os.O_WRONLY), handler.stream.fileno())
         logging.getLogger("msbreg").info("one")
@@ -300,11 +300,11 @@ import os, signal, sys
 from pathlib import Path
 from msbreg.run import signals
 from msbreg.run.config import Card
-from msbreg.run.job import job
+from msbreg.run.job import start_job
 from tests.msbreg.run.test_job import Settings
 signals.SECONDS_TO_REACT = 0.2
-with job(Settings(Path(sys.argv[1])), Card(), kind="knn") as running:
-    running.stop.watched = True
+with start_job(Settings(Path(sys.argv[1])), Card(), kind="knn") as job:
+    job.stop.watched = True
     os.kill(os.getpid(), signal.SIGTERM)
     while True:
         pass

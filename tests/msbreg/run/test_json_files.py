@@ -1,4 +1,4 @@
-"""Hostile JSON is refused with a reason; what is returned can be used without further care."""
+"""Malicious JSON is rejected with a reason; everything that is returned is safe to use."""
 
 import os
 import socket
@@ -25,22 +25,22 @@ from msbreg.run.json_files import DEPTH, misfits, parse_json, read_json, read_js
         (b"{", "Expecting"),
     ],
 )
-def test_json_beyond_the_bounds_is_refused_with_the_reason(content, reason):
+def test_json_beyond_the_limits_is_rejected_with_the_reason(content, reason):
     with pytest.raises(ValueError, match=reason):
         parse_json(content)
 
 
-def test_numbers_that_are_not_finite_become_none():
+def test_non_finite_numbers_become_none():
     assert parse_json(b"[NaN, Infinity, -Infinity, 1e999, 2.5]") == [None, None, None, None, 2.5]
 
 
-def test_values_at_the_bounds_are_read():
+def test_values_at_the_limits_are_accepted():
     assert parse_json(b"[" * DEPTH + b"]" * DEPTH)
     assert parse_json(b'"\\ud83d\\ude00 \\\\ud800"') == "\U0001f600 \\ud800"
     assert parse_json(str(2**64).encode()) == 2**64
 
 
-def test_only_regular_files_of_a_bounded_size_are_read(tmp_path):
+def test_only_regular_files_of_limited_size_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(b" " * 11 + b"1")
     with socket.socket(socket.AF_UNIX) as listening:
@@ -58,7 +58,7 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path):
         read_json(tmp_path / "large", limit=10)
 
 
-def test_the_line_that_was_being_written_is_left_out(tmp_path):
+def test_an_incomplete_last_line_is_ignored(tmp_path):
     file = tmp_path / "curve.jsonl"
     file.write_text('{"epoch": 0}\n\n{"epoch": 1}\n{"epo')
     assert read_json_lines(file) == [{"epoch": 0}, {"epoch": 1}]

@@ -1,4 +1,4 @@
-"""Words of a command line and of a card become settings, or one message that helps."""
+"""Command lines and cards become settings, or one helpful message."""
 
 import json
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from msbreg.run.errors import Interrupted, RunFailed, UserError
 from msbreg.run.options import (
     NO_OPTION,
     ToolParser,
+    describe_type,
     exit_codes,
-    expected,
     help_text,
     main,
     parse,
@@ -79,10 +79,10 @@ def with_pairs(words: str):
     return parse(OfYaml, words.split(), pairs="overrides")
 
 
-# ---- Words
+# ---- Options
 
 
-def test_no_arguments_are_the_defaults():
+def test_without_arguments_the_defaults_are_used():
     assert parse(Settings, []) == (Settings(), Card("defaults", {}))
 
 
@@ -97,7 +97,7 @@ def test_the_command_line_overrides_by_dotted_name():
     "words", ["--skip-some", "--skip_some", "--skip-some true", "--skip_some=true"]
 )
 @pytest.mark.parametrize("rate", ["--inner.base-rate=2", "--inner.base_rate 2"])
-def test_hyphens_and_underscores_are_the_same_and_a_switch_needs_no_value(words, rate):
+def test_hyphens_equal_underscores_and_a_switch_needs_no_value(words, rate):
     config, _ = parse(Settings, [*words.split(), "--limit", "4", *rate.split()])
     assert config == Settings(limit=4, skip_some=True, inner=Inner(2.0))
 
@@ -114,16 +114,16 @@ def test_hyphens_and_underscores_are_the_same_and_a_switch_needs_no_value(words,
         ("--sizes -1 2", (-1, 2)),
     ],
 )
-def test_a_list_is_one_word_or_several(words, sizes):
+def test_a_list_may_be_one_argument_or_several(words, sizes):
     assert parse(Settings, words.split())[0].sizes == sizes
 
 
-def test_words_of_a_list_of_words_stay_words():
+def test_elements_of_a_string_list_remain_strings():
     assert parse(Settings, ["--names", "5", "null,b c"])[0].names == ("5", "null", "b c")
     assert parse(Settings, ["--names", "[one, two]"])[0].names == ("one", "two")
 
 
-def test_a_group_that_may_be_null_takes_a_mapping_or_its_parts():
+def test_an_optional_group_accepts_a_mapping_or_single_fields():
     assert parse(Settings, ["--crop.resize", "9"])[0].crop == Crop(9, 8)
     assert parse(Settings, ['--crop={"resize": 9}', "--crop.crop=3"])[0].crop == Crop(9, 3)
     assert parse(Settings, ["--crop", "null", "--area", "null"])[0] == Settings(area=None)
@@ -138,22 +138,22 @@ def test_a_group_that_may_be_null_takes_a_mapping_or_its_parts():
         ("--skip-som", "--skip-som is unknown; did you mean --skip-some?"),
         ("--method c", "--method is 'c'; expected a or b."),
         ("--inner.base-rate x", "--inner.base-rate is 'x'; expected a number."),
-        ("--limit x", "--limit is 'x'; expected a whole number, or null."),
+        ("--limit x", "--limit is 'x'; expected an integer, or null."),
         (
             "--sizes 5 x",
-            "--sizes is '5, x'; expected whole numbers, separated by spaces or commas.",
+            "--sizes is '5, x'; expected integers, separated by spaces or commas.",
         ),
         ("--area 1", "--area is '1'; expected 2 numbers, separated by spaces or commas, or null."),
         ("--skip-some=maybe", "--skip-some is 'maybe'; expected true or false."),
-        ("--limit", "--limit has no value; expected a whole number, or null."),
-        ("--limit --skip-some", "--limit has no value; expected a whole number, or null."),
+        ("--limit", "--limit has no value; expected an integer, or null."),
+        ("--limit --skip-some", "--limit has no value; expected an integer, or null."),
         ("word", "'word' does not belong to an option."),
     ],
 )
-def test_options_that_cannot_be_used_are_one_message(words, message):
+def test_invalid_options_give_one_message(words, message):
     with pytest.raises(UserError) as caught:
         parse(Settings, words.split())
-    assert str(caught.value) == f"{message}\n--help shows all options."
+    assert str(caught.value) == f"{message}\nRun with --help to list all options."
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_options_that_cannot_be_used_are_one_message(words, message):
         ("--crop.crop 9", "crop is 9; expected at"),
     ],
 )
-def test_a_value_that_the_settings_refuse_is_in_their_words(words, message):
+def test_messages_of_the_config_class_are_passed_on(words, message):
     with pytest.raises(UserError) as caught:
         parse(Settings, words.split())
     assert str(caught.value).startswith(message)
@@ -178,14 +178,14 @@ def write_card(folder: Path, content: str) -> Path:
     return file
 
 
-def test_a_card_names_itself_and_only_what_differs_from_it_is_an_override(tmp_path):
+def test_only_settings_that_differ_from_the_card_are_overrides(tmp_path):
     file = write_card(tmp_path, "method: b\ninner: {base_rate: 0.3}\ncrop: {resize: 9, crop: 2}\n")
     config, card = parse(Settings, ["--config", str(file), "--limit", "4", "--crop.crop", "3"])
     assert config == Settings("b", limit=4, inner=Inner(0.3), crop=Crop(9, 3))
     assert card == Card("my_card", {"limit": 4, "crop.crop": 3})
 
 
-def test_values_of_a_card_are_read_as_on_the_command_line(tmp_path):
+def test_card_values_are_parsed_like_command_line_values(tmp_path):
     content = (
         "inner: {base-rate: 1e-5}\nsizes: 5\nnames: [a, 'null']\narea: null\nskip_some: true\n"
     )
@@ -214,7 +214,7 @@ def test_a_later_card_overrides_an_earlier_one(tmp_path):
         ("limit: -3\n", "limit is -3; expected 0 or more"),
     ],
 )
-def test_a_wrong_card_is_named_with_its_key(tmp_path, content, message):
+def test_errors_in_a_card_name_the_file_and_the_key(tmp_path, content, message):
     file = write_card(tmp_path, content)
     with pytest.raises(UserError) as caught:
         parse(Settings, ["--config", str(file)])
@@ -225,12 +225,12 @@ def test_a_wrong_card_is_named_with_its_key(tmp_path, content, message):
     ("content", "message"),
     [("[1, 2]", "is not a mapping"), ("a: [", "cannot be read"), ("a: \x00", "cannot be read")],
 )
-def test_a_file_that_is_no_card_is_named(tmp_path, content, message):
+def test_an_invalid_card_file_is_named(tmp_path, content, message):
     with pytest.raises(UserError, match=f"my_card.yaml {message}"):
         parse(Settings, ["--config", str(write_card(tmp_path, content))])
 
 
-def test_a_card_that_does_not_exist_is_named():
+def test_a_missing_card_is_named():
     with pytest.raises(UserError, match=r"card nowhere\.yaml does not exist"):
         parse(Settings, ["--config", "nowhere.yaml"])
 
@@ -250,10 +250,12 @@ def test_a_card_of_another_script_is_recognized(tmp_path, content, script):
     file = write_card(tmp_path, content)
     with pytest.raises(UserError) as caught:
         parse(Settings, ["--config", str(file)])
-    assert str(caught.value).startswith(f"{file} is a card of {script}; this is toys/toy.py.\n")
+    assert str(caught.value).startswith(
+        f"{file} is a card for {script}, but this is toys/toy.py.\n"
+    )
 
 
-def test_a_card_whose_every_key_fits_may_be_of_another_script(tmp_path):
+def test_a_card_of_another_script_is_accepted_if_all_keys_are_known(tmp_path):
     file = write_card(tmp_path, "# Command: python transfer/svm.py\nlimit: 3\n")
     assert parse(Settings, ["--config", str(file)])[0] == Settings(limit=3)
 
@@ -273,11 +275,11 @@ def test_a_card_whose_every_key_fits_may_be_of_another_script(tmp_path):
         ),
     ],
 )
-def test_options_and_pairs_are_told_apart(words, config):
+def test_options_and_pairs_are_distinguished(words, config):
     assert with_pairs(words)[0] == config
 
 
-def test_the_card_has_what_was_set_on_top_of_the_yaml():
+def test_options_and_pairs_are_overrides_of_the_yaml():
     config, card = with_pairs("--config cards/tiny.yaml --number 4 SOLVER.MAX_ITER 5")
     assert config == OfYaml(Path("cards/tiny.yaml"), 4, overrides=("SOLVER.MAX_ITER", "5"))
     assert card == Card("tiny", {"number": 4, "SOLVER.MAX_ITER": "5"})
@@ -294,48 +296,49 @@ def test_the_card_has_what_was_set_on_top_of_the_yaml():
         ("--config a card.yaml KEY.A", "'card.yaml' is not a KEY"),
     ],
 )
-def test_wrong_pairs_are_named(words, message):
+def test_invalid_pairs_are_named(words, message):
     with pytest.raises(UserError, match=message):
         with_pairs(words)
 
 
-def test_a_card_with_pairs_is_recognized_as_another_scripts(tmp_path):
+def test_with_pairs_a_card_of_another_script_is_recognized(tmp_path):
     file = write_card(tmp_path, "# Command: python transfer/knn.py --config my_card.yaml\nk: 5\n")
-    with pytest.raises(UserError, match=r"is a card of transfer/knn\.py; this is toys/detect\.py"):
+    message = r"is a card for transfer/knn\.py, but this is toys/detect\.py"
+    with pytest.raises(UserError, match=message):
         with_pairs(f"--config {file}")
 
 
 # ---- Help
 
 
-def test_help_has_every_option_its_text_and_default_and_the_exit_codes():
+def test_help_lists_every_option_with_its_default_and_the_exit_codes():
     text = help_text(Settings, "A toy.\n\nIt plays.")
     assert text.startswith("usage: python toys/toy.py [OPTIONS]\n\nA toy.\n\nIt plays.\n")
     assert "  --method {a,b}\n      Which one  [a]\n" in text
     assert "  --sizes N ...\n      Several sizes  [1 2]\n" in text
     assert "  --inner.base-rate X\n      A rate  [0.1]\n" in text
     assert "  --crop {resize: ..., crop: ...}\n" in text
-    assert "Exit codes: 0 done; 1 the run failed" in text
+    assert "Exit codes: 0 success; 1 the run failed" in text
     assert "_" not in text.replace("skip_some", "")
     for internal in ("class", "jsonargparse", "print_config", "``", "None"):
         assert internal not in text
 
 
-def test_help_with_pairs_says_where_they_go():
+def test_help_with_pairs_shows_them_in_the_usage():
     text = help_text(OfYaml, "A toy.", pairs="overrides")
     assert "usage: python toys/detect.py [OPTIONS] [KEY VALUE ...]\n" in text
     assert "--overrides" not in text
 
 
-def test_help_ends_with_code_0(capsys):
+def test_help_exits_with_code_0(capsys):
     with pytest.raises(SystemExit) as end:
         parse(Settings, ["--methd", "--help"])
     assert end.value.code == 0
     assert "--inner.base-rate" in capsys.readouterr().out
 
 
-def test_a_type_in_words():
-    assert expected(Crop | None) == "a mapping of resize, crop, or null"
+def test_a_group_is_described_by_its_fields():
+    assert describe_type(Crop | None) == "a mapping of resize, crop, or null"
 
 
 # ---- Exit codes
@@ -350,7 +353,7 @@ def test_a_type_in_words():
         (KeyboardInterrupt(), 75, "interrupted"),
     ],
 )
-def test_what_went_wrong_is_one_message_and_a_code(error, code, words, capsys):
+def test_known_errors_give_one_message_and_an_exit_code(error, code, words, capsys):
     def run(config, card):
         raise error
 
@@ -362,7 +365,7 @@ def test_what_went_wrong_is_one_message_and_a_code(error, code, words, capsys):
     assert "Traceback" not in printed
 
 
-def test_an_error_of_the_program_keeps_its_traceback():
+def test_internal_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), exit_codes():
         raise ZeroDivisionError
 
@@ -377,7 +380,7 @@ class Checked:
         raise UserError(f"{self.checkpoint} does not exist")
 
 
-def test_the_paths_of_the_settings_are_checked_when_a_script_starts(monkeypatch, capsys):
+def test_paths_are_checked_when_a_script_starts(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["toy.py", "--checkpoint", "x.pth"])
     with pytest.raises(SystemExit) as end:
         read_options(Checked)
@@ -397,7 +400,7 @@ def tool() -> ToolParser:
 
 
 @pytest.mark.parametrize("switch", ["--trust-pickle", "--trust_pickle"])
-def test_a_tool_takes_either_spelling_and_leaves_values_alone(switch):
+def test_a_tool_accepts_underscores_in_names_and_keeps_values(switch):
     options = tool().parse_args([switch, "a_file", "--to=one"])
     assert (options.trust_pickle, options.file, options.to) == (True, "a_file", "one")
 
@@ -410,7 +413,7 @@ def test_a_tool_takes_either_spelling_and_leaves_values_alone(switch):
         ("", "error: the following arguments are required: file\n"),
     ],
 )
-def test_wrong_words_to_a_tool_are_one_message(words, message, capsys):
+def test_invalid_arguments_to_a_tool_give_one_message(words, message, capsys):
     with pytest.raises(SystemExit) as end:
         tool().parse_args(words.split())
     assert end.value.code == 2
@@ -419,6 +422,6 @@ def test_wrong_words_to_a_tool_are_one_message(words, message, capsys):
     assert "usage" not in said
 
 
-def test_json_of_a_card_may_be_given_as_a_value():
+def test_a_group_may_be_given_as_json():
     config, _ = parse(Settings, [f"--crop={json.dumps({'resize': 5, 'crop': 4})}"])
     assert config.crop == Crop(5, 4)

@@ -19,7 +19,7 @@ from msbreg.run.progress import Progress, duration, speed
         (float("inf"), "unknown time"),
     ],
 )
-def test_durations_are_in_two_units(seconds, words):
+def test_durations_use_two_units(seconds, words):
     assert duration(seconds) == words
 
 
@@ -35,11 +35,11 @@ def test_durations_are_in_two_units(seconds, words):
         (0, "classes", "no classes yet"),
     ],
 )
-def test_slow_rates_are_times_of_one(per_second, unit, words):
+def test_slow_rates_are_shown_as_time_per_unit(per_second, unit, words):
     assert speed(per_second, unit) == words
 
 
-def test_lines_have_rate_and_time_left_and_resumed_steps_do_not_count(monkeypatch):
+def test_log_lines_show_rate_and_remaining_time_without_resumed_steps(monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     lines = []
     handler = logging.Handler()

@@ -34,7 +34,7 @@ class Placed(Settings):
     place: str = "here"
 
 
-def test_a_record_says_what_was_asked_and_how_it_ended(tmp_path):
+def test_a_record_contains_settings_and_results(tmp_path):
     record = Record(tmp_path, kind="knn", config=Settings(), card=Card("card", {"epochs": 3}))
     record.write("running")
     assert read_record(tmp_path)["status"] == "running"
@@ -48,7 +48,7 @@ def test_a_record_says_what_was_asked_and_how_it_ended(tmp_path):
     assert content["environment"]["packages"]["torch"]
 
 
-def test_the_digest_is_of_the_protocol_not_of_the_place_or_the_seed():
+def test_the_digest_does_not_depend_on_output_or_seed():
     same = protocol_digest(Settings())
     assert same == protocol_digest(Settings(output=Path("y"), seed=5))
     assert same != protocol_digest(Settings(epochs=4))
@@ -63,18 +63,18 @@ def test_records_are_found_below_a_folder_once(tmp_path):
     assert [folder for folder, _ in found] == [tmp_path / "a/c", tmp_path / "b"]
 
 
-def test_what_is_no_part_of_the_protocol_is_named_in_the_record(tmp_path):
+def test_settings_outside_the_protocol_are_listed_in_the_record(tmp_path):
     record = Record(tmp_path, kind="knn", config=Placed(), card=Card()).content
     assert {"output", "seed", "place"} <= set(record["not_protocol"])
     assert "epochs" not in record["not_protocol"]
     assert record["digest"] == protocol_digest(Placed(place="there"))
 
 
-def test_the_versions_have_what_scores_boxes():
+def test_the_environment_includes_the_version_of_pycocotools():
     assert environment()["packages"]["pycocotools"]
 
 
-def test_a_record_that_cannot_be_read_leaves_the_others(tmp_path):
+def test_an_unreadable_record_does_not_hide_the_others(tmp_path):
     for name, content in (("a", "{"), ("c", '{"schema": 99}'), ("d", "\u00e9".encode("latin-1"))):
         (tmp_path / name).mkdir()
         (tmp_path / name / "record.json").write_bytes(
@@ -83,20 +83,20 @@ def test_a_record_that_cannot_be_read_leaves_the_others(tmp_path):
     (tmp_path / "b").mkdir()
     Record(tmp_path / "b", kind="knn", config=Settings(), card=Card()).write("done")
     a, b, c, d = (found for _, found in find_records([tmp_path]))
-    assert "a/record.json is not JSON that can be used" in a
+    assert "a/record.json is not valid JSON" in a
     assert b["status"] == "done"
     assert "c/record.json has schema '99'" in c
-    assert "d/record.json is not JSON" in d
+    assert "d/record.json is not valid JSON" in d
 
 
-def test_no_record_no_folder_and_no_json_are_clear_errors(tmp_path):
+def test_missing_and_invalid_records_are_reported(tmp_path):
     assert read_record(tmp_path) is None
-    with pytest.raises(UserError, match="no record.json at or below"):
+    with pytest.raises(UserError, match="no record.json found in"):
         list(find_records([tmp_path]))
     with pytest.raises(UserError, match="does not exist"):
         list(find_records([tmp_path / "nothing"]))
     (tmp_path / "record.json").write_text("{")
-    with pytest.raises(UserError, match="is not JSON"):
+    with pytest.raises(UserError, match="is not valid JSON"):
         read_record(tmp_path)
     (tmp_path / "record.json").write_text(json.dumps({"schema": 99}))
     with pytest.raises(UserError, match="has schema '99'; this version reads 1 and 2"):
@@ -125,7 +125,7 @@ def digest_of(tmp_path, config, **resolved):
     return record.content["digest"]
 
 
-def test_the_digest_is_of_what_was_really_used(tmp_path):
+def test_the_digest_is_computed_from_resolved_values(tmp_path):
     large = digest_of(tmp_path, Evaluation(), transform=Crop())
     small = digest_of(tmp_path, Evaluation(), transform=Crop(48, 48))
     assert large != small
@@ -133,13 +133,13 @@ def test_the_digest_is_of_what_was_really_used(tmp_path):
     assert small == digest_of(tmp_path, Evaluation(transform=Crop(48, 48)), transform=Crop(48, 48))
 
 
-def test_the_digest_is_of_the_contents_of_a_file_and_not_of_its_path(tmp_path):
+def test_the_digest_depends_on_the_contents_of_a_file_not_its_path(tmp_path):
     one = digest_of(tmp_path, Evaluation(classes_file=Path("a.txt")), classes_file="sha")
     assert one == digest_of(tmp_path, Evaluation(classes_file=Path("b.txt")), classes_file="sha")
     assert one != digest_of(tmp_path, Evaluation(classes_file=Path("a.txt")), classes_file="other")
 
 
-def test_what_cannot_change_the_numbers_is_no_part_of_the_digest():
+def test_harmless_settings_do_not_affect_the_digest():
     same = protocol_digest(Evaluation())
     assert same == protocol_digest(Evaluation(save_seconds=5.0))
     assert same == protocol_digest(Evaluation(diagnostics=Inner(rate=9.0)))
@@ -154,12 +154,12 @@ def test_resolved_settings_are_in_the_record(tmp_path):
     assert content["config"]["transform"] is None
 
 
-def test_reading_records_needs_no_pytorch():
+def test_reading_records_does_not_import_pytorch():
     script = "import sys, msbreg.run.record; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
 
 
-def test_a_record_of_schema_1_is_read_and_a_new_one_has_scores(tmp_path):
+def test_schema_1_is_readable_and_schema_2_requires_scores(tmp_path):
     record = Record(tmp_path, kind="knn", config=Settings(), card=Card())
     record.content["results"] = {}
     record.write("done")
@@ -173,13 +173,13 @@ def test_a_record_of_schema_1_is_read_and_a_new_one_has_scores(tmp_path):
         read_record(tmp_path)
 
 
-def test_a_record_without_what_every_run_writes_is_refused_by_name(tmp_path):
+def test_missing_and_mistyped_entries_of_a_record_are_named(tmp_path):
     (tmp_path / "record.json").write_text('{"schema": 1, "kind": "knn", "config": []}')
     with pytest.raises(UserError, match="not a complete record: status, .*config"):
         read_record(tmp_path)
 
 
-def test_a_folder_or_a_pipe_named_record_is_reported_and_not_waited_for(tmp_path):
+def test_a_folder_or_pipe_named_record_is_reported_without_blocking(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
     (tmp_path / "a" / "record.json").mkdir()

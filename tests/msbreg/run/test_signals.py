@@ -1,4 +1,4 @@
-"""A signal stops a loop at its next step, and ends a process that has no next step."""
+"""A signal stops a loop at its next step, and terminates a process that is stuck."""
 
 import signal
 import subprocess
@@ -13,23 +13,23 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def nothing() -> None:
-    """Last words of a process that is not stuck."""
+    """A final record that is not written, because the process is not stuck."""
 
 
-def test_signals_become_a_wish_and_are_put_back_afterwards():
+def test_signals_become_a_stop_request_and_handlers_are_restored():
     before = signal.getsignal(signal.SIGTERM)
     with stop_signal(nothing) as stop:
         stop.watched = True
         assert not stop
         signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)  # torchrun passes on what a scheduler sent to all
+        signal.raise_signal(signal.SIGTERM)  # torchrun forwards the signal that a scheduler sent
         assert stop
         assert stop.name == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) is before
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_a_second_ctrl_c_interrupts_at_once():
+def test_a_second_ctrl_c_interrupts_immediately():
     with pytest.raises(KeyboardInterrupt), stop_signal(nothing) as stop:
         stop.watched = True
         signal.raise_signal(signal.SIGINT)
@@ -37,7 +37,7 @@ def test_a_second_ctrl_c_interrupts_at_once():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_interrupts_at_once_where_nobody_watches(number):
+def test_a_signal_interrupts_immediately_if_no_loop_watches(number):
     with pytest.raises(KeyboardInterrupt), stop_signal(nothing):
         signal.raise_signal(number)
 
@@ -46,7 +46,7 @@ STUCK = """
 import ctypes, signal, sys, time
 from msbreg.run import signals
 signals.SECONDS_TO_REACT = signals.SECONDS_TO_SAVE = 0.3
-with signals.stop_signal(lambda: print("last words", flush=True)) as stop:
+with signals.stop_signal(lambda: print("recorded", flush=True)) as stop:
     stop.watched = True
     print("ready", flush=True)
     {body}
@@ -57,14 +57,14 @@ print("not reached")
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        # A library that waits for ever and starts again when it is interrupted, as a lock does.
+        # A library call that waits forever and restarts when it is interrupted, like a lock.
         ("while True: ctypes.CDLL(None).sleep(60)", "no step within 0.3 s"),
         ("while True: ctypes.PyDLL(None)._exit if stop.watched else 0", "no step within 0.3 s"),
         ("while True: bool(stop)", "saving took more than 0.3 s"),
     ],
-    ids=["waits in a library", "never looks", "never ends"],
+    ids=["stuck in a library", "never checks", "never ends"],
 )
-def test_a_run_that_makes_no_step_ends_with_a_message_and_code_75(body, said):
+def test_a_stuck_run_is_terminated_with_a_message_and_code_75(body, said):
     process = subprocess.Popen(
         [sys.executable, "-c", STUCK.format(body=body)],
         cwd=ROOT,
@@ -78,11 +78,11 @@ def test_a_run_that_makes_no_step_ends_with_a_message_and_code_75(body, said):
     out, message = process.communicate(timeout=60)
     assert process.returncode == 75, message
     assert f"interrupted: SIGTERM: {said}" in message
-    assert "The same command continues" in message
-    assert out == "last words\n"
+    assert "Run the same command to continue" in message
+    assert out == "recorded\n"
 
 
-def test_a_worker_that_is_terminated_does_not_end_its_parent():
+def test_terminating_a_worker_does_not_stop_its_parent():
     script = """
 import os, signal, time
 from msbreg.run import signals
@@ -105,7 +105,7 @@ with signals.stop_signal(lambda: print("ended")) as stop:
     assert done.stdout == "alive False\n", done.stderr
 
 
-def test_a_loop_that_looks_has_time_to_save():
+def test_a_loop_that_reacts_has_time_to_save():
     script = """
 import os, signal, time
 from msbreg.run import signals

@@ -1,4 +1,4 @@
-"""``--help`` and every wrong option, card or path end a script before PyTorch is imported."""
+"""``--help`` and errors in options, cards and paths appear before PyTorch is imported."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("torch", "torchvision", "sklearn", "matplotlib", "tensorboard", "rich", "faiss", "joblib")
-# Runs a script as its user does, and prints which of the heavy libraries it has imported.
+# Runs a script as a user would, then prints which heavy libraries were imported.
 RUNNER = """
 import atexit, runpy, sys
 heavy = sys.argv[1].split(",")
@@ -34,13 +34,13 @@ WRONG = [
         for script in FROZEN
     ),
     *((s, "--checkpoint nowhere.pth", "nowhere.pth does not exist") for s in (*FROZEN, SCRIPTS[5])),
-    *((s, "--config configs/voc_c4.yaml", "a card of transfer/detection.py") for s in FROZEN),
+    *((s, "--config configs/voc_c4.yaml", "a card for transfer/detection.py") for s in FROZEN),
     *((s, "--config nowhere.yaml", "card nowhere.yaml does not exist") for s in SCRIPTS[:4]),
     *(
         (script, "--checkpoint random --output README.md", "README.md is a file")
         for script in FROZEN
     ),
-    ("transfer/knn.py", "--config configs/digits_svm.yaml", "is a card of transfer/svm.py"),
+    ("transfer/knn.py", "--config configs/digits_svm.yaml", "is a card for transfer/svm.py"),
     ("transfer/knn.py", "--arch resnet19", "arch is 'resnet19'; expected one of resnet18"),
     ("transfer/knn.py", "--tempreature 3", "did you mean --temperature?"),
     ("pretrain/run.py", "--data nowhere", "data 'nowhere' is neither"),
@@ -49,7 +49,7 @@ WRONG = [
     ("transfer/suite.py", "--data nowhere --checkpoint README.md", "data 'nowhere' is neither"),
     ("transfer/suite.py", "--checkpoint README.md --cards none", "none_knn.yaml"),
     ("transfer/suite.py", "--detectors digits_knn", "digits_knn"),
-    ("transfer/detection.py", "--config configs/digits_knn.yaml", "a card of transfer/knn.py"),
+    ("transfer/detection.py", "--config configs/digits_knn.yaml", "a card for transfer/knn.py"),
     ("transfer/detection.py", "--config nowhere.yaml", "nowhere.yaml"),
     ("transfer/detection.py", f"{VOC} --checkpoint nowhere.pth", "nowhere.pth does not exist"),
     ("transfer/detection.py", f"{VOC} --data nowhere", "data 'nowhere'"),
@@ -86,7 +86,7 @@ def test_help_imports_nothing_heavy(script):
 
 
 @pytest.mark.parametrize(("script", "words", "message"), WRONG, ids=lambda value: str(value))
-def test_what_is_wrong_with_the_input_is_said_before_pytorch_is_imported(script, words, message):
+def test_invalid_input_is_reported_before_pytorch_is_imported(script, words, message):
     code, printed, said = start(script, words)
     assert code == 2, said
     assert said.startswith("error: ")

@@ -1,4 +1,4 @@
-"""Losses, weights and memory that end a training, and what the user is told."""
+"""How non-finite losses and weights and out-of-memory errors are reported."""
 
 import errno
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from msbreg.run.errors import RunFailed
-from msbreg.train.health import Readings, check_finite, memory_advice
+from msbreg.train.health import LossMeter, check_finite, memory_advice
 from msbreg.train.state import State
 
 
@@ -22,7 +22,7 @@ from msbreg.train.state import State
     ],
     ids=str,
 )
-def test_running_out_of_memory_is_reported_with_advice(error):
+def test_out_of_memory_errors_are_reported_with_advice(error):
     with (
         pytest.raises(RunFailed, match=r"lower something\n\(.+\)"),
         memory_advice("lower something"),
@@ -31,7 +31,7 @@ def test_running_out_of_memory_is_reported_with_advice(error):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("another"), OSError(errno.ENOSPC, "No space left")])
-def test_other_errors_pass(error):
+def test_other_errors_pass_through(error):
     with pytest.raises(type(error), match=str(error.args[-1])), memory_advice("lower something"):
         raise error
 
@@ -44,7 +44,7 @@ def test_other_errors_pass(error):
         (OSError, "OSError: [Errno 12] Cannot allocate memory"),
     ],
 )
-def test_a_worker_out_of_memory_is_reported_with_fewer_workers(kind, last):
+def test_out_of_memory_in_a_worker_advises_fewer_workers(kind, last):
     text = (
         f"Caught {kind.__name__} in DataLoader worker process 0.\nOriginal Traceback ...\n{last}\n"
     )
@@ -55,30 +55,30 @@ def test_a_worker_out_of_memory_is_reported_with_fewer_workers(kind, last):
         raise kind(text)
 
 
-def test_another_error_of_a_worker_passes():
+def test_other_worker_errors_pass_through():
     text = "Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: shapes differ\n"
     with pytest.raises(RuntimeError, match="shapes differ"), memory_advice("lower something"):
         raise RuntimeError(text)
 
 
-def test_terms_are_summed_over_parts_and_read_when_asked():
-    readings, state = Readings("Try less."), State()
+def test_loss_terms_are_summed_over_parts_and_read_on_flush():
+    meter, state = LossMeter("Try less."), State()
     for step in range(3):
         for part in range(2):
-            readings.add({"a": torch.tensor(float(step)), "b": torch.tensor(float(part))})
-        readings.close_step(step)
-    assert readings.latest == {}
-    readings.check(state)
+            meter.add({"a": torch.tensor(float(step)), "b": torch.tensor(float(part))})
+        meter.end_step(step)
+    assert meter.latest == {}
+    meter.flush(state)
     assert (state.sums, state.counted) == ({"a": 6.0, "b": 3.0}, 3)
-    assert readings.latest == {"a": 4.0, "b": 1.0}
-    readings.check(state)
-    assert state.counted == 3, "nothing is counted twice"
+    assert meter.latest == {"a": 4.0, "b": 1.0}
+    meter.flush(state)
+    assert state.counted == 3, "steps are not counted twice"
 
 
-def test_weights_that_are_not_finite_are_named_with_the_advice():
+def test_non_finite_weights_are_reported_by_name_with_advice():
     check_finite({"good": torch.ones(2), "step": 3, "count": torch.tensor(4)}, 5, "Try less.")
     bad = {"good": torch.ones(2), "one": torch.tensor([1.0, torch.inf])}
     with pytest.raises(
-        RunFailed, match=r"step 5: 1 tensor is not finite, the first one\.\nTry less"
+        RunFailed, match=r"step 5: 1 tensor is not finite, starting with one\.\nTry less"
     ):
         check_finite(bad, 5, "Try less.")

@@ -7,7 +7,7 @@ from msbreg.train.optimizers import LARS, lars_groups
 
 
 def by_hand(weights, gradients, steps, *, lr, momentum, weight_decay, trust, adapt):
-    """BYOL's update, one tensor at a time, in the order of its code."""
+    """BYOL's update, one tensor at a time, in the order of the original code."""
     weights = [w.clone() for w in weights]
     buffers = [torch.zeros_like(w) for w in weights]
     for _ in range(steps):
@@ -31,7 +31,7 @@ def draw(seed):
 
 @pytest.mark.parametrize("adapt", [True, False])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_lars_is_byols_update(adapt, weight_decay):
+def test_lars_matches_the_update_of_byol(adapt, weight_decay):
     start, gradients = draw(0), draw(1)
     rule = {"lr": 0.5, "momentum": 0.9, "weight_decay": weight_decay, "trust": 1e-2}
     weights = [nn.Parameter(w.clone()) for w in start]
@@ -45,7 +45,7 @@ def test_lars_is_byols_update(adapt, weight_decay):
 
 
 @pytest.mark.parametrize("zero", ["weight", "gradient"])
-def test_the_trust_ratio_is_1_where_a_norm_is_0(zero):
+def test_the_trust_ratio_is_1_if_a_norm_is_0(zero):
     weight = nn.Parameter(torch.zeros(3) if zero == "weight" else torch.ones(3))
     weight.grad = torch.zeros(3) if zero == "gradient" else torch.ones(3)
     LARS([weight], lr=0.5, momentum=0.0).step()
@@ -53,8 +53,8 @@ def test_the_trust_ratio_is_1_where_a_norm_is_0(zero):
     assert torch.equal(weight.data, expected)
 
 
-def test_timms_lars_takes_another_step():
-    """Why we have our own: with weight decay its trust ratio has another denominator."""
+def test_timms_lars_takes_a_different_step():
+    """The reason for our own LARS: with weight decay, timm's trust ratio has a different denominator."""
     start, gradients = draw(0), draw(1)
     rule = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.5}
     theirs = [nn.Parameter(w.clone()) for w in start]
@@ -81,7 +81,7 @@ def test_biases_and_norms_are_neither_decayed_nor_adapted():
     assert plain["weight_decay"] == 0
 
 
-def test_frozen_parameters_are_left_out():
+def test_frozen_parameters_are_excluded():
     module = nn.Linear(3, 2)
     module.weight.requires_grad_(False)
     adapted, plain = lars_groups(module, weight_decay=0.1)

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: everything comes back, and files of version 0.1.0 still continue."""
+"""Checkpoints restore the full training state, and files of version 0.1.0 can be resumed."""
 
 import json
 import random
@@ -11,7 +11,7 @@ import torch
 from msbreg.checkpoints.load import save_checkpoint
 from msbreg.run.errors import RunFailed, UserError
 from msbreg.run.job import seed_everything
-from msbreg.train.state import Checkpoint, State, fresh_draws, require_record
+from msbreg.train.state import Checkpoint, State, require_record, separate_generators
 from tests.transfer.detectors.toys import config, new_training
 from transfer.detectors.trainable import KIND, checkpoint_of, read_checkpoint
 
@@ -31,11 +31,11 @@ def restore(checkpoint: Checkpoint, training, state: State) -> str | None:
 
 
 def draws() -> tuple:
-    legacy = np.random.rand(3).tolist()  # noqa: NPY002 - the global one is what is kept
+    legacy = np.random.rand(3).tolist()  # noqa: NPY002 - checkpoints save the global generator
     return torch.rand(3).tolist(), legacy, [random.gauss(0, 1) for _ in range(3)]
 
 
-def test_the_generators_of_torch_numpy_and_python_come_back(cfg, checkpoint):
+def test_global_generators_are_restored(cfg, checkpoint):
     training, state = new_training(cfg), State()
     seed_everything(3)
     random.gauss(0, 1)  # leaves a half-used pair
@@ -45,7 +45,7 @@ def test_the_generators_of_torch_numpy_and_python_come_back(cfg, checkpoint):
     assert draws() == wanted
 
 
-def test_momentum_the_step_and_the_curve_come_back(cfg, checkpoint):
+def test_momentum_step_and_curve_are_restored(cfg, checkpoint):
     training, other = new_training(cfg), new_training(cfg)
     for parameter in training.model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -65,18 +65,18 @@ def test_momentum_the_step_and_the_curve_come_back(cfg, checkpoint):
     assert all(torch.equal(a, b) for a, b in zip(*buffers, strict=True))
 
 
-def test_a_checkpoint_of_another_number_of_processes_says_so(cfg, checkpoint):
+def test_resuming_on_another_number_of_processes_warns(cfg, checkpoint):
     training, state = new_training(cfg), State()
     checkpoint.save(training, state)
     content = read_checkpoint(checkpoint.path)
     content["loop"]["generators"] *= 2
     content["loop"]["sums"] = [{"loss_cls": 3.0}, {"loss_cls": 4.0}]
     warning = checkpoint.restore(training, state, content)
-    assert "continued on 1 processes, started on 2" in warning
+    assert "resumed on 1 processes, started on 2" in warning
     assert state.sums == {"loss_cls": 3.5}, "the row is a mean over processes"
 
 
-def test_weights_of_another_network_are_refused_with_the_file_and_the_difference(cfg, checkpoint):
+def test_weights_of_another_network_are_rejected_with_file_and_differences(cfg, checkpoint):
     training = new_training(cfg)
     training.model.conv = torch.nn.Conv2d(3, 5, 3)
     checkpoint.save(training, State())
@@ -86,37 +86,37 @@ def test_weights_of_another_network_are_refused_with_the_file_and_the_difference
 
 
 @pytest.mark.parametrize("name", ["conv.weight", "norm.running_var"])
-def test_weights_that_are_not_finite_leave_the_checkpoint_before_them(cfg, checkpoint, name):
+def test_non_finite_weights_do_not_overwrite_the_previous_checkpoint(cfg, checkpoint, name):
     training, state = new_training(cfg), State(step=4)
     checkpoint.save(training, state)
     before = checkpoint.path.read_bytes()
     state.step = 8
     training.model.state_dict()[name].view(-1)[1] = torch.inf
-    words = f"diverged at step 8: 1 tensor is not finite, the first model.{name}"
+    words = f"diverged at step 8: 1 tensor is not finite, starting with model.{name}"
     with (
         pytest.raises(RunFailed, match=words) as failed,
-        checkpoint.naming_what_is_left(state),
+        checkpoint.named_in_failures(state),
     ):
         checkpoint.save(training, state)
-    assert str(failed.value).endswith(f"{checkpoint.path} holds the state after step 4.")
+    assert str(failed.value).endswith(f"{checkpoint.path} contains the state after step 4.")
     assert checkpoint.path.read_bytes() == before
 
 
-def test_a_run_that_fails_before_its_first_checkpoint_says_so(checkpoint):
+def test_a_failure_before_the_first_checkpoint_is_reported_as_such(checkpoint):
     with (
         pytest.raises(RunFailed, match=r"why\nNo checkpoint was written yet\."),
-        checkpoint.naming_what_is_left(State()),
+        checkpoint.named_in_failures(State()),
     ):
         raise RunFailed("why")
 
 
-def test_a_checkpoint_without_the_record_of_its_run_is_refused():
+def test_a_checkpoint_without_a_record_is_rejected():
     require_record(Path("checkpoint.pth"), resumed=True)
     with pytest.raises(UserError, match=r"exists, but record\.json is missing"):
         require_record(Path("checkpoint.pth"), resumed=False)
 
 
-def test_a_curve_that_cannot_be_written_is_a_failure_of_the_run(tmp_path):
+def test_an_unwritable_curve_fails_the_run(tmp_path):
     gone = Checkpoint(tmp_path / "gone" / "checkpoint.pth", lambda step: {})
     with pytest.raises(
         RunFailed, match=r"cannot write .*curve\.jsonl .*: No such file(.|\n)*another --output"
@@ -124,20 +124,20 @@ def test_a_curve_that_cannot_be_written_is_a_failure_of_the_run(tmp_path):
         gone.write_curve(State(curve=[{"step": 1}]))
 
 
-def test_draws_inside_an_evaluation_leave_the_training_as_it_was():
+def test_separate_generators_do_not_affect_training():
     torch.manual_seed(3)
     wanted = torch.rand(4)
     torch.manual_seed(3)
-    with fresh_draws(0, 7, torch.device("cpu")):
+    with separate_generators(0, 7, torch.device("cpu")):
         first = torch.rand(4)
     assert torch.equal(torch.rand(4), wanted)
-    with fresh_draws(0, 7, torch.device("cpu")):
+    with separate_generators(0, 7, torch.device("cpu")):
         assert torch.equal(torch.rand(4), first)
-    with fresh_draws(0, 8, torch.device("cpu")):
+    with separate_generators(0, 8, torch.device("cpu")):
         assert not torch.equal(torch.rand(4), first)
 
 
-def test_a_detectors_checkpoint_of_version_0_1_continues(cfg, checkpoint):
+def test_a_detection_checkpoint_of_version_0_1_resumes(cfg, checkpoint):
     training = new_training(cfg)
     seed_everything(5)
     checkpoint.save(training, State())

@@ -286,7 +286,7 @@ def test_a_missing_image_is_named(tmp_path):
 
 
 def test_an_image_whose_size_differs_from_the_annotation_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"40 x 30 pixels .* states 41 x 30"):
+    with pytest.raises(UserError, match=r"40 x 30 pixels .* gives 41 x 30"):
         testing_sample(replace(upright(tmp_path), width=41), SMALL)
 
 

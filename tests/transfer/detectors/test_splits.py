@@ -109,8 +109,8 @@ def test_a_test_split_without_objects_to_score_is_rejected_before_training(tmp_p
 
 def test_warnings_of_the_reader_are_passed_on(tmp_path):
     found = data(tmp_path)
-    odd = Data(replace(found.train, doubts=("odd",)), replace(found.test, doubts=("too",)))
-    assert odd.warnings() == ["odd", "too"]
+    odd = Data(replace(found.train, warnings=("odd",)), replace(found.test, warnings=("also odd",)))
+    assert odd.warnings() == ["odd", "also odd"]
 
 
 def test_unusual_annotations_are_recorded_or_rejected_with_strict_data(tmp_path):
@@ -122,7 +122,7 @@ def test_unusual_annotations_are_recorded_or_rejected_with_strict_data(tmp_path)
     assert found.described()["test"]["oddities"] == {"outside_box": 1}
     assert "oddities" not in found.described()["train"]
     (warning,) = found.warnings()
-    assert "1 boxes that reach outside their image" in warning
+    assert "1 boxes that extend beyond their image" in warning
     with pytest.raises(UserError, match=r"000013\.xml: object 1 .*--strict-data"):
         data_of(settings, None, train=True, strict=True)
 

@@ -275,7 +275,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_previous_weights(
     words = "training diverged at step 5: loss_box_reg = inf"
     with pytest.raises(RunFailed, match=words) as failed:
         run(dataclasses.replace(PLAN, evaluate_every=0))
-    assert str(failed.value).endswith(f"{run.checkpoint.path} holds the state after step 4.")
+    assert str(failed.value).endswith(f"{run.checkpoint.path} contains the state after step 4.")
     assert run.saved == [4]
     assert all(torch.isfinite(p).all() for p in run.training.model.parameters())
     assert run.state.step == 5

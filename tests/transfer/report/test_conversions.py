@@ -61,7 +61,7 @@ def test_a_certificate_whose_file_is_missing_or_changed_is_marked(converted, cha
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is not JSON"), ("[]", "is not a certificate"), ("{}", "is not a certificate")],
+    [("{", "is not valid JSON"), ("[]", "is not a certificate"), ("{}", "is not a certificate")],
 )
 def test_a_file_that_is_not_a_certificate_is_named(converted, text, message):
     converted.with_name(converted.name + ".certificate.json").write_text(text)

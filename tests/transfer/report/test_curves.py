@@ -82,7 +82,7 @@ def test_any_spectrum_is_drawn_or_omitted(tmp_path, spectrum):
     ("content", "reason"),
     [
         ("", "neither epoch nor iteration"),
-        ("{", "is not JSON"),
+        ("{", "is not valid JSON"),
         ("3", "neither epoch nor iteration"),
         ('{"epoch": "3"}', "neither epoch nor iteration"),
         ('{"epoch": 1e999}', "neither epoch nor iteration"),

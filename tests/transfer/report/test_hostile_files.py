@@ -163,7 +163,7 @@ def test_the_path_of_a_neighbor_may_be_anything(runs, path):
     rows = [{"path": path, "class": "a", "neighbors": [near]}]
     (runs / "knn" / "neighbors.json").write_text(json.dumps(rows))
     page = write_report([runs], runs.parent / "report").read_text()
-    assert "images can no longer be read" in page or "neighbors.json is not JSON" in page
+    assert "images can no longer be read" in page or "neighbors.json is not valid JSON" in page
 
 
 def test_a_folder_that_cannot_be_opened_is_named(runs):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from msbreg.run.record import left_out
+from msbreg.run.record import outside_protocol
 from tests.transfer.report.records import (
     network,
     score,
@@ -143,7 +143,7 @@ def test_the_footnote_omits_settings_that_are_not_part_of_the_protocol(tmp_path)
             network(number),
             digest=str(rate),
             yaml={"SOLVER.BASE_LR": rate, "OUTPUT_DIR": output, "DATALOADER.NUM_WORKERS": number},
-            not_protocol=sorted(left_out(Config)),
+            not_protocol=sorted(outside_protocol(Config)),
         )
     (note,) = only_table(tmp_path)[1].values()
     assert note.endswith("column: yaml.SOLVER.BASE_LR = 0.1 (the rest: 0.02)")

@@ -99,7 +99,7 @@ FULL = encode(np.ones((1, 200, 200), bool))[0]
         ({"bbox": [1, 2, 10**400, 4]}, r"of scene 900 has the bbox \[1, 2, 1000.*\.\.\.; expected"),
         ({"bbox": [1, 2, 1e300, 4]}, r"of scene 900 has the bbox \[1, 2, 1e\+300, 4\]; expected"),
         ({"image_id": 10**400}, r"image_id 1000.*\.\.\., which is not in the split"),
-        ({"segmentation": {"size": [200, 200], "counts": "\ud800"}}, "not COCO's compressed run"),
+        ({"segmentation": {"size": [200, 200], "counts": "\ud800"}}, "not valid COCO run"),
         ({"segmentation": {"size": 250_000_000, "counts": "0"}}, "of scene 900 has"),
         ({"bbox": [1, 2, 3]}, r"of scene 900 has the bbox \[1, 2, 3\]; expected \[x, y, width"),
         ({"bbox": [1, 2, -3, 4]}, "scene 900 of coco_drawn has a box whose right edge"),
