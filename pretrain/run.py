@@ -30,7 +30,6 @@ from msbreg.data.sources import EMBEDDED, training_images
 from msbreg.run import distributed
 from msbreg.run.job import AlreadyFinished, Job, log, start_job
 from msbreg.run.progress import Progress
-from msbreg.train.health import memory_advice
 from msbreg.train.loop import Plan, train
 from msbreg.train.state import Checkpoint, State, require_record
 from pretrain.methods import METHODS
@@ -40,11 +39,6 @@ from pretrain.view_batches import Order, batches_of_views, fixed_views
 from pretrain.views import Augmentation, policy
 
 CHECKPOINT = "checkpoint.pth"
-_MEMORY = (
-    "out of memory while pre-training.\n"
-    "--precision bf16 needs about half the memory, and more processes (torchrun) split --batch_size. A "
-    "smaller\n--batch_size or --augment.size changes the recipe and needs a new --output."
-)
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
@@ -136,12 +130,9 @@ def _run(config: Config, card: Card, job: Job) -> dict[str, Any]:
     )
     views_per_step = config.batch_size * config.views
     job.stop.watched = True  # from here on, a signal saves a checkpoint before the run stops
-    with (
-        Progress(
-            "pre-training", plan.steps, first=state.step, per_step=views_per_step, unit="views"
-        ) as progress,
-        memory_advice(_MEMORY),
-    ):
+    with Progress(
+        "pre-training", plan.steps, first=state.step, per_step=views_per_step, unit="views"
+    ) as progress:
         train(
             trainable,
             batches,

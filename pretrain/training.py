@@ -22,6 +22,11 @@ class PreTraining(Trainable):
 
     exchanges = True  # embeddings are gathered
     advice = "Try a smaller --optimizer.base_lr or a longer --optimizer.warmup_epochs, in a new --output."
+    memory = (
+        "out of memory while pre-training.\n"
+        "--precision bf16 needs about half the memory, and more processes (torchrun) split --batch_size. A "
+        "smaller\n--batch_size or --augment.size changes the recipe and needs a new --output."
+    )
 
     def __init__(
         self, method: Method, config: Config, device: torch.device, *, steps: int, epoch: int

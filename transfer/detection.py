@@ -36,14 +36,7 @@ from transfer.detectors import results
 from transfer.detectors.batch_norm import has_local_norms, without_synchronization
 from transfer.detectors.config.supported import check_run
 from transfer.detectors.config.yaml_file import read_config
-from transfer.detectors.engine import Engine, choose
-from transfer.detectors.mapper import Sample, mapper_settings
-from transfer.detectors.results import run_trials
-from transfer.detectors.samples import share_of_batch, training_batches
-from transfer.detectors.solver import check_schedule, unreached_steps
-from transfer.detectors.splits import data_of
-from transfer.detectors.start import start_detector, weights_digest
-from transfer.detectors.trainable import (
+from transfer.detectors.detector_training import (
     MOVING_ADVICE,
     TESTING_ADVICE,
     DetectorTraining,
@@ -55,6 +48,13 @@ from transfer.detectors.trainable import (
     resume,
     training_advice,
 )
+from transfer.detectors.engine import Engine, choose
+from transfer.detectors.mapper import Sample, mapper_settings
+from transfer.detectors.results import run_trials
+from transfer.detectors.samples import share_of_batch, training_batches
+from transfer.detectors.solver import check_schedule, unreached_steps
+from transfer.detectors.splits import data_of
+from transfer.detectors.start import start_detector, weights_digest
 from transfer.scoring.scores import DetectionScores
 
 CHECKPOINT = "checkpoint.pth"
@@ -190,14 +190,13 @@ def _run(config: Config, settings: CfgNode, engine: Engine, job: Job) -> dict[st
         plan.steps, size, part_of(share, config.accumulate), f"{world} x {device}",
         len(data.train.scenes), len(data.test.scenes),
     )  # fmt: skip
-    needs = MemoryNeeds(share, config.accumulate, trainable.bf16)
+    trainable.memory = training_advice(
+        settings, MemoryNeeds(share, config.accumulate, trainable.bf16)
+    )
     job.stop.watched = True  # from here on: save first, then stop
-    with (
-        Progress(
-            "training", plan.steps, first=state.step, per_step=size, unit="images"
-        ) as progress,
-        memory_advice(training_advice(settings, needs)),
-    ):
+    with Progress(
+        "training", plan.steps, first=state.step, per_step=size, unit="images"
+    ) as progress:
         train(
             trainable,
             batches(state.step, config.seed, config.workers),
@@ -210,9 +209,8 @@ def _run(config: Config, settings: CfgNode, engine: Engine, job: Job) -> dict[st
             describe=lambda losses: f"{format_losses(losses)}  {memory_used(device)}",
         )
     if distributed.any_of([distributed.is_main() and not scores])[0]:
-        evaluate(
-            state.step
-        )  # the run was killed after its last step, before its scores were recorded
+        # The run was killed after its last step, before its scores were recorded.
+        evaluate(state.step)
     return results.numbers(scores) | {"iterations": state.step, "checkpoint": CHECKPOINT}
 
 

@@ -21,7 +21,7 @@ from msbreg.run.errors import Interrupted
 from msbreg.run.failures import Agreement
 from msbreg.run.job import Job
 from msbreg.run.progress import Progress
-from msbreg.train.health import LossMeter, explaining_divergence
+from msbreg.train.health import LossMeter, explaining_divergence, memory_advice
 from msbreg.train.state import Checkpoint, State, separate_generators
 
 
@@ -48,6 +48,7 @@ class Trainable(abc.ABC):
         exchanges: whether the forward pass contains collectives (gathered embeddings, SyncBatchNorm). If
             so, a process that fails in it cannot report the failure before the others wait for it.
         advice: what to change if training diverges; one sentence.
+        memory: what to lower when memory runs out, including that it did.
     """
 
     model: nn.Module
@@ -55,6 +56,7 @@ class Trainable(abc.ABC):
     parts: int = 1
     exchanges: bool = False
     advice: str
+    memory: str = "out of memory while training."
 
     @abc.abstractmethod
     def learning_rates(self, step: int) -> Sequence[float]:
@@ -166,6 +168,7 @@ def train(
     with (
         checkpoint.named_in_failures(state),
         explaining_lost_workers(),
+        memory_advice(trainable.memory),
         contextlib.closing(_closing(batches)) as stream,
     ):
         while True:

@@ -15,9 +15,9 @@ from msbreg.run.record import read_record
 from tests.transfer.boxes_data import CARDS, make_voc, tiny_card
 from transfer import detection
 from transfer.detectors.detection_config import Config
+from transfer.detectors.detector_training import read_checkpoint
 from transfer.detectors.engine import choose
 from transfer.detectors.rcnn.model import RCNN
-from transfer.detectors.trainable import read_checkpoint
 
 FIX = "Fix it or remove it from the data set, then run the same command again."
 NOTHING_WRONG = 0

@@ -24,8 +24,8 @@ from transfer.detectors import detectron2_engine
 from transfer.detectors import engine as choosing
 from transfer.detectors.config.yaml_file import read_config
 from transfer.detectors.detection_config import Config
+from transfer.detectors.detector_training import read_checkpoint
 from transfer.detectors.rcnn.model import RCNN
-from transfer.detectors.trainable import read_checkpoint
 from transfer.scoring.predictions import load_predictions
 from transfer.scoring.scores import score_from_dict
 

@@ -12,7 +12,7 @@ from msbreg.run.record import read_record
 from tests.pair import run_pair
 from tests.transfer.boxes_data import make_voc, tiny_card
 from tests.transfer.two_processes import KILLED_AFTER, still
-from transfer.detectors.trainable import read_checkpoint
+from transfer.detectors.detector_training import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,8 +16,8 @@ from msbreg.train.state import Checkpoint, State
 from tests.transfer.detectors.toys import Toy, batches, config, fit
 from transfer.detection import run
 from transfer.detectors.detection_config import Config
+from transfer.detectors.detector_training import Batch, DetectorTraining
 from transfer.detectors.solver import Solver, build_optimizer
-from transfer.detectors.trainable import Batch, DetectorTraining
 
 CPU = torch.device("cpu")
 KILLED_AFTER = 6  # of eight iterations; a row of the curve is of all eight

@@ -27,8 +27,8 @@ from msbreg.run.config import flat, plain
 from msbreg.run.errors import UserError
 from msbreg.run.job import Job, log
 from transfer.detectors.detection_config import Config
+from transfer.detectors.detector_training import KIND
 from transfer.detectors.rcnn.weights import Loaded, is_detector, place_backbone, place_detector
-from transfer.detectors.trainable import KIND
 
 # ---- Backbones
 

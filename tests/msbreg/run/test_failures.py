@@ -8,7 +8,7 @@ from torch import nn
 from msbreg.run.errors import RunFailed, UserError
 from msbreg.run.failures import raise_first, to_other_processes
 from tests.pair import run_pair
-from transfer.detectors.trainable import has_synchronized_norm
+from transfer.detectors.detector_training import has_synchronized_norm
 
 
 def reports(folder: Path, how: str, accumulate: int) -> list[str]:

@@ -13,7 +13,7 @@ from msbreg.run.errors import RunFailed, UserError
 from msbreg.run.job import seed_everything
 from msbreg.train.state import Checkpoint, State, require_record, separate_generators
 from tests.transfer.detectors.toys import config, new_training
-from transfer.detectors.trainable import KIND, checkpoint_of, read_checkpoint
+from transfer.detectors.detector_training import KIND, checkpoint_of, read_checkpoint
 
 
 @pytest.fixture

@@ -8,11 +8,10 @@ import torch
 from msbreg.run import distributed
 from msbreg.run.errors import RunFailed, UserError
 from msbreg.run.progress import Progress
-from msbreg.train.health import memory_advice
 from msbreg.train.loop import Plan, train
 from msbreg.train.state import State
 from tests.transfer.detectors.toys import Toy, batches, config, new_job, new_training
-from transfer.detectors.trainable import checkpoint_of
+from transfer.detectors.detector_training import checkpoint_of
 
 
 class Failing(Toy):
@@ -49,9 +48,10 @@ def main(folder: Path, how: str, accumulate: int) -> None:
     mine.mkdir()
     training = new_training(config(mine), accumulate=accumulate)
     training.model.__class__, training.model.how = Failing, how
+    training.memory = "lower something"
     plan = Plan(steps=12, row_every=20)
     try:
-        with memory_advice("lower something"), Progress("training", plan.steps) as progress:
+        with Progress("training", plan.steps) as progress:
             train(
                 training,
                 unreadable(0) if how == "batch" else batches(0),

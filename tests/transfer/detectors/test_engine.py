@@ -13,9 +13,9 @@ from msbreg.train.loop import Plan
 from tests.transfer.detectors.toys import fit
 from transfer.detectors import detectron2_engine
 from transfer.detectors.config.yaml_file import read_config
+from transfer.detectors.detector_training import DetectorTraining
 from transfer.detectors.engine import choose
 from transfer.detectors.mapper import Sample
-from transfer.detectors.trainable import DetectorTraining
 
 CARDS = Path(__file__).resolve().parents[3] / "configs"
 needs_detectron2 = pytest.mark.skipif(

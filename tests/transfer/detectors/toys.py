@@ -16,9 +16,9 @@ from msbreg.train.loop import Plan, Trainable, train
 from msbreg.train.state import State
 from transfer.detectors.config.yaml_file import read_config
 from transfer.detectors.detection_config import Config
+from transfer.detectors.detector_training import DetectorTraining, checkpoint_of
 from transfer.detectors.mapper import Sample
 from transfer.detectors.solver import Solver, build_optimizer
-from transfer.detectors.trainable import DetectorTraining, checkpoint_of
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from msbreg.train.loop import Plan, train
 from msbreg.train.state import State
 from tests.transfer.detectors.toys import Toy, batches, config, new_job, new_training, sample
 from transfer.detectors.batch_norm import update_bn_stats
-from transfer.detectors.trainable import (
+from transfer.detectors.detector_training import (
     KIND,
     TESTING_ADVICE,
     DetectorTraining,
