@@ -18,7 +18,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from msbreg.backbones.architectures import BLOCKS
-from msbreg.checkpoints.convert.target import Features, Reading, Words
+from msbreg.checkpoints.convert.target import Features, Reading, Settings
 from msbreg.run.config import flat
 from msbreg.run.errors import UserError
 from transfer.detectors.config.consistency import C4_HEADS, PYRAMID, RESNET, RULES, value_of
@@ -65,21 +65,21 @@ def version() -> str:
     return detectron2.__version__
 
 
-def configuration(words: Words, *, norm: str = "FrozenBN") -> Any:
+def configuration(settings: Settings, *, norm: str = "FrozenBN") -> Any:
     """Detectron2's config with the settings of a converted file, by dotted key."""
     import_quietly()
     from detectron2.config import get_cfg
 
     config = get_cfg()
     # Detectron2 requires 64 channels at depths 18 and 34; build_backbone handles other widths.
-    config.merge_from_list([part for pair in words.items() for part in pair])
+    config.merge_from_list([part for pair in settings.items() for part in pair])
     config.MODEL.RESNETS.NORM = norm
     config.MODEL.RESNETS.OUT_FEATURES = list(FEATURES)
     config.MODEL.BACKBONE.FREEZE_AT = 0
     return config
 
 
-def build_backbone(words: Words, *, norm: str = "FrozenBN") -> nn.Module:
+def build_backbone(settings: Settings, *, norm: str = "FrozenBN") -> nn.Module:
     """Detectron2's ResNet of any width: images (B, 3, H, W) -> stem and res2 to res5.
 
     ``build_resnet_backbone`` asserts RES2_OUT_CHANNELS 64 for basic blocks; narrow networks are assembled
@@ -89,7 +89,7 @@ def build_backbone(words: Words, *, norm: str = "FrozenBN") -> nn.Module:
     from detectron2.layers import ShapeSpec
     from detectron2.modeling.backbone import build_resnet_backbone
 
-    config = configuration(words, norm=norm)
+    config = configuration(settings, norm=norm)
     settings = config.MODEL.RESNETS
     if settings.STEM_OUT_CHANNELS == 64 or settings.DEPTH >= 50:
         return build_resnet_backbone(config, ShapeSpec(channels=3))
@@ -144,14 +144,14 @@ def load(backbone: nn.Module, path: Path) -> tuple[str, ...]:
     )
 
 
-def read(path: Path, words: Words, images: Tensor) -> list[Reading]:
+def read(path: Path, settings: Settings, images: Tensor) -> list[Reading]:
     """Read a converted file into Detectron2's network, with trainable and with frozen BatchNorm."""
-    return [_reading(path, words, images, norm, ignored) for norm, ignored in NORMS.items()]
+    return [_reading(path, settings, images, norm, ignored) for norm, ignored in NORMS.items()]
 
 
-def _reading(path: Path, words: Words, images: Tensor, norm: str, ignored: str) -> Reading:
-    config = configuration(words, norm=norm)
-    backbone = build_backbone(words, norm=norm).eval()
+def _reading(path: Path, settings: Settings, images: Tensor, norm: str, ignored: str) -> Reading:
+    config = configuration(settings, norm=norm)
+    backbone = build_backbone(settings, norm=norm).eval()
     problems = load(backbone, path)
     loaded = dict(backbone.state_dict())
 

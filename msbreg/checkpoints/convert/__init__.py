@@ -1,1 +1,1 @@
-"""Write backbones for other toolboxes, each file with a certificate that it computes the same."""
+"""Write backbones for other toolboxes, with a certificate that the file computes the same features."""

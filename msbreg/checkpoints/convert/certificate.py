@@ -1,8 +1,8 @@
-"""The certificate: the written file computes what the checkpoint does, from pixels to the last stage.
+"""The certificate: the written file computes the same as the checkpoint, from pixels to the last stage.
 
-The file is read back. Its tensors have the bytes of the source's, and stem and stages of its network
-agree with the source's on one image: the source with its own normalization, the reader with the
-settings in the file. Numbers are compared in float64, in which nothing but a mistake differs.
+The file is read back. Its tensors must have the same bytes as the source, and the stem and stages of
+its network must agree with the source on one image. The source uses its own normalization, the reader
+the settings in the file. Features are compared in float64, where only mistakes show.
 """
 
 import copy
@@ -26,57 +26,57 @@ from msbreg.checkpoints.convert.target import (
     Features,
     Reader,
     Reading,
+    Settings,
     Target,
-    Words,
 )
 from msbreg.checkpoints.layouts.names import place
 from msbreg.run.errors import UserError
 
 SIZE = (65, 96)
-"""Height and width of the image: at odd and at even sizes, other paddings and strides differ."""
+"""Height and width of the image, one odd and one even, so that wrong paddings and strides show."""
 
 TOLERANCE = 1e-10
-"""Largest difference of a stage over its largest value, in float64. Sums in another order differ by
-up to 1e-13 at any depth; std 0.228 for 0.229, the smallest mistake in the wild, by 1e-3. Float32 would
-not tell the two apart as well: correct ResNet-101s reach 4e-5 there."""
+"""Largest allowed difference of a stage, relative to its largest value, in float64. A different order
+of summation changes values by up to 1e-13 at any depth; a std of 0.228 instead of 0.229, the smallest
+mistake seen in practice, by 1e-3. In float32, correct ResNet-101s differ by up to 4e-5."""
 
 Errors = dict[str, dict[str, float]]
-"""Stage -> ``relative`` and ``absolute`` in float64, and ``float32``: relative, in float32."""
+"""Stage -> ``relative`` and ``absolute`` difference in float64, and relative difference in ``float32``."""
 
 
 class ConversionFailed(RuntimeError):
-    """The written file does not match the checkpoint; it is not kept."""
+    """The written file does not match the checkpoint and is not kept."""
 
 
 def certify(
     path: Path,
     target: Target,
-    words: Words,  # for formats that cannot store them
+    settings: Settings,  # used if the format cannot store settings
     backbone: ResNet,
     spec: BackboneSpec,
     readers: Sequence[Reader] = (),
 ) -> dict[str, Any]:
-    """Read the file back, by formulas and by every reader, and compare tensors and features.
+    """Read the file back with the formulas and with every reader; compare tensors and features.
 
     Raises:
-        ConversionFailed: a tensor or a stage differs, or a library did not place every tensor; the
-            message says which, and by how much.
+        ConversionFailed: a tensor or a stage differs, or a library did not load every tensor. The
+            message lists the differences.
     """
     written, stored = target.decode(path)
-    words = stored if stored is not None else words
+    settings = stored if stored is not None else settings
     source = {target.names(place(k)): v for k, v in backbone.state_dict().items()}
     _same_tensors(source, written, f"the {target.name} file", ignored="")
     images = noise(*SIZE)
     wanted = {dtype: features_of(backbone, spec, images, dtype) for dtype in PRECISIONS}
-    readings = [_by_formulas(target, written, words, images)]
+    readings = [_by_formulas(target, written, settings, images)]
     for reader in (*target.readers, *readers):
-        readings += _read(reader, path, words, images)
+        readings += _read(reader, path, settings, images)
     compared = []
     for reading in readings:
         if reading.problems:
             raise ConversionFailed(
-                f"{reading.reader} could not place the {target.name} file; nothing was written:\n  "
-                + "\n  ".join(reading.problems[:8])
+                f"{reading.reader} could not load every tensor of the {target.name} file; "
+                "nothing was written:\n  " + "\n  ".join(reading.problems[:8])
             )
         _same_tensors(written, reading.loaded, reading.reader, reading.ignored)
         errors = compare(_features(reading, target), wanted)
@@ -95,7 +95,7 @@ def certify(
             "numpy": np.__version__,
         },
         "target": target.name,
-        "settings": words,
+        "settings": settings,
         "sizes": [list(SIZE)],
         "precision": "float64",
         "tolerance": TOLERANCE,
@@ -115,7 +115,7 @@ def features_of(
     images: Tensor,  # (B, 3, H, W) uint8 RGB
     dtype: torch.dtype,
 ) -> Features:
-    """Stem and res2 to res5 of one of our networks, which stays as it is."""
+    """Stem and res2 to res5 of one of our networks, which is not modified."""
     if dtype != torch.float32:
         backbone = copy.deepcopy(backbone).to(dtype)
     n = spec.normalization
@@ -130,7 +130,7 @@ def features_of(
 
 
 def state_sha256(state: dict[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and bytes, whatever the order and the container."""
+    """SHA-256 of names, dtypes, shapes and bytes, independent of order and container."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name]
@@ -140,21 +140,23 @@ def state_sha256(state: dict[str, Tensor]) -> str:
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Equality of type, shape and bytes: NaN equals itself, and -0 is not 0."""
+    """Equality of dtype, shape and bytes: NaN equals itself, and -0 differs from 0."""
     alike = one.dtype == other.dtype and one.shape == other.shape
     return alike and one.numpy().tobytes() == other.numpy().tobytes()
 
 
 def noise(height: int, width: int) -> Tensor:
-    """Noise (1, 3, H, W) uint8, each channel brighter than the one before."""
+    """Noise (1, 3, H, W) uint8 in which each channel is brighter than the previous one."""
     generator = torch.Generator().manual_seed(height * width)
     values = torch.rand(1, 3, height, width, generator=generator)
     return (values * torch.tensor([120.0, 180.0, 255.0]).view(3, 1, 1)).to(torch.uint8)
 
 
-def _by_formulas(target: Target, state: dict[str, Tensor], words: Words, images: Tensor) -> Reading:
+def _by_formulas(
+    target: Target, state: dict[str, Tensor], settings: Settings, images: Tensor
+) -> Reading:
     try:
-        spec = target.understand(words)
+        spec = target.understand(settings)
     except UserError as error:
         raise ConversionFailed(
             f"the settings in the {target.name} file describe another network; nothing was written.\n{error}"
@@ -167,19 +169,19 @@ def _by_formulas(target: Target, state: dict[str, Tensor], words: Words, images:
             f"the {target.name} file lacks the tensor {error}, which its network reads; "
             "nothing was written."
         ) from error
-    except RuntimeError as error:  # of PyTorch: shapes
+    except RuntimeError as error:  # PyTorch: wrong shapes
         raise ConversionFailed(
-            f"tensors of the {target.name} file do not fit each other; nothing was written.\n"
+            f"tensors of the {target.name} file have inconsistent shapes; nothing was written.\n"
             f"PyTorch says: {error}"
         ) from error
-    left = sorted(set(state) - executor.used)
-    problems = (f"read by nothing: {', '.join(left[:6])}",) if left else ()
+    unused = sorted(set(state) - executor.used)
+    problems = (f"unused: {', '.join(unused[:6])}",) if unused else ()
     return Reading("formulas", state, lambda dtype: executor(images, dtype), problems)
 
 
-def _read(reader: Reader, path: Path, words: Words, images: Tensor) -> list[Reading]:
+def _read(reader: Reader, path: Path, settings: Settings, images: Tensor) -> list[Reading]:
     try:
-        return reader(path, words, images)
+        return reader(path, settings, images)
     except Exception as error:
         raise ConversionFailed(
             f"{reader.__module__} could not read the file back; nothing was written.\n"
@@ -200,7 +202,7 @@ def _features(reading: Reading, target: Target) -> dict[torch.dtype, Features]:
 def _same_tensors(
     wanted: dict[str, Tensor], found: dict[str, Tensor], where: str, ignored: str
 ) -> None:
-    """Every tensor has the same bytes; only those that the network has no place for are missing."""
+    """Check that all tensors have the same bytes; names that end in ``ignored`` may be missing."""
     lines = []
     for name, value in wanted.items():
         if name in found:
@@ -212,7 +214,7 @@ def _same_tensors(
     if lines:
         more = f"\n  ... and {len(lines) - 8} more" if len(lines) > 8 else ""
         raise ConversionFailed(
-            f"{where} does not hold the tensors of the checkpoint; nothing was written:\n"
+            f"{where} does not contain the tensors of the checkpoint; nothing was written:\n"
             + "\n".join(lines[:8])
             + more
         )
@@ -222,7 +224,7 @@ def compare(
     found: dict[torch.dtype, Features],  # in float64 and in float32
     wanted: dict[torch.dtype, Features],
 ) -> Errors:
-    """Differences of each stage."""
+    """The differences of each stage."""
     double, single = PRECISIONS
     return {
         stage: difference(found[double][stage], wanted[double][stage])
@@ -232,7 +234,7 @@ def compare(
 
 
 def difference(found: Tensor, wanted: Tensor) -> dict[str, float]:
-    """Largest difference, absolute and over the largest value; infinite for another shape."""
+    """Largest difference, absolute and relative to the largest value; infinite if shapes differ."""
     if found.shape != wanted.shape:
         return {"relative": math.inf, "absolute": math.inf}
     absolute = float((found - wanted).abs().max())
@@ -251,14 +253,14 @@ def _wrong(error: dict[str, float]) -> bool:
 
 
 def _failure(target: Target, reading: Reading, errors: Errors) -> str:
-    """Which stages, and by how much."""
+    """The error message: which stages differ, and by how much."""
     lines = [
         f"  {stage:<5} differs by {error['relative']:.1e} (float32: {error['float32']:.1e})"
         for stage, error in errors.items()
         if _wrong(error)
     ]
     return (
-        f"the {target.name} file does not compute what the checkpoint does; nothing was written.\n"
-        f"Read by {reading.reader}; differences over the largest value, {TOLERANCE:.0e} allowed:\n"
+        f"the {target.name} file does not compute the same as the checkpoint; nothing was written.\n"
+        f"Read by {reading.reader}; relative differences (allowed: {TOLERANCE:.0e}):\n"
         + "\n".join(lines)
     )

@@ -1,4 +1,4 @@
-"""The model card of a published backbone: Markdown with everything that its numbers depend on."""
+"""The model card of a published backbone, in Markdown: everything that its scores depend on."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from msbreg.checkpoints.convert.to_torchvision import snippet
 from msbreg.run.config import flat
 
 Card = Callable[[dict[str, Any], dict[str, Any], str], str]
-"""Provenance, certificate and name of the file -> the Markdown beside it."""
+"""Provenance, certificate and file name -> Markdown."""
 
 CITATIONS = {
     "msbreg": """\
@@ -31,13 +31,13 @@ CITATIONS = {
 
 @dataclass(frozen=True)
 class Score:
-    """One number of a finished evaluation of these very weights.
+    """A score from a completed evaluation of these weights.
 
     Attributes:
-        metric: such as ``kNN top-1, k = 20``.
-        data: what was tested on.
-        value: in percent.
-        stderr: standard error over the test images; None where it is not defined.
+        metric: name of the metric, such as ``kNN top-1, k = 20``.
+        data: test data.
+        value: score in percent.
+        stderr: standard error over the test images, in percent; None if undefined.
         protocol: digest of the settings.
     """
 
@@ -50,13 +50,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Training:
-    """How our own pre-training made the weights, from its record.
+    """How our own pre-training produced the weights, from its record.
 
     Attributes:
-        command: as typed.
-        card: of settings.
-        commit: of the code.
-        settings: resolved.
+        command: command line.
+        card: name of the config.
+        commit: commit of the code.
+        settings: resolved settings.
     """
 
     command: str
@@ -73,16 +73,16 @@ def model_card(
     scores: tuple[Score, ...] = (),
     training: Training | None = None,
 ) -> str:
-    """Markdown; what is unknown is listed as not recorded."""
+    """The card as Markdown; unknown facts are listed as not recorded."""
     details = provenance["details"]
     method = str(details.get("method", provenance["family"]))
-    given = provenance["normalization"]
+    normalization = provenance["normalization"]
     place = {"3x3": "3x3 (v1.5)", "1x1": "first 1x1 (v1)"}[provenance["stride"]]
     side = provenance["image_size"]
     lines = [
         f"# {provenance['arch']} backbone, {method}",
         "",
-        f"`{file}` holds the {provenance['tensors']} tensors of the backbone under torchvision's names, "
+        f"`{file}` contains the {provenance['tensors']} tensors of the backbone under torchvision's names, "
         "without projector, predictor or classifier.",
         "",
         "## Use",
@@ -91,9 +91,12 @@ def model_card(
         *snippet(file).splitlines(),
         "```",
         "",
-        f"- Input: {given['channels']} images / 255, mean {given['mean']}, std {given['std']}",
+        f"- Input: {normalization['channels']} images / 255, mean {normalization['mean']}, "
+        f"std {normalization['std']}",
         f"- Stride 2 of bottlenecks: in the {place} convolution",
-        f"- Pre-trained on views of {side} pixels" if side else "- Size of its views: not recorded",
+        f"- Pre-trained on views of {side} pixels"
+        if side
+        else "- Size of the pre-training views: not recorded",
         "",
         "## How it was trained",
         "",
@@ -108,8 +111,8 @@ def model_card(
         f"- Source: `{provenance['source']}`, layout {provenance['family']}, {provenance['encoder']}",
         f"- sha256 of the source: `{provenance['sha256']}`",
         f"- sha256 of this file: `{certificate['sha256'][file]}`",
-        f"- Read back on {certificate['date']}: largest difference of a stage in float64 "
-        f"{largest_error(certificate):.1e} of its largest value (`{file}.certificate.json`)",
+        f"- Read back on {certificate['date']}: largest relative difference of a stage in "
+        f"float64 {largest_error(certificate):.1e} (`{file}.certificate.json`)",
         *(f"- Note: {note}" for note in provenance["notes"]),
         *(f"- Warning: {warning}" for warning in provenance["warnings"]),
         "",
@@ -122,7 +125,7 @@ def model_card(
 
 
 def largest_error(certificate: dict[str, Any]) -> float:
-    """Largest relative difference over readers and stages, in float64."""
+    """Largest relative difference over all readers and stages, in float64."""
     return max(
         error["relative"]
         for reading in certificate["readings"]
@@ -134,7 +137,7 @@ def largest_error(certificate: dict[str, Any]) -> float:
 def _training(details: dict[str, Any], training: Training | None) -> list[str]:
     lines = [f"- {name}: {value}" for name, value in flat(details).items()]
     if training is None:
-        return lines or ["Not recorded in the source; see its authors."]
+        return lines or ["Not recorded in the source; ask its authors."]
     settings = json.dumps(training.settings, indent=2)
     return [
         *lines,
@@ -154,7 +157,7 @@ def _training(details: dict[str, Any], training: Training | None) -> list[str]:
 
 def _scores(scores: tuple[Score, ...]) -> list[str]:
     if not scores:
-        return ["No record of an evaluation of these weights was given."]
+        return ["No evaluation of these weights is recorded."]
     rows = [
         f"| {s.metric} | {s.data} | {s.value:.1f}"
         + (f" ± {s.stderr:.1f}" if s.stderr is not None else "")
@@ -166,7 +169,7 @@ def _scores(scores: tuple[Score, ...]) -> list[str]:
         "|:---|:---|---:|:---|",
         *rows,
         "",
-        "±: standard error over the test images of this one network.",
+        "±: standard error over the test images, for this one network.",
     ]
 
 

@@ -1,8 +1,8 @@
-"""What one toolbox wants: names, settings, files, how to read them back; and the common reader.
+"""Target: the names, settings and files of one toolbox; and the reader that checks every target.
 
-The reader is a ResNet without modules: functions of a state dict in the toolbox's own names. It shares
-nothing with the network that was converted, so that a wrong name, stride, channel order, epsilon or
-tensor shows as a wrong number.
+The reader is a ResNet written as functions of a state dict with the toolbox's own names. It shares no
+code with the converted network, so a wrong name, stride, channel order, epsilon or tensor shows as a
+wrong number.
 """
 
 import io
@@ -23,21 +23,20 @@ from msbreg.backbones.spec import BackboneSpec, Normalization
 from msbreg.checkpoints.layouts.names import Dialect
 from msbreg.run.errors import UserError
 
-Words = dict[str, Any]
+Settings = dict[str, Any]
 """A backbone's spec under a toolbox's own names."""
 
 Features = dict[str, Tensor]
-"""Stem and res2 to res5, by name."""
+"""Outputs of the stem and of res2 to res5, by name."""
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a toolbox's network looks for its tensors, stated apart from the dialect that wrote them.
+    """Names of a toolbox's modules, stated independently of the dialect that writes the tensors.
 
-    Convolutions end in ``.weight`` and norms in the names of BatchNorm's tensors. ``{stage}``,
-    ``{block}`` and ``{layer}`` are counted from ``first_stage``, 0 and ``first_layer``.
+    ``{stage}``, ``{block}`` and ``{layer}`` are counted from ``first_stage``, 0 and ``first_layer``.
     """
 
     stem: str
@@ -52,17 +51,17 @@ class Layout:
 
 @dataclass(frozen=True)
 class Content:
-    """Everything that goes into a file.
+    """Everything that is written to a file.
 
     Attributes:
-        state: tensors, in the toolbox's names.
-        words: the spec, in the toolbox's words.
-        provenance: of the source, in plain types.
-        certificate: what was found when the file was read back; None until then.
+        state: tensors under the toolbox's names.
+        settings: the spec as the toolbox's settings.
+        provenance: provenance of the source, in plain types.
+        certificate: result of reading the file back; None before that.
     """
 
     state: dict[str, Tensor]
-    words: Words
+    settings: Settings
     provenance: dict[str, Any]
     certificate: dict[str, Any] | None = None
 
@@ -74,9 +73,9 @@ class Reading:
     Attributes:
         reader: library and version, or ``formulas``.
         loaded: tensors in that network, under the file's names.
-        features: of the images, computed in float64 or float32, input included.
-        problems: what the library could not place or did not find.
-        ignored: ending of the names of tensors that this network has no place for, by design.
+        features: features of the images, computed in the given dtype from the pixels on.
+        problems: tensors that the library could not load or did not find.
+        ignored: suffix of tensor names that this network lacks by design.
     """
 
     reader: str
@@ -86,7 +85,7 @@ class Reading:
     ignored: str = ""
 
 
-Reader = Callable[[Path, Words, Tensor], list[Reading]]
+Reader = Callable[[Path, Settings, Tensor], list[Reading]]
 """File, stored settings, images (B, 3, H, W) uint8 RGB -> one reading per kind of network."""
 
 
@@ -95,19 +94,19 @@ class Target:
     """One toolbox.
 
     Attributes:
-        name: what ``--to`` takes.
-        ending: of the default output, after the checkpoint's stem.
-        suffixes: that an output may have; none for a folder.
+        name: value of ``--to``.
+        ending: appended to the checkpoint's stem for the default output.
+        suffixes: allowed suffixes of an output; empty for a folder.
         names: dialect of the tensors.
-        layout: where the toolbox's network looks for them, stated independently.
-        refusal: why a backbone cannot be expressed for this toolbox; empty if it can.
-        express: the spec in the toolbox's words.
-        understand: the spec that the words in the file state; the inverse, for the certificate.
-        encode: content and suffix -> name of a file in the folder (empty: the file itself) -> bytes.
-        decode: path -> tensors and stored words; None if the format has no place for words.
-        fragment: words and path -> what a user pastes into the toolbox's configuration or script.
-        readers: of libraries that this package may import.
-        has_card: a model card is written beside the file.
+        layout: module names of the toolbox's network, stated independently.
+        refusal: spec -> why the toolbox cannot express it; empty if it can.
+        express: spec -> the toolbox's settings.
+        understand: settings -> spec; the inverse of ``express``, used by the certificate.
+        encode: content and suffix -> {name of a file in the folder, or "" for the file itself: bytes}.
+        decode: path -> tensors and stored settings; None if the format cannot store settings.
+        fragment: settings and path -> text to paste into the toolbox's configuration or script.
+        readers: readers of libraries that this package may import.
+        has_card: whether a model card is written next to the file.
     """
 
     name: str
@@ -116,36 +115,36 @@ class Target:
     names: Dialect
     layout: Layout
     refusal: Callable[[BackboneSpec], str]
-    express: Callable[[BackboneSpec], Words]
-    understand: Callable[[Words], BackboneSpec]
+    express: Callable[[BackboneSpec], Settings]
+    understand: Callable[[Settings], BackboneSpec]
     encode: Callable[[Content, str], dict[str, bytes]]
-    decode: Callable[[Path], tuple[dict[str, Tensor], Words | None]]
-    fragment: Callable[[Words, Path], str]
+    decode: Callable[[Path], tuple[dict[str, Tensor], Settings | None]]
+    fragment: Callable[[Settings, Path], str]
     readers: tuple[Reader, ...] = ()
     has_card: bool = False
 
     def check(self, spec: BackboneSpec) -> None:
-        """Check that the toolbox can build the network at all.
+        """Check that the toolbox can build the network.
 
         Raises:
-            UserError: it cannot; the message says why.
+            UserError: it cannot; the message states the reason.
         """
         reason = self.refusal(spec)
         if reason:
             raise UserError(
                 f"{self.name} cannot express this backbone: {reason}.\n"
-                "`--to safetensors` writes every backbone of this suite, for its own scripts."
+                "`--to safetensors` writes any backbone, for use with this suite."
             )
 
 
 def no_small_stem(spec: BackboneSpec) -> str:
-    """The refusal that all toolboxes share."""
+    """Why a toolbox with only the ImageNet stem cannot express a spec; empty if it can."""
     stem = spec.architecture.stem
     if stem == "imagenet":
         return ""
     return (
-        f"its stem is the one for small images ({stem}: a 3x3 convolution, no max-pool), and "
-        "it builds the published 7x7 stride-2 convolution with max-pool only"
+        f"its stem is for small images ({stem}: a 3x3 convolution without max-pool), and the toolbox "
+        "only builds a 7x7 stride-2 convolution with max-pool"
     )
 
 
@@ -155,10 +154,10 @@ def no_small_stem(spec: BackboneSpec) -> str:
 def pickled(content: Any) -> bytes:
     """A pickle whose tensors are NumPy arrays, for ``pickle.load(file, encoding="latin1")``.
 
-    An array's own reduction names a module that moved between NumPy 1 (``numpy.core``) and 2
-    (``numpy._core``), so that files written with NumPy 2 do not load in NumPy 1 (numpy/numpy#28340).
-    Here an array is a call of ``numpy.ndarray`` on a ``bytearray``, which is writable, and the file
-    contains no other global.
+    NumPy's own pickling names a module that moved from ``numpy.core`` in NumPy 1 to ``numpy._core`` in
+    NumPy 2, so files written with NumPy 2 do not load in NumPy 1 (numpy/numpy#28340). Here an array is
+    a call of ``numpy.ndarray`` on a ``bytearray``, which makes it writable; the pickle contains no
+    other global.
     """
     buffer = io.BytesIO()
     _Pickler(buffer, protocol=4).dump(content)
@@ -169,40 +168,40 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, Tensor):
             array = np.ascontiguousarray(obj.numpy())
-            # ascontiguousarray turns a scalar into a vector; the tensor's shape is the one to keep.
+            # ascontiguousarray turns a scalar into a vector, so take the shape from the tensor.
             return np.ndarray, (tuple(obj.shape), array.dtype.str, bytearray(array.tobytes()))
         return NotImplemented
 
 
 def torch_saved(content: Any) -> bytes:
-    """What ``torch.save`` writes; plain types and tensors load under ``weights_only=True``."""
+    """The bytes of ``torch.save``; plain types and tensors load with ``weights_only=True``."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
 def as_safetensors(state: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
-    """Tensors, and metadata whose values are JSON; ``format`` marks them as PyTorch's."""
-    words = {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
-    return safetensors.torch.save(state, {"format": "pt", **words})
+    """A safetensors file with JSON metadata; ``format`` marks the tensors as PyTorch's."""
+    encoded = {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
+    return safetensors.torch.save(state, {"format": "pt", **encoded})
 
 
 def as_json(content: Any) -> bytes:
-    """Readable JSON. NaN is an error: a file whose certificate lacks a number is not written."""
+    """Indented JSON. NaN is an error, so that no certificate is written without its numbers."""
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
-# ---- The reader that every target is checked with: a ResNet without modules
+# ---- The reader that checks every target: a ResNet without modules
 
 
 EPSILON = 1e-5
 
 
 class Executor:
-    """The network of one state dict and one spec.
+    """The network given by a state dict and a spec.
 
     Attributes:
-        used: names of the tensors that a forward pass has read.
+        used: names of the tensors that forward passes have read.
     """
 
     def __init__(self, state: Mapping[str, Tensor], layout: Layout, spec: BackboneSpec) -> None:
@@ -218,7 +217,7 @@ class Executor:
         """Stem and res2 to res5, computed in ``dtype``.
 
         Raises:
-            KeyError: a tensor is not where the layout has it.
+            KeyError: a tensor that the layout names is missing.
         """
         x = self._stem(prepared(images, self.spec.normalization, dtype))
         features = {"stem": x}
@@ -283,8 +282,8 @@ def prepared(
     images: Tensor,  # (B, 3, H, W) uint8 RGB
     normalization: Normalization,
     dtype: torch.dtype = torch.float32,
-) -> Tensor:  # (B, 3, H, W) of that type
-    """Pixels as Detectron2 hands them to its backbone: channels reordered, then (x - mean) / std."""
+) -> Tensor:  # (B, 3, H, W) in dtype
+    """Normalize pixels as Detectron2 does: reorder the channels, then (x - mean) / std."""
     ordered = images.flip(1) if normalization.channels == "BGR" else images
     mean = torch.tensor(normalization.pixel_mean, dtype=dtype).view(3, 1, 1)
     std = torch.tensor(normalization.pixel_std, dtype=dtype).view(3, 1, 1)

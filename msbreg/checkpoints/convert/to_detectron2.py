@@ -16,8 +16,8 @@ from msbreg.backbones.spec import BackboneSpec, of_gray_levels
 from msbreg.checkpoints.convert.target import (
     Content,
     Layout,
+    Settings,
     Target,
-    Words,
     no_small_stem,
     pickled,
     torch_saved,
@@ -26,7 +26,7 @@ from msbreg.checkpoints.layouts.names import detectron2
 from msbreg.checkpoints.read import read_file
 
 DEPTHS = (18, 34, 50, 101, 152)
-"""Of ``build_resnet_backbone``."""
+"""Supported by ``build_resnet_backbone``."""
 
 LAYOUT = Layout(
     stem="stem.conv1",
@@ -46,10 +46,10 @@ def _refusal(spec: BackboneSpec) -> str:
     return no_small_stem(spec)
 
 
-def _express(spec: BackboneSpec) -> Words:
-    """Keys of Detectron2's config; a key is omitted only if its default fits all depths."""
+def _express(spec: BackboneSpec) -> Settings:
+    """Keys of Detectron2's config; a key is omitted if its default is right at every depth."""
     a = spec.architecture
-    words: Words = {
+    settings: Settings = {
         "INPUT.FORMAT": spec.normalization.channels,
         "MODEL.PIXEL_MEAN": list(spec.normalization.pixel_mean),
         "MODEL.PIXEL_STD": list(spec.normalization.pixel_std),
@@ -59,20 +59,22 @@ def _express(spec: BackboneSpec) -> Words:
     widths = {
         "MODEL.RESNETS.STEM_OUT_CHANNELS": (a.width, 64),
         "MODEL.RESNETS.RES2_OUT_CHANNELS": (a.channels["c2"], 256),
-        # Basic blocks have no inner width; the key would then be that of the C4 head.
+        # Basic blocks have no inner width; with them, the key would only affect the C4 head.
         "MODEL.RESNETS.WIDTH_PER_GROUP": (a.width * a.inner if a.bottleneck else 64, 64),
     }
-    return words | {key: value for key, (value, default) in widths.items() if value != default}
+    return settings | {key: value for key, (value, default) in widths.items() if value != default}
 
 
-def _understand(words: Words) -> BackboneSpec:
-    depth = words["MODEL.RESNETS.DEPTH"]
-    width = words.get("MODEL.RESNETS.STEM_OUT_CHANNELS", 64)
-    inner = words.get("MODEL.RESNETS.WIDTH_PER_GROUP", 64) // width if depth >= 50 else 1
+def _understand(settings: Settings) -> BackboneSpec:
+    depth = settings["MODEL.RESNETS.DEPTH"]
+    width = settings.get("MODEL.RESNETS.STEM_OUT_CHANNELS", 64)
+    inner = settings.get("MODEL.RESNETS.WIDTH_PER_GROUP", 64) // width if depth >= 50 else 1
     return BackboneSpec(
         name_of(Architecture(depth, width, inner)),
-        of_gray_levels(words["MODEL.PIXEL_MEAN"], words["MODEL.PIXEL_STD"], words["INPUT.FORMAT"]),
-        words["MODEL.RESNETS.STRIDE_IN_1X1"],
+        of_gray_levels(
+            settings["MODEL.PIXEL_MEAN"], settings["MODEL.PIXEL_STD"], settings["INPUT.FORMAT"]
+        ),
+        settings["MODEL.RESNETS.STRIDE_IN_1X1"],
     )
 
 
@@ -82,7 +84,7 @@ def _encode(content: Content, suffix: str) -> dict[str, bytes]:
         "__author__": "msbreg",
         "matching_heuristics": True,
         "msbreg": {
-            "settings": content.words,
+            "settings": content.settings,
             "provenance": content.provenance,
             "certificate": content.certificate,
         },
@@ -90,25 +92,25 @@ def _encode(content: Content, suffix: str) -> dict[str, bytes]:
     return {"": pickled(whole) if suffix == ".pkl" else torch_saved(whole)}
 
 
-def _decode(path: Path) -> tuple[dict[str, Tensor], Words | None]:
+def _decode(path: Path) -> tuple[dict[str, Tensor], Settings | None]:
     content = read_file(path).content
     return content["model"], content["msbreg"]["settings"]
 
 
-def _fragment(words: Words, path: Path) -> str:
+def _fragment(settings: Settings, path: Path) -> str:
     """YAML for Detectron2's config file."""
     tree: dict[str, Any] = {"MODEL": {"WEIGHTS": str(path.resolve())}}
-    for name, value in words.items():
+    for name, value in settings.items():
         *parents, leaf = name.split(".")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
         node[leaf] = value
     text = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=1000)
-    narrow = words.get("MODEL.RESNETS.STEM_OUT_CHANNELS", 64) != 64
-    if narrow and words["MODEL.RESNETS.DEPTH"] < 50:
+    narrow = settings.get("MODEL.RESNETS.STEM_OUT_CHANNELS", 64) != 64
+    if narrow and settings["MODEL.RESNETS.DEPTH"] < 50:
         text += (
-            "# Detectron2's own builder insists on RES2_OUT_CHANNELS 64 at this depth; use\n"
+            "# Detectron2's own builder requires RES2_OUT_CHANNELS 64 at this depth; use\n"
             "# transfer/detectors/detectron2_engine.py to build a narrow network.\n"
         )
     return text

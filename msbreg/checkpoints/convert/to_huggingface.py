@@ -1,4 +1,4 @@
-"""Hugging Face transformers: a folder with ResNetModel's tensors, its config and its image processor."""
+"""Hugging Face transformers: a folder with the tensors, config and image processor of ResNetModel."""
 
 import importlib.util
 import json
@@ -16,8 +16,8 @@ from msbreg.checkpoints.convert.target import (
     Features,
     Layout,
     Reading,
+    Settings,
     Target,
-    Words,
     as_json,
     as_safetensors,
     no_small_stem,
@@ -48,7 +48,7 @@ def _refusal(spec: BackboneSpec) -> str:
     return no_small_stem(spec)
 
 
-def _express(spec: BackboneSpec) -> Words:
+def _express(spec: BackboneSpec) -> Settings:
     a = spec.architecture
     return {
         CONFIG: {
@@ -78,8 +78,8 @@ def _express(spec: BackboneSpec) -> Words:
     }
 
 
-def _understand(words: Words) -> BackboneSpec:
-    config, processor = words[CONFIG], words[PROCESSOR]
+def _understand(settings: Settings) -> BackboneSpec:
+    config, processor = settings[CONFIG], settings[PROCESSOR]
     bottleneck = config["layer_type"] == "bottleneck"
     blocks = tuple(config["depths"])
     depth = next((d for d, b in BLOCKS.items() if b == blocks and (d >= 50) == bottleneck), 0)
@@ -94,8 +94,8 @@ def _understand(words: Words) -> BackboneSpec:
 def _encode(content: Content, suffix: str) -> dict[str, bytes]:
     files = {
         WEIGHTS: as_safetensors(content.state, {}),
-        CONFIG: as_json(content.words[CONFIG]),
-        PROCESSOR: as_json(content.words[PROCESSOR]),
+        CONFIG: as_json(content.settings[CONFIG]),
+        PROCESSOR: as_json(content.settings[PROCESSOR]),
         "provenance.json": as_json(content.provenance),
     }
     if content.certificate is not None:
@@ -103,12 +103,12 @@ def _encode(content: Content, suffix: str) -> dict[str, bytes]:
     return files
 
 
-def _decode(path: Path) -> tuple[dict[str, Tensor], Words | None]:
-    words = {name: json.loads((path / name).read_text()) for name in (CONFIG, PROCESSOR)}
-    return read_file(path / WEIGHTS).content, words
+def _decode(path: Path) -> tuple[dict[str, Tensor], Settings | None]:
+    settings = {name: json.loads((path / name).read_text()) for name in (CONFIG, PROCESSOR)}
+    return read_file(path / WEIGHTS).content, settings
 
 
-def _fragment(words: Words, path: Path) -> str:
+def _fragment(settings: Settings, path: Path) -> str:
     return (
         "from transformers import AutoImageProcessor, AutoModel\n"
         f"model = AutoModel.from_pretrained({str(path.resolve())!r})\n"
@@ -116,10 +116,11 @@ def _fragment(words: Words, path: Path) -> str:
     )
 
 
-def read_with_transformers(path: Path, words: Words, images: Tensor) -> list[Reading]:
-    """By the library's own network and image processor; nothing if it is not installed.
+def read_with_transformers(path: Path, settings: Settings, images: Tensor) -> list[Reading]:
+    """Read with the library's network and image processor; no reading if it is not installed.
 
-    The processor computes in float32. Its pixels are compared with ours, and the network runs on ours.
+    The processor computes in float32, so its pixels are compared with ours and the network runs on
+    ours.
     """
     if importlib.util.find_spec("transformers") is None:
         return []
@@ -130,14 +131,14 @@ def read_with_transformers(path: Path, words: Words, images: Tensor) -> list[Rea
     network.eval()
     processor = transformers.AutoImageProcessor.from_pretrained(path)
     theirs = processor(list(images), do_resize=False, return_tensors="pt")["pixel_values"]
-    ours = prepared(images, _understand(words).normalization)
+    ours = prepared(images, _understand(settings).normalization)
     problems = [f"{kind}: {names}" for kind, names in _plain(report).items() if names]
     if not torch.allclose(theirs, ours, rtol=1e-5, atol=1e-5):
         problems.append(f"the image processor's pixels differ by {(theirs - ours).abs().max():.1e}")
 
     @torch.no_grad()
     def features(dtype: torch.dtype) -> Features:
-        pixels = prepared(images, _understand(words).normalization, dtype)
+        pixels = prepared(images, _understand(settings).normalization, dtype)
         states = network.to(dtype)(pixels, output_hidden_states=True).hidden_states
         return dict(zip(STAGES, states, strict=True))
 

@@ -1,6 +1,6 @@
 """MMSegmentation and MMDetection: ``{"meta": ..., "state_dict": {"backbone." + torchvision's names}}``.
 
-mmengine loads the tensors below ``prefix='backbone.'`` and only warns about names that do not fit.
+mmengine loads the tensors below ``prefix='backbone.'`` and only warns about names that do not match.
 """
 
 from pathlib import Path
@@ -12,8 +12,8 @@ from msbreg.backbones.spec import BackboneSpec, of_gray_levels
 from msbreg.checkpoints.convert.target import (
     Content,
     Layout,
+    Settings,
     Target,
-    Words,
     no_small_stem,
     torch_saved,
 )
@@ -41,17 +41,18 @@ def _names(place: Place) -> str:
 def _refusal(spec: BackboneSpec) -> str:
     a = spec.architecture
     if a.depth not in DEPTHS:
-        return f"it has depth {a.depth}, and its ResNet has {DEPTHS}"
+        return f"it has depth {a.depth}, and MMSegmentation's ResNet has {DEPTHS}"
     if a.inner != 1:
         return (
-            f"its bottlenecks are {a.inner} times as wide inside, and its ResNet has no such option"
+            f"its bottlenecks are {a.inner} times as wide inside, and MMSegmentation's ResNet has no "
+            "such option"
         )
     return no_small_stem(spec)
 
 
-def _express(spec: BackboneSpec) -> Words:
+def _express(spec: BackboneSpec) -> Settings:
     a = spec.architecture
-    backbone: Words = {
+    backbone: Settings = {
         "type": "ResNet",
         "depth": a.depth,
         "style": "caffe" if spec.stride_in_1x1 else "pytorch",
@@ -68,8 +69,8 @@ def _express(spec: BackboneSpec) -> Words:
     }
 
 
-def _understand(words: Words) -> BackboneSpec:
-    backbone, pixels = words["backbone"], words["data_preprocessor"]
+def _understand(settings: Settings) -> BackboneSpec:
+    backbone, pixels = settings["backbone"], settings["data_preprocessor"]
     channels = "RGB" if pixels["bgr_to_rgb"] else "BGR"
     return BackboneSpec(
         name_of(Architecture(backbone["depth"], backbone.get("base_channels", 64))),
@@ -80,7 +81,7 @@ def _understand(words: Words) -> BackboneSpec:
 
 def _encode(content: Content, suffix: str) -> dict[str, bytes]:
     described = {
-        "settings": content.words,
+        "settings": content.settings,
         "provenance": content.provenance,
         "certificate": content.certificate,
     }
@@ -88,19 +89,19 @@ def _encode(content: Content, suffix: str) -> dict[str, bytes]:
     return {"": torch_saved(whole)}
 
 
-def _decode(path: Path) -> tuple[dict[str, Tensor], Words | None]:
+def _decode(path: Path) -> tuple[dict[str, Tensor], Settings | None]:
     content = read_file(path).content
     return content["state_dict"], content["msbreg"]["settings"]
 
 
-def _fragment(words: Words, path: Path) -> str:
+def _fragment(settings: Settings, path: Path) -> str:
     """Python for an mmengine config."""
     initial = {"type": "Pretrained", "checkpoint": str(path.resolve()), "prefix": "backbone."}
-    backbone = ", ".join(f"{name}={value!r}" for name, value in words["backbone"].items())
-    pixels = ", ".join(f"{name}={value!r}" for name, value in words["data_preprocessor"].items())
+    backbone = ", ".join(f"{name}={value!r}" for name, value in settings["backbone"].items())
+    pixels = ", ".join(f"{name}={value!r}" for name, value in settings["data_preprocessor"].items())
     start = ", ".join(f"{name}={value!r}" for name, value in initial.items())
     return (
-        "# type ResNet, not the ResNetV1c of many configs, which has a different stem\n"
+        "# Use type ResNet, not the ResNetV1c of many configs, which has a different stem.\n"
         "model = dict(\n"
         f"    data_preprocessor=dict({pixels}),\n"
         f"    backbone=dict({backbone},\n"

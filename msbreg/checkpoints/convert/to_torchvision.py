@@ -1,7 +1,7 @@
-"""Flat state dicts of torchvision's names, without classifier: torchvision, timm and our safetensors.
+"""Flat state dicts with torchvision's names and no classifier: torchvision, timm and our safetensors.
 
-The safetensors file states everything that ``load_backbone`` needs in its metadata; a model card in
-Markdown is written beside it.
+The metadata of our safetensors file contains everything that ``load_backbone`` needs; a model card in
+Markdown is written next to it.
 """
 
 import json
@@ -18,8 +18,8 @@ from msbreg.checkpoints.convert.target import (
     Features,
     Layout,
     Reading,
+    Settings,
     Target,
-    Words,
     as_safetensors,
     no_small_stem,
     prepared,
@@ -42,20 +42,18 @@ LAYOUT = Layout(
 
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2")
-"""Of torchvision.models; timm has them and resnet200."""
+"""Available in torchvision.models; timm also has resnet200."""
 
 
 def _refusal(spec: BackboneSpec, networks: tuple[str, ...] = NETWORKS) -> str:
     a = spec.architecture
     if spec.stride_in_1x1:
-        return (
-            f"it has stride 2 in its 1x1 convolutions (ResNet v1), and its resnet{a.depth} has not"
-        )
+        return f"it has stride 2 in its 1x1 convolutions (ResNet v1), unlike the library's resnet{a.depth}"
     if reason := no_small_stem(spec):
         return reason
     if a.width != 64:
-        return f"it is {a.width} channels wide, and its resnet{a.depth} has 64"
-    return "" if spec.arch in networks else f"it has no {spec.arch}"
+        return f"its width is {a.width} channels, and the library's resnet{a.depth} has 64"
+    return "" if spec.arch in networks else f"the library has no {spec.arch}"
 
 
 def _refusal_of_timm(spec: BackboneSpec) -> str:
@@ -64,7 +62,7 @@ def _refusal_of_timm(spec: BackboneSpec) -> str:
     return _refusal(spec, (*NETWORKS, "resnet200"))
 
 
-def _express(spec: BackboneSpec) -> Words:
+def _express(spec: BackboneSpec) -> Settings:
     return {
         "model": spec.arch,
         "channels": spec.normalization.channels,
@@ -73,47 +71,47 @@ def _express(spec: BackboneSpec) -> Words:
     }
 
 
-def _understand(words: Words) -> BackboneSpec:
-    mean, std = tuple(words["mean"]), tuple(words["std"])
-    return BackboneSpec(words["model"], Normalization(mean, std, words["channels"]))
+def _understand(settings: Settings) -> BackboneSpec:
+    mean, std = tuple(settings["mean"]), tuple(settings["std"])
+    return BackboneSpec(settings["model"], Normalization(mean, std, settings["channels"]))
 
 
 def _encode(content: Content, suffix: str) -> dict[str, bytes]:
     if suffix == ".pth":
         return {"": torch_saved(content.state)}
-    described = {"msbreg": content.provenance, "settings": content.words}
+    described = {"msbreg": content.provenance, "settings": content.settings}
     return {"": as_safetensors(content.state, described | {"certificate": content.certificate})}
 
 
-def _decode(path: Path) -> tuple[dict[str, Tensor], Words | None]:
-    """A ``.pth`` cannot store settings: both libraries expect every entry to be a tensor."""
+def _decode(path: Path) -> tuple[dict[str, Tensor], Settings | None]:
+    """A ``.pth`` cannot store settings, because both libraries expect only tensors."""
     file = read_file(path)
-    words = json.loads(file.metadata["settings"]) if "settings" in file.metadata else None
-    return file.content, words
+    settings = json.loads(file.metadata["settings"]) if "settings" in file.metadata else None
+    return file.content, settings
 
 
-def _fragment_of_torchvision(words: Words, path: Path) -> str:
+def _fragment_of_torchvision(settings: Settings, path: Path) -> str:
     return (
-        f"model = torchvision.models.{words['model']}()\n"
+        f"model = torchvision.models.{settings['model']}()\n"
         "model.fc = torch.nn.Identity()\n"
         f"model.load_state_dict(torch.load({str(path.resolve())!r}, weights_only=True))\n"
-        f"# feed {words['channels']} images / 255, mean {words['mean']}, std {words['std']}\n"
+        f"# feed {settings['channels']} images / 255, mean {settings['mean']}, std {settings['std']}\n"
     )
 
 
-def _fragment_of_timm(words: Words, path: Path) -> str:
-    overlay = f"file={str(path.resolve())!r}, mean={words['mean']}, std={words['std']}"
+def _fragment_of_timm(settings: Settings, path: Path) -> str:
+    overlay = f"file={str(path.resolve())!r}, mean={settings['mean']}, std={settings['std']}"
     return (
-        f"model = timm.create_model({words['model']!r}, pretrained=True, num_classes=0,\n"
+        f"model = timm.create_model({settings['model']!r}, pretrained=True, num_classes=0,\n"
         f"    pretrained_cfg_overlay=dict({overlay}))\n"
     )
 
 
-def read_with_torchvision(path: Path, words: Words, images: Tensor) -> list[Reading]:
-    """By torchvision's network, loaded strictly, as the fragment does."""
+def read_with_torchvision(path: Path, settings: Settings, images: Tensor) -> list[Reading]:
+    """Read with torchvision's network, loaded strictly, as in the fragment."""
     import torchvision
 
-    network = getattr(torchvision.models, words["model"])()
+    network = getattr(torchvision.models, settings["model"])()
     network.fc = nn.Identity()
     problems: tuple[str, ...] = ()
     try:
@@ -121,20 +119,24 @@ def read_with_torchvision(path: Path, words: Words, images: Tensor) -> list[Read
     except RuntimeError as error:
         problems = (str(error),)
     name = f"torchvision {torchvision.__version__}"
-    return [_reading(name, network, problems, _understand(words), images)]
+    return [_reading(name, network, problems, _understand(settings), images)]
 
 
-def read_with_timm(path: Path, words: Words, images: Tensor) -> list[Reading]:
-    """By ``timm.create_model``, which skips missing tensors: what it loaded is compared."""
+def read_with_timm(path: Path, settings: Settings, images: Tensor) -> list[Reading]:
+    """Read with ``timm.create_model``. It skips missing tensors, so the loaded ones are compared."""
     import timm
 
     network = timm.create_model(
-        words["model"],
+        settings["model"],
         pretrained=True,
         num_classes=0,
-        pretrained_cfg_overlay={"file": str(path), "mean": words["mean"], "std": words["std"]},
+        pretrained_cfg_overlay={
+            "file": str(path),
+            "mean": settings["mean"],
+            "std": settings["std"],
+        },
     )
-    return [_reading(f"timm {timm.__version__}", network, (), _understand(words), images)]
+    return [_reading(f"timm {timm.__version__}", network, (), _understand(settings), images)]
 
 
 def _reading(
@@ -157,37 +159,37 @@ def _reading(
     return Reading(name, loaded, features, problems)
 
 
-# ---- The publishing form of this suite
+# ---- The published format of this suite
 
 
-def _express_all(spec: BackboneSpec) -> Words:
-    """What ``load_backbone`` takes from the metadata."""
+def _express_all(spec: BackboneSpec) -> Settings:
+    """The settings that ``load_backbone`` reads from the metadata."""
     return spec.as_dict()
 
 
 def _encode_published(content: Content, suffix: str) -> dict[str, bytes]:
-    described = {"msbreg": content.provenance | content.words}
+    described = {"msbreg": content.provenance | content.settings}
     return {"": as_safetensors(content.state, described | {"certificate": content.certificate})}
 
 
-def _decode_published(path: Path) -> tuple[dict[str, Tensor], Words | None]:
+def _decode_published(path: Path) -> tuple[dict[str, Tensor], Settings | None]:
     file = read_file(path)
     described = json.loads(file.metadata["msbreg"])
-    words = ("arch", "normalization", "stride", "image_size")
-    return file.content, {name: described[name] for name in words}
+    names = ("arch", "normalization", "stride", "image_size")
+    return file.content, {name: described[name] for name in names}
 
 
-def _fragment_of_msbreg(words: Words, path: Path) -> str:
+def _fragment_of_msbreg(settings: Settings, path: Path) -> str:
     return snippet(str(path.resolve()))
 
 
 def snippet(path: str) -> str:
-    """Python that loads a published file."""
+    """Python code that loads a published file."""
     return f"from msbreg import load_backbone\nbackbone, provenance = load_backbone({path!r})\n"
 
 
-def read_with_msbreg(path: Path, words: Words, images: Tensor) -> list[Reading]:
-    """By this suite's own loader."""
+def read_with_msbreg(path: Path, settings: Settings, images: Tensor) -> list[Reading]:
+    """Read with ``load_backbone``."""
     backbone, provenance = load_backbone(path)
 
     def features(dtype: torch.dtype) -> Features:

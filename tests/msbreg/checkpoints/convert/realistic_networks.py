@@ -1,4 +1,4 @@
-"""Backbones whose every tensor differs from its initial value, and where they are said to come from."""
+"""Backbones in which every tensor differs from its initial value, with a provenance."""
 
 from functools import cache
 from pathlib import Path
@@ -13,18 +13,18 @@ from msbreg.backbones.spec import IMAGENET, BackboneSpec, Normalization, Provena
 from msbreg.checkpoints.load import save_checkpoint
 
 THIN = "resnet50-thin"
-"""A ResNet-50 of 8 channels; tests put it into the table with ``thin``."""
+"""A ResNet-50 of width 8; the fixture ``thin`` registers it."""
 
 
 @pytest.fixture
 def thin(monkeypatch):
-    """THIN is an architecture like any other."""
+    """Register THIN as an architecture."""
     monkeypatch.setitem(ARCHITECTURES, THIN, Architecture(50, width=8))
 
 
-@cache  # nobody may change it
+@cache  # callers must not modify it
 def moved(arch: str = "resnet18-narrow", *, v1: bool = False) -> ResNet:
-    """Statistics, weights and biases of BatchNorm as after some training."""
+    """A backbone whose BatchNorm statistics, weights and biases look trained."""
     backbone = build_backbone(arch, seed=0)
     generator = torch.Generator().manual_seed(0)
     for name, value in backbone.state_dict().items():
@@ -39,7 +39,7 @@ def moved(arch: str = "resnet18-narrow", *, v1: bool = False) -> ResNet:
 
 @torch.no_grad()
 def realistic(arch: str, seed: int) -> ResNet:
-    """Statistics as training leaves them: of each layer's own input, with skewed scales."""
+    """A backbone with real statistics of each layer's input and skewed scales, as after training."""
     backbone = build_backbone(arch, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for module in backbone.modules():

@@ -1,4 +1,4 @@
-"""Every mistake that a conversion can make stops it, and nothing is left on the disk."""
+"""Every mistake in a conversion is found, and no file remains."""
 
 import math
 import re
@@ -26,7 +26,7 @@ DETECTRON2 = TARGETS["detectron2"]
 
 
 def tampered(change, target=DETECTRON2):
-    """The target with another content in its files than was given."""
+    """The target, writing a changed content."""
     return replace(target, encode=lambda content, suffix: target.encode(change(content), suffix))
 
 
@@ -34,9 +34,9 @@ def with_state(**tensors):
     return tampered(lambda content: replace(content, state=content.state | tensors))
 
 
-def with_words(**words):
-    dotted = {name.replace("__", "."): value for name, value in words.items()}
-    return tampered(lambda content: replace(content, words=content.words | dotted))
+def with_settings(**settings):
+    dotted = {name.replace("__", "."): value for name, value in settings.items()}
+    return tampered(lambda content: replace(content, settings=content.settings | dotted))
 
 
 def without(name):
@@ -47,23 +47,23 @@ def without(name):
     )
 
 
-def fails(tmp_path, target, words, arch="resnet18-narrow", **said):
-    """The conversion fails with these words, and its folder stays empty."""
+def fails(tmp_path, target, message, arch="resnet18-narrow", **changes):
+    """The conversion fails with this message, and its folder stays empty."""
     output = tmp_path / ("out" + target.suffixes[0])
-    with pytest.raises(ConversionFailed, match=words):
-        convert(moved(arch), provenance(arch, **said), output, target)
+    with pytest.raises(ConversionFailed, match=message):
+        convert(moved(arch), provenance(arch, **changes), output, target)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tensor_left_out_is_found(tmp_path):
+def test_a_missing_tensor_is_found(tmp_path):
     fails(tmp_path, without("res3.0.shortcut.weight"), r"missing  res3\.0\.shortcut\.weight")
 
 
-def test_statistics_left_out_are_found_although_frozen_norms_would_make_them_up(tmp_path):
+def test_missing_statistics_are_found_although_frozen_norms_have_defaults(tmp_path):
     fails(tmp_path, without("stem.conv1.norm.running_var"), r"missing  stem\.conv1\.norm")
 
 
-def test_a_tensor_with_its_channels_permuted_is_found(tmp_path):
+def test_a_tensor_with_permuted_channels_is_found(tmp_path):
     weight = moved().layer2[1].conv2.weight.detach()
     wrong = with_state(**{"res3.1.conv2.weight": weight.flip(0)})
     fails(tmp_path, wrong, r"changed  res3\.1\.conv2\.weight")
@@ -80,21 +80,23 @@ def test_a_stray_head_is_found(tmp_path):
 
 
 def test_every_single_corrupted_tensor_is_found(tmp_path):
-    """One changed bit of any tensor, counters included, and no file is left."""
+    """One changed bit in any tensor, including counters."""
     output = tmp_path / "out.pkl"
     convert(moved(), provenance(), output, DETECTRON2)
-    written, words = DETECTRON2.decode(output)
+    written, settings = DETECTRON2.decode(output)
     assert len(written) == 120
     for name, value in written.items():
         wrong = value.clone()
         wrong.view(-1).view(torch.uint8)[0] ^= 1
-        corrupted = replace(DETECTRON2, decode=lambda path, s=written | {name: wrong}: (s, words))
+        corrupted = replace(
+            DETECTRON2, decode=lambda path, s=written | {name: wrong}: (s, settings)
+        )
         with pytest.raises(ConversionFailed, match=rf"  changed  {re.escape(name)}$"):
             certify(output, corrupted, {}, moved(), provenance().spec)
 
 
-def test_the_other_order_of_channels_is_found(tmp_path):
-    fails(tmp_path, with_words(INPUT__FORMAT="BGR"), "stem  differs by .*e-01")
+def test_the_wrong_channel_order_is_found(tmp_path):
+    fails(tmp_path, with_settings(INPUT__FORMAT="BGR"), "stem  differs by .*e-01")
 
 
 @pytest.mark.parametrize("key", ["PIXEL_MEAN", "PIXEL_STD"])
@@ -102,61 +104,61 @@ def test_the_other_order_of_channels_is_found(tmp_path):
 def test_a_thousandth_of_a_gray_level_is_found(tmp_path, key, channel):
     value = list(getattr(IMAGENET, key.lower()))
     value[channel] += 0.001
-    fails(tmp_path, with_words(**{f"MODEL__{key}": value}), "stem  differs by")
+    fails(tmp_path, with_settings(**{f"MODEL__{key}": value}), "stem  differs by")
 
 
-def test_the_stride_in_the_other_convolution_is_found(tmp_path, thin):
-    wrong = with_words(MODEL__RESNETS__STRIDE_IN_1X1=True)
+def test_stride_in_the_wrong_convolution_is_found(tmp_path, thin):
+    wrong = with_settings(MODEL__RESNETS__STRIDE_IN_1X1=True)
     fails(tmp_path, wrong, "does not compute(.|\n)*differs by", arch=THIN)
 
 
-def test_a_network_whose_stride_is_not_the_declared_one_is_found(tmp_path, thin):
+def test_a_network_without_the_declared_stride_is_found(tmp_path, thin):
     fails(tmp_path, DETECTRON2, "does not compute(.|\n)*differs by", arch=THIN, stride="1x1")
 
 
-def test_another_depth_is_found(tmp_path):
-    wrong = with_words(MODEL__RESNETS__DEPTH=34)
+def test_the_wrong_depth_is_found(tmp_path):
+    wrong = with_settings(MODEL__RESNETS__DEPTH=34)
     fails(tmp_path, wrong, r"lacks the tensor 'res2\.2\.conv1\.weight'", arch="resnet18")
 
 
-def test_a_network_that_is_not_in_the_table_is_found(tmp_path):
-    fails(tmp_path, with_words(MODEL__RESNETS__DEPTH=34), "no backbone has depth 34, width 32")
+def test_settings_of_an_unknown_architecture_are_found(tmp_path):
+    fails(tmp_path, with_settings(MODEL__RESNETS__DEPTH=34), "no backbone has depth 34, width 32")
 
 
-def exchanged(place: Place) -> Place:
-    """The two convolutions of the first block of res2: of one shape, so that only numbers show it."""
+def swapped(place: Place) -> Place:
+    """Swap the two convolutions of the first block of res2, which have the same shape."""
     if (place.stage, place.block) == (1, 0) and not place.norm:
         return replace(place, layer=3 - place.layer)
     return place
 
 
-def test_names_exchanged_are_found_in_the_stage_where_they_are(tmp_path):
-    wrong = replace(DETECTRON2, names=lambda place: DETECTRON2.names(exchanged(place)))
-    fails(tmp_path, wrong, "allowed:\n  res2  differs by")
+def test_swapped_names_are_found_in_their_stage(tmp_path):
+    wrong = replace(DETECTRON2, names=lambda place: DETECTRON2.names(swapped(place)))
+    fails(tmp_path, wrong, r"allowed: 1e-10\):\n  res2  differs by")
 
 
-def test_a_name_that_detectron2_does_not_have_is_found(tmp_path):
+def test_a_name_unknown_to_detectron2_is_found(tmp_path):
     wrong = replace(
         DETECTRON2, names=lambda p: DETECTRON2.names(p).replace("shortcut", "downsample")
     )
     fails(tmp_path, wrong, "lacks the tensor 'res3.0.shortcut.weight'")
 
 
-def test_a_library_that_finds_not_all_of_its_tensors_stops_the_conversion(tmp_path):
+def test_tensors_that_a_library_does_not_find_stop_the_conversion(tmp_path):
     target = TARGETS["torchvision"]
     wrong = replace(target, names=lambda place: "module." + target.names(place))
     wrong = replace(wrong, layout=replace(target.layout, **prefixed(target.layout)))
-    fails(tmp_path, wrong, "torchvision .* could not place", arch="resnet18")
+    fails(tmp_path, wrong, "torchvision .* could not load every tensor", arch="resnet18")
 
 
-def test_a_library_that_passes_over_missing_tensors_is_found_out(tmp_path):
+def test_tensors_that_a_library_skips_silently_are_found(tmp_path):
     target = TARGETS["timm"]
     wrong = replace(target, names=lambda place: "backbone." + target.names(place))
     wrong = replace(wrong, layout=replace(target.layout, **prefixed(target.layout, "backbone.")))
     fails(
         tmp_path,
         wrong,
-        r"timm .* does not hold the tensors(.|\n)*missing  backbone\.",
+        r"timm .* does not contain the tensors(.|\n)*missing  backbone\.",
         arch="resnet18",
     )
 
@@ -166,8 +168,8 @@ def prefixed(layout, prefix="module."):
     return {name: prefix + getattr(layout, name) for name in names}
 
 
-def test_a_reader_that_breaks_is_one_message(tmp_path):
-    def broken(path, words, images):
+def test_a_failing_reader_is_reported(tmp_path):
+    def broken(path, settings, images):
         raise AttributeError("no such network in this version")
 
     wrong = replace(DETECTRON2, readers=(broken,))
@@ -176,12 +178,11 @@ def test_a_reader_that_breaks_is_one_message(tmp_path):
 
 @pytest.mark.parametrize("arch", ["resnet50", "resnet101"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_correct_conversion_passes_though_float32_rounds(tmp_path, arch, seed):
+def test_a_correct_conversion_passes_despite_float32_rounding(tmp_path, arch, seed):
     """Realistic BatchNorm statistics: float32 rounds by more than 1e-6, float64 by less than 1e-12."""
     backbone = realistic(arch, seed)
     output = tmp_path / "out.pkl"
-    said = provenance(arch)
-    certificate = convert(backbone, said, output, DETECTRON2).certificate
+    certificate = convert(backbone, provenance(arch), output, DETECTRON2).certificate
     (errors,) = certificate["readings"][0]["errors"].values()
     assert max(error["relative"] for error in errors.values()) < 1e-12
     assert max(error["float32"] for error in errors.values()) > 1e-6
@@ -197,7 +198,7 @@ def test_a_normalization_without_a_short_decimal_is_written_exactly(tmp_path, ta
     assert errors["stem"]["relative"] < 1e-13
 
 
-def test_what_is_no_number_does_not_pass():
+def test_nan_and_wrong_shapes_do_not_pass():
     def errors(found, wanted, single=1.0):
         both = {torch.float64: found, torch.float32: torch.tensor(single)}
         right = {torch.float64: wanted, torch.float32: torch.tensor(1.0)}

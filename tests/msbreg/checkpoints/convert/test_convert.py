@@ -1,4 +1,4 @@
-"""A file is whole, certified and in its place, or it is not there."""
+"""An output is complete and certified, or it does not exist."""
 
 import hashlib
 import json
@@ -11,28 +11,28 @@ from pathlib import Path
 import pytest
 
 from msbreg.checkpoints.convert.convert import TARGETS, convert
-from msbreg.run.errors import UserError
+from msbreg.run.errors import RunFailed, UserError
 from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
 from tests.msbreg.checkpoints.convert.test_target import globals_of
 
 ROOT = Path(__file__).resolve().parents[4]
 DETECTRON2, HUGGINGFACE = TARGETS["detectron2"], TARGETS["huggingface"]
-FORMULAS_ONLY = replace(HUGGINGFACE, readers=())  # whether or not transformers is there
+FORMULAS_ONLY = replace(HUGGINGFACE, readers=())  # whether or not transformers is installed
 
 
-def test_detectron2s_pickle_names_an_array_and_a_bytearray_and_nothing_else(tmp_path):
+def test_the_detectron2_pickle_refers_only_to_ndarray_and_bytearray(tmp_path):
     output = tmp_path / "out.pkl"
     convert(moved(), provenance(), output, DETECTRON2)
     assert globals_of(output.read_bytes()) == {"numpy.ndarray", "builtins.bytearray"}
 
 
-def test_the_certificate_lies_in_the_file_and_beside_it_with_the_files_sha256(tmp_path):
+def test_the_certificate_is_in_the_file_and_next_to_it_with_its_sha256(tmp_path):
     output = tmp_path / "out.pkl"
     convert(moved(), provenance(), output, DETECTRON2)
-    beside = json.loads((tmp_path / "out.pkl.certificate.json").read_text())
+    outside = json.loads((tmp_path / "out.pkl.certificate.json").read_text())
     inside = pickle.loads(output.read_bytes(), encoding="latin1")["msbreg"]["certificate"]
-    assert beside["sha256"] == {"out.pkl": hashlib.sha256(output.read_bytes()).hexdigest()}
-    assert {k: v for k, v in beside.items() if k not in ("sha256", "file")} == inside
+    assert outside["sha256"] == {"out.pkl": hashlib.sha256(output.read_bytes()).hexdigest()}
+    assert {k: v for k, v in outside.items() if k not in ("sha256", "file")} == inside
     assert inside["passed"] is True
     assert inside["source"]["sha256"] == "ab" * 32
     assert set(inside["readings"][0]["errors"]) == {"65x96"}
@@ -45,14 +45,14 @@ def test_the_certificate_lies_in_the_file_and_beside_it_with_the_files_sha256(tm
     }
 
 
-def test_no_path_of_this_machine_goes_into_the_file(tmp_path):
+def test_the_file_contains_no_local_paths(tmp_path):
     output = tmp_path / "out.pkl"
     convert(moved(), provenance(), output, DETECTRON2)
     assert b"/somewhere/else" not in output.read_bytes()
     assert str(tmp_path).encode() not in output.read_bytes()
 
 
-def test_what_is_there_is_replaced_only_on_demand(tmp_path):
+def test_an_existing_output_is_replaced_only_with_overwrite(tmp_path):
     output = tmp_path / "out.pkl"
     output.write_text("mine")
     with pytest.raises(UserError, match=r"out\.pkl exists; .* --overwrite"):
@@ -62,7 +62,7 @@ def test_what_is_there_is_replaced_only_on_demand(tmp_path):
     assert output.stat().st_size > 1_000_000
 
 
-def test_a_failed_conversion_leaves_the_file_that_it_was_to_replace(tmp_path):
+def test_a_failed_conversion_keeps_the_existing_output(tmp_path):
     output = tmp_path / "out.pkl"
     output.write_text("mine")
     broken = replace(DETECTRON2, express=lambda spec: {})
@@ -72,7 +72,7 @@ def test_a_failed_conversion_leaves_the_file_that_it_was_to_replace(tmp_path):
     assert output.read_text() == "mine"
 
 
-def test_a_folder_is_written_whole_and_other_files_in_it_stay(tmp_path):
+def test_a_folder_is_written_completely_and_keeps_its_other_files(tmp_path):
     output = tmp_path / "out"
     convert(moved(), provenance(), output, FORMULAS_ONLY)
     names = {path.name for path in output.iterdir()}
@@ -85,27 +85,27 @@ def test_a_folder_is_written_whole_and_other_files_in_it_stay(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("output", "target", "words"),
+    ("output", "target", "message"),
     [
-        ("out.onnx", DETECTRON2, r"ends in '\.onnx'; detectron2 takes \.pkl or \.pth"),
-        ("out", DETECTRON2, "ends in 'nothing'"),
-        ("nowhere/out.pkl", DETECTRON2, "nowhere of the output does not exist"),
+        ("out.onnx", DETECTRON2, r"has the suffix \.onnx; detectron2 expects \.pkl or \.pth"),
+        ("out", DETECTRON2, r"has the suffix \(none\)"),
+        ("nowhere/out.pkl", DETECTRON2, "nowhere does not exist"),
         ("folder.pkl", DETECTRON2, "is a folder; detectron2 writes a file"),
         ("file", HUGGINGFACE, "is a file; huggingface writes a folder"),
     ],
 )
-def test_an_output_that_cannot_be_is_told_before_anything_is_written(
-    tmp_path, output, target, words
+def test_an_invalid_output_is_an_error_before_anything_is_written(
+    tmp_path, output, target, message
 ):
     (tmp_path / "folder.pkl").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         convert(moved(), provenance(), tmp_path / output, target, overwrite=True)
 
 
 @pytest.mark.parametrize("target", [DETECTRON2, FORMULAS_ONLY], ids=["file", "folder"])
-def test_an_interruption_leaves_nothing(tmp_path, target):
-    def interrupted(path, words, images):
+def test_an_interruption_leaves_no_files(tmp_path, target):
+    def interrupted(path, settings, images):
         assert path.exists()
         raise KeyboardInterrupt
 
@@ -121,14 +121,14 @@ from pathlib import Path
 from msbreg.checkpoints.convert.convert import TARGETS, convert
 from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
 
-def killed(path, words, images):
+def killed(path, settings, images):
     os.kill(os.getpid(), signal.SIGKILL)
 
 convert(moved(), provenance(), Path(sys.argv[1]), TARGETS["detectron2"], readers=(killed,))
 """
 
 
-def test_a_process_killed_half_way_leaves_no_file_under_the_outputs_name(tmp_path):
+def test_a_killed_process_leaves_no_output(tmp_path):
     output = tmp_path / "out.pkl"
     command = [sys.executable, "-c", KILLED, str(output)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
@@ -136,9 +136,9 @@ def test_a_process_killed_half_way_leaves_no_file_under_the_outputs_name(tmp_pat
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_certificate_that_cannot_be_put_in_place_takes_the_file_along(tmp_path):
+def test_without_its_certificate_no_output_is_written(tmp_path):
     (tmp_path / "out.pkl.certificate.json").mkdir()
     (tmp_path / "out.pkl.certificate.json" / "mine").touch()
-    with pytest.raises(UserError, match="nothing was written"):
+    with pytest.raises(RunFailed, match="nothing was written"):
         convert(moved(), provenance(), tmp_path / "out.pkl", DETECTRON2, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out.pkl.certificate.json"]

@@ -1,4 +1,4 @@
-"""The model card says what is known, and that the rest is not."""
+"""The model card states the known facts, and lists the unknown ones as not recorded."""
 
 import hashlib
 
@@ -15,51 +15,51 @@ CERTIFICATE = {
 
 
 def card(**more):
-    said = more.pop("said", {})
-    given = plain(provenance(**said).as_dict())
-    return model_card(given, CERTIFICATE, "out.safetensors", **more)
+    changes = more.pop("changes", {})
+    source = plain(provenance(**changes).as_dict())
+    return model_card(source, CERTIFICATE, "out.safetensors", **more)
 
 
-def test_the_card_lies_beside_the_published_file_and_names_its_sha256(tmp_path):
+def test_the_card_is_next_to_the_published_file_and_states_its_sha256(tmp_path):
     output = tmp_path / "out.safetensors"
     conversion = convert(moved(), provenance(), output, TARGETS["safetensors"], card=model_card)
     text = (tmp_path / "out.md").read_text()
-    assert tmp_path / "out.md" in conversion.beside
+    assert tmp_path / "out.md" in conversion.sidecars
     assert hashlib.sha256(output.read_bytes()).hexdigest() in text
     assert "ab" * 32 in text
 
 
 def test_input_stride_and_encoder_are_stated():
-    text = card(said={"arch": "resnet50", "stride": "1x1"})
+    text = card(changes={"arch": "resnet50", "stride": "1x1"})
     assert "RGB images / 255, mean [0.485, 0.456, 0.406]" in text
     assert "in the first 1x1 (v1) convolution" in text
     assert "layout moco, query" in text
 
 
-def test_scores_stand_with_their_error_and_protocol():
+def test_scores_are_listed_with_error_and_protocol():
     scores = (Score("kNN top-1, k = 20", "digits", 69.24, 2.0, "0123456789ab"),)
     assert "| kNN top-1, k = 20 | digits | 69.2 ± 2.0 | `0123456789ab` |" in card(scores=scores)
-    assert "No record of an evaluation" in card()
+    assert "No evaluation of these weights is recorded" in card()
 
 
-def test_the_training_is_told_from_its_record_or_said_to_be_unknown():
+def test_the_training_is_described_by_its_record_or_not_recorded():
     training = Training("pretrain/run.py", "digits_msbreg", "0123456789ab", {"views": 4})
     assert '"views": 4' in card(training=training)
-    assert "Not recorded in the source" in card(said={"details": {}})
+    assert "Not recorded in the source" in card(changes={"details": {}})
 
 
-def test_our_own_methods_are_cited_and_strangers_named():
-    assert "arXiv:2207.03552" in card(said={"details": {"method": "msbreg"}})
+def test_our_own_methods_are_cited_and_others_named():
+    assert "arXiv:2207.03552" in card(changes={"details": {"method": "msbreg"}})
     assert "Cite the authors of moco." in card()
 
 
 def test_signs_of_no_training_are_on_the_card():
     assert "- Warning: untouched initialization" in card(
-        said={"warnings": ("untouched initialization",)}
+        changes={"warnings": ("untouched initialization",)}
     )
 
 
-def test_the_snippet_on_the_card_loads_the_file_beside_it(tmp_path, monkeypatch):
+def test_the_snippet_on_the_card_loads_the_file(tmp_path, monkeypatch):
     output = tmp_path / "out.safetensors"
     convert(moved(), provenance(), output, TARGETS["safetensors"], card=model_card)
     text = (tmp_path / "out.md").read_text()

@@ -1,4 +1,4 @@
-"""Files that old and new libraries read, and that run no code."""
+"""Encodings that old and new libraries read without running code."""
 
 import io
 import json
@@ -14,16 +14,16 @@ from msbreg.checkpoints.convert.target import as_json, as_safetensors, pickled, 
 CONTENT = {
     "model": {
         "weight": torch.arange(24.0).reshape(2, 3, 4),
-        "turned": torch.arange(6.0).reshape(2, 3).t(),
+        "transposed": torch.arange(6.0).reshape(2, 3).t(),
         "counter": torch.tensor(7),
-        "none": torch.zeros(0, 3),
+        "empty": torch.zeros(0, 3),
     },
-    "words": {"list": [1, 2.5, None, True], "text": "é"},
+    "settings": {"list": [1, 2.5, None, True], "text": "é"},
 }
 
 
 def globals_of(data: bytes) -> set[str]:
-    """Names that a pickle imports; the two strings before STACK_GLOBAL, or the one of GLOBAL."""
+    """Names that a pickle imports: the two strings before STACK_GLOBAL, or the argument of GLOBAL."""
     names, strings = set(), []
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name == "STACK_GLOBAL":
@@ -35,17 +35,17 @@ def globals_of(data: bytes) -> set[str]:
     return names
 
 
-def test_a_pickle_names_an_array_and_a_bytearray_and_nothing_else():
+def test_a_pickle_refers_only_to_ndarray_and_bytearray():
     assert globals_of(pickled(CONTENT)) == {"numpy.ndarray", "builtins.bytearray"}
 
 
-def test_a_pickle_is_of_a_protocol_that_python_3_4_reads():
+def test_a_pickle_has_a_protocol_that_python_3_4_reads():
     assert pickled(CONTENT)[:2] == b"\x80\x04"
 
 
-def test_arrays_come_back_with_type_shape_and_values_and_can_be_written_to():
+def test_arrays_keep_dtype_shape_and_values_and_are_writable():
     found = pickle.load(io.BytesIO(pickled(CONTENT)), encoding="latin1")
-    assert found["words"] == CONTENT["words"]
+    assert found["settings"] == CONTENT["settings"]
     for name, tensor in CONTENT["model"].items():
         array = found["model"][name]
         assert type(array) is np.ndarray
@@ -54,12 +54,12 @@ def test_arrays_come_back_with_type_shape_and_values_and_can_be_written_to():
         assert array.dtype == tensor.numpy().dtype
 
 
-def test_the_torch_form_loads_under_weights_only():
+def test_a_torch_file_loads_with_weights_only():
     found = torch.load(io.BytesIO(torch_saved(CONTENT)), weights_only=True)
     assert torch.equal(found["model"]["weight"], CONTENT["model"]["weight"])
 
 
-def test_metadata_of_safetensors_are_json_and_name_pytorch():
+def test_safetensors_metadata_is_json_and_marks_pytorch():
     data = as_safetensors({"a": torch.ones(2)}, {"msbreg": {"arch": "resnet18"}})
     length = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + length])["__metadata__"]
@@ -67,6 +67,6 @@ def test_metadata_of_safetensors_are_json_and_name_pytorch():
     assert json.loads(metadata["msbreg"]) == {"arch": "resnet18"}
 
 
-def test_json_has_no_word_for_nan():
+def test_nan_is_an_error_in_json():
     with pytest.raises(ValueError):
         as_json({"error": float("nan")})
