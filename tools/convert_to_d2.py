@@ -1,13 +1,13 @@
-"""Write the backbone of any checkpoint for Detectron2, or for another toolbox.
+"""Convert the backbone of any checkpoint to Detectron2 or another toolbox.
 
     python tools/convert_to_d2.py runs/pretrain/checkpoint.pth
     python tools/convert_to_d2.py moco_v2_800ep_pretrain.pth.tar -o moco.pkl
     python tools/convert_to_d2.py checkpoint.pth --to mmseg        # or torchvision, timm, huggingface
     python tools/convert_to_d2.py checkpoint.pth --to safetensors --runs runs
 
-The file is read back, by the toolbox itself if it is installed, and kept only if its network computes
-what the checkpoint's does. Exit code 0: written; 1: it does not compute the same, and nothing is written;
-2: the checkpoint cannot be read or converted, or the arguments are wrong.
+The written file is read back, by the toolbox itself if it is installed, and kept only if its network
+computes the same features as the checkpoint. Exit code 0: written; 1: the features differ, or the file
+cannot be written; 2: the checkpoint cannot be read or converted, or the arguments are wrong.
 """
 
 import sys
@@ -51,26 +51,32 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "-o",
         "--output",
         type=Path,
-        help="file, or folder for huggingface; its suffix chooses the form where there are two "
-        "(default: beside the checkpoint, such as CHECKPOINT_d2.pkl)",
+        help="file, or folder for huggingface; the suffix selects the format if there are two "
+        "(default: next to the checkpoint, such as CHECKPOINT_d2.pkl)",
     )
-    parser.add_argument("--to", choices=TARGET_NAMES, default="detectron2", help="the toolbox")
-    parser.add_argument("--encoder", help="the network to take, where the file holds several")
-    parser.add_argument("--family", help="the layout, where the file fits several")
-    parser.add_argument("--arch", choices=tuple(ARCHITECTURES), help="the architecture you expect")
+    parser.add_argument(
+        "--to", choices=TARGET_NAMES, default="detectron2", help="the toolbox to write for"
+    )
+    parser.add_argument("--encoder", help="the network to use if the file contains several")
+    parser.add_argument("--family", help="the layout if the file matches several")
+    parser.add_argument("--arch", choices=tuple(ARCHITECTURES), help="expected architecture")
     parser.add_argument(
         "--trust-pickle",
         action="store_true",
-        help="also read files that hold objects; they become inert records, their code is not run",
+        help="also read files that contain objects; they become inert records, and none of their code is run",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument(
-        "--runs", type=Path, help="folder of runs whose scores go into the card of --to safetensors"
+        "--runs",
+        type=Path,
+        help="folder of runs whose scores are listed on the model card of --to safetensors",
     )
     options = parser.parse_args(arguments)
     check_checkpoint(str(options.checkpoint))
     if options.runs and options.to != "safetensors":
-        raise UserError("--runs goes into a model card, which --to safetensors alone writes")
+        raise UserError(
+            "--runs fills the model card, which only --to safetensors writes; omit --runs or change --to"
+        )
     return options
 
 
@@ -95,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = read_options(arguments)
         target = TARGETS[options.to]
         checkpoint = options.checkpoint.expanduser()
-        output = options.output or beside(checkpoint, target)
+        output = options.output or default_output(checkpoint, target)
         backbone, provenance = load_backbone(
             checkpoint,
             arch=options.arch,
@@ -124,12 +130,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing was written.", file=sys.stderr)
         return EXIT_INTERRUPTED
-    print("\n".join(lines_of(conversion, provenance, target)))
+    print("\n".join(summary_lines(conversion, provenance, target)))
     return 0
 
 
-def beside(checkpoint: Path, target: Target) -> Path:
-    """The default output: the checkpoint's name with the target's ending instead of its own (.pth.tar)."""
+def default_output(checkpoint: Path, target: Target) -> Path:
+    """The checkpoint's path with its suffixes (such as .pth.tar) replaced by the target's ending."""
     stem = checkpoint
     while stem.suffix in ENDINGS:
         stem = stem.with_suffix("")
@@ -137,7 +143,7 @@ def beside(checkpoint: Path, target: Target) -> Path:
 
 
 def readers_of(target: Target) -> tuple[Reader, ...]:
-    """Networks of toolboxes that msbreg itself may not import."""
+    """Readers of toolboxes that msbreg may not import."""
     if target.name == "detectron2" and with_detectron2.available():
         return (with_detectron2.read,)
     return ()
@@ -147,16 +153,16 @@ def readers_of(target: Target) -> tuple[Reader, ...]:
 
 
 def card_of(checkpoint: Path, provenance: Provenance, runs: Path | None) -> Card:
-    """The model card, except for what is known only after writing."""
+    """The model card with everything filled in that is known before the conversion."""
     scores = scores_of(collect([runs.expanduser()]), provenance.sha256) if runs else ()
     return partial(model_card, scores=scores, training=training_of(checkpoint, provenance.sha256))
 
 
 def scores_of(collection: Collection, sha256: str) -> tuple[Score, ...]:
-    """Finished evaluations of these very weights.
+    """Scores from completed evaluations of these weights.
 
     Raises:
-        UserError: there is none.
+        UserError: there are none.
     """
     scores = [
         Score(
@@ -172,14 +178,14 @@ def scores_of(collection: Collection, sha256: str) -> tuple[Score, ...]:
     ]
     if not scores:
         raise UserError(
-            f"--runs contains no finished evaluation of this checkpoint (sha256 {sha256[:12]}...); "
-            "give the folder of its runs, or omit --runs"
+            f"--runs contains no completed evaluation of this checkpoint (sha256 {sha256[:12]}...); "
+            "pass the folder of its runs, or omit --runs"
         )
     return tuple(scores)
 
 
 def training_of(checkpoint: Path, sha256: str) -> Training | None:
-    """From the record beside the checkpoint, if it is the one of its pre-training."""
+    """The pre-training of the checkpoint, if the record next to it describes this checkpoint."""
     record = read_record(checkpoint.parent)
     if record is None or record.get("results", {}).get("sha256") != sha256:
         return None
@@ -191,23 +197,23 @@ def training_of(checkpoint: Path, sha256: str) -> Training | None:
     )
 
 
-# ---------------------------------------------------------------------------------- what is printed
+# ------------------------------------------------------------------------------------------- output
 
 
-def lines_of(conversion: Conversion, provenance: Provenance, target: Target) -> list[str]:
-    """What was converted, how closely it agrees, what to set, and what to do next."""
+def summary_lines(conversion: Conversion, provenance: Provenance, target: Target) -> list[str]:
+    """The summary: what was converted, how closely it agrees, what to set, and the next command."""
     certificate = conversion.certificate
-    seen = provenance.normalization
+    normalization = provenance.normalization
     lines = [
-        f"Taken      {provenance.encoder} of {provenance.source} ({provenance.family})",
+        f"Source     {provenance.encoder} of {provenance.source} ({provenance.family})",
         f"           {provenance.arch}, {provenance.tensors} tensors, sha256 {provenance.sha256[:12]}",
-        f"           {seen.channels}, stride 2 in the {provenance.stride} convolutions",
+        f"           {normalization.channels}, stride 2 in the {provenance.stride} convolutions",
         *(f"           note: {note}" for note in provenance.notes),
         *(f"           WARNING: {warning}" for warning in provenance.warnings),
         f"Written    {conversion.output}",
-        *(f"           {path}" for path in conversion.beside),
-        f"Certified  largest difference over the largest value, in float64; "
-        f"{certificate['tolerance']:.0e} allowed",
+        *(f"           {path}" for path in conversion.sidecars),
+        f"Certified  largest relative difference per stage, in float64 "
+        f"(allowed: {certificate['tolerance']:.0e})",
         *(f"           {line}" for line in _errors(certificate)),
         "Set",
         *(
@@ -218,7 +224,7 @@ def lines_of(conversion: Conversion, provenance: Provenance, target: Target) -> 
     if target.name == "detectron2":
         lines += [
             "Next",
-            "  in Detectron2: python tools/train_net.py --config-file FILE with these lines",
+            "  in Detectron2: python tools/train_net.py --config-file FILE, with these lines in FILE",
         ]
     if target.name == "safetensors":
         weights = shlex.quote(str(conversion.output))
@@ -227,7 +233,7 @@ def lines_of(conversion: Conversion, provenance: Provenance, target: Target) -> 
 
 
 def _errors(certificate: dict[str, Any]) -> list[str]:
-    """A line per reader, and one for the rounding of float32."""
+    """Two lines per reader: the differences in float64 and in float32."""
     width = max(len(reading["reader"]) for reading in certificate["readings"])
     lines = [f"{'read by':<{width}}  tensors  " + "".join(f"{s:>9}" for s in STAGES)]
     for reading in certificate["readings"]:
@@ -243,12 +249,14 @@ def _errors(certificate: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    # SIGTERM ends the process as Ctrl-C does, so that half-written files are removed.
+    # Handle SIGTERM like Ctrl-C, so that partially written files are removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = main()
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough; Python would complain when it closes stdout
+    except (
+        BrokenPipeError
+    ):  # `| head` closed the pipe; keep Python from failing when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)

@@ -1,13 +1,13 @@
-"""What is in a checkpoint, and is it trained?
+"""Show what is in a checkpoint and whether it is trained.
 
     python tools/inspect_checkpoint.py moco_v2_800ep_pretrain.pth.tar
     python tools/inspect_checkpoint.py dino_full.pth --encoder student --trust-pickle
-    python tools/inspect_checkpoint.py --list                    # the layouts that are known
+    python tools/inspect_checkpoint.py --list                    # the known layouts
 
-Shows the file, its layout, which of its networks is taken and why, what is left out, the input that the
-network expects, and whether it looks trained; then the next commands. For an unknown layout it shows the
-contents of the file. No code in a file is run. Exit code 0: a trained backbone that loads; 1: it loads but
-looks untrained; 2: it does not load, or the arguments are wrong.
+Prints the file, its layout, which of its networks is used and why, the dropped keys, the input that the
+network expects, whether it looks trained, and the next commands. For an unknown layout it prints the
+content of the file. No code in the file is run. Exit code 0: a trained backbone that loads; 1: it loads
+but looks untrained; 2: it does not load, or the arguments are wrong.
 """
 
 import sys
@@ -37,20 +37,20 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = ToolParser(__doc__)
     parser.add_argument("file", nargs="?", type=Path, help="a checkpoint of any origin")
-    parser.add_argument("--encoder", help="the network to take, where the file holds several")
-    parser.add_argument("--family", help="the layout, where the file fits several (see --list)")
-    parser.add_argument("--arch", choices=tuple(ARCHITECTURES), help="the architecture you expect")
+    parser.add_argument("--encoder", help="the network to use if the file contains several")
+    parser.add_argument("--family", help="the layout if the file matches several (see --list)")
+    parser.add_argument("--arch", choices=tuple(ARCHITECTURES), help="expected architecture")
     parser.add_argument(
         "--trust-pickle",
         action="store_true",
-        help="also read files that hold objects; they become inert records, their code is not run",
+        help="also read files that contain objects; they become inert records, and none of their code is run",
     )
     parser.add_argument("--no-features", action="store_true", help="do not run the network")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--list", action="store_true", help="show the known layouts, and no file")
+    parser.add_argument("--list", action="store_true", help="list the known layouts instead")
     options = parser.parse_args(arguments)
     if options.list == bool(options.file):
-        parser.error("give one checkpoint file, or --list for the known layouts")
+        parser.error("pass one checkpoint file, or --list for the known layouts")
     if options.file:
         try:
             check_checkpoint(str(options.file))
@@ -73,7 +73,7 @@ from msbreg.checkpoints.layouts.match import describe_input
 from tools.checkpoint_facts import Facts, Request, facts_of, families
 
 Row = tuple[str, ...]
-Section = tuple[str, list[Row]]  # a title and the cells below it; the first column is a label
+Section = tuple[str, list[Row]]  # a title and its rows; the first column is a label
 
 
 def sections(facts: Facts) -> Iterator[Section]:
@@ -83,7 +83,7 @@ def sections(facts: Facts) -> Iterator[Section]:
     if "layout" in facts:
         yield "Network", list(_network(facts["layout"]))
     if facts.get("dropped"):
-        yield "Left out", list(_left_out(facts["dropped"]))
+        yield "Dropped keys", list(_dropped(facts["dropped"]))
     if facts.get("entries"):
         yield "Entries", [(row["entry"] or "(the file)", row["is"]) for row in facts["entries"]]
     if facts.get("keys"):
@@ -99,15 +99,15 @@ def _file(file: Facts) -> Iterator[Row]:
     yield "container", f"{file['container']}, {file['bytes'] / 2**20:.1f} MiB"
     yield "sha256", file["sha256"]
     if file["stubbed"]:
-        yield "not executed", ", ".join(file["stubbed"])
+        yield "not run", ", ".join(file["stubbed"])
 
 
 def _network(layout: Facts) -> Iterator[Row]:
     others = [name for name in layout["present"] if name != layout["encoder"]]
     yield "family", f"{layout['family']}: {layout['covers']}"
-    yield "as in", layout["source"]
-    yield "taken", f"{layout['encoder']} ({layout['why']})"
-    yield "also in the file", ", ".join(others) or "nothing else"
+    yield "source", layout["source"]
+    yield "used", f"{layout['encoder']} ({layout['why']})"
+    yield "also in the file", ", ".join(others) or "no other network"
     yield "architecture", f"{layout['arch']}, {layout['tensors']} tensors"
     yield "input", describe_input(Normalization(**layout["normalization"]))
     yield "stride 2 in", f"the {layout['stride']} convolutions"
@@ -115,14 +115,14 @@ def _network(layout: Facts) -> Iterator[Row]:
         yield "note", note
 
 
-def _left_out(dropped: list[Facts]) -> Iterator[Row]:
-    yield "keys", "count", "why", "such as"
+def _dropped(dropped: list[Facts]) -> Iterator[Row]:
+    yield "keys", "count", "reason", "example"
     for row in dropped:
         yield row["keys"], str(row["count"]), row["reason"], row["example"]
 
 
 def _tensors(keys: list[Facts]) -> Iterator[Row]:
-    yield "entry", "keys", "count", "such as", "which is"
+    yield "entry", "keys", "count", "example", "type"
     for row in keys:
         yield row["entry"] or "(top)", row["keys"], str(row["count"]), row["example"], row["is"]
 
@@ -134,7 +134,7 @@ def _norms(norms: Facts) -> Iterator[Row]:
     yield "initial running variance", f"{norms['var_initial']} {of}"
     low, high = norms["batches"] or (0, 0)
     counted = f"{low}" if low == high else f"{low} to {high}"
-    yield "batches counted", counted if high else "none, or the counters are missing"
+    yield "batches counted", counted if high else "none, or counters missing"
 
 
 def _features(features: Facts) -> Iterator[Row]:
@@ -145,7 +145,7 @@ def _features(features: Facts) -> Iterator[Row]:
 
 
 def show(parts: Sequence[Section], console: Console) -> None:
-    """As tables on a terminal, as aligned lines elsewhere."""
+    """Print tables on a terminal, and aligned lines otherwise."""
     for title, rows in parts:
         if console.is_terminal:
             table = Table(title=title, title_justify="left", show_header=False)
@@ -159,7 +159,7 @@ def show(parts: Sequence[Section], console: Console) -> None:
 
 
 def aligned(rows: Sequence[Row]) -> list[str]:
-    """Cells in columns as wide as they need; the last is not padded."""
+    """Rows as text with columns padded to equal width, except the last."""
     columns = max(map(len, rows))
     widths = [max(len(row[i]) for row in rows if len(row) > i) for i in range(columns)]
     padded = [[cell.ljust(widths[i]) for i, cell in enumerate(row)] for row in rows]
@@ -167,7 +167,7 @@ def aligned(rows: Sequence[Row]) -> list[str]:
 
 
 def verdict(facts: Facts) -> Iterator[str]:
-    """The lines at the end."""
+    """The final lines: the verdict and the next commands, or the signs of no training."""
     if not facts["signs"]:
         yield "Verdict: trained."
         yield "Next:"
@@ -175,11 +175,11 @@ def verdict(facts: Facts) -> Iterator[str]:
         return
     yield "Verdict: not trained."
     yield from (f"  ! {sign}" for sign in facts["signs"])
-    yield "A score of these weights would be that of a random or broken network. Give another file."
+    yield "Scores of these weights would be those of a random or broken network. Use another file."
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no number for what is not finite."""
+    """Replace non-finite numbers by None, because JSON cannot express them."""
     if isinstance(value, dict):
         return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             header = tuple(rows[0])
             show([("Known layouts", [header, *(tuple(r.values()) for r in rows)])], console)
         return 0
-    question = Request(
+    request = Request(
         path=options.file.expanduser(),
         encoder=options.encoder,
         family=options.family,
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trust_pickle=options.trust_pickle,
         features=not options.no_features,
     )
-    facts = facts_of(question)
+    facts = facts_of(request)
     if options.json:
         print(json.dumps(without_nan(facts), indent=2, allow_nan=False))
     else:
@@ -227,7 +227,9 @@ if __name__ == "__main__":
     try:
         code = main()
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough; Python would complain when it closes stdout
+    except (
+        BrokenPipeError
+    ):  # `| head` closed the pipe; keep Python from failing when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)

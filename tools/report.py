@@ -1,4 +1,4 @@
-"""The report: every record at or below the given folders -> report.md and one report.html.
+"""Write report.md and report.html from every record in the given folders and their subfolders.
 
 python tools/report.py runs/suite runs/pretrain --output runs/report
 """
@@ -28,7 +28,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         type=Path,
         metavar="RUNS",
-        help="folder of a run, or one that contains the folders of runs",
+        help="folder of a run, or a folder that contains runs",
     )
     parser.add_argument(
         "--output",
@@ -41,7 +41,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for path in options.runs:
         if not path.exists():
             raise UserError(
-                f"{path} does not exist; expected the folder of a run, or one that contains runs"
+                f"{path} does not exist; expected the folder of a run, or a folder that contains runs"
             )
     check_output(options.output)
     return options
@@ -55,7 +55,7 @@ from transfer.report.render import write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line, write the report, print where it is."""
+    """Read the command line, write the report, and print its path."""
     with exit_codes():
         options = read_options(arguments)
         page = write_report(options.runs, options.output)

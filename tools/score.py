@@ -1,14 +1,14 @@
-"""Score saved predictions again, without a GPU and without a detector.
+"""Score saved predictions again, without a GPU or a detector.
 
     python tools/score.py runs/detection                         # a run's folder, or its predictions.npz
     python tools/score.py runs/detection --metric voc-area --classes
-    python tools/score.py runs/detection --output drawings       # tables, curves, detections drawn
+    python tools/score.py runs/detection --output drawings       # tables, curves, drawn detections
     python tools/score.py results.json --scenes coco_2017_val --data DATA    # anyone's COCO results
-    python tools/score.py runs/detection --to-coco results.json  # to hand in
+    python tools/score.py runs/detection --to-coco results.json  # to submit
 
-The split is the one that the predictions were made on, annotations included; another is refused. Without
---metric the numbers are the run's own, and are compared with its record. Exit code 0: scored; 1: the
-record says other numbers; 2: the question made no sense.
+The split must be the one of the predictions, including its annotations. Without --metric, the run's own
+metric is computed and compared with its record. Exit code 0: scored; 1: the numbers differ from the
+record; 2: a file or an argument is wrong.
 """
 
 import sys
@@ -37,26 +37,28 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = ToolParser(__doc__)
     parser.add_argument(
-        "predictions", type=Path, help="a run's folder, its predictions.npz, or COCO's results JSON"
+        "predictions", type=Path, help="folder of a run, its predictions.npz, or COCO results JSON"
     )
-    parser.add_argument("--scenes", help="name of the split (default: the predictions' own)")
-    parser.add_argument("--data", type=Path, help="folder that holds the data, as for the run")
-    parser.add_argument("--metric", choices=METRICS, default="auto", help="default: the run's")
+    parser.add_argument("--scenes", help="name of the split (default: stored with the predictions)")
+    parser.add_argument("--data", type=Path, help="folder of the data, as for the run")
+    parser.add_argument(
+        "--metric", choices=METRICS, default="auto", help="metric (default: the run's)"
+    )
     parser.add_argument(
         "--ties",
         choices=("numpy", "stable"),
         default="numpy",
-        help="order of equal scores in VOC's metric: Detectron2's, or one that no machine changes",
+        help="order of equal scores in the VOC metric: as in Detectron2, or independent of the machine",
     )
-    parser.add_argument("--classes", action="store_true", help="one line a class")
+    parser.add_argument("--classes", action="store_true", help="print one line per class")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--output", type=Path, help="folder for tables and drawings")
-    parser.add_argument("--to-coco", type=Path, help="write COCO's results JSON to this file")
+    parser.add_argument("--to-coco", type=Path, help="write COCO results JSON to this file")
     options = parser.parse_args(arguments)
     if not options.predictions.exists():
         raise UserError(
             f"{options.predictions} does not exist; expected the folder of a run, its "
-            "predictions.npz, or COCO's results JSON"
+            "predictions.npz, or COCO results JSON"
         )
     if options.data is not None:
         check_data(str(options.data))
@@ -100,38 +102,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     found = numbers(scores)
     recorded = {name: value for name, value in record.items() if name in found}
-    other = {name: value for name, value in recorded.items() if found[name] != value}
+    changed = {name: value for name, value in recorded.items() if found[name] != value}
     if options.json:
         print(json.dumps({"scenes": scenes.name, "numbers": found, "classes": tables(scores)}))
     else:
         print(report(scenes, scores, options.classes))
-        if recorded and not other:
-            print("\nThe run's record has the same numbers.")
-    for name, value in other.items():
+        if recorded and not changed:
+            print("\nThe numbers agree with the run's record.")
+    for name, value in changed.items():
         print(f"{name} is {found.get(name)} here, {value} in the run's record", file=sys.stderr)
-    return EXIT_FAILED if other else 0
+    return EXIT_FAILED if changed else 0
 
 
 def read(options: argparse.Namespace) -> tuple[Scenes, tuple[Prediction, ...]]:
-    """The predictions, and the scenes that they are for.
+    """The scenes and their predictions.
 
     Raises:
         UserError: either is missing or malformed, or they do not belong together.
     """
-    path, name, look = options.predictions, options.scenes, options.output is not None
+    path, name, look_at_images = options.predictions, options.scenes, options.output is not None
     if path.suffix == ".json":
         if name is None:
-            raise UserError(f"{path} does not say what it is for; give --scenes NAME")
-        scenes = load(name, options.data, (), look)
+            raise UserError(f"{path} does not name its split; add --scenes NAME")
+        scenes = load(name, options.data, (), look_at_images)
         return scenes, read_coco_results(path, scenes)
     saved = load_predictions(path / PREDICTIONS if path.is_dir() else path)
-    scenes = load(name or saved.scenes, options.data, saved.classes, look)
+    scenes = load(name or saved.scenes, options.data, saved.classes, look_at_images)
     saved.check_split(scenes)
     return scenes, saved.predictions
 
 
 def load(name: str, root: Path | None, classes: Sequence[str], look_at_images: bool) -> Scenes:
-    """The scenes of that name; of several joined by " + ", all."""
+    """The scenes with this name, or of several names joined by " + "."""
     parts = [
         load_scenes(
             part,
@@ -147,7 +149,7 @@ def load(name: str, root: Path | None, classes: Sequence[str], look_at_images: b
 def scored(
     scenes: Scenes, predictions: Sequence[Prediction], metric: str = "auto", ties: Ties = "numpy"
 ) -> Scores:
-    """Scores by name, ``box`` and ``mask``; "auto" is what a run computes of these scenes."""
+    """Scores for ``box`` and ``mask``; "auto" computes the metric that a run uses for these scenes."""
     if metric == "coco":
         scores: Scores = {"box": coco_ap(scenes, predictions)}
         if any(prediction.masks is not None for prediction in predictions):
@@ -170,7 +172,7 @@ def report(scenes: Scenes, scores: Scores, classes: bool) -> str:
         lines.append("  ".join(f"{name:>6}" for name, _ in shown))
         lines.append("  ".join(f"{_one_decimal(value):>6}" for _, value in shown))
         if of_kind.absent:
-            lines.append(f"without an object: {', '.join(of_kind.absent)}")
+            lines.append(f"classes without objects: {', '.join(of_kind.absent)}")
         if classes:
             width = max(map(len, of_kind.classes))
             lines += ["", f"{'class':{width}}  objects  detections      AP    AP50    AP75"]
@@ -194,7 +196,7 @@ def _write(folder: Path, scenes: Scenes, predictions: Sequence[Prediction], scor
 
 
 def _recorded(options: argparse.Namespace) -> dict[str, object]:
-    """Results in the record of the finished run beside the predictions; none if they cannot be equal."""
+    """Results in the completed run's record next to the predictions; empty if not comparable."""
     path = options.predictions
     record = read_record(path if path.is_dir() else path.parent)
     comparable = path.suffix != ".json" and (options.metric, options.ties) == ("auto", "numpy")

@@ -1,12 +1,12 @@
-"""Check a data set with the readers that the protocols use, and decode every image.
+"""Check a data set with the readers of the protocols, and decode every image.
 
     python tools/verify_data.py                                  # the embedded digits
     python tools/verify_data.py --data photographs/              # train/CLASS/, CLASS/, or images alone
     python tools/verify_data.py --data /data/VOCdevkit --layout voc
-    python tools/verify_data.py --data coco:JSON:IMAGES          # any name of transfer/detection.py
+    python tools/verify_data.py --data coco:JSON:IMAGES          # any name that transfer/detection.py accepts
 
-Prints one row per split, the labels per class, and the problems. Exit code 0: no problem; 1: at least
-one; 2: there is no such data set.
+Prints one row per split, the labels per class, and the problems. Exit code 0: no problems; 1: problems;
+2: the data set does not exist.
 """
 
 import sys
@@ -49,13 +49,13 @@ THREADS = 4
 
 @dataclass
 class Split:
-    """What was found in one split.
+    """The result of checking one split.
 
     Attributes:
         labels: class -> images (folder) or objects (voc, coco); index -> images (segmentation).
-        problems: what a protocol would refuse, or would silently get wrong.
-        notes: what is unusual but can be used.
-        files: names or contents by which splits are compared.
+        problems: anything that a protocol would reject or silently get wrong.
+        notes: anything unusual that does no harm.
+        files: names or content hashes, used to compare splits.
     """
 
     layout: str
@@ -111,7 +111,7 @@ def _check_images(folder: Path, name: str) -> Split:
 
 
 def check_voc(root: Path) -> Iterator[Split]:
-    """Boxes of Annotations, and the image-level labels of ImageSets/Main where there are any."""
+    """Boxes in Annotations, and the image-level labels in ImageSets/Main if there are any."""
     splits = [
         _check_scenes("voc", name, partial(voc_scenes, name, root, name))
         for name in _splits(root, "Main")
@@ -123,7 +123,7 @@ def check_voc(root: Path) -> Iterator[Split]:
 
 
 def _check_presence(root: Path, split: Split) -> None:
-    """The image-level labels are those of the boxes: 1, 0 for difficult objects only, or -1."""
+    """Check that image-level labels agree with the boxes: 1, 0 if all are difficult, -1 if none."""
     try:
         listed = image_labels(root, split.name)
         scenes = voc_scenes(split.name, root, split.name, look_at_images=False)
@@ -132,7 +132,7 @@ def _check_presence(root: Path, split: Split) -> None:
         split.problems.append(str(error))
         return
     if [path.stem for path in listed.paths] != ids:
-        split.problems.append(f"the class files list other images than {split.name}.txt")
+        split.problems.append(f"the class files and {split.name}.txt list different images")
         return
     for scene, row in zip(scenes.scenes, listed.labels, strict=True):
         for name, stated in zip(listed.classes, row, strict=True):
@@ -140,19 +140,19 @@ def _check_presence(root: Path, split: Split) -> None:
             found = -1 if not difficult else int(not all(difficult))
             if found != stated:
                 split.problems.append(
-                    f"{scene.id}: {name}_{split.name}.txt says {stated}, the annotation {found}"
+                    f"{scene.id}: {name}_{split.name}.txt says {stated}, the annotation says {found}"
                 )
 
 
 def check_coco(root: Path) -> Iterator[Split]:
-    """Every annotations/instances_SPLIT.json with the images of SPLIT/."""
+    """Every annotations/instances_SPLIT.json with the images in SPLIT/."""
     for file in sorted((root / "annotations").glob("instances_*.json")):
         name = file.stem.removeprefix("instances_")
         yield _check_scenes("coco", name, partial(coco_scenes, name, file, root / name))
 
 
 def check_segmentation(root: Path) -> Iterator[Split]:
-    """Label maps of SegmentationClass: palette images of their image's size, labels in range."""
+    """Label maps in SegmentationClass: palette images of the right size with labels in range."""
     classes = len(classes_of(root)) if (root / "Annotations").is_dir() else 20
     splits = []
     for name in _splits(root, "Segmentation"):
@@ -165,9 +165,13 @@ def check_segmentation(root: Path) -> Iterator[Split]:
             with Image.open(root / "SegmentationClass" / f"{image_id}.png") as labels:
                 mode, size, values = labels.mode, labels.size, np.unique(np.asarray(labels))
             if mode != "P":
-                raise UserError(f"{image_id}: the label map has mode {mode}, not a palette")
+                raise UserError(
+                    f"{image_id}: the label map has mode {mode}; expected a palette (P)"
+                )
             if size != (width, height):
-                raise UserError(f"{image_id}: map of {size}, image of {(width, height)}")
+                raise UserError(
+                    f"{image_id}: the label map is {size}, but the image is {(width, height)}"
+                )
             if wrong := [int(v) for v in values if v > classes and v != VOID]:
                 raise UserError(f"{image_id}: labels {wrong}, but there are {classes} classes")
             return [str(value) for value in values]
@@ -194,11 +198,11 @@ def _check_scenes(layout: str, name: str, read: Callable[[], Scenes]) -> Split:
     return split
 
 
-# ---- What the checks share
+# ---- Shared by the checks
 
 
 def _each(check: Callable[[T], R], items: Iterable[T], split: Split) -> list[R]:
-    """The results of a check that raises; what it raises becomes a problem of the split."""
+    """Run a check on every item and return the results; exceptions become problems of the split."""
 
     def caught(item: T) -> tuple[R | None, str]:
         try:
@@ -215,13 +219,13 @@ def _each(check: Callable[[T], R], items: Iterable[T], split: Split) -> list[R]:
 
 
 def _splits(root: Path, kind: str) -> list[str]:
-    """The lists of images in ImageSets/KIND, without the files CLASS_SPLIT.txt."""
+    """Names of the image lists in ImageSets/KIND, without the files CLASS_SPLIT.txt."""
     stems = sorted(path.stem for path in (root / "ImageSets" / kind).glob("*.txt"))
     return [stem for stem in stems if not any(stem.endswith(f"_{other}") for other in stems)]
 
 
 def _compared(split: Split, splits: list[Split]) -> Split:
-    """The split, with images shared with a split that it must not share any with as problems."""
+    """The split, with added problems for images that it shares with a disjoint split."""
     apart = {"train": ("val", "test"), "val": ("train", "test"), "test": ("trainval",)}
     by_name = {other.name: other for other in splits}
     for name in apart.get(split.name, ()):
@@ -243,7 +247,7 @@ CHECKS: dict[str, Callable[[Path], Iterator[Split]]] = {
 
 
 def find_layouts(root: Path) -> Iterator[tuple[str, Path]]:
-    """The layouts at ``root`` or up to two folders below it; (folder, root) if there is no other."""
+    """Layouts at ``root`` or up to two levels below it; (folder, root) if there is no other."""
     folders = [root]
     for _ in range(2):
         folders += [path for base in list(folders) for path in base.iterdir() if path.is_dir()][:50]
@@ -267,10 +271,10 @@ def find_layouts(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def verify(data: str, layout: str) -> list[Split]:
-    """Check everything that a name or a folder has in one layout or in ``all``.
+    """Check a data set, given by name or folder, in one layout or in ``all``.
 
     Raises:
-        UserError: there is no such data set, or it does not have the layout.
+        UserError: the data set does not exist or does not have the layout.
     """
     if data == "digits":
         root = prepare_digits()
@@ -281,7 +285,7 @@ def verify(data: str, layout: str) -> list[Split]:
         root = Path(data).expanduser()
     if not root.is_dir():
         raise UserError(
-            f"data {data!r} is neither a folder nor a known name; expected digits, a folder, "
+            f"data {data!r} is neither a folder nor the name of a data set; expected digits, a folder, "
             "voc:FOLDER:SPLIT or coco:JSON:IMAGES"
         )
     wanted = LAYOUTS if layout == "all" else (layout,)
@@ -293,13 +297,13 @@ def verify(data: str, layout: str) -> list[Split]:
             "  voc           expects ImageSets/Main/ and Annotations/\n"
             "  segmentation  expects ImageSets/Segmentation/ and SegmentationClass/\n"
             "  coco          expects annotations/instances_*.json\n"
-            "here or up to two folders below."
+            "in this folder or up to two levels below."
         )
     return splits
 
 
 def table(splits: list[Split]) -> str:
-    """One row per split, then its labels, notes and first problems."""
+    """One row per split, followed by its labels, notes and first problems."""
     width = max(12, *(len(split.name) + 2 for split in splits))
     heading = f"{'images':>8}{'classes':>9}{'labels':>9}{'problems':>10}"
     lines = [f"{'layout':<14}{'split':<{width}}{heading}"]
@@ -318,8 +322,12 @@ def table(splits: list[Split]) -> str:
 
 def main() -> int:
     parser = ToolParser(__doc__)
-    parser.add_argument("--data", default="digits", help="digits, a folder, or a detection name")
-    parser.add_argument("--layout", default="all", choices=("all", *LAYOUTS))
+    parser.add_argument(
+        "--data", default="digits", help="digits, a folder, or the name of a detection data set"
+    )
+    parser.add_argument(
+        "--layout", default="all", choices=("all", *LAYOUTS), help="layout to check (default: all)"
+    )
     with exit_codes():
         options = parser.parse_args()
         splits = verify(options.data, options.layout)

@@ -1,4 +1,4 @@
-"""The tool from a checkpoint to a file: defaults, what it prints, and its exit codes."""
+"""tools/convert_to_d2.py: defaults, output and exit codes."""
 
 import json
 import pickle
@@ -38,7 +38,7 @@ def files(folder):
     return {path.name for path in folder.iterdir()}
 
 
-def test_the_default_is_detectron2s_pickle_beside_the_checkpoint(checkpoint, capsys):
+def test_the_default_is_a_detectron2_pickle_next_to_the_checkpoint(checkpoint, capsys):
     assert main([str(checkpoint)]) == 0
     output = checkpoint.with_name("checkpoint_d2.pkl")
     content = pickle.loads(output.read_bytes(), encoding="latin1")
@@ -50,7 +50,7 @@ def test_the_default_is_detectron2s_pickle_beside_the_checkpoint(checkpoint, cap
     )
 
 
-def test_what_to_set_is_printed_as_yaml_to_paste(checkpoint, capsys):
+def test_the_settings_are_printed_as_yaml(checkpoint, capsys):
     assert main([str(checkpoint)]) == 0
     out = capsys.readouterr().out
     assert "PIXEL_MEAN: [123.675, 116.28, 103.53]" in out
@@ -59,7 +59,7 @@ def test_what_to_set_is_printed_as_yaml_to_paste(checkpoint, capsys):
     assert "FORMAT: RGB" in out
 
 
-def test_the_suffix_of_the_output_chooses_the_form(checkpoint, tmp_path):
+def test_the_suffix_of_the_output_selects_the_format(checkpoint, tmp_path):
     assert main([str(checkpoint), "-o", str(tmp_path / "d2.pth")]) == 0
     assert (tmp_path / "d2.pth").read_bytes()[:2] == b"PK"
 
@@ -73,14 +73,14 @@ def test_a_second_run_needs_overwrite(checkpoint, capsys):
 
 @pytest.mark.skipif(
     find_spec("transformers") is not None,
-    reason="transformers is there and warns as it is imported",
+    reason="transformers is installed and warns when it is imported",
 )
 def test_huggingface_gets_a_folder(checkpoint):
     assert main([str(checkpoint), "--to", "huggingface"]) == 0
     assert "model.safetensors" in files(checkpoint.with_name("checkpoint_hf"))
 
 
-def test_a_published_backbone_has_a_card_with_the_scores_of_these_weights(checkpoint, tmp_path):
+def test_a_published_backbone_has_a_card_with_its_scores(checkpoint, tmp_path):
     runs = tmp_path / "runs"
     write_knn(runs / "mine", 61.2, network(sha256=file_sha256(checkpoint)))
     write_knn(runs / "other", 33.3, network(1))
@@ -90,7 +90,7 @@ def test_a_published_backbone_has_a_card_with_the_scores_of_these_weights(checkp
     assert "33.3" not in card
 
 
-def test_the_card_tells_the_pretraining_from_the_record_beside_the_checkpoint(checkpoint):
+def test_the_card_describes_the_pretraining_from_the_record_next_to_the_checkpoint(checkpoint):
     record = {
         "schema": 1,
         "kind": "pretrain",
@@ -113,23 +113,23 @@ def test_the_card_tells_the_pretraining_from_the_record_beside_the_checkpoint(ch
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--runs", "{folder}"], "only --to safetensors writes"),
         (["--to", "safetensors", "--runs", "{folder}/none"], "does not exist"),
-        (["-o", "{folder}/nowhere/out.pkl"], "does not exist; create it or give another -o"),
-        (["-o", "{folder}/out.onnx"], "detectron2 takes .pkl or .pth"),
+        (["-o", "{folder}/nowhere/out.pkl"], "does not exist; create it or choose another -o"),
+        (["-o", "{folder}/out.onnx"], "detectron2 expects .pkl or .pth"),
         (["--encoder", "third"], "third"),
         (["--arch", "resnet50"], "resnet50"),
         (["--to", "timm"], "timm cannot express this backbone"),
     ],
 )
-def test_what_makes_no_sense_is_one_message_and_exit_code_2(checkpoint, capsys, arguments, words):
-    given = [word.format(folder=checkpoint.parent) for word in arguments]
-    assert main([str(checkpoint), *given]) == 2
+def test_invalid_options_are_one_message_and_exit_code_2(checkpoint, capsys, arguments, message):
+    arguments = [word.format(folder=checkpoint.parent) for word in arguments]
+    assert main([str(checkpoint), *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert words in error
+    assert message in error
     assert files(checkpoint.parent) == {checkpoint.name}
 
 
@@ -137,25 +137,25 @@ def test_runs_without_an_evaluation_of_these_weights_are_an_error(checkpoint, tm
     write_knn(tmp_path / "runs" / "other", 33.3, network(1))
     arguments = ["--to", "safetensors", "--runs", str(tmp_path / "runs")]
     assert main([str(checkpoint), *arguments]) == 2
-    assert "no finished evaluation of this checkpoint" in capsys.readouterr().err
+    assert "no completed evaluation of this checkpoint" in capsys.readouterr().err
 
 
-def test_a_small_image_stem_is_refused_with_the_way_out(tmp_path, capsys):
+def test_the_error_for_a_small_image_stem_names_the_alternative(tmp_path, capsys):
     checkpoint = write_checkpoint(tmp_path / "checkpoint.pth", "resnet18-tiny")
     assert main([str(checkpoint)]) == 2
-    assert "`--to safetensors` writes every backbone" in capsys.readouterr().err
+    assert "`--to safetensors` writes any backbone" in capsys.readouterr().err
     assert files(tmp_path) == {"checkpoint.pth"}
 
 
 @pytest.mark.parametrize("arguments", [["x.pth", "--to", "onnx"], [], ["x.pth", "--too", "timm"]])
-def test_wrong_words_on_the_command_line_are_exit_code_2(arguments, capsys):
+def test_malformed_command_lines_are_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_a_wrong_path_is_one_message_from_any_folder(tmp_path):
+def test_a_wrong_path_is_one_message_in_any_folder(tmp_path):
     command = [sys.executable, str(SCRIPT), "nowhere.pth"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
@@ -163,7 +163,7 @@ def test_a_wrong_path_is_one_message_from_any_folder(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_full_disk_is_one_message_and_leaves_nothing(checkpoint, capsys):
+def test_a_full_disk_is_one_message_and_leaves_no_files(checkpoint, capsys):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, hard))
     try:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def trained():
-    """Make states that look trained: statistics of photographs, weights and biases that moved."""
+    """Make states that look trained: statistics of photographs, and changed biases."""
 
     def make(arch):
         generator = torch.Generator().manual_seed(0)
@@ -52,7 +52,7 @@ def ours(path, state, arch="resnet18-tiny"):
 
 
 def moco(path, state):
-    """Query, twin and queue; the twin's tensors are the query's own, and take no space."""
+    """A MoCo file; the key encoder shares the tensors of the query encoder to save space."""
     content = {}
     for encoder in ("encoder_q", "encoder_k"):
         content |= {f"module.{encoder}.{k}": v for k, v in state.items()}
@@ -68,9 +68,7 @@ def as_json(capsys, *arguments):
     return code, json.loads(capsys.readouterr().out)
 
 
-def test_a_trained_checkpoint_of_ours_exits_0_and_names_the_next_commands(
-    tmp_path, trained, capsys
-):
+def test_our_trained_checkpoint_exits_0_and_names_the_next_commands(tmp_path, trained, capsys):
     path = ours(tmp_path / "ours.pth", trained("resnet18-tiny"))
     assert main([str(path)]) == 0
     out = capsys.readouterr().out
@@ -96,7 +94,7 @@ def test_a_random_network_exits_1_with_both_kinds_of_signs(tmp_path, capsys):
     assert facts["next"] == []
 
 
-def test_a_moco_file_says_which_network_is_taken_and_what_is_left_out(tmp_path, trained, capsys):
+def test_a_moco_file_shows_the_network_used_and_the_keys_dropped(tmp_path, trained, capsys):
     path = moco(tmp_path / "moco.pth.tar", trained("resnet18"))
     code, facts = as_json(capsys, path, "--no-features")
     assert code == 0
@@ -104,14 +102,12 @@ def test_a_moco_file_says_which_network_is_taken_and_what_is_left_out(tmp_path, 
     assert (layout["family"], layout["arch"]) == ("moco", "resnet18")
     assert (layout["encoder"], layout["present"]) == ("query", ["query", "momentum"])
     assert layout["tensors"] == 120
-    left_out = {row["keys"]: row["count"] for row in facts["dropped"]}
-    assert left_out == {"encoder_q.*": 2, "encoder_k.*": 122, "queue": 1, "queue_ptr": 1}
+    dropped = {row["keys"]: row["count"] for row in facts["dropped"]}
+    assert dropped == {"encoder_q.*": 2, "encoder_k.*": 122, "queue": 1, "queue_ptr": 1}
     assert "features" not in facts
 
 
-def test_the_network_that_was_asked_for_is_taken_and_stays_in_the_next_commands(
-    tmp_path, trained, capsys
-):
+def test_the_requested_encoder_is_used_and_repeated_in_the_next_commands(tmp_path, trained, capsys):
     path = ours(tmp_path / "ours.pth", trained("resnet18-tiny"))
     code, facts = as_json(capsys, path, "--encoder", "target backbone", "--no-features")
     assert code == 0
@@ -119,7 +115,7 @@ def test_the_network_that_was_asked_for_is_taken_and_stays_in_the_next_commands(
     assert all("--encoder 'target backbone'" in command for command in facts["next"])
 
 
-def test_an_unknown_file_shows_the_difference_and_its_groups_of_keys(tmp_path, capsys):
+def test_an_unknown_file_shows_the_closest_layouts_and_its_groups_of_keys(tmp_path, capsys):
     path = tmp_path / "unknown.pth"
     net = {f"module.enc.{k}": v for k, v in build_backbone("resnet18-tiny").state_dict().items()}
     torch.save({"epoch": 3, "net": net, "opt": {"state": {0: {"m": torch.ones(2)}}}}, path)
@@ -129,10 +125,10 @@ def test_an_unknown_file_shows_the_difference_and_its_groups_of_keys(tmp_path, c
     assert "net    module.enc.*  120    module.enc.conv1.weight  float32 (32, 3, 3, 3)" in out
     assert "opt    state.0.*     1" in out
     assert "unknown.pth matches no known checkpoint layout." in err
-    assert "inspect_checkpoint.py unknown" not in err, "it is this very command"
+    assert "inspect_checkpoint.py unknown" not in err, "it would recommend this very command"
 
 
-def test_a_dict_that_is_referred_to_along_many_paths_is_listed_once(tmp_path, capsys):
+def test_a_dict_with_many_paths_to_it_is_listed_once(tmp_path, capsys):
     content = {"weight": torch.ones(2)}
     for _ in range(3):
         content = {f"k{index}": content for index in range(10)}
@@ -142,7 +138,7 @@ def test_a_dict_that_is_referred_to_along_many_paths_is_listed_once(tmp_path, ca
     assert [(row["entry"], row["count"]) for row in facts["keys"]] == [("shared", 1)]
 
 
-def test_a_file_of_too_many_keys_is_one_message_and_its_first_keys_are_shown(tmp_path, capsys):
+def test_a_file_with_too_many_keys_is_an_error_that_shows_the_first(tmp_path, capsys):
     one = torch.ones(())
     keys = {f"backbone.layer{index}.conv.weight": one for index in range(25_000)}
     torch.save({"epoch": 1, "state_dict": keys}, tmp_path / "many.pth")
@@ -164,7 +160,7 @@ def test_objects_are_listed_and_not_run(tmp_path, trained, capsys):
     assert {"entry": "options", "is": "dict of 1"} in facts["entries"]
 
 
-def test_impossible_statistics_are_an_error_after_what_is_known(tmp_path, trained, capsys):
+def test_impossible_statistics_are_an_error_after_the_known_facts(tmp_path, trained, capsys):
     state = trained("resnet18-tiny")
     state["bn1.running_var"][0] = -1.0
     code, facts = as_json(capsys, ours(tmp_path / "broken.pth", state))
@@ -183,24 +179,26 @@ def test_features_that_are_not_finite_are_null_in_json(tmp_path, trained, capsys
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("page.pth", b"<!DOCTYPE html><html>sign in</html>", "it is a web page"),
         ("empty.pth", b"", "it is empty"),
         ("cut.pth", b"PK\x03\x04 and no more", "cannot be loaded"),
     ],
 )
-def test_what_is_no_checkpoint_exits_2_with_one_message(tmp_path, capsys, name, content, said):
+def test_a_file_that_is_not_a_checkpoint_exits_2_with_one_message(
+    tmp_path, capsys, name, content, message
+):
     path = tmp_path / name
     path.write_bytes(content)
     assert main([str(path)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
 
 
-def test_a_wrong_path_exits_2_in_json_too(tmp_path, capsys):
+def test_a_wrong_path_exits_2_with_json(tmp_path, capsys):
     code, facts = as_json(capsys, tmp_path / "none.pth")
     assert code == 2
     assert "does not exist" in facts["error"]
@@ -208,14 +206,14 @@ def test_a_wrong_path_exits_2_in_json_too(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments", [[], ["x.pth", "--list"], ["x.pth", "--arch", "resnet51"]])
-def test_a_question_that_makes_no_sense_exits_2(arguments, capsys):
+def test_invalid_arguments_exit_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_the_list_has_every_layout(capsys):
+def test_list_shows_every_layout(capsys):
     assert main(["--list"]) == 0
     out = capsys.readouterr().out
     assert all(f"  {row.name} " in out for row in FORMATS)
@@ -225,7 +223,7 @@ def test_the_list_has_every_layout(capsys):
     ]
 
 
-def test_a_terminal_gets_tables(tmp_path, trained, capsys, monkeypatch):
+def test_a_terminal_shows_tables(tmp_path, trained, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     path = ours(tmp_path / "ours.pth", trained("resnet18-tiny"))
     assert main([str(path), "--no-features"]) == 0

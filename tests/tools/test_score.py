@@ -75,7 +75,7 @@ def record(folder, **results):
     (folder / "record.json").write_text(json.dumps(content))
 
 
-def test_the_numbers_of_voc_are_the_runs(voc, capsys):
+def test_voc_numbers_equal_those_of_the_run(voc, capsys):
     root, scenes, predictions = voc
     found = json.loads(printed(capsys, root / "run", "--data", root, "--json"))
     assert found["numbers"] == numbers(score(scenes, predictions))
@@ -83,34 +83,34 @@ def test_the_numbers_of_voc_are_the_runs(voc, capsys):
     assert [row["class"] for row in found["classes"]["box"]["classes"]] == list(scenes.classes)
 
 
-def test_the_numbers_of_coco_are_the_runs(coco, capsys):
+def test_coco_numbers_equal_those_of_the_run(coco, capsys):
     root, scenes, predictions = coco
     found = json.loads(printed(capsys, root / "run" / "predictions.npz", "--data", root, "--json"))
     assert found["numbers"] == numbers(score(scenes, predictions))
     assert {"box_APs", "mask_APs"} <= set(found["numbers"])
 
 
-def test_another_metric_and_order_of_ties_can_be_asked_for(voc, capsys):
+def test_metric_and_order_of_ties_can_be_selected(voc, capsys):
     root, scenes, predictions = voc
-    asked = ("--metric", "voc-area", "--ties", "stable", "--json")
-    found = json.loads(printed(capsys, root / "run", "--data", root, *asked))
+    options = ("--metric", "voc-area", "--ties", "stable", "--json")
+    found = json.loads(printed(capsys, root / "run", "--data", root, *options))
     rules = VocRules("area", ties="stable")
     assert found["numbers"]["box_AP50"] == voc_ap(scenes, predictions, rules).summary()["AP50"]
     found = json.loads(printed(capsys, root / "run", "--data", root, "--metric", "coco", "--json"))
     assert found["classes"]["box"]["metric"] == "COCO bbox AP"
 
 
-def test_the_record_is_compared(voc, capsys):
+def test_the_numbers_are_compared_with_the_record(voc, capsys):
     root, scenes, predictions = voc
     results = numbers(score(scenes, predictions))
     record(root / "run", **results, iterations=3)
-    assert "has the same numbers" in printed(capsys, root / "run", "--data", root)
+    assert "numbers agree with the run" in printed(capsys, root / "run", "--data", root)
     record(root / "run", **(results | {"box_AP": 12.5}))
     assert main([str(root / "run"), "--data", str(root)]) == 1
     assert "box_AP is" in capsys.readouterr().err
 
 
-def test_classes_stand_in_a_table(voc, capsys):
+def test_classes_are_listed_in_a_table(voc, capsys):
     root, scenes, _ = voc
     out = printed(capsys, root / "run", "--data", root, "--classes")
     assert "voc_2007_test: 30 images" in out
@@ -119,32 +119,32 @@ def test_classes_stand_in_a_table(voc, capsys):
     assert rows == list(scenes.classes)
 
 
-def test_tables_and_drawings_are_left(coco, capsys):
+def test_tables_and_drawings_are_written(coco, capsys):
     root, _, _ = coco
     printed(capsys, root / "run", "--data", root, "--output", root / "out")
     names = {"per_class.json", "curves_box.svg", "curves_mask.svg", "detections.webp"}
     assert {path.name for path in (root / "out").iterdir()} == names
 
 
-def test_cocos_results_are_written_and_scored(coco, capsys):
+def test_coco_results_are_written_and_scored(coco, capsys):
     root, scenes, predictions = coco
     printed(capsys, root / "run", "--data", root, "--to-coco", root / "here.json")
     write_coco_results(root / "there.json", scenes, predictions)
     assert (root / "here.json").read_bytes() == (root / "there.json").read_bytes()
-    asked = ("--scenes", COCO, "--data", root, "--json")
-    found = json.loads(printed(capsys, root / "here.json", *asked))["numbers"]
+    options = ("--scenes", COCO, "--data", root, "--json")
+    found = json.loads(printed(capsys, root / "here.json", *options))["numbers"]
     expected = numbers(score(scenes, predictions))
-    for name, value in expected.items():  # sides pass through float32 once more
+    for name, value in expected.items():  # sides are rounded to float32 once more
         assert found[name] == (None if value is None else pytest.approx(value, abs=1e-4))
 
 
-def test_what_cannot_be_scored_is_said_in_one_message(voc, capsys):
+def test_an_error_is_one_message(voc, capsys):
     root, scenes, _ = voc
     assert main([str(root / "nowhere.npz")]) == 2
     assert "does not exist" in capsys.readouterr().err
     (root / "results.json").write_text("[]")
     assert main([str(root / "results.json")]) == 2
-    assert "give --scenes NAME" in capsys.readouterr().err
+    assert "add --scenes NAME" in capsys.readouterr().err
     first = next(s for s in scenes.scenes if s.instances and not s.instances[0].difficult)
     file = root / "VOC2007" / "Annotations" / f"{first.id}.xml"
     file.write_text(file.read_text().replace("<difficult>0", "<difficult>1", 1))
@@ -152,7 +152,7 @@ def test_what_cannot_be_scored_is_said_in_one_message(voc, capsys):
     assert "other annotations than those of voc_2007_test" in capsys.readouterr().err
 
 
-def test_it_runs_as_a_script_from_any_folder(voc, tmp_path):
+def test_it_runs_as_a_script_in_any_folder(voc, tmp_path):
     root, _, _ = voc
     command = [sys.executable, str(ROOT / "tools" / "score.py"), "run", "--data", "."]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)

@@ -239,7 +239,7 @@ def test_a_truncated_checkpoint_of_an_interrupted_run_is_named(voc, capsys):
     checkpoint = card.parent / "out" / "checkpoint.pth"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     message = failed(card, capsys, 2, *words)
-    assert message.startswith(f"{checkpoint} (1000 bytes) cannot be loaded: it is cut short")
+    assert message.startswith(f"{checkpoint} (1000 bytes) cannot be loaded: it is truncated")
     assert message.endswith("Remove the file to start from the beginning.")
     checkpoint.unlink()
     failed(card, capsys, 1, *words)
