@@ -90,8 +90,8 @@ def build_backbone(settings: Settings, *, norm: str = "FrozenBN") -> nn.Module:
     from detectron2.modeling.backbone import build_resnet_backbone
 
     config = configuration(settings, norm=norm)
-    settings = config.MODEL.RESNETS
-    if settings.STEM_OUT_CHANNELS == 64 or settings.DEPTH >= 50:
+    resnet = config.MODEL.RESNETS
+    if resnet.STEM_OUT_CHANNELS == 64 or resnet.DEPTH >= 50:
         return build_resnet_backbone(config, ShapeSpec(channels=3))
     return narrow_resnet(config)
 
