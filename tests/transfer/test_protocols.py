@@ -450,7 +450,7 @@ def test_the_untrained_twin_has_the_input_of_the_checkpoint(
         ("knn", "--checkpoint /no/such.pth", "/no/such.pth does not exist"),
         ("knn", "--data /no/such", "neither a folder nor a known name"),
         ("knn", "--k [0]", "expected integers of 1 or more"),
-        ("knn", "--arch resnet50", "holds a resnet18-tiny, but a resnet50"),
+        ("knn", "--arch resnet50", "contains a resnet18-tiny, but a resnet50"),
         ("knn", "--transform.crop 400", "crop is 400"),
         ("knn", "--kk 3", "kk"),
         ("linear", "--held_out 2", "held_out 2"),
