@@ -23,7 +23,7 @@ from pretrain.recipe import Config, HeadSettings
 from pretrain.training import PreTraining
 from tests.fake_cuda import devices
 from tests.transfer.detectors import cases
-from tests.transfer.detectors.toys import fit, running
+from tests.transfer.detectors.toys import fit, new_job
 from transfer import knn
 from transfer.detectors.rcnn import build_model
 from transfer.frozen.heads import LinearHeads
@@ -134,7 +134,7 @@ def test_a_resumed_training_goes_the_way_of_an_uninterrupted_one(tmp_path):
             Plan(steps=STEPS, row_every=2),
             state,
             checkpoint,
-            job=running(tmp_path / "half", resumed=True),
+            job=new_job(tmp_path / "half", resumed=True),
             progress=progress,
         )
     assert [row["step"] for row in state.curve] == [2, 4]
