@@ -140,9 +140,9 @@ def main() -> None:
     print(f"{'score':6}{'route':14}{'CPU s':>8}{'x ours':>8}{'spread':>8}")
     for what in (options.only,) if options.only else ("bbox", "segm", "voc"):
         with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder)
+            root = Path(folder)
             voc = what == "voc"
-            routes = voc_routes(images, place) if voc else coco_routes(images, what, place)
+            routes = voc_routes(images, root) if voc else coco_routes(images, what, root)
             compare(what, routes, options.rounds)
 
 

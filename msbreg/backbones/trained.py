@@ -133,13 +133,13 @@ def _impossible(state: Mapping[str, Tensor], name: str) -> list[str]:
     return lines
 
 
-def _where(some: Sequence[NormLayer], layers: Sequence[NormLayer]) -> str:
+def _where(subset: Sequence[NormLayer], layers: Sequence[NormLayer]) -> str:
     """``17 of 53 BatchNorm layers (10 in layer4, 7 in layer1) have``, or ``all 53 ... have``."""
-    if len(some) == len(layers):
+    if len(subset) == len(layers):
         return f"all {len(layers)} BatchNorm layers have"
-    counts = Counter(x.name.partition(".")[0] for x in some)
+    counts = Counter(x.name.partition(".")[0] for x in subset)
     places = ", ".join(f"{count} in {part}" for part, count in counts.items())
-    return f"{len(some)} of {len(layers)} BatchNorm layers ({places}) have"
+    return f"{len(subset)} of {len(layers)} BatchNorm layers ({places}) have"
 
 
 # ---- Signs in the features of a few photographs, compared with the untrained twin

@@ -115,17 +115,17 @@ def parse(
     Raises:
         UserError: an option or a key of a card is unknown or has an invalid value.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if {"--help", "-h"} & set(words):
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if {"--help", "-h"} & set(argv):
         print(help_text(config_type, sys.modules["__main__"].__doc__, pairs=pairs))
         sys.exit(0)
     options = _options(config_type)
     if pairs is not None:
-        given, rest = _read_words(words, options, rest=True)
+        given, rest = _read_argv(argv, options, rest=True)
         _check_pairs(rest)
         return _with_pairs(config_type, given, rest, pairs)
     options |= {"config": Option("config", Path, "", required=False)}
-    given, _ = _read_words(words, options)
+    given, _ = _read_argv(argv, options)
     files = [Path(value) for name, value in given if name == "config"]
     given = [(name, value) for name, value in given if name != "config"]
     of_cards: list[Assignment] = []
@@ -140,10 +140,10 @@ def parse(
 
 
 def _with_pairs(
-    config_type: type[C], given: list[Assignment], words: Sequence[str], field: str
+    config_type: type[C], given: list[Assignment], argv: Sequence[str], field: str
 ) -> tuple[C, Card]:
     """The settings, and a card named after the yaml; options and pairs are its overrides."""
-    config: Any = dataclasses.replace(_build(config_type, given), **{field: tuple(words)})  # type: ignore[type-var]
+    config: Any = dataclasses.replace(_build(config_type, given), **{field: tuple(argv)})  # type: ignore[type-var]
     script = script_of_card(config.config)
     if script is not None and script != _script(config_type):
         raise UserError(_other_script(config.config, script, config_type))
@@ -151,7 +151,7 @@ def _with_pairs(
     set_here = differences(plain(config), plain(reference))
     set_here.pop(field, None)
     return config, Card(
-        Path(config.config).stem, set_here | dict(zip(words[::2], words[1::2], strict=True))
+        Path(config.config).stem, set_here | dict(zip(argv[::2], argv[1::2], strict=True))
     )
 
 
@@ -186,14 +186,14 @@ def _options(config_type: type, prefix: str = "") -> dict[str, Option]:
     return found
 
 
-def _read_words(
-    words: Sequence[str], options: Mapping[str, Option], *, rest: bool = False
+def _read_argv(
+    argv: Sequence[str], options: Mapping[str, Option], *, rest: bool = False
 ) -> tuple[list[Assignment], list[str]]:
     """Split the arguments into options and, with ``rest``, the arguments that follow them.
 
     Accepts ``--name VALUE``, ``--name=VALUE``, ``--switch``, ``--list 5 20`` and ``--list 5,20``.
     """
-    left = list(words)
+    left = list(argv)
     given: list[Assignment] = []
     while left:
         word = left.pop(0)
@@ -247,20 +247,18 @@ def _as_list(values: Sequence[str], kind: Any) -> str:
     return f"[{', '.join(map(json.dumps, items) if _element(kind) is str else items)}]"
 
 
-def _check_pairs(words: Sequence[str]) -> None:
-    for key in words[::2]:
+def _check_pairs(argv: Sequence[str]) -> None:
+    for key in argv[::2]:
         if key.startswith("--"):
-            raise UserError(
-                f"{key} must come before the KEY VALUE pairs; found it after {words[0]}"
-            )
+            raise UserError(f"{key} must come before the KEY VALUE pairs; found it after {argv[0]}")
         if not re.fullmatch(_KEY, key):
             raise UserError(
                 f"{key!r} is not a KEY of the yaml; expected KEY VALUE pairs without '=', such as "
                 "SOLVER.MAX_ITER 100"
             )
-    if len(words) % 2:
+    if len(argv) % 2:
         raise UserError(
-            f"{words[-1]} has no VALUE; expected KEY VALUE pairs after the options, such as "
+            f"{argv[-1]} has no VALUE; expected KEY VALUE pairs after the options, such as "
             "SOLVER.MAX_ITER 100"
         )
 
@@ -426,21 +424,21 @@ def describe_type(kind: Any) -> str:
     """
     names = {int: "an integer", float: "a number", bool: "true or false", Path: "a path"}
     several = {int: "integers", float: "numbers"}
-    words = []
+    parts = []
     for one in _alternatives(kind):
         arguments = typing.get_args(one)
         if typing.get_origin(one) is typing.Literal:
-            words.append(" or ".join(map(str, arguments)))
+            parts.append(" or ".join(map(str, arguments)))
         elif typing.get_origin(one) is tuple:
             count = "" if ... in arguments else f"{len(arguments)} "
-            words.append(
-                f"{count}{several.get(arguments[0], 'words')}, separated by spaces or commas"
+            parts.append(
+                f"{count}{several.get(arguments[0], 'strings')}, separated by spaces or commas"
             )
         elif dataclasses.is_dataclass(one):
-            words.append("a mapping of " + ", ".join(f.name for f in dataclasses.fields(one)))
+            parts.append("a mapping of " + ", ".join(f.name for f in dataclasses.fields(one)))
         else:
-            words.append(names.get(one, "text"))
-    return " or ".join(words) + (", or null" if type(None) in typing.get_args(kind) else "")
+            parts.append(names.get(one, "text"))
+    return " or ".join(parts) + (", or null" if type(None) in typing.get_args(kind) else "")
 
 
 # ---- Help
@@ -527,8 +525,8 @@ class ToolParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Replace underscores in option names by hyphens before parsing."""
-        words = [self._hyphenated(word) for word in (sys.argv[1:] if args is None else args)]
-        return super().parse_known_args(words, namespace)
+        argv = [self._hyphenated(word) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(argv, namespace)
 
     def _hyphenated(self, word: str) -> str:
         name, equals, value = word.partition("=")

@@ -48,7 +48,7 @@ class Trainable(abc.ABC):
         exchanges: whether the forward pass contains collectives (gathered embeddings, SyncBatchNorm). If
             so, a process that fails in it cannot report the failure before the others wait for it.
         advice: what to change if training diverges; one sentence.
-        memory: what to lower when memory runs out, including that it did.
+        memory: the message for running out of memory, with what to reduce.
     """
 
     model: nn.Module
@@ -151,8 +151,8 @@ def train(
         describe: formats the latest loss terms for the progress bar.
 
     Raises:
-        RunFailed: a loss, a weight or a prediction is not finite. The message names it, the step, and the
-            last checkpoint.
+        RunFailed: a loss, a weight or a prediction is not finite, or memory ran out. The message gives the
+            cause and the last checkpoint.
         Interrupted: the job received a signal to stop; a checkpoint was written.
     """
     wrapped = distributed.data_parallel(trainable.model)

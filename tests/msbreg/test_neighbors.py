@@ -79,9 +79,9 @@ def test_equal_similarities_are_ordered_by_index(rows_at_once, queries, k):
     # Entries of +-1 in 4 dimensions: 16 directions, all products exact, hundreds of ties per query.
     draw = np.random.default_rng(5)
     bank = draw.choice(np.float32([-1, 1]), (200, 4))
-    asked = draw.choice(np.float32([-1, 1]), (queries, 4))
-    similarities, indices = nearest(asked, bank, k, rows_at_once=rows_at_once)
-    expected_similarities, expected = slow.nearest(asked, bank, k)
+    vectors = draw.choice(np.float32([-1, 1]), (queries, 4))
+    similarities, indices = nearest(vectors, bank, k, rows_at_once=rows_at_once)
+    expected_similarities, expected = slow.nearest(vectors, bank, k)
     assert np.array_equal(indices, expected)
     assert np.array_equal(similarities, expected_similarities)
 

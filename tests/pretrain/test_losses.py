@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from pretrain import losses
-from tests.reference import losses as twin
+from tests.reference import losses as reference
 
 SHAPES = [(2, 5, 3), (4, 3, 8), (3, 6, 6), (2, 2, 16)]
 
@@ -15,7 +15,7 @@ def draw(seed: int, *shape: int) -> Tensor:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_centroid_loss_is_equation_3(shape):
     p, z = draw(0, *shape), draw(1, *shape)
-    torch.testing.assert_close(losses.centroid_loss(p, z), twin.centroid_loss(p, z))
+    torch.testing.assert_close(losses.centroid_loss(p, z), reference.centroid_loss(p, z))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -23,7 +23,7 @@ def test_centroid_loss_is_the_pairwise_loss_minus_the_spread_of_the_targets(shap
     p, z = draw(0, *shape), draw(1, *shape)
     unit = torch.nn.functional.normalize(z, dim=-1)
     spread = (unit - unit.mean(0)).square().sum(-1).mean()
-    pairs = twin.all_pairs_loss(p, z)
+    pairs = reference.all_pairs_loss(p, z)
     torch.testing.assert_close(losses.centroid_loss(p, z), pairs - spread)
     torch.testing.assert_close(losses.pairwise_loss(p, z), pairs)
 
@@ -31,7 +31,7 @@ def test_centroid_loss_is_the_pairwise_loss_minus_the_spread_of_the_targets(shap
 def test_centroid_and_pairwise_loss_have_the_same_gradient():
     p, z = draw(0, 4, 5, 6).requires_grad_(), draw(1, 4, 5, 6)
     (centroid_gradient,) = torch.autograd.grad(losses.centroid_loss(p, z), p)
-    (pairwise_gradient,) = torch.autograd.grad(twin.all_pairs_loss(p, z), p)
+    (pairwise_gradient,) = torch.autograd.grad(reference.all_pairs_loss(p, z), p)
     torch.testing.assert_close(centroid_gradient, pairwise_gradient)
 
 
@@ -39,13 +39,13 @@ def test_centroid_and_pairwise_loss_have_the_same_gradient():
 def test_byol_loss_is_the_mean_over_pairs_of_different_views(shape):
     p, z = draw(0, *shape), draw(1, *shape)
     per_view = [losses.pairwise_loss(p[j, None], losses.other_views(z, j)) for j in range(len(p))]
-    torch.testing.assert_close(torch.stack(per_view).mean(), twin.byol_loss(p, z))
+    torch.testing.assert_close(torch.stack(per_view).mean(), reference.byol_loss(p, z))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_singular_value_loss_is_equation_7(shape):
     p = draw(0, *shape)
-    torch.testing.assert_close(losses.singular_value_loss(p), twin.singular_value_loss(p))
+    torch.testing.assert_close(losses.singular_value_loss(p), reference.singular_value_loss(p))
 
 
 def test_singular_value_loss_is_zero_for_white_predictions():
@@ -77,7 +77,7 @@ def test_singular_value_loss_computes_only_the_smaller_matrix(images, dimensions
 @pytest.mark.parametrize("shape", SHAPES)
 def test_brownian_loss_is_equation_4(shape):
     p, n = draw(0, *shape), draw(2, *shape[1:])
-    torch.testing.assert_close(losses.brownian_loss(p, n), twin.brownian_loss(p, n))
+    torch.testing.assert_close(losses.brownian_loss(p, n), reference.brownian_loss(p, n))
 
 
 def test_brownian_loss_with_raw_noise_scales_with_the_noise():

@@ -12,7 +12,7 @@ from torchvision.transforms import RandomResizedCrop
 from msbreg.run.errors import UserError
 from pretrain import views
 from pretrain.views import Augmentation, make_views, policy, sample, view_generator
-from tests.reference import views as twin
+from tests.reference import views as slow
 
 PHOTOGRAPHS = load_sample_images().images  # two of 427 x 640
 NOISE = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
@@ -177,7 +177,7 @@ def test_resize_matches_pillow(size, interpolation):
         for height, width in ((427, 640), (300, 280), (100, 130), (5, 3), (1, 1)):
             crop = image[20 : 20 + height, 30 : 30 + width] if height < 400 else image
             ours = views.resize(crop, size, size, interpolation)
-            reference = twin.resize(crop, size, interpolation)
+            reference = slow.resize(crop, size, interpolation)
             # Both round after each pass, with integer weights of different precision.
             assert largest_difference(ours, reference) <= 2
             assert np.abs(ours - reference).mean() <= 0.05
@@ -198,14 +198,14 @@ def test_jitter_matches_torchvision(part, amounts, bound):
     for image in SQUARES:
         for amount in amounts:
             ours = getattr(views, part)(image, amount)
-            assert largest_difference(ours, twin.jitter(image, part, amount)) <= bound
+            assert largest_difference(ours, slow.jitter(image, part, amount)) <= bound
 
 
 def test_gray_matches_torchvision():
     for image in SQUARES:
         ours = views.gray(image)
         assert (ours == ours[..., :1]).all()
-        assert largest_difference(ours, twin.gray(image)) <= 0.6  # 0.299 against 0.2989
+        assert largest_difference(ours, slow.gray(image)) <= 0.6  # 0.299 against 0.2989
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.4, 2.0, 5.0])
@@ -213,14 +213,14 @@ def test_blur_matches_torchvision(sigma):
     for image in SQUARES:
         # Errors from rounding, fixed-point weights, and the tail beyond 3 sigma.
         ours = views.blur(image, sigma, 0.1)
-        reference = twin.blur(image, sigma, 0.1)
+        reference = slow.blur(image, sigma, 0.1)
         assert largest_difference(ours, reference) <= 1.0
         assert np.abs(ours - reference).mean() <= 0.3  # a rounding costs 0.25
 
 
 @pytest.mark.parametrize("threshold", [0, 1, 128, 255, 256])
 def test_solarize_inverts_values_from_the_threshold_upward(threshold):
-    np.testing.assert_array_equal(views.solarize(NOISE, threshold), twin.solarize(NOISE, threshold))
+    np.testing.assert_array_equal(views.solarize(NOISE, threshold), slow.solarize(NOISE, threshold))
 
 
 @pytest.mark.parametrize("image", PHOTOGRAPHS, ids=["china", "flower"])
@@ -230,7 +230,7 @@ def test_a_complete_view_matches_the_reference(image):
     for _ in range(24):
         parameters = sample(augmentation, *image.shape[:2], generator)
         ours = views.apply(image, parameters, augmentation)
-        difference = np.abs(ours - twin.apply(image, parameters, augmentation))
+        difference = np.abs(ours - slow.apply(image, parameters, augmentation))
         # Rounding errors accumulate; jitter can amplify earlier ones by 1.4 or rotate a dark hue.
         assert difference.mean() <= 0.6
         assert difference.max() <= 5
@@ -242,7 +242,7 @@ def test_the_order_of_the_jitter_is_respected():
     for jitter in (parts, parts[::-1]):
         parameters = views.ViewParameters(0, 0, 224, 224, False, jitter, False, 0.0, False)
         ours = views.apply(SQUARES[0], parameters, augmentation)
-        reference = twin.apply(SQUARES[0], parameters, augmentation)
+        reference = slow.apply(SQUARES[0], parameters, augmentation)
         assert largest_difference(ours, reference) <= 1.3  # two roundings, the first times 1.4
 
 

@@ -29,7 +29,7 @@ def random_vectors(*size):
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6)])
 def test_effective_rank_matches_the_reference(shape):
     vectors = random_vectors(*shape)
-    # The twin takes roots of eigenvalues, and so of rounding errors where the rank is not full.
+    # The reference takes roots of eigenvalues, which amplifies rounding errors if the rank is not full.
     expected = slow.effective_rank(vectors.numpy())
     assert effective_rank(vectors) == pytest.approx(expected, rel=1e-5)
 

@@ -1,4 +1,4 @@
-"""extract_features: folders, lists and sources in, one row per image out."""
+"""extract_features: from folders, lists and sources to one row per image."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_a_row_contains_the_pooled_features_of_its_image(backbone, make_folder):
         pixels = torch.from_numpy(EvaluationTransform(16, 16)(images.image(i)))
         with torch.inference_mode():
             row = embed(backbone, normalize(pixels[None], torch.device("cpu"), SPEC.normalization))
-        # Convolutions of other batch sizes add in another order.
+        # The order of summation in convolutions depends on the batch size.
         np.testing.assert_allclose(x[i], row[0], rtol=1e-4, atol=1e-5)
 
 

@@ -44,8 +44,8 @@ def test_published_backbones_match_torchvision(name):
         assert torch.equal(embed(ours, images), theirs(images))
 
 
-def as_torchvision_draws(name):
-    """torchvision's network, then the parts that differ, then the convolutions once more."""
+def state_of_version_0_1_0(name):
+    """Drawn in the order of version 0.1.0: torchvision's network, different parts, all convolutions."""
     a = ARCHITECTURES[name]
     block = Bottleneck if a.bottleneck else BasicBlock
     theirs = torchvision.models.resnet.ResNet(block, list(a.blocks))
@@ -72,7 +72,7 @@ def as_torchvision_draws(name):
 def test_seeded_weights_equal_those_of_version_0_1_0(name):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        wanted = as_torchvision_draws(name)
+        wanted = state_of_version_0_1_0(name)
     found = build_backbone(name, seed=0).state_dict()
     assert list(found) == list(wanted)
     assert all(torch.equal(found[k], wanted[k]) for k in wanted)

@@ -1,4 +1,4 @@
-"""What tensors do not show survives every form it is written in."""
+"""Specs are restored from every form in which they are written."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ def test_missing_entries_of_a_record_take_their_defaults():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"arch": "resnet19"}, "'resnet19' is unknown; expected one of: resnet18"),
         ({"arch": None}, "arch is None"),
@@ -43,8 +43,8 @@ def test_missing_entries_of_a_record_take_their_defaults():
         ({"normalization": 5}, "the normalization is 5"),
     ],
 )
-def test_malformed_entries_of_a_record_are_reported(change, said):
-    with pytest.raises(UserError, match=said):
+def test_malformed_entries_of_a_record_are_reported(change, message):
+    with pytest.raises(UserError, match=message):
         spec_of_record(SPEC.as_dict() | change)
 
 

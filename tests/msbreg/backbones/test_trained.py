@@ -14,7 +14,7 @@ def initial_state(arch=ARCH):
 
 
 def move(state, *endings, only=""):
-    """Change tensors of those endings as training would: each value a little, none to its start."""
+    """Change tensors with these endings slightly, as training would; no value remains initial."""
     generator = torch.Generator().manual_seed(1)
     for key, value in state.items():
         if key.startswith(only) and key.endswith(endings) and value.ndim == 1:
@@ -78,17 +78,17 @@ def test_a_stage_that_was_not_loaded_is_reported_by_name():
 
 
 @pytest.mark.parametrize(
-    ("ending", "value", "said"),
+    ("ending", "value", "message"),
     [
         ("running_var", -0.5, "1 of 32 values are negative"),
         ("running_var", float("inf"), "1 of 32 values are not finite"),
         ("running_mean", float("nan"), "1 of 32 values are not finite"),
     ],
 )
-def test_impossible_statistics_are_rejected_with_the_name_of_the_tensor(ending, value, said):
+def test_impossible_statistics_are_rejected_with_the_name_of_the_tensor(ending, value, message):
     state = move(initial_state(), *AFFINE, *STATISTICS)
     state[f"bn1.{ending}"][3] = value
-    with pytest.raises(UserError, match=f"bn1.{ending}: {said}"):
+    with pytest.raises(UserError, match=f"bn1.{ending}: {message}"):
         signs_of_no_training(state)
 
 

@@ -1,4 +1,4 @@
-"""The untrained twin takes everything but the weights from the network that it is compared with."""
+"""The untrained twin has the architecture, input and stride of its network, but random weights."""
 
 import torch
 

@@ -48,7 +48,7 @@ def test_the_fingerprint_changes_with_names_and_sizes(make_folder):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "words"),
     [
         (lambda root: root.rename(root.parent / "gone"), "does not exist"),
         (lambda root: [f.unlink() for f in root.rglob("*.png")], "contains no images"),
@@ -56,9 +56,9 @@ def test_the_fingerprint_changes_with_names_and_sizes(make_folder):
         (lambda root: (root / "empty").mkdir(), "contains no images"),
     ],
 )
-def test_an_invalid_folder_is_rejected_with_the_reason(make_folder, spoil, words):
+def test_an_invalid_folder_is_rejected_with_the_reason(make_folder, damage, words):
     root = make_folder(train=2) / "train"
-    spoil(root)
+    damage(root)
     with pytest.raises(UserError, match=words):
         list_images(root)
 

@@ -126,9 +126,9 @@ def test_workers_end_with_the_batches_even_if_a_traceback_keeps_them_alive():
             assert len(children_since(before)) == 1
             raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError) as held:
+    with pytest.raises(ZeroDivisionError) as error:
         use()
-    assert held.value.__traceback__ is not None
+    assert error.value.__traceback__ is not None
     assert not children_since(before)
 
 

@@ -155,9 +155,11 @@ def test_of_simultaneous_starts_at_least_one_succeeds_and_the_others_are_rejecte
         )
         for _ in range(4)
     ]
-    said = [process.communicate(timeout=60)[1] for process in starts]
-    assert all(message in ("",) or "another run is writing" in message for message in said), said
-    assert "" in said
+    messages = [process.communicate(timeout=60)[1] for process in starts]
+    assert all(message in ("",) or "another run is writing" in message for message in messages), (
+        messages
+    )
+    assert "" in messages
 
 
 def test_disk_space_is_reserved_and_released(tmp_path):

@@ -254,7 +254,7 @@ main(run, Settings(Path(sys.argv[1])), Card())
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (
             'write_atomically(job.output / "out.json", bytes(size))',
@@ -264,7 +264,7 @@ main(run, Settings(Path(sys.argv[1])), Card())
     ],
     ids=["an atomic write", "any other write"],
 )
-def test_a_full_disk_fails_the_run_and_is_recorded(tmp_path, body, said):
+def test_a_full_disk_fails_the_run_and_is_recorded(tmp_path, body, message):
     """A limit on the file size simulates a full disk."""
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK.format(body=body), str(tmp_path / "run")],
@@ -274,7 +274,7 @@ def test_a_full_disk_fails_the_run_and_is_recorded(tmp_path, body, said):
     )
     assert done.returncode == 1, done.stderr
     assert done.stderr.count("error: cannot write ") == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Free some space" in done.stderr
     assert "Traceback" not in done.stderr
     record = json.loads((tmp_path / "run" / "record.json").read_text())
@@ -288,9 +288,9 @@ def test_an_unwritable_log_is_reported_once_and_the_run_continues(tmp_path, caps
         os.dup2(os.open("/dev/full", os.O_WRONLY), handler.stream.fileno())
         logging.getLogger("msbreg").info("one")
         logging.getLogger("msbreg").info("two")
-    said = capsys.readouterr().err
-    assert said.count("log.txt cannot be written") == 1
-    assert "Traceback" not in said
+    stderr = capsys.readouterr().err
+    assert stderr.count("log.txt cannot be written") == 1
+    assert "Traceback" not in stderr
     assert read_record(tmp_path / "run")["status"] == "done"
 
 

@@ -417,9 +417,9 @@ def test_invalid_arguments_to_a_tool_give_one_message(words, message, capsys):
     with pytest.raises(SystemExit) as end:
         tool().parse_args(words.split())
     assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith(message)
-    assert "usage" not in said
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(message)
+    assert "usage" not in stderr
 
 
 def test_a_group_may_be_given_as_json():

@@ -55,7 +55,7 @@ print("not reached")
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "reason"),
     [
         # A library call that waits forever and restarts when it is interrupted, like a lock.
         ("while True: ctypes.CDLL(None).sleep(60)", "no step within 0.3 s"),
@@ -64,7 +64,7 @@ print("not reached")
     ],
     ids=["stuck in a library", "never checks", "never ends"],
 )
-def test_a_stuck_run_is_terminated_with_a_message_and_code_75(body, said):
+def test_a_stuck_run_is_terminated_with_a_message_and_code_75(body, reason):
     process = subprocess.Popen(
         [sys.executable, "-c", STUCK.format(body=body)],
         cwd=ROOT,
@@ -77,7 +77,7 @@ def test_a_stuck_run_is_terminated_with_a_message_and_code_75(body, said):
     process.terminate()
     out, message = process.communicate(timeout=60)
     assert process.returncode == 75, message
-    assert f"interrupted: SIGTERM: {said}" in message
+    assert f"interrupted: SIGTERM: {reason}" in message
     assert "Run the same command to continue" in message
     assert out == "recorded\n"
 

@@ -79,17 +79,17 @@ def start(script: str, words: str) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("script", [*SCRIPTS, *TOOLS])
 def test_help_imports_nothing_heavy(script):
-    code, printed, said = start(script, "--help")
-    assert code == 0, said
-    assert printed.startswith("usage: ")
-    assert printed.endswith("imported:\n")
+    code, stdout, stderr = start(script, "--help")
+    assert code == 0, stderr
+    assert stdout.startswith("usage: ")
+    assert stdout.endswith("imported:\n")
 
 
 @pytest.mark.parametrize(("script", "words", "message"), WRONG, ids=lambda value: str(value))
 def test_invalid_input_is_reported_before_pytorch_is_imported(script, words, message):
-    code, printed, said = start(script, words)
-    assert code == 2, said
-    assert said.startswith("error: ")
-    assert message in said
-    assert "Traceback" not in said
-    assert printed.endswith("imported:\n")
+    code, stdout, stderr = start(script, words)
+    assert code == 2, stderr
+    assert stderr.startswith("error: ")
+    assert message in stderr
+    assert "Traceback" not in stderr
+    assert stdout.endswith("imported:\n")
