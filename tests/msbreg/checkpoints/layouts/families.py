@@ -1,7 +1,7 @@
 """A file of every family, with the structure that its repository writes.
 
 ``FAMILIES[name](state, twin)`` gives the content of a file with ``state`` (torchvision names) as the
-network that the family evaluates and ``twin`` as the other one, beside heads, queues and the rest.
+network that the family evaluates and ``twin`` as the other one, with heads, queues and other entries.
 """
 
 import argparse

@@ -48,7 +48,7 @@ def test_a_published_file_states_everything_that_an_evaluation_needs():
         (published(normalization=5), "expected mean and std"),
         (published(normalization={"mean": 0.5, "std": [1, 1, 1]}), "expected mean and std"),
         (published(normalization={"mean": [0, 0, 0], "std": [0, 0, 0]}), r"stds in \(0, 2\]"),
-        (published(normalization={"mean": ["a"] * 3, "std": [1, 1, 1]}), "three numbers"),
+        (published(normalization={"mean": ["a"] * 3, "std": [1, 1, 1]}), "three means"),
         (
             published(normalization={"mean": [0.1] * 3, "std": [1] * 3, "channels": "XYZ"}),
             "expected RGB or BGR",
