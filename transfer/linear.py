@@ -101,7 +101,7 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
         else:
             chosen, held = _choose(config, job, train, labels, classes)
         job.record.content["selection"] = (
-            f"learning rate on {round(config.held_out * 100)} % held-out training images; "
+            f"learning rate on {round(config.held_out * 100)} % of the training images, held out; "
             f"then trained on all {len(labels)}"
         )
     else:

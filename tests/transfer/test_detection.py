@@ -356,7 +356,7 @@ def test_auto_is_resolved_and_recorded(card, tmp_path, monkeypatch):
     record = read_record(tmp_path / "run")
     assert record["config"]["engine"] == "torchvision"
     assert record["engine"]["asked"] == "auto"
-    with pytest.raises(UserError, match="Detectron2 is not installed here"):
+    with pytest.raises(UserError, match="Detectron2 is not installed"):
         run(new_config(card, tmp_path / "other", engine="detectron2"))
 
 

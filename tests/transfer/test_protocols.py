@@ -173,7 +173,7 @@ def test_linear_chooses_on_held_out_training_images(tmp_path, data, checkpoint):
     results = linear.run(config)
     record = read_record(tmp_path / "run")
     assert record["selection"] == (
-        "learning rate on 10 % of the training images, held out; then all 30"
+        "learning rate on 10 % of the training images, held out; then trained on all 30"
     )
     assert results["learning_rate"] in config.learning_rates
     assert len(results["held_out_top1"]) == 5
