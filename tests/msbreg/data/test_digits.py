@@ -327,7 +327,7 @@ def test_verify_data_finds_odd_and_malformed_boxes_and_a_wrong_class_file(copy: 
     sets = copy / "voc/VOC2007/ImageSets/Main/one_test.txt"
     sets.write_text(sets.read_text().replace(" -1", "  1", 1))
     (problem,) = problems()
-    assert "one_test.txt says 1, the annotation -1" in problem
+    assert "one_test.txt says 1, the annotation says -1" in problem
 
 
 def test_verify_data_rejects_a_path_without_any_layout(tmp_path: Path) -> None:
