@@ -503,7 +503,7 @@ def test_the_folder_of_another_run_is_not_overwritten(card, done, tmp_path):
     with pytest.raises(UserError, match="contains a single run"):
         run(new_config(card, output, trials=2))
     (output / "record.json").write_text(json.dumps(record | {"kind": "knn"}))
-    with pytest.raises(UserError, match="contains a run of knn, this is detection"):
+    with pytest.raises(UserError, match="contains a run of knn, but this is detection"):
         run(new_config(card, output))
     (output / "record.json").unlink()
     with pytest.raises(UserError, match="record.json is missing from that folder"):
