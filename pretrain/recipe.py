@@ -143,7 +143,7 @@ class Config:
     """Folder for checkpoint.pth, record.json, curve.jsonl, log.txt and the TensorBoard files."""
     arch: str = "resnet18-narrow"
     """Name of the backbone."""
-    epochs: int = 2
+    epochs: int = 3
     """Passes over the images (A14: 320 on ImageNet-100 in §7.1, 300 in §10 and on the poster)."""
     batch_size: int = 64
     """Images per step, over all processes."""

@@ -86,7 +86,9 @@ def test_an_order_continues_where_it_stopped(first, shapes):
 
 def test_processes_share_a_batch_equally():
     assert share_of_batch(16, 8) == 2
-    with pytest.raises(UserError, match="IMS_PER_BATCH is 15 for 2 processes; expected a multiple"):
+    with pytest.raises(
+        UserError, match="IMS_PER_BATCH is 15 with 2 processes; expected a positive multiple of 2"
+    ):
         share_of_batch(15, 2)
     with pytest.raises(UserError, match="IMS_PER_BATCH is 0 for 1 processes"):
         share_of_batch(0, 1)
