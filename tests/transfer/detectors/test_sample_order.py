@@ -90,7 +90,7 @@ def test_processes_share_a_batch_equally():
         UserError, match="IMS_PER_BATCH is 15 with 2 processes; expected a positive multiple of 2"
     ):
         share_of_batch(15, 2)
-    with pytest.raises(UserError, match="IMS_PER_BATCH is 0 for 1 processes"):
+    with pytest.raises(UserError, match="IMS_PER_BATCH is 0 with 1 processes"):
         share_of_batch(0, 1)
 
 
