@@ -35,6 +35,7 @@ from msbreg.data.folder import list_images
 from msbreg.data.scenes import Scenes
 from msbreg.data.voc import classes_of, image_labels, read_split, voc_scenes
 from msbreg.run.errors import UserError
+from msbreg.run.files import open_regular
 from msbreg.run.options import ToolParser, exit_codes
 
 T = TypeVar("T")
@@ -104,7 +105,8 @@ def _check_images(folder: Path, name: str) -> Split:
 
     def check(i: int) -> str:
         images.image(i)
-        return hashlib.sha256((images.root / images.paths[i]).read_bytes()).hexdigest()
+        with open_regular(images.root / images.paths[i]) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     split.files |= set(_each(check, range(len(images)), split))
     return split
@@ -162,7 +164,8 @@ def check_segmentation(root: Path) -> Iterator[Split]:
 
         def check(image_id: str, split: Split = split) -> list[str]:
             height, width = read_image(root / "JPEGImages" / f"{image_id}.jpg").shape[:2]
-            with Image.open(root / "SegmentationClass" / f"{image_id}.png") as labels:
+            file = root / "SegmentationClass" / f"{image_id}.png"
+            with open_regular(file) as opened, Image.open(opened) as labels:
                 mode, size, values = labels.mode, labels.size, np.unique(np.asarray(labels))
             if mode != "P":
                 raise UserError(

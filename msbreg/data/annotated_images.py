@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from msbreg.data.decoding import MAX_PIXELS, UnreadableImage
 from msbreg.data.scenes import Scene
 from msbreg.run.errors import UserError
+from msbreg.run.files import open_regular
 
 # ---- Image sizes: the same limits for annotated sizes and decoded images
 
@@ -172,7 +173,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image and check its size; decoding errors in the body become UnreadableImage."""
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             problem = size_problem(image.height, image.width)
             if problem:
                 raise UnreadableImage(f"{_printable(path)} has {problem}")

@@ -19,6 +19,7 @@ import numpy as np
 from msbreg.data.annotated_images import advising, check_images, quote, size_problem
 from msbreg.data.scenes import Instance, Scene, Scenes
 from msbreg.run.errors import UserError
+from msbreg.run.files import open_regular
 
 # cityscapesscripts/helpers/labels.py: classes with evaluated instances, by ascending id.
 CLASS_IDS = {
@@ -93,7 +94,8 @@ def _scene(image: Path, annotations: Path) -> Scene:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_bytes())
+        with open_regular(file) as opened:
+            content = json.loads(opened.read())
     except OSError as error:
         raise UserError(
             f"{file} cannot be read: {error.strerror}; expected Cityscapes' polygons"

@@ -35,6 +35,7 @@ from msbreg.data.annotated_images import (
 from msbreg.data.run_lengths import check_runs
 from msbreg.data.scenes import Box, Instance, Polygons, RunLengths, Scene, Scenes
 from msbreg.run.errors import UserError
+from msbreg.run.files import open_regular
 
 ImageId = str | int
 Mask = Polygons | RunLengths | None
@@ -97,7 +98,8 @@ def _without_collection() -> Iterator[None]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_bytes())
+        with open_regular(file) as opened:
+            content = json.loads(opened.read())
     except OSError as error:
         raise UserError(
             f"{file} cannot be read: {error.strerror}; expected COCO's instances"

@@ -5,7 +5,6 @@ Detection uses ``annotated_images.read_upright`` instead, because its boxes refe
 """
 
 import io
-import stat
 from pathlib import Path
 
 import cv2
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from msbreg.run.errors import RunFailed, UserError
+from msbreg.run.files import open_regular
 
 # torchvision's IMG_EXTENSIONS. Pillow and OpenCV can decode all of them.
 IMAGE_SUFFIXES = frozenset(
@@ -71,9 +71,8 @@ def read_bytes(path: Path) -> bytes:
         UnreadableImage: it is empty.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block, a device might never end
-            raise ImageIOError(f"{path} cannot be read: it is not a regular file")
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except OSError as error:
         raise ImageIOError(f"{path} cannot be read: {error.strerror or error}") from error
     if not data:

@@ -27,6 +27,7 @@ from msbreg.data.annotated_images import (
 from msbreg.data.decoding import IMAGE_SUFFIXES
 from msbreg.data.scenes import Instance, Scene, Scenes
 from msbreg.run.errors import UserError
+from msbreg.run.files import open_regular
 
 # ---- Image-level labels from ImageSets/Main
 
@@ -104,7 +105,7 @@ def image_labels(root: Path, split: str) -> ImageLabels:
 
 def _read_labels(file: Path) -> dict[str, int]:
     labels: dict[str, int] = {}
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    for number, line in enumerate(_text(file).splitlines(), 1):
         words = line.split()
         if not words:
             continue
@@ -385,6 +386,7 @@ def _image_files(voc: Path) -> dict[str, Path]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")  # Windows editors add a byte order mark
+        with open_regular(file) as opened:
+            return opened.read().decode("utf-8-sig")  # Windows editors add a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read as text: {error}") from error

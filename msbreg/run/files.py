@@ -1,4 +1,4 @@
-"""Atomic writes, the lock of an output folder, and reserved disk space.
+"""Atomic writes, reads that never block, the lock of an output folder, and reserved disk space.
 
 Files are written completely or not at all, and never through a symbolic link. Temporary files have names
 that only this program uses, so those of killed runs can be removed without touching the user's files.
@@ -7,9 +7,11 @@ that only this program uses, so those of killed runs can be removed without touc
 import contextlib
 import errno
 import fcntl
+import io
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -122,6 +124,20 @@ def format_bytes(count: int) -> str:
 def is_full(error: BaseException) -> bool:
     """Whether an error means that the disk or quota is full, or a file reached its maximum size."""
     return isinstance(error, OSError) and error.errno in _NO_SPACE
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file for reading, like ``open(path, "rb")``, but never block on a pipe or a device.
+
+    Raises:
+        OSError: there is no such file, it is not a regular file, or it cannot be opened.
+        ValueError: the name contains a NUL or a lone surrogate.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def open_no_follow(path: Path, flags: int) -> int:

@@ -6,16 +6,14 @@ and to encode as UTF-8: at most ``DEPTH`` levels, no NaN or infinity (converted 
 than 25 digits, no lone surrogate and no NUL.
 """
 
-import io
 import json
 import math
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from msbreg.run.errors import UserError
+from msbreg.run.files import open_regular
 
 LIMIT = 16_000_000  # bytes of a file
 DEPTH = 50
@@ -26,36 +24,20 @@ Shape = Mapping[str, Any]
 NUMBER = (int, float)
 
 
-def open_regular(path: Path) -> io.BufferedReader:
-    """Open a regular file for reading; never blocks on a pipe or a device.
-
-    Raises:
-        UserError: there is no such file, it is not a regular file, or it cannot be opened.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist.") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL or a lone surrogate in the name
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read ({reason}).") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise UserError(f"{path} is not a regular file.")
-    return os.fdopen(descriptor, "rb")
-
-
 def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
     """The content of a regular file.
 
     Raises:
         UserError: the file cannot be opened or read, or is larger than ``limit`` bytes.
     """
-    with open_regular(path) as file:
-        try:
+    try:
+        with open_regular(path) as file:
             content = file.read(limit + 1)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL or a lone surrogate in the name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read ({reason}).") from error
     if len(content) > limit:
         raise UserError(f"{path} is larger than {limit / 1e6:.0f} MB.")
     return content

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from msbreg.run.errors import UserError
-from msbreg.run.json_files import NUMBER, Shape, is_number, misfits, open_regular, read_json
+from msbreg.run.files import open_regular
+from msbreg.run.json_files import NUMBER, Shape, is_number, misfits, read_json
 from transfer.report import formatting
 
 SUFFIX = ".certificate.json"
@@ -150,8 +151,10 @@ def _state(path: Path, name: str, sha256s: dict[str, Any]) -> str:
         try:
             with open_regular(file) as content:
                 found = hashlib.file_digest(content, "sha256").hexdigest()
-        except (UserError, OSError) as error:
-            return formatting.cut(error)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            return formatting.cut(
+                f"{file} cannot be read ({getattr(error, 'strerror', None) or error})."
+            )
         if found != sha256:
             return f"{file} is not the file that was certified: its sha256 differs."
     return ""

@@ -11,7 +11,7 @@ from msbreg.data.annotated_images import quote
 from msbreg.data.run_lengths import boxes_around, characters, check_runs
 from msbreg.data.scenes import Prediction, RunLengths, Scene, Scenes
 from msbreg.run.errors import UserError
-from msbreg.run.files import write_atomically
+from msbreg.run.files import open_regular, write_atomically
 from transfer.scoring.predictions import in_order
 
 
@@ -54,7 +54,8 @@ def read_coco_results(path: Path, scenes: Scenes) -> tuple[Prediction, ...]:
         UserError: the file does not exist or is not such a list, or an entry does not match the split.
     """
     try:
-        entries = json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            entries = json.loads(file.read())
     except (
         OSError,
         ValueError,

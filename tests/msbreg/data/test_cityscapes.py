@@ -1,6 +1,7 @@
 """Cityscapes' instances: the published layout, Detectron2's geometry, and invalid data."""
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -128,6 +129,9 @@ def test_missing_folders_and_files_are_reported(root):
         load_scenes(NAME.format("val"), root / "cityscapes" / "gtFine")
     (root / "cityscapes/gtFine/val/aachen/aachen_000000_000019_gtFine_polygons.json").unlink()
     with pytest.raises(UserError, match=r"polygons\.json cannot be read: No such file"):
+        load_scenes(NAME.format("val"), root)
+    os.mkfifo(root / "cityscapes/gtFine/val/aachen/aachen_000000_000019_gtFine_polygons.json")
+    with pytest.raises(UserError, match=r"polygons\.json cannot be read: not a regular file"):
         load_scenes(NAME.format("val"), root)
     with pytest.raises(UserError, match="is unknown; did you mean cityscapes_fine_instance_seg_tr"):
         load_scenes("cityscapes_fine_instance_seg_test", root)

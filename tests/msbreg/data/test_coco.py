@@ -1,6 +1,7 @@
 """COCO's instances: what is read, and how invalid files are reported."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -272,6 +273,9 @@ def test_a_missing_file_or_folder_is_reported(tmp_path):
     file, images = write_coco(tmp_path, coco_content())
     with pytest.raises(UserError, match=r"none\.json cannot be read: No such file"):
         coco_scenes("name", tmp_path / "none.json", images)
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UserError, match=r"pipe\.json cannot be read: not a regular file"):
+        coco_scenes("name", tmp_path / "pipe.json", images)
     with pytest.raises(UserError, match="no_folder not found; expected the images of"):
         coco_scenes("name", file, tmp_path / "no_folder")
 

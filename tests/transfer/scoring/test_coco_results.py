@@ -1,6 +1,7 @@
 """pycocotools reads our results JSON, and reading it restores the predictions."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -129,5 +130,7 @@ def test_a_file_that_is_not_a_list_of_detections_is_rejected(tmp_path, scenes, c
     (tmp_path / "r.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=r"r\.json"):
         read_coco_results(tmp_path / "r.json", scenes)
-    with pytest.raises(UserError, match="cannot be read"):
-        read_coco_results(tmp_path / "absent.json", scenes)
+    os.mkfifo(tmp_path / "pipe.json")
+    for name in ("absent.json", "pipe.json"):
+        with pytest.raises(UserError, match="cannot be read"):
+            read_coco_results(tmp_path / name, scenes)
