@@ -46,7 +46,7 @@ class HeadSettings:
 class OptimizerSettings:
     """LARS with linear warm-up and cosine decay; learning rate = base_lr * batch_size / 256 * views."""
 
-    base_lr: float = 3.0
+    base_lr: float = 6.0
     """Learning rate per 256 images (MSBReg §7.1: 0.15 ImageNet, 0.4 ImageNet-100, 0.5 STL-10)."""
     scale_by_views: bool = True
     """Multiply the learning rate by the number of views, also for BYOL (A26)."""
@@ -55,7 +55,7 @@ class OptimizerSettings:
     """LARS trust coefficient eta."""
     weight_decay: float = 1e-5
     """Weight decay, except for biases and norms (A15: the paper's value; BYOL uses 1e-6 to 1.5e-6)."""
-    warmup_epochs: float = 1.0
+    warmup_epochs: float = 0.5
     """Epochs of linear warm-up (10 in the paper)."""
     warmup_start: float = 0.0
     """Learning rate at the first step (A28)."""
@@ -100,7 +100,7 @@ class AugmentSettings:
     """Probability of conversion to gray (0.2)."""
     flip: float | None = 0.0
     """Probability of a horizontal flip (0.5)."""
-    blur: float | None = None
+    blur: float | None = 0.0
     """Probability of Gaussian blur (1.0 in table9)."""
     solarize: float | None = 0.0
     """Probability of solarization (0.2 in table9)."""
@@ -145,7 +145,7 @@ class Config:
     """Name of the backbone."""
     epochs: int = 3
     """Passes over the images (A14: 320 on ImageNet-100 in §7.1, 300 in §10 and on the poster)."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Images per step, over all processes."""
     views: int = 4
     """Number K of views per image."""

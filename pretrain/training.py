@@ -109,7 +109,7 @@ class PreTraining(Trainable):
 def peak_learning_rate(config: Config) -> float:
     """``base_lr * batch_size / 256``, times the number of views if ``scale_by_views`` (MSBReg §7.1).
 
-    >>> peak_learning_rate(Config())  # 3.0 * 64 / 256 * 4
+    >>> peak_learning_rate(Config())  # 6.0 * 32 / 256 * 4
     3.0
     """
     scale = config.views if config.optimizer.scale_by_views else 1

@@ -53,14 +53,17 @@ SINGLE = Composition(
     shift=4.0,
     dark=0.0,
 )
+# Scenes have the polarity and brightness of the single digits, so that what pre-training learns can transfer,
+# but more of the photograph, more colors and several digits.
 SCENE = Composition(
-    background_contrast=0.5,
-    ground=None,
+    background_contrast=0.3,
+    ground=(40.0, 110.0),
     contrast=(70.0, 120.0),
     chroma=40.0,
-    height=(24.0, 38.0),
+    height=(22.0, 34.0),
     rotation=15.0,
     noise=3.0,
+    dark=0.0,
     difficult=0.08,
     truncated=0.15,
 )

@@ -143,10 +143,10 @@ def test_classes_can_only_be_given_for_folders(tmp_path):
 @pytest.mark.parametrize(
     ("name", "images", "objects", "year"),
     [
-        ("digits_voc_trainval", 600, 1525, 2007),
-        ("digits_voc_test", 400, 994, 2007),
-        ("digits_coco_train", 400, 1061, None),
-        ("digits_coco_val", 150, 410, None),
+        ("digits_voc_trainval", 1200, 2389, 2007),
+        ("digits_voc_test", 400, 807, 2007),
+        ("digits_coco_train", 600, 1257, None),
+        ("digits_coco_val", 200, 409, None),
     ],
 )
 def test_the_embedded_digits_are_read(name, images, objects, year):
