@@ -144,9 +144,9 @@ def test_classes_can_only_be_given_for_folders(tmp_path):
     ("name", "images", "objects", "year"),
     [
         ("digits_voc_trainval", 1200, 2389, 2007),
-        ("digits_voc_test", 400, 807, 2007),
+        ("digits_voc_test", 300, 606, 2007),
         ("digits_coco_train", 600, 1257, None),
-        ("digits_coco_val", 200, 409, None),
+        ("digits_coco_val", 150, 311, None),
     ],
 )
 def test_the_embedded_digits_are_read(name, images, objects, year):
