@@ -7,8 +7,8 @@ import torch
 
 from msbreg.run import distributed
 from msbreg.run.errors import UserError
-from tests.pair import run_pair
 from tests.pretrain.workers import gradient_of_one_step
+from tests.processes import run_pair
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,11 +1,8 @@
 """Complete runs of the script: started, stopped, killed and resumed as by a user."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -28,6 +25,8 @@ from pretrain.recipe import (
 )
 from pretrain.run import run
 from pretrain.view_batches import Order
+from tests.conftest import write_folder
+from tests.processes import Program
 
 SCRIPT = Path(__file__).resolve().parents[2] / "pretrain" / "run.py"
 
@@ -52,21 +51,14 @@ def small(data: Path, output: Path, **changes) -> Config:
 
 
 def arguments(data: Path, output: Path, *more: str) -> list[str]:
-    """The same run as a command line."""
+    """The same run as options of the script."""
     flags = (
         f"--data {data} --output {output} --arch resnet18-tiny "
         "--epochs 2 --batch_size 4 --views 2 --workers 0 "
         "--device cpu --head.hidden 16 --head.out 8 --augment.size 16 --diagnostics.images 8 "
         "--diagnostics.bank 16 --diagnostics.queries 8 --optimizer.warmup_epochs 0.5"
     )
-    return [sys.executable, str(SCRIPT), *flags.split(), *more]
-
-
-def start(command: list[str], cwd: Path) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return [*flags.split(), *more]
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -148,31 +140,39 @@ def test_workers_do_not_change_the_weights(data, tmp_path):
     assert_bit_equal(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory) -> tuple[Path, Path]:
+    """The data and the folder of an uninterrupted run of 24 steps."""
+    folder = tmp_path_factory.mktemp("long")
+    data = write_folder(folder / "data", train=8, val=4)
+    run(small(data, folder / "whole", epochs=6))
+    return data, folder / "whole"
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(data, tmp_path, how):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(long_run, tmp_path, how):
+    data, whole = long_run
+    broken = tmp_path / "broken"
     long = ("--epochs", "6", "--save_seconds", "0.001")  # a checkpoint at every step
-    run(small(data, whole, epochs=6))
-    stopped = start(arguments(data, broken, *long), tmp_path)
+    stopped = Program(SCRIPT, arguments(data, broken, *long), cwd=tmp_path)
     checkpoint = broken / "checkpoint.pth"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     stopped.send_signal(how)
-    _, message = stopped.communicate(timeout=120)
+    code, _, message = stopped.wait()
     saved = load_checkpoint(checkpoint)["step"]
     assert 0 < saved < 24, "the run was over before it was stopped"
     if how == signal.SIGKILL:
-        assert stopped.returncode == -signal.SIGKILL
+        assert code == -signal.SIGKILL
         assert read_record(broken)["status"] == "running"
     else:
-        assert stopped.returncode == 75, message
+        assert code == 75, message
         assert "Run the same command to continue" in message
         assert "Traceback" not in message
         assert read_record(broken)["status"] == "interrupted"
-    again = start(arguments(data, broken, *long), tmp_path)
-    _, message = again.communicate(timeout=120)
-    assert again.returncode == 0, message
+    code, _, message = Program(SCRIPT, arguments(data, broken, *long), cwd=tmp_path).wait()
+    assert code == 0, message
     assert f"continuing from step {saved}" in message or how == signal.SIGKILL
     assert_bit_equal(whole, broken)
     rows = [json.loads(line) for line in (broken / "curve.jsonl").read_text().splitlines()]
@@ -277,9 +277,9 @@ def test_a_collapse_is_recorded_as_a_warning(data, tmp_path):
     ],
 )
 def test_user_errors_give_one_message(data, tmp_path, flags, words):
-    process = start(arguments(data, tmp_path / "run", *flags.split()), tmp_path)
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 2, message
+    words_given = arguments(data, tmp_path / "run", *flags.split())
+    code, _, message = Program(SCRIPT, words_given, cwd=tmp_path).wait()
+    assert code == 2, message
     assert words in message
     assert "Traceback" not in message
 

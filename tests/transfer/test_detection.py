@@ -1,12 +1,9 @@
 """Whole runs of the script: started, interrupted, killed and continued."""
 
 import json
-import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from msbreg.checkpoints.load import save_checkpoint
 from msbreg.run.errors import UserError
 from msbreg.run.options import exit_codes, parse
 from msbreg.run.record import protocol_digest, read_record
+from tests.processes import Program, run_group
 from tests.transfer.boxes_data import CARDS, make_voc, tiny_card
 from transfer.detection import run
 from transfer.detectors import detectron2_engine
@@ -56,22 +54,6 @@ def done(card, tmp_path_factory) -> Path:
 def new_config(card: Path, output: Path, *overrides: str, **changes) -> Config:
     settings = {"checkpoint": "random", "engine": "torchvision", "device": "cpu"} | changes
     return Config(config=card, output=output, overrides=overrides, **settings)
-
-
-def start(arguments: str, cwd: Path, *, processes: int = 1) -> subprocess.Popen:
-    command = [sys.executable, str(SCRIPT)]
-    if processes > 1:
-        distributed = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-        command = [sys.executable, *distributed, "--standalone", str(SCRIPT)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [*command, *arguments.split()],
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def differing(first: Path, second: Path) -> list[str]:
@@ -212,34 +194,41 @@ def test_bf16_accumulation_and_channels_last_can_be_combined(card, tmp_path, pas
     }
 
 
+@pytest.fixture(scope="module")
+def long_run(data, tmp_path_factory) -> tuple[Path, Path]:
+    """The card and the folder of an uninterrupted run of 16 iterations."""
+    folder = tmp_path_factory.mktemp("long")
+    card = tiny_card(folder, data, MAX_ITER=16, CHECKPOINT_PERIOD=1)
+    run(new_config(card, folder / "whole"))
+    return card, folder / "whole"
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(data, tmp_path, how):
-    card = tiny_card(tmp_path, data, MAX_ITER=16, CHECKPOINT_PERIOD=1)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(new_config(card, whole))
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(long_run, tmp_path, how):
+    card, whole = long_run
+    broken = tmp_path / "broken"
     arguments = (
         f"--config {card} --checkpoint random --engine torchvision --device cpu --output {broken}"
     )
-    stopped = start(arguments, tmp_path)
+    stopped = Program(SCRIPT, arguments.split(), cwd=tmp_path)
     checkpoint = broken / "checkpoint.pth"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     stopped.send_signal(how)
-    _, message = stopped.communicate(timeout=120)
+    code, _, message = stopped.wait()
     saved = read_checkpoint(checkpoint)
     assert saved["loop"]["evaluated_at"] < 16, "the run was over before it was stopped"
     if how == signal.SIGKILL:
-        assert stopped.returncode == -signal.SIGKILL
+        assert code == -signal.SIGKILL
         assert read_record(broken)["status"] == "running"
     else:
-        assert stopped.returncode == 75, message
+        assert code == 75, message
         assert "Run the same command to continue" in message
         assert "Traceback" not in message
         assert read_record(broken)["status"] == "interrupted"
-    again = start(arguments, tmp_path)
-    _, message = again.communicate(timeout=120)
-    assert again.returncode == 0, message
+    code, _, message = Program(SCRIPT, arguments.split(), cwd=tmp_path).wait()
+    assert code == 0, message
     assert f"continuing after iteration {saved['iteration']}" in message
     assert not differing(whole, broken)
     assert curve(whole) == curve(broken)
@@ -394,9 +383,8 @@ def test_two_processes_train_one_detector_and_warn_about_local_batchnorm(card, t
     arguments = (
         f"--config {card} --checkpoint random --engine torchvision --device cpu --output run"
     )
-    process = start(arguments, tmp_path, processes=2)
-    _, message = process.communicate(timeout=240)
-    assert process.returncode == 0, message
+    for code, _, message in run_group(SCRIPT, *arguments.split(), cwd=tmp_path):
+        assert code == 0, message
     record = read_record(tmp_path / "run")
     assert record["processes"] == 2
     assert any("its own BatchNorm statistics" in warning for warning in record["warnings"])
@@ -445,12 +433,10 @@ def test_a_wrong_command_line_gives_one_message(
 
 
 def test_the_script_reports_errors_and_prints_help(tmp_path):
-    wrong = start("--config no.yaml", tmp_path)
-    _, output = wrong.communicate(timeout=60)
-    assert (wrong.returncode, output) == (2, "error: no such file: no.yaml\n")
-    helped = start("--help", tmp_path)
-    output, _ = helped.communicate(timeout=60)
-    assert helped.returncode == 0
+    code, _, message = Program(SCRIPT, ["--config", "no.yaml"], cwd=tmp_path).wait()
+    assert (code, message) == (2, "error: no such file: no.yaml\n")
+    code, output, _ = Program(SCRIPT, ["--help"], cwd=tmp_path).wait()
+    assert code == 0
     assert "Override settings of the yaml; must follow all options" in output
     assert "--eval-only" in output
     assert "--overrides" not in output

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from msbreg.run.record import read_record
-from tests.pair import run_pair
+from tests.processes import run_pair
 from tests.transfer.boxes_data import make_voc, tiny_card
 from tests.transfer.two_processes import KILLED_AFTER, still
 from transfer.detectors.detector_training import read_checkpoint

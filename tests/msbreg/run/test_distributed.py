@@ -6,7 +6,7 @@ import pytest
 
 from msbreg.run import distributed
 from msbreg.run.errors import UserError
-from tests.pair import run_pair
+from tests.processes import run_pair
 
 
 def test_decisions_and_errors_of_the_main_process_reach_all_processes(make_folder, tmp_path):

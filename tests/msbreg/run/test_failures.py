@@ -7,7 +7,7 @@ from torch import nn
 
 from msbreg.run.errors import RunFailed, UserError
 from msbreg.run.failures import raise_first, to_other_processes
-from tests.pair import run_pair
+from tests.processes import run_pair
 from transfer.detectors.detector_training import has_synchronized_norm
 
 

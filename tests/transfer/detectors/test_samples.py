@@ -9,7 +9,7 @@ import torch
 from msbreg.data.scenes import Instance, Scene, Scenes
 from msbreg.run.errors import UserError
 from tests.msbreg.data.annotated_folders import coco_content, noise, write_coco
-from tests.pair import run_pair
+from tests.processes import run_pair
 from transfer.detectors.mapper import MapperSettings, testing_sample
 from transfer.detectors.samples import testing_batches, training_batches
 

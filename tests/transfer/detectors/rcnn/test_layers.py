@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from msbreg.run import distributed
-from tests.pair import run_pair
+from tests.processes import run_pair
 from transfer.detectors.rcnn.layers import NaiveSyncBatchNorm
 
 ROOT = Path(__file__).resolve().parents[4]
