@@ -146,7 +146,7 @@ def test_classes_can_only_be_given_for_folders(tmp_path):
         ("digits_voc_trainval", 1200, 2389, 2007),
         ("digits_voc_test", 300, 606, 2007),
         ("digits_coco_train", 600, 1257, None),
-        ("digits_coco_val", 150, 311, None),
+        ("digits_coco_val", 120, 256, None),
     ],
 )
 def test_the_embedded_digits_are_read(name, images, objects, year):

@@ -186,6 +186,6 @@ def test_a_folder_or_pipe_named_record_is_reported_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "b" / "record.json")
     (tmp_path / "c" / "record.json").symlink_to("nowhere")
     a, b, c = (found for _, found in find_records([tmp_path]))
-    assert "a/record.json is not a regular file" in a
-    assert "b/record.json is not a regular file" in b
+    assert "a/record.json cannot be read (not a regular file)" in a
+    assert "b/record.json cannot be read (not a regular file)" in b
     assert "c/record.json does not exist" in c
