@@ -48,7 +48,10 @@ def test_a_folder_that_is_given_twice_is_shown_once(converted):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: path.unlink(), "checkpoint_d2.pkl cannot be read (No such file or directory)"),
+        (
+            lambda path: path.unlink(),
+            "checkpoint_d2.pkl cannot be read (No such file or directory)",
+        ),
         (lambda path: path.write_bytes(b"other"), "is not the file that was certified"),
     ],
     ids=["gone", "another"],
