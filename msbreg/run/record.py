@@ -209,8 +209,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
             wrong.append(name)
     if wrong:
         raise UserError(
-            f"{path} is not a complete record: {', '.join(dict.fromkeys(wrong))} is missing or has the "
-            "wrong type.\nMove the folder away, or give another one."
+            f"{path} is not a complete record; missing or of the wrong type: "
+            f"{', '.join(dict.fromkeys(wrong))}.\nMove the folder away, or give another one."
         )
     return content
 

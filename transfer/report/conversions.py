@@ -94,8 +94,8 @@ def _conversion(path: Path, content: Any) -> Conversion:
         wrong += [f"readings.{n}" for r in content["readings"] for n in misfits(r, _READING)]
     if wrong:
         raise UserError(
-            f"{path} is not a certificate of tools/convert_to_d2.py: {', '.join(wrong)} is missing "
-            "or has another type."
+            f"{path} is not a certificate of tools/convert_to_d2.py; missing or of the wrong type: "
+            f"{', '.join(wrong)}."
         )
     source = content["source"]
     rows = tuple(

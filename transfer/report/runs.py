@@ -177,8 +177,8 @@ def _check(folder: Path, record: dict[str, Any]) -> None:
         wrong += [f"network.{name}" for name in found]
     if wrong:
         raise UserError(
-            f"{folder / FILE_NAME} is not a complete record: {', '.join(wrong)} is missing or has "
-            "another type."
+            f"{folder / FILE_NAME} is not a complete record; missing or of the wrong type: "
+            f"{', '.join(wrong)}."
         )
 
 

@@ -111,8 +111,8 @@ _READERS: dict[str, Callable[[Path, dict[str, Any]], Found]] = {
 def _require(folder: Path, record: dict[str, Any], shape: Shape) -> None:
     if wrong := misfits(record, shape):
         raise UserError(
-            f"{folder / FILE_NAME} is not a complete record of {record['kind']}: "
-            f"{', '.join(wrong)} is missing or has another type."
+            f"{folder / FILE_NAME} is not a complete record of {record['kind']}; missing or of the wrong "
+            f"type: {', '.join(wrong)}."
         )
 
 

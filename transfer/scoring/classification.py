@@ -23,7 +23,7 @@ def top_k_accuracy(
     (33.3, 100.0)
 
     Raises:
-        UserError: there is no image, k is not in 1..C, a label is not in 0..C-1, or a score is NaN
+        UserError: there are no images, k is not in 1..C, a label is not in 0..C-1, or a score is NaN
             (comparisons with NaN are false, so it would count as a hit).
     """
     if not 1 <= k <= scores.shape[1]:

@@ -169,13 +169,13 @@ def test_schema_1_is_readable_and_schema_2_requires_scores(tmp_path):
     (tmp_path / "record.json").write_text(json.dumps(content | {"schema": 1}))
     assert read_record(tmp_path)["schema"] == 1
     (tmp_path / "record.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="scores is missing"):
+    with pytest.raises(UserError, match="of the wrong type: scores"):
         read_record(tmp_path)
 
 
 def test_missing_and_mistyped_entries_of_a_record_are_named(tmp_path):
     (tmp_path / "record.json").write_text('{"schema": 1, "kind": "knn", "config": []}')
-    with pytest.raises(UserError, match="not a complete record: status, .*config"):
+    with pytest.raises(UserError, match="wrong type: status, .*config"):
         read_record(tmp_path)
 
 
