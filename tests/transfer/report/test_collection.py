@@ -87,5 +87,8 @@ def test_a_network_whose_weights_look_untrained_is_marked(tmp_path):
 
 def test_a_folder_without_a_usable_record_is_an_error_that_names_it(tmp_path):
     write_record(tmp_path / "a", kind="knn", config={}, results=[])
-    with pytest.raises(UserError, match=r"a/record\.json is not a complete record; missing or of the wrong type: results"):
+    with pytest.raises(
+        UserError,
+        match=r"a/record\.json is not a complete record; missing or of the wrong type: results",
+    ):
         collect([tmp_path])

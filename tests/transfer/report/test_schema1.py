@@ -67,7 +67,9 @@ def test_unreadable_per_class_scores_are_reported_and_the_other_scores_kept(tmp_
 
 def test_a_record_without_its_split_is_rejected_by_name(tmp_path):
     folder = write_knn(tmp_path / "a", 61.2, network(), data={"train": {"images": 9}})
-    with pytest.raises(UserError, match=r"complete record of knn; missing or of the wrong type: data\.val"):
+    with pytest.raises(
+        UserError, match=r"complete record of knn; missing or of the wrong type: data\.val"
+    ):
         read(folder)
 
 

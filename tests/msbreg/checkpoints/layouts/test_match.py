@@ -447,6 +447,12 @@ def test_ambiguous_names_do_not_select_a_layout(content):
         identify(file_with(content))
 
 
+def test_a_whole_detector_is_recognized():
+    names = ("backbone.stem.conv1.weight", "roi_heads.box_predictor.cls_score.weight")
+    with pytest.raises(UserError, match=r"a whole detector: .* transfer/detection\.py --eval-only"):
+        identify(file_with({"model": {name: torch.ones(1) for name in names}}))
+
+
 def test_an_unknown_layout_is_read_at_a_location_given_by_the_user():
     state, twin = source("x")
     content = {"nets": {"student": under("trunk.", state) | under("slow.", twin)}, "epoch": 3}
