@@ -45,7 +45,7 @@ HINTS = {
     "*conv1.0.weight": "It contains a deep stem (ResNet-C or -D), which is not the ResNet-50 of the papers.",
     "*_flat_param": "FSDP flattened its tensors, which cannot be separated again: save the FULL_STATE_DICT.",
     "*backbone.1.layers.*.shortcut*": "It contains lightly's ResNetGenerator, a network for small images.",
-    "*roi_heads.*": "It contains a whole detector: evaluate it with transfer/detection.py --eval-only. For the "
+    "*roi_heads.*": "It contains a whole detector: evaluate it with transfer/detection.py --eval-only. For "
     "other protocols, give the checkpoint of its backbone.",
     "*stem.0.weight": "It contains a deep stem (ResNet-C or -D), which is not the ResNet-50 of the papers.",
 }
