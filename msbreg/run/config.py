@@ -1,9 +1,13 @@
-"""Settings as plain data: what a record stores, and how two runs are compared."""
+"""Settings as plain data: parsed from yaml, stored in records, and compared between runs."""
 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+from msbreg.run.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,74 @@ def differences(given: dict[str, Any], reference: dict[str, Any]) -> dict[str, A
     """
     before, after = flat(reference), flat(given)
     return {key: value for key, value in after.items() if key not in before or before[key] != value}
+
+
+# ---- Plain yaml, within limits that no real file of settings reaches
+
+
+MAX_BYTES = 2**20
+MAX_NODES = 20_000  # keys, values and sections, with aliases expanded
+MAX_DEPTH = 20
+
+
+class PlainLoader(yaml.SafeLoader):
+    """Loader of plain yaml with limited depth. Dates are read as strings."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the base class's attribute without one entry
+        first: [(tag, regex) for tag, regex in entries if tag != "tag:yaml.org,2002:timestamp"]
+        for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: Any, index: Any) -> Any:  # the base class's name
+        self.depth = getattr(self, "depth", 0) + 1
+        if self.depth > 2 * MAX_DEPTH:
+            line = self.peek_event().start_mark.line + 1
+            raise UserError(f"line {line}: nested deeper than {MAX_DEPTH} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def parse_yaml(text: str, loader: type[PlainLoader] = PlainLoader) -> Any:
+    """Parse a yaml text.
+
+    Raises:
+        yaml.YAMLError, ValueError, OverflowError: it is not plain yaml (``UserError`` is a ValueError; others
+            come from invalid numbers, such as 0b or 5,000 digits), or exceeds the limits.
+    """
+    parser = loader(text)
+    try:
+        root = parser.get_single_node()
+        if root is None:
+            return None
+        _count(root, {}, set())
+        return parser.construct_document(root)
+    finally:
+        parser.dispose()
+
+
+def _count(node: Any, counted: dict[int, int], open_: set[int]) -> int:
+    """Number of nodes in this subtree, with aliases expanded.
+
+    Args:
+        counted: results for nodes that were counted before, by id.
+        open_: ids of the nodes on the path from the root.
+
+    Raises:
+        UserError: more than MAX_NODES, or a node contains itself.
+    """
+    if id(node) in open_:
+        raise UserError(f"line {node.start_mark.line + 1}: contains itself through an alias")
+    if id(node) not in counted:
+        children = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in children for child in pair]
+        inner = open_ | {id(node)}
+        total = 1 + sum(_count(child, counted, inner) for child in children)
+        if total > MAX_NODES:
+            raise UserError(
+                f"line {node.start_mark.line + 1}: more than {MAX_NODES} values after expanding "
+                "aliases"
+            )
+        counted[id(node)] = total
+    return counted[id(node)]

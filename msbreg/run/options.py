@@ -35,7 +35,7 @@ from typing import Any, NoReturn, TypeVar
 import jsonargparse
 import yaml
 
-from msbreg.run.config import Card, differences, plain
+from msbreg.run.config import MAX_BYTES, Card, PlainLoader, differences, parse_yaml, plain
 from msbreg.run.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -266,7 +266,7 @@ def _check_pairs(argv: Sequence[str]) -> None:
 # ---- Cards
 
 
-class _CardLoader(yaml.SafeLoader):
+class _CardLoader(PlainLoader):
     """YAML that reads 1e-5 as a number; YAML 1.1 reads it as a string."""
 
 
@@ -290,8 +290,11 @@ def _read_card(file: Path, options: Mapping[str, Option], config_type: type) -> 
             f"card {file} {what}; expected a YAML file of settings, such as those in configs/"
         )
     try:
-        content = yaml.load(file.read_text(), _CardLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = file.read_text()
+        if len(text) > MAX_BYTES:
+            raise UserError(f"larger than {MAX_BYTES} bytes")
+        content = parse_yaml(text, _CardLoader)
+    except (OSError, yaml.YAMLError, ValueError, OverflowError) as error:
         raise UserError(f"card {file} cannot be read: {error}") from error
     if content is None:
         return []

@@ -223,7 +223,19 @@ def test_errors_in_a_card_name_the_file_and_the_key(tmp_path, content, message):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[1, 2]", "is not a mapping"), ("a: [", "cannot be read"), ("a: \x00", "cannot be read")],
+    [
+        ("[1, 2]", "is not a mapping"),
+        ("a: [", "cannot be read"),
+        ("a: \x00", "cannot be read"),
+        ("limit: " + "9" * 5000, "cannot be read: .*4300 digits"),
+        ("limit: &a [*a]", "cannot be read: line 1: contains itself through an alias"),
+        ("limit: " + "[" * 100 + "]" * 100, "cannot be read: line 1: nested deeper than 20 levels"),
+        (
+            "".join(f"a{n}: &a{n} [" + f"*a{n - 1}, " * 9 * (n > 0) + "]\n" for n in range(9)),
+            "expanding",
+        ),
+        ("name: 2024-13-45", "name is unknown"),
+    ],
 )
 def test_an_invalid_card_file_is_named(tmp_path, content, message):
     with pytest.raises(UserError, match=f"my_card.yaml {message}"):

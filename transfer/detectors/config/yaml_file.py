@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from fvcore.common.config import BASE_KEY, CfgNode
 
+from msbreg.run.config import MAX_BYTES, PlainLoader, parse_yaml
 from msbreg.run.errors import UserError
 from transfer.detectors.config.defaults import DEFAULTS, VERSION
 
@@ -73,9 +74,6 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> CfgNode:
 # ---- Reading a file and its bases, within limits that no real config reaches
 
 
-MAX_BYTES = 2**20
-MAX_NODES = 20_000  # keys, values and sections, with aliases expanded
-MAX_DEPTH = 20
 MAX_FILES = 30  # Detectron2's longest chain has 4
 _PYTHON = "tag:yaml.org,2002:python/"
 
@@ -88,22 +86,8 @@ class _Code:
     line: int
 
 
-class _Loader(yaml.SafeLoader):
-    """Loader of plain yaml. Dates are read as strings, and Python code as ``_Code``; it is never run."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - the base class's attribute without one entry
-        first: [(tag, regex) for tag, regex in entries if tag != "tag:yaml.org,2002:timestamp"]
-        for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def compose_node(self, parent: Any, index: Any) -> Any:  # the base class's name
-        self.depth = getattr(self, "depth", 0) + 1
-        if self.depth > 2 * MAX_DEPTH:
-            line = self.peek_event().start_mark.line + 1
-            raise UserError(f"line {line}: nested deeper than {MAX_DEPTH} levels")
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
+class _Loader(PlainLoader):
+    """Reads Python code as ``_Code``."""
 
 
 def _kept_code(loader: Any, suffix: str, node: Any) -> _Code:
@@ -111,50 +95,6 @@ def _kept_code(loader: Any, suffix: str, node: Any) -> _Code:
 
 
 _Loader.add_multi_constructor(_PYTHON, _kept_code)
-
-
-def _parsed(text: str) -> Any:
-    """Parse a yaml text.
-
-    Raises:
-        UserError, yaml.YAMLError, ValueError: it is not plain yaml, or too large.
-    """
-    loader = _Loader(text)
-    try:
-        root = loader.get_single_node()
-        if root is None:
-            return None
-        _count(root, {}, set())
-        return loader.construct_document(root)
-    finally:
-        loader.dispose()
-
-
-def _count(node: Any, counted: dict[int, int], open_: set[int]) -> int:
-    """Number of nodes in this subtree, with aliases expanded.
-
-    Args:
-        counted: results for nodes that were counted before, by id.
-        open_: ids of the nodes on the path from the root.
-
-    Raises:
-        UserError: more than MAX_NODES, or a node contains itself.
-    """
-    if id(node) in open_:
-        raise UserError(f"line {node.start_mark.line + 1}: contains itself through an alias")
-    if id(node) not in counted:
-        children = [] if isinstance(node, yaml.ScalarNode) else node.value
-        if isinstance(node, yaml.MappingNode):
-            children = [child for pair in children for child in pair]
-        inner = open_ | {id(node)}
-        total = 1 + sum(_count(child, counted, inner) for child in children)
-        if total > MAX_NODES:
-            raise UserError(
-                f"line {node.start_mark.line + 1}: more than {MAX_NODES} values after expanding "
-                "aliases"
-            )
-        counted[id(node)] = total
-    return counted[id(node)]
 
 
 class _Reader:
@@ -176,7 +116,7 @@ class _Reader:
         try:
             resolved = path.resolve()
             is_file = path.is_file()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
             raise UserError(f"no such file: {_shown(str(path))}{by}: {error}") from error
         if resolved in [file.resolve() for file in opened]:
             raise UserError(f"{path}{by} is its own base")
@@ -207,7 +147,7 @@ def _read(path: Path, by: str) -> dict[str, Any]:
             raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
             raise UserError(f"larger than {MAX_BYTES} bytes")
-        content = _parsed(raw.decode())
+        content = parse_yaml(raw.decode(), _Loader)
     except OSError as error:
         raise UserError(f"{path}{by} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
