@@ -124,7 +124,7 @@ def list_images(folder: Path, *, classes_file: Path | None = None) -> ImageList:
         raise UserError(
             f"{folder} {state}; expected a folder of images, or one with a subfolder per class"
         )
-    classes = sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
+    classes = sorted(e.name for e in os.scandir(folder) if _is_folder(e) and e.name[0] != ".")
     flat = _files_below(folder, recurse=False)
     found, ignored = _split_by_suffix(flat)
     if classes and found:
@@ -239,7 +239,7 @@ def _files_below(folder: Path, recurse: bool = True) -> Files:
     """All files except hidden ones."""
     found: Files = []
     for entry in os.scandir(folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             if recurse:
                 below = _files_below(Path(entry.path))
                 found += [(f"{entry.name}/{path}", size) for path, size in below]
@@ -247,6 +247,13 @@ def _files_below(folder: Path, recurse: bool = True) -> Files:
             # A dangling link has no size; it is reported when the image is read.
             found.append((entry.name, entry.stat().st_size if Path(entry.path).exists() else -1))
     return sorted(found)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; False for a link to itself, for which is_dir() raises."""
+    if entry.is_symlink():
+        return os.path.isdir(entry.path)
+    return entry.is_dir()
 
 
 def _split_by_suffix(files: Files) -> tuple[Files, Files]:

@@ -346,7 +346,8 @@ class _ObjectReader:
 
 def _parse(file: Path) -> ElementTree.Element:
     try:
-        return ElementTree.parse(file).getroot()
+        with open_regular(file) as opened:
+            return ElementTree.parse(opened).getroot()
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist; expected the annotations of an image") from error
     except OSError as error:

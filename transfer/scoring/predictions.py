@@ -196,6 +196,12 @@ def load_predictions(path: Path) -> SavedPredictions:
         raise UserError(f"{path} does not exist; expected a file of predictions.")
     try:
         # Opened here, since NumPy does not close files that are not archives.
+        with open(path, "rb") as content:
+            if content.read(4) != b"PK\3\4":  # NumPy would advise to load it as a pickle
+                raise UserError(
+                    f"{path} is not a valid predictions file: it is not an .npz archive.\n"
+                    "Give another file."
+                )
         with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays["header"].tobytes())

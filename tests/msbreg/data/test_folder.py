@@ -147,6 +147,15 @@ def test_hidden_folders_are_ignored_and_dangling_links_reported(make_folder):
         images.image(2)
 
 
+def test_a_link_to_itself_is_reported_when_it_is_read(make_folder):
+    root = make_folder(train=2) / "train"
+    (root / "class0" / "loop.png").symlink_to("loop.png")
+    images = list_images(root)
+    assert images.paths[2] == "class0/loop.png"
+    with pytest.raises(ImageIOError, match=r"loop\.png cannot be read: Too many levels"):
+        images.image(2)
+
+
 def test_an_io_error_is_not_an_unreadable_image(make_folder):
     root = make_folder(train=2) / "train"
     (root / "class0" / "zzz.png").symlink_to(root / "nowhere.png")

@@ -1,6 +1,7 @@
 """VOC's boxes: Detectron2's values, any classes, and how invalid folders are reported."""
 
 import logging
+import os
 
 import pytest
 from PIL import Image
@@ -180,6 +181,14 @@ def test_missing_files_are_reported(tmp_path, remove, words):
     write_voc(tmp_path, {"a": xml([CAT]), "b": xml([CAT])})
     (tmp_path / remove).unlink()
     with pytest.raises(UserError, match=words):
+        read(tmp_path, classes=("cat",))
+
+
+def test_an_annotation_that_is_a_pipe_is_not_waited_for(tmp_path):
+    write_voc(tmp_path, {"a": xml([CAT])})
+    (tmp_path / "Annotations" / "a.xml").unlink()
+    os.mkfifo(tmp_path / "Annotations" / "a.xml")
+    with pytest.raises(UserError, match=r"a\.xml cannot be read: not a regular file"):
         read(tmp_path, classes=("cat",))
 
 

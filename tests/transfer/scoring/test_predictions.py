@@ -87,7 +87,13 @@ def test_numpy_reads_the_file_without_pickle(tmp_path, scenes, predictions):
 
 
 @pytest.mark.parametrize(
-    "cut", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:400] + b"\0" * 40 + b[440:]]
+    "cut",
+    [
+        lambda b: b[: len(b) // 2],
+        lambda b: b"",
+        lambda b: b"text",
+        lambda b: b[:400] + b"\0" * 40 + b[440:],
+    ],
 )
 def test_a_damaged_file_is_rejected(tmp_path, scenes, predictions, cut):
     path = tmp_path / "p.npz"
