@@ -22,7 +22,9 @@ import dataclasses
 import difflib
 import inspect
 import json
+import os
 import re
+import signal
 import sys
 import textwrap
 import types
@@ -75,13 +77,27 @@ def read_options(config_type: type[C], *, pairs: str | None = None) -> tuple[C, 
         check: Callable[[], None] | None = getattr(config, "check_inputs", None)
         if check is not None:
             check()
+        for number in _SIGNALS:  # until ``main``: the imports take seconds
+            signal.signal(number, _end_at_once)
         return config, card
 
 
 def main(run: Callable[[C, Card], Any], config: C, card: Card) -> None:
     """Call ``run``; on failure, print one message and exit with the matching code."""
+    for number in _SIGNALS:  # the run itself handles them from the start of its job
+        signal.signal(number, signal.default_int_handler)
     with exit_codes():
         run(config, card)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_INTERRUPTED = "interrupted; run the same command to continue or start over."
+
+
+def _end_at_once(number: int, frame: Any) -> NoReturn:
+    """End the process during the imports, when nothing has been opened or written."""
+    print(_INTERRUPTED, file=sys.stderr, flush=True)
+    os._exit(EXIT_INTERRUPTED)
 
 
 @contextlib.contextmanager
@@ -96,7 +112,7 @@ def exit_codes() -> Iterator[None]:
     except Interrupted as stop:
         _end(f"interrupted: {stop}", EXIT_INTERRUPTED)
     except KeyboardInterrupt:
-        _end("interrupted; run the same command to continue or start over.", EXIT_INTERRUPTED)
+        _end(_INTERRUPTED, EXIT_INTERRUPTED)
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -42,6 +42,34 @@ def test_a_signal_interrupts_immediately_if_no_loop_watches(number):
         signal.raise_signal(number)
 
 
+IMPORTING = """
+import sys, time
+from msbreg.run.options import read_options
+from pretrain.recipe import Config
+sys.argv = ["run.py", "--output", sys.argv[1]]
+read_options(Config)
+print("importing", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_imports_gives_one_message(tmp_path, how):
+    process = subprocess.Popen(
+        [sys.executable, "-c", IMPORTING, str(tmp_path / "run")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(how)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert message == "interrupted; run the same command to continue or start over.\n"
+
+
 STUCK = """
 import ctypes, signal, sys, time
 from msbreg.run import signals
