@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
+import itertools
 import json
 import os
 import re
@@ -520,7 +521,7 @@ def _field_docs(config_type: type) -> dict[str, str]:
             continue
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(tree, ast.ClassDef)
-        for field, text in zip(tree.body, tree.body[1:], strict=False):
+        for field, text in itertools.pairwise(tree.body):
             match field, text:
                 case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(doc))):
                     docs[name] = " ".join(doc.split())

@@ -202,8 +202,9 @@ def load_predictions(path: Path) -> SavedPredictions:
                     f"{path} is not a valid predictions file: it is not an .npz archive.\n"
                     "Give another file."
                 )
-        with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            content.seek(0)
+            with np.load(content, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays["header"].tobytes())
         if header["format"] != FORMAT:
             raise UserError(f"{path} has format {header['format']!r}; this version reads {FORMAT}.")
