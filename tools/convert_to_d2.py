@@ -31,9 +31,10 @@ from msbreg.run.errors import (
     EXIT_USER_ERROR,
     RunFailed,
     UserError,
+    exit_codes,
 )
 from msbreg.run.inputs import check_checkpoint
-from msbreg.run.options import ToolParser, exit_codes
+from msbreg.run.options import ToolParser
 
 TARGET_NAMES = ("detectron2", "torchvision", "timm", "mmseg", "huggingface", "safetensors")
 ENDINGS = (".pth", ".tar", ".pt", ".ckpt", ".pkl", ".bin", ".torch", ".pyth", ".safetensors")

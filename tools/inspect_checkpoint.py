@@ -24,9 +24,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msbreg.backbones.architectures import ARCHITECTURES
-from msbreg.run.errors import EXIT_USER_ERROR, UserError
+from msbreg.run.errors import EXIT_USER_ERROR, UserError, exit_codes
 from msbreg.run.inputs import check_checkpoint
-from msbreg.run.options import ToolParser, exit_codes
+from msbreg.run.options import ToolParser
 
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -11,9 +11,9 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from msbreg.run.errors import UserError
+from msbreg.run.errors import UserError, exit_codes
 from msbreg.run.inputs import check_output
-from msbreg.run.options import ToolParser, exit_codes
+from msbreg.run.options import ToolParser
 
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:

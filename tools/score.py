@@ -22,9 +22,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from msbreg.run.errors import EXIT_FAILED, EXIT_USER_ERROR, RunFailed, UserError
+from msbreg.run.errors import EXIT_FAILED, EXIT_USER_ERROR, RunFailed, UserError, exit_codes
 from msbreg.run.inputs import check_data
-from msbreg.run.options import ToolParser, exit_codes
+from msbreg.run.options import ToolParser
 
 METRICS = ("auto", "voc-11-point", "voc-area", "coco")
 

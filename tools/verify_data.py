@@ -34,9 +34,9 @@ from msbreg.data.digits.generate import prepare_digits
 from msbreg.data.folder import list_images
 from msbreg.data.scenes import Scenes
 from msbreg.data.voc import classes_of, image_labels, read_split, voc_scenes
-from msbreg.run.errors import UserError
+from msbreg.run.errors import UserError, exit_codes
 from msbreg.run.files import open_regular
-from msbreg.run.options import ToolParser, exit_codes
+from msbreg.run.options import ToolParser
 
 T = TypeVar("T")
 R = TypeVar("R")

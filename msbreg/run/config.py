@@ -80,14 +80,19 @@ class PlainLoader(yaml.SafeLoader):
         return node
 
 
-def parse_yaml(text: str, loader: type[PlainLoader] = PlainLoader) -> Any:
-    """Parse a yaml text.
+def read_yaml(file: Path, loader: type[PlainLoader] = PlainLoader) -> Any:
+    """The content of a yaml file.
 
     Raises:
+        OSError: the file cannot be read.
         yaml.YAMLError, ValueError, OverflowError: it is not plain yaml (``UserError`` is a ValueError; others
             come from invalid numbers, such as 0b or 5,000 digits), or exceeds the limits.
     """
-    parser = loader(text)
+    with open(file, "rb") as opened:
+        raw = opened.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise UserError(f"larger than {MAX_BYTES} bytes")
+    parser = loader(raw.decode())
     try:
         root = parser.get_single_node()
         if root is None:

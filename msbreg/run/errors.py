@@ -1,8 +1,15 @@
 """Exceptions whose message is shown to the user without a traceback, and their exit codes."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import NoReturn
+
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL in sysexits.h, "try again": the same command continues the run
+INTERRUPTED = "interrupted; run the same command to continue or start over."
+"""The message if there is nothing to save."""
 
 
 class UserError(ValueError):
@@ -23,3 +30,24 @@ class RunFailed(Exception):
 
 class Interrupted(Exception):
     """The run received Ctrl-C or SIGTERM and has saved everything needed to continue."""
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn known errors into one message and an exit code; other errors keep their traceback."""
+    try:
+        yield
+    except UserError as error:
+        exit_with(f"error: {error}", EXIT_USER_ERROR)
+    except RunFailed as error:
+        exit_with(f"error: {error}", EXIT_FAILED)
+    except Interrupted as stop:
+        exit_with(f"interrupted: {stop}", EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        exit_with(INTERRUPTED, EXIT_INTERRUPTED)
+
+
+def exit_with(message: str, code: int) -> NoReturn:
+    """Print a message to standard error and exit."""
+    print(message, file=sys.stderr)
+    sys.exit(code)

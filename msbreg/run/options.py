@@ -1,4 +1,4 @@
-"""Parse the command line into a frozen dataclass, and turn errors into exit codes.
+"""Parse the command line and a card into a frozen dataclass.
 
 Each field of a script's ``Config`` is an option; ``--eval-only`` and ``--eval_only`` are equivalent. A card
 (``--config FILE``) is a YAML file with the same names, which the command line overrides. Scripts whose
@@ -17,15 +17,12 @@ cards or paths appear within a second. A script reads its options before its hea
 
 import argparse
 import ast
-import contextlib
 import dataclasses
 import difflib
 import inspect
 import itertools
 import json
-import os
 import re
-import signal
 import sys
 import textwrap
 import types
@@ -38,15 +35,9 @@ from typing import Any, NoReturn, TypeVar
 import jsonargparse
 import yaml
 
-from msbreg.run.config import MAX_BYTES, Card, PlainLoader, differences, parse_yaml, plain
-from msbreg.run.errors import (
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_USER_ERROR,
-    Interrupted,
-    RunFailed,
-    UserError,
-)
+from msbreg.run.config import Card, PlainLoader, differences, plain, read_yaml
+from msbreg.run.errors import EXIT_USER_ERROR, UserError, exit_codes, exit_with
+from msbreg.run.signals import end_at_signals, interrupt_at_signals
 
 C = TypeVar("C")
 Assignment = tuple[str, str]  # dotted name with underscores, value as text
@@ -78,47 +69,15 @@ def read_options(config_type: type[C], *, pairs: str | None = None) -> tuple[C, 
         check: Callable[[], None] | None = getattr(config, "check_inputs", None)
         if check is not None:
             check()
-        for number in _SIGNALS:  # until ``main``: the imports take seconds
-            signal.signal(number, _end_at_once)
+        end_at_signals()  # until ``main``: the imports take seconds
         return config, card
 
 
 def main(run: Callable[[C, Card], Any], config: C, card: Card) -> None:
     """Call ``run``; on failure, print one message and exit with the matching code."""
-    for number in _SIGNALS:  # the run itself handles them from the start of its job
-        signal.signal(number, signal.default_int_handler)
+    interrupt_at_signals()  # until the run handles them, from the start of its job
     with exit_codes():
         run(config, card)
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_INTERRUPTED = "interrupted; run the same command to continue or start over."
-
-
-def _end_at_once(number: int, frame: Any) -> NoReturn:
-    """End the process during the imports, when nothing has been opened or written."""
-    print(_INTERRUPTED, file=sys.stderr, flush=True)
-    os._exit(EXIT_INTERRUPTED)
-
-
-@contextlib.contextmanager
-def exit_codes() -> Iterator[None]:
-    """Turn known errors into one message and an exit code; other errors keep their traceback."""
-    try:
-        yield
-    except UserError as error:
-        _end(f"error: {error}", EXIT_USER_ERROR)
-    except RunFailed as error:
-        _end(f"error: {error}", EXIT_FAILED)
-    except Interrupted as stop:
-        _end(f"interrupted: {stop}", EXIT_INTERRUPTED)
-    except KeyboardInterrupt:
-        _end(_INTERRUPTED, EXIT_INTERRUPTED)
-
-
-def _end(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)
 
 
 def parse(
@@ -307,10 +266,7 @@ def _read_card(file: Path, options: Mapping[str, Option], config_type: type) -> 
             f"card {file} {what}; expected a YAML file of settings, such as those in configs/"
         )
     try:
-        text = file.read_text()
-        if len(text) > MAX_BYTES:
-            raise UserError(f"larger than {MAX_BYTES} bytes")
-        content = parse_yaml(text, _CardLoader)
+        content = read_yaml(file, _CardLoader)
     except (OSError, yaml.YAMLError, ValueError, OverflowError) as error:
         raise UserError(f"card {file} cannot be read: {error}") from error
     if content is None:
@@ -557,4 +513,4 @@ class ToolParser(argparse.ArgumentParser):
         if unknown := re.fullmatch(r"unrecognized arguments: (--[\w-]+).*", message):
             names = [name for action in self._actions for name in action.option_strings]
             message = _unknown(unknown[1], names)
-        _end(f"error: {message}\n{_HELP}", EXIT_USER_ERROR)
+        exit_with(f"error: {message}\n{_HELP}", EXIT_USER_ERROR)

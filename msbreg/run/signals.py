@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: a training loop stops at its next step; a run that is stuck is terminated."""
+"""Ctrl-C and SIGTERM: a training loop stops at its next step; a run that is stuck is terminated.
+
+Before a run starts, they end the process with a message.
+"""
 
 import contextlib
 import logging
@@ -8,8 +11,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import NoReturn
 
-from msbreg.run.errors import EXIT_INTERRUPTED
+from msbreg.run.errors import EXIT_INTERRUPTED, INTERRUPTED
 
 log = logging.getLogger("msbreg")
 
@@ -19,6 +23,26 @@ SECONDS_TO_SAVE = 600.0
 """Longest time between that step and the end of the process."""
 _SECONDS_FOR_FINAL_RECORD = 5.0
 _DONE = 0  # not a signal number
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def end_at_signals() -> None:
+    """From now on, Ctrl-C and SIGTERM end the process with a message: nothing has been opened or written."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        print(INTERRUPTED, file=sys.stderr, flush=True)
+        os._exit(EXIT_INTERRUPTED)
+
+    for number in _SIGNALS:
+        signal.signal(number, end)
+
+
+def interrupt_at_signals() -> None:
+    """From now on, Ctrl-C and SIGTERM raise KeyboardInterrupt."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.default_int_handler)
 
 
 class StopSignal:

@@ -10,7 +10,8 @@ import torch
 
 from msbreg.checkpoints.load import save_checkpoint
 from msbreg.data.catalog import load_scenes
-from msbreg.run.options import exit_codes, parse
+from msbreg.run.errors import exit_codes
+from msbreg.run.options import parse
 from msbreg.run.record import read_record
 from tests.transfer.boxes_data import CARDS, make_voc, tiny_card
 from transfer import detection

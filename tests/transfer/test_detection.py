@@ -12,8 +12,8 @@ import torch
 
 from msbreg.backbones.resnet import build_backbone
 from msbreg.checkpoints.load import save_checkpoint
-from msbreg.run.errors import UserError
-from msbreg.run.options import exit_codes, parse
+from msbreg.run.errors import UserError, exit_codes
+from msbreg.run.options import parse
 from msbreg.run.record import protocol_digest, read_record
 from tests.processes import Program, run_group
 from tests.transfer.boxes_data import CARDS, make_voc, tiny_card

@@ -17,8 +17,8 @@ from msbreg.checkpoints.load import save_checkpoint
 from msbreg.data import sources
 from msbreg.data.digits.generate import prepare_digits
 from msbreg.data.transforms import EvaluationTransform
-from msbreg.run.errors import UserError
-from msbreg.run.options import exit_codes, parse
+from msbreg.run.errors import UserError, exit_codes
+from msbreg.run.options import parse
 from msbreg.run.record import read_record
 from transfer import knn, linear, svm
 from transfer.frozen import evaluation

@@ -8,12 +8,11 @@ from typing import ClassVar, Literal
 import pytest
 
 from msbreg.run.config import Card
-from msbreg.run.errors import Interrupted, RunFailed, UserError
+from msbreg.run.errors import Interrupted, RunFailed, UserError, exit_codes
 from msbreg.run.options import (
     NO_OPTION,
     ToolParser,
     describe_type,
-    exit_codes,
     help_text,
     main,
     parse,

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from fvcore.common.config import BASE_KEY, CfgNode
 
-from msbreg.run.config import MAX_BYTES, PlainLoader, parse_yaml
+from msbreg.run.config import PlainLoader, read_yaml
 from msbreg.run.errors import UserError
 from transfer.detectors.config.defaults import DEFAULTS, VERSION
 
@@ -143,14 +143,10 @@ class _Reader:
 def _read(path: Path, by: str) -> dict[str, Any]:
     """Read the mapping in one file."""
     try:
-        with open(path, "rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise UserError(f"larger than {MAX_BYTES} bytes")
-        content = parse_yaml(raw.decode(), _Loader)
+        content = read_yaml(path, _Loader)
     except OSError as error:
         raise UserError(f"{path}{by} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         # UserError is a ValueError; others come from invalid numbers, such as 0b or 5,000 digits.
         raise UserError(f"{path}{by} is not plain yaml: {error}") from error
     if not isinstance(content, dict):
