@@ -35,7 +35,8 @@ class Program:
         cwd: Path = ROOT,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._output = Path(tempfile.mkdtemp(prefix="msbreg-test-"))
+        self._folder = tempfile.TemporaryDirectory(prefix="msbreg-test-")
+        self._output = Path(self._folder.name)
         self._process = _CONTEXT.Process(
             target=_run,
             args=(name, list(map(str, words)), cwd, QUIET | dict(environment or {}), self._output),
@@ -52,8 +53,12 @@ class Program:
         code = self._process.exitcode
         if code is None:
             self._process.kill()
-            raise TimeoutError(f"the program has not ended after {seconds} s\n{self._text('err')}")
-        return code, self._text("out"), self._text("err")
+            self._process.join()
+        out, err = self._text("out"), self._text("err")
+        self._folder.cleanup()
+        if code is None:
+            raise TimeoutError(f"the program has not ended after {seconds} s\n{err}")
+        return code, out, err
 
     def _text(self, name: str) -> str:
         return (self._output / name).read_text(errors="replace")

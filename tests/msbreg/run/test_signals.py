@@ -42,31 +42,37 @@ def test_a_signal_interrupts_immediately_if_no_loop_watches(number):
         signal.raise_signal(number)
 
 
-IMPORTING = """
-import sys, time
-from msbreg.run.options import read_options
-from pretrain.recipe import Config
-sys.argv = ["run.py", "--output", sys.argv[1]]
-read_options(Config)
-print("importing", flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_the_imports_gives_one_message(tmp_path, how):
+def signaled(number: int, script: str, *arguments: str) -> tuple[int, str, str]:
+    """Signal a script when it prints "ready"; return its exit code, further output and errors."""
     process = subprocess.Popen(
-        [sys.executable, "-c", IMPORTING, str(tmp_path / "run")],
+        [sys.executable, "-c", script, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "importing\n"
-    process.send_signal(how)
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 75
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, message = process.communicate(timeout=60)
+    return process.returncode, out, message
+
+
+IMPORTING = """
+import sys, time
+from msbreg.run.options import read_options
+from pretrain.recipe import Config
+sys.argv = ["run.py", "--output", sys.argv[1]]
+read_options(Config)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_imports_gives_one_message(tmp_path, how):
+    code, _, message = signaled(how, IMPORTING, str(tmp_path / "run"))
+    assert code == 75
     assert message == "interrupted; run the same command to continue or start over.\n"
 
 
@@ -93,18 +99,8 @@ print("not reached")
     ids=["stuck in a library", "never checks", "never ends"],
 )
 def test_a_stuck_run_is_terminated_with_a_message_and_code_75(body, reason):
-    process = subprocess.Popen(
-        [sys.executable, "-c", STUCK.format(body=body)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.terminate()
-    out, message = process.communicate(timeout=60)
-    assert process.returncode == 75, message
+    code, out, message = signaled(signal.SIGTERM, STUCK.format(body=body))
+    assert code == 75, message
     assert f"interrupted: SIGTERM: {reason}" in message
     assert "Run the same command to continue" in message
     assert out == "recorded\n"
