@@ -172,7 +172,7 @@ def _images(config: Config, job: Job) -> ImageList:
         # Decided by one process: a temporary read error must not give processes different images.
         images = images.without(distributed.from_main(lambda: _unreadable(images)))
         if images.skipped:
-            job.warn(f"skipping {len(images.skipped)} unreadable files")
+            job.warn(f"unreadable files skipped: {len(images.skipped)}")
     if config.max_images is not None:
         images = balanced_subset(images, config.max_images, seed=config.seed)
     job.record.content["data"] = {

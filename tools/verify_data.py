@@ -81,7 +81,7 @@ def check_folder(root: Path) -> Iterator[Split]:
     for split in splits:
         for other in splits[: splits.index(split)]:
             if both := len(split.files & other.files):
-                split.problems.append(f"{both} images are copies of images in {other.name}")
+                split.problems.append(f"copies of images in {other.name}: {both}")
         if trained is not None and split is not trained and trained.labels:
             for absent in sorted(trained.labels.keys() - split.labels.keys()):
                 split.problems.append(f"class {absent} of {trained.name} is missing")

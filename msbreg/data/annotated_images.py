@@ -208,7 +208,7 @@ def check_images(scenes: Sequence[Scene], *, annotated_in: Callable[[Scene], str
     missing = [scene for scene in scenes if not os.path.isfile(scene.file)]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(scenes)} images are missing, the first: "
+            f"missing images: {len(missing)} of {len(scenes)}, the first: "
             f"{_printable(missing[0].file)} (annotated in {annotated_in(missing[0])})"
         )
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -96,7 +96,7 @@ class ImageList:
         suffixes = Counter(Path(path).suffix.lower() or "no suffix" for path in self.ignored)
         kinds = ", ".join(f"{count} x {suffix}" for suffix, count in suffixes.most_common(5))
         return (
-            f"{self.root}: {len(self.ignored)} files are ignored because of their suffix ({kinds}), "
+            f"{self.root}: files ignored because of their suffix: {len(self.ignored)} ({kinds}), "
             f"such as {self.ignored[0]}; supported suffixes: {_suffixes()}"
         )
 
@@ -282,7 +282,8 @@ def _selected_classes(file: Path, present: list[str], folder: Path) -> list[str]
     if missing or not wanted:
         raise UserError(
             f"{file} lists {len(wanted)} classes; expected one or more, one per line, all of them folders "
-            f"in {folder}" + (f". Missing: {', '.join(missing[:5])}" if missing else "")
+            f"in {folder}"
+            + (f". Missing: {', '.join(name[:60] for name in missing[:5])}" if missing else "")
         )
     return wanted
 

@@ -261,7 +261,7 @@ def _read_card(file: Path, options: Mapping[str, Option], config_type: type) -> 
             unknown key.
     """
     if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
+        what = "is not a regular file" if file.exists() else "does not exist"
         raise UserError(
             f"card {file} {what}; expected a YAML file of settings, such as those in configs/"
         )

@@ -245,7 +245,7 @@ def test_unreadable_files_can_be_skipped_and_are_counted(data, tmp_path):
     record = read_record(tmp_path / "run")
     assert record["data"]["images"] == 15
     assert record["data"]["skipped_files"] == ["class1/003.png"]
-    assert "skipping 1 unreadable files" in record["warnings"]
+    assert "unreadable files skipped: 1" in record["warnings"]
 
 
 def test_labels_are_not_required(data, tmp_path):

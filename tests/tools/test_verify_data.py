@@ -57,7 +57,7 @@ def test_copies_across_splits_are_a_problem_and_other_files_a_note(
     shutil.copy(root / "train" / "class0" / "000.png", root / "val" / "class0" / "x.png")
     code, output = check(monkeypatch, capsys, "--data", root)
     assert code == 1
-    assert "1 images are copies of images in train" in output
+    assert "copies of images in train: 1" in output
     assert "note: " in output
     assert "1 x .gif" in output
 

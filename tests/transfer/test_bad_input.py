@@ -115,7 +115,7 @@ def rewritten(pattern: str, replacement: str):
         (lambda voc: (voc / "Annotations/000003.xml").unlink(), r"000003\.xml does not exist"),
         (
             lambda voc: (voc / "JPEGImages/000003.jpg").unlink(),
-            r"missing, the first: .*000003\.jpg",
+            r"missing images: .*the first: .*000003\.jpg",
         ),
         (
             lambda voc: (voc / "JPEGImages/000003.jpg").write_bytes(b""),

@@ -334,7 +334,7 @@ def test_a_few_copies_among_many_images_give_a_warning(tmp_path, make_folder, ch
     shutil.copy(data / "train" / "class0" / "000.png", data / "val" / "class0" / "new.png")
     knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
     (warning,) = read_record(tmp_path / "run")["warnings"]
-    assert warning.startswith("1 of the 121 test images are copies of training images")
+    assert warning.startswith("copies of training images among the 121 test images: 1")
 
 
 @pytest.mark.parametrize("protocol", [knn, linear])
@@ -413,7 +413,7 @@ def test_files_that_are_not_images_are_counted_in_the_record(tmp_path, data, che
     (data / "val" / "class0" / "dance.gif").write_bytes(b"GIF89a")
     knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
     (warning,) = read_record(tmp_path / "run")["warnings"]
-    assert "1 files are ignored because of their suffix (1 x .gif)" in warning
+    assert "files ignored because of their suffix: 1 (1 x .gif)" in warning
 
 
 @pytest.mark.parametrize("protocol", [knn, linear, svm])

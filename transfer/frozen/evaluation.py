@@ -311,7 +311,7 @@ def _check_copies(copies: np.ndarray, test: ImageList, job: Job) -> None:
     if not len(copies):
         return
     found = (
-        f"{len(copies)} of the {len(test)} test images are copies of training images, for example "
+        f"copies of training images among the {len(test)} test images: {len(copies)}, for example "
         f"{test.name(int(copies[0]))}"
     )
     if len(copies) > MOST_COPIES * len(test):

@@ -227,7 +227,7 @@ def _details(record: dict[str, Any], data: dict[str, Any]) -> dict[str, str]:
         "selection": record.get("selection", ""),
         "results": formatting.settings(record["results"]) if record["results"] else "",
         "data": f"{record['config'].get('data') or 'named by the card'}: {formatting.settings(values)}",
-        "device": f"{record.get('device', 'unknown')}, {record.get('processes', 1)} process(es)",
+        "device": f"{record.get('device', 'unknown')}, processes: {record.get('processes', 1)}",
         "commit": str(record["environment"].get("commit") or "unknown"),
     }
     return {name: formatting.cut(value) for name, value in found.items() if value}

@@ -255,9 +255,7 @@ def test_invalid_files_are_reported(tmp_path, content, words):
 def test_missing_images_are_reported(tmp_path):
     file, images = write_coco(tmp_path, coco_content(images=[(7, 30, 40), (8, 30, 40)]))
     (images / "8.png").unlink()
-    with pytest.raises(
-        UserError, match=r"1 of 2 images are missing, the first: .*8\.png .*image 8"
-    ):
+    with pytest.raises(UserError, match=r"missing images: 1 of 2, the first: .*8\.png .*image 8"):
         coco_scenes("name", file, images)
     assert len(coco_scenes("name", file, images, look_at_images=False).scenes) == 2
 
@@ -284,7 +282,7 @@ def test_an_impossible_file_name_counts_as_missing(tmp_path):
     file, images = write_coco(tmp_path, coco_content())
     for name in ("x" * 5000, "\0"):
         file.write_text(file.read_text().replace("7.png", json.dumps(name)[1:-1]))
-        with pytest.raises(UserError, match="1 of 1 images are missing") as caught:
+        with pytest.raises(UserError, match="missing images: 1 of 1") as caught:
             coco_scenes("name", file, images)
         assert len(str(caught.value)) < 1000
         file.write_text(file.read_text().replace(json.dumps(name)[1:-1], "7.png"))

@@ -178,7 +178,7 @@ def test_other_file_types_are_counted_and_listed(make_folder):
     (root / "class1" / ".DS_Store").write_text("x")
     images = list_images(root)
     assert images.ignored == ("class1/dance.gif", "class1/notes.txt")
-    assert "2 files are ignored" in images.ignored_files()
+    assert "files ignored because of their suffix: 2" in images.ignored_files()
     assert "1 x .gif" in images.ignored_files()
     assert images.subset([0, 1]).ignored == images.ignored
 

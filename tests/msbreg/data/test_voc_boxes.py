@@ -173,7 +173,7 @@ def test_invalid_annotations_are_reported(tmp_path, text, words):
     ("remove", "words"),
     [
         ("Annotations/a.xml", r"Annotations/a\.xml does not exist; expected the annotations"),
-        ("JPEGImages/a.jpg", r"1 of 2 images are missing, the first: .*JPEGImages/a\.jpg"),
+        ("JPEGImages/a.jpg", r"missing images: 1 of 2, the first: .*JPEGImages/a\.jpg"),
         ("ImageSets/Main/trainval.txt", r"trainval\.txt does not exist; expected the image ids"),
     ],
 )
