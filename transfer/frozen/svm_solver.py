@@ -5,8 +5,11 @@ Sources: Goyal et al. 2019 (fair_self_supervision_benchmark, FSSB, tools/svm) an
 the solver; here it is a parameter.
 """
 
+import contextlib
+import signal
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,8 +73,10 @@ def fit_svm(
         delayed(_fit_class)(rows, column, tuple(costs), folds, difficult_train, seed)
         for column in labels.T
     )
+    with _ctrl_c_ignored():
+        fits = Parallel(n_jobs=jobs, return_as="generator")(tasks)
     results = []
-    for result in Parallel(n_jobs=jobs, return_as="generator")(tasks):
+    for result in fits:
         results.append(result)
         if progress is not None:
             progress(len(results), labels.shape[1])
@@ -83,6 +88,22 @@ def fit_svm(
         cv_scores=np.stack(cv_scores),
         unconverged=sum(unconverged),
     )
+
+
+@contextlib.contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Processes that are started inside ignore Ctrl-C, which a terminal sends to all of its processes.
+
+    This process also receives it, and ends them; otherwise each of them would print a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():  # others cannot change handlers
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def decision(

@@ -1,11 +1,16 @@
 """The SVM selects costs and scores classes like scikit-learn's cross-validation does."""
 
+import signal
+
 import numpy as np
 import pytest
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
 from msbreg.run.errors import UserError
+from transfer.frozen import svm_solver
 from transfer.frozen.svm_solver import (
     C_GRIDS,
     bootstrap_stderr,
@@ -191,3 +196,14 @@ def test_every_unusable_class_is_named_with_its_reasons():
         "b": "no positive test image",
         "c": "1 negative training images, expected at least 2, one for each fold",
     }
+
+
+def test_ctrl_c_in_a_terminal_does_not_reach_the_processes_that_fit():
+    get_reusable_executor().shutdown()  # processes of earlier tests
+    before = signal.getsignal(signal.SIGINT)
+    with svm_solver._ctrl_c_ignored():
+        handlers = Parallel(n_jobs=2, return_as="generator")(
+            delayed(signal.getsignal)(signal.SIGINT) for _ in range(2)
+        )
+    assert signal.getsignal(signal.SIGINT) is before
+    assert set(handlers) == {signal.SIG_IGN}
