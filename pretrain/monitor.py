@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from msbreg.backbones.resnet import embed, normalize
-from msbreg.data.folder import ImageList, balanced_subset, held_out_tail
+from msbreg.data.images import LabeledImages, balanced_subset, held_out_tail
 from msbreg.data.transforms import EvaluationTransform
 from msbreg.neighbors import nearest, weighted_vote
 from msbreg.run.errors import UserError
@@ -160,7 +160,7 @@ class Monitor:
         settings: DiagnosticsSettings,
         *,
         views: Tensor,
-        labeled: ImageList | None,
+        labeled: LabeledImages | None,
         size: int,
         device: torch.device,
         first_step: int,
@@ -218,7 +218,7 @@ class Monitor:
         """Close the TensorBoard file."""
         self.board.close()
 
-    def _pixels(self, images: ImageList, most: int) -> tuple[Tensor, np.ndarray]:
+    def _pixels(self, images: LabeledImages, most: int) -> tuple[Tensor, np.ndarray]:
         chosen = balanced_subset(images, min(most, len(images)), seed=0)
         assert chosen.labels is not None
         pixels = np.stack([self.transform(chosen.image(i)) for i in range(len(chosen))])

@@ -25,7 +25,7 @@ if __name__ == "__main__":  # options, cards and paths are checked before PyTorc
 import numpy as np
 
 from msbreg.checkpoints.load import file_sha256, load_checkpoint
-from msbreg.data.folder import ImageList, balanced_subset, unreadable
+from msbreg.data.images import LabeledImages, balanced_subset, unreadable
 from msbreg.data.sources import EMBEDDED, training_images
 from msbreg.run import distributed
 from msbreg.run.job import AlreadyFinished, Job, log, start_job
@@ -161,7 +161,7 @@ def _run(config: Config, card: Card, job: Job) -> dict[str, Any]:
     return job.results
 
 
-def _images(config: Config, job: Job) -> ImageList:
+def _images(config: Config, job: Job) -> LabeledImages:
     images = training_images(config.data, classes_file=config.classes_file)
     if config.classes_file is not None:  # the digest covers the classes, not the path of the file
         names = "\n".join(images.classes).encode()
@@ -176,7 +176,7 @@ def _images(config: Config, job: Job) -> ImageList:
     if config.max_images is not None:
         images = balanced_subset(images, config.max_images, seed=config.seed)
     job.record.content["data"] = {
-        "root": str(images.root),
+        "root": images.where,
         "images": len(images),
         "classes": len(images.classes),
         "fingerprint": images.fingerprint,
@@ -186,7 +186,7 @@ def _images(config: Config, job: Job) -> ImageList:
     return images
 
 
-def _unreadable(images: ImageList) -> tuple[str, ...]:
+def _unreadable(images: LabeledImages) -> tuple[str, ...]:
     with Progress("checking every file", len(images), unit="files") as progress:
         return unreadable(images, progress=lambda done, _: progress.update(done))
 
@@ -203,7 +203,7 @@ def _augmentations(config: Config) -> tuple[Augmentation, ...]:
 def _monitor(
     config: Config,
     job: Job,
-    images: ImageList,
+    images: LabeledImages,
     augmentations: tuple[Augmentation, ...],
     first_step: int,
 ) -> Monitor | None:
@@ -224,7 +224,7 @@ def _monitor(
     )
 
 
-def _header(config: Config, images: ImageList, order: Order) -> Callable[[int], dict[str, Any]]:
+def _header(config: Config, images: LabeledImages, order: Order) -> Callable[[int], dict[str, Any]]:
     """Entries that describe a checkpoint, as a function of the step."""
 
     def header(step: int) -> dict[str, Any]:
@@ -245,14 +245,14 @@ def _resume(
     state: State,
     checkpoint: Checkpoint,
     job: Job,
-    images: ImageList,
+    images: LabeledImages,
 ) -> None:
     require_record(checkpoint.path, job.resumed)
     content = load_checkpoint(checkpoint.path)
     if content["data"]["fingerprint"] != images.fingerprint:
         raise UserError(
             f"{checkpoint.path} was trained on {content['data']['images']} images, which differ from the "
-            f"{len(images)} in {images.root}: files were added, removed or changed.\n"
+            f"{len(images)} in {images.where}: files were added, removed or changed.\n"
             "Restore the files to continue, or start over in another --output."
         )
     if warning := checkpoint.restore(trainable, state, content):

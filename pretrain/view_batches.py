@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from msbreg.data.decoding import ImageIOError, UnreadableImage
-from msbreg.data.folder import ImageList
+from msbreg.data.images import LabeledImages
 from msbreg.data.loading import stream
 from msbreg.run.errors import UserError
 from pretrain.views import Augmentation, make_views, view_generator
@@ -75,7 +75,7 @@ class _Views:
     """(epoch, image) -> (K, 3, S, S) uint8 views. Pickled to send it to worker processes."""
 
     def __init__(
-        self, images: ImageList, policy: tuple[Augmentation, ...], views: int, seed: int
+        self, images: LabeledImages, policy: tuple[Augmentation, ...], views: int, seed: int
     ) -> None:
         self.images, self.policy, self.views, self.seed = images, policy, views, seed
 
@@ -108,7 +108,7 @@ def _one_thread() -> None:
 
 
 def batches_of_views(
-    images: ImageList,
+    images: LabeledImages,
     policy: tuple[Augmentation, ...],
     views: int,
     order: Order,
@@ -139,7 +139,7 @@ def batches_of_views(
 
 
 def fixed_views(
-    images: ImageList,
+    images: LabeledImages,
     policy: tuple[Augmentation, ...],
     *,
     count: int,

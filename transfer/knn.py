@@ -50,7 +50,7 @@ if __name__ == "__main__":  # options, cards and paths are checked before PyTorc
 
 import numpy as np
 
-from msbreg.data.folder import ImageList
+from msbreg.data.images import LabeledImages
 from msbreg.neighbors import majority_vote, nearest, weighted_vote
 from msbreg.run.files import write_atomically
 from msbreg.run.job import Job, log
@@ -108,8 +108,8 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
 
 
 def _example_neighbors(
-    bank: ImageList,
-    queries: ImageList,
+    bank: LabeledImages,
+    queries: LabeledImages,
     similarities: np.ndarray,  # (Q, k)
     indices: np.ndarray,  # (Q, k)
 ) -> list[dict[str, Any]]:

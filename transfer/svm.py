@@ -70,7 +70,7 @@ if __name__ == "__main__":  # options, cards and paths are checked before PyTorc
 
 import numpy as np
 
-from msbreg.data.folder import ImageList
+from msbreg.data.images import LabeledImages
 from msbreg.data.sources import data_name, open_source
 from msbreg.run.files import write_atomically
 from msbreg.run.job import Job, log
@@ -152,7 +152,9 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
     return {"map": mean, "unconverged_fits": int(model.unconverged)}
 
 
-def _usable_classes(config: Config, job: Job, train: ImageList, test: ImageList) -> tuple[str, ...]:
+def _usable_classes(
+    config: Config, job: Job, train: LabeledImages, test: LabeledImages
+) -> tuple[str, ...]:
     """The requested classes; unusable ones raise an error or are skipped, as the config says."""
     splits = f"{config.train_split} and {config.test_split}"
     if train.classes != test.classes:
@@ -193,7 +195,7 @@ def _usable_classes(config: Config, job: Job, train: ImageList, test: ImageList)
     return usable
 
 
-def _of_classes(images: ImageList, classes: tuple[str, ...]) -> ImageList:
+def _of_classes(images: LabeledImages, classes: tuple[str, ...]) -> LabeledImages:
     """The same images with the labels of these classes only."""
     assert images.labels is not None
     columns = [images.classes.index(name) for name in classes]

@@ -3,40 +3,34 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from msbreg.data.decoding import IMAGE_SUFFIXES, UnreadableImage, read_image
+from msbreg.data.decoding import IMAGE_SUFFIXES, read_image
+from msbreg.data.images import LabeledImages
 from msbreg.run.errors import UserError
 
 
 @dataclass(frozen=True)
-class ImageList:
-    """The image files of one split in a fixed order; an ``ImageSource``.
+class ImageList(LabeledImages):
+    """The image files of one split in a fixed order.
 
     Attributes:
         root: folder that the paths are relative to.
         paths: one relative path per image.
-        labels: (N,) class indices; or (N, C) for multiple labels per image: 1 present, -1 absent, 0 present
-            only as difficult objects; or None if the images have no labels.
-        classes: class names; empty if the images have no labels.
-        fingerprint: sha256 of the names and sizes of the files, in order; independent of ``root``.
-        skipped: relative paths of unreadable files that were skipped on request.
         ignored: relative paths of other files, with a suffix that is not in IMAGE_SUFFIXES.
     """
 
     root: Path
     paths: tuple[str, ...]
-    labels: np.ndarray | None
-    classes: tuple[str, ...]
-    fingerprint: str
-    skipped: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def where(self) -> str:
+        return str(self.root)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -45,9 +39,9 @@ class ImageList:
         """Decode image i; the EXIF orientation is ignored (see ``decoding``)."""
         return read_image(self.root / self.paths[i])
 
-    def label(self, i: int) -> Any:
-        """The label of image i: a class index, a vector (C,), or None."""
-        return None if self.labels is None else self.labels[i]
+    def entry(self, i: int) -> str:
+        """The relative path of image i."""
+        return self.paths[i]
 
     def name(self, i: int) -> str:
         """The path of image i."""
@@ -66,28 +60,8 @@ class ImageList:
             digest.update(f"{file.absolute()}\0{seen}\n".encode())
         return digest.hexdigest()
 
-    def subset(self, keep: Sequence[int] | np.ndarray) -> "ImageList":
-        """The images at these indices, in that order, with a new fingerprint."""
-        paths = tuple(self.paths[i] for i in keep)
-        labels = None if self.labels is None else self.labels[np.asarray(keep, dtype=int)]
-        digest = hashlib.sha256(self.fingerprint.encode())
-        digest.update("\n".join(paths).encode())
-        return replace(self, paths=paths, labels=labels, fingerprint=digest.hexdigest())
-
-    def without(self, names: Iterable[str]) -> "ImageList":
-        """Drop the images with these relative paths and add the paths to ``skipped``.
-
-        Raises:
-            UserError: no image remains.
-        """
-        skipped = tuple(names)
-        if not skipped:
-            return self
-        dropped = set(skipped)
-        keep = [i for i, path in enumerate(self.paths) if path not in dropped]
-        if not keep:
-            raise UserError(f"none of the {len(self)} files below {self.root} is a readable image")
-        return replace(self.subset(keep), skipped=self.skipped + skipped)
+    def select(self, keep: np.ndarray) -> "ImageList":  # (M,)
+        return replace(self, paths=tuple(self.paths[i] for i in keep))
 
     def ignored_files(self) -> str:
         """A sentence about files ignored because of their suffix; empty if there are none."""
@@ -155,81 +129,13 @@ def list_images(folder: Path, *, classes_file: Path | None = None) -> ImageList:
     for path, size in found:
         digest.update(f"{path}\0{size}\n".encode())
     return ImageList(
-        folder,
-        tuple(path for path, _ in found),
-        np.array(labels) if classes else None,
-        tuple(classes),
-        digest.hexdigest(),
+        root=folder,
+        paths=tuple(path for path, _ in found),
+        labels=np.array(labels) if classes else None,
+        classes=tuple(classes),
+        fingerprint=digest.hexdigest(),
         ignored=tuple(path for path, _ in ignored),
     )
-
-
-def balanced_subset(images: ImageList, count: int, *, seed: int) -> ImageList:
-    """A random subset of ``count`` images, with equally many per class as far as possible.
-
-    Raises:
-        UserError: there are fewer than ``count`` images.
-    """
-    if not 0 < count <= len(images):
-        raise UserError(
-            f"{count} images were requested from {images.root}; expected 1 to {len(images)}, the number "
-            "of its images"
-        )
-    order = np.random.default_rng([seed, count]).permutation(len(images))
-    if images.labels is None:
-        return images.subset(np.sort(order[:count]))
-    # The n-th image of each class comes before the (n+1)-th of any.
-    labels = images.labels[order]
-    turn = np.empty(len(order), dtype=int)
-    for label in range(len(images.classes)):
-        members = labels == label
-        turn[members] = np.arange(members.sum())
-    return images.subset(np.sort(order[np.argsort(turn, kind="stable")[:count]]))
-
-
-def held_out_tail(images: ImageList, count: int) -> tuple[ImageList, ImageList]:
-    """Split into (rest, tail); the tail contains the last images of each class, about ``count`` in total.
-
-    The tail is taken in the order of file names, not at random: duplicates and adjacent frames, which usually
-    have neighboring names, then rarely end up on both sides. A class keeps about half of its images or more.
-    """
-    assert images.labels is not None
-    keep: list[int] = []
-    tail: list[int] = []
-    each = max(1, count // len(images.classes))
-    for label in range(len(images.classes)):
-        members = np.flatnonzero(images.labels == label)
-        cut = len(members) - min(each, len(members) // 2)
-        cut -= cut % 2  # pairs stay together
-        keep += members[:cut].tolist()
-        tail += members[cut:].tolist()
-    return images.subset(keep), images.subset(tail)
-
-
-def unreadable(
-    images: ImageList, *, progress: Callable[[int, int], None] | None = None, threads: int = 4
-) -> tuple[str, ...]:
-    """Decode every image once; return the relative paths of files that are not valid images.
-
-    Raises:
-        ImageIOError: a file cannot be read, so it is unknown whether it is a valid image.
-    """
-
-    def readable(index: int) -> bool:
-        try:
-            images.image(index)
-        except UnreadableImage:
-            return False
-        return True
-
-    found: list[str] = []
-    with ThreadPoolExecutor(threads) as pool:
-        for index, good in enumerate(pool.map(readable, range(len(images)))):
-            if not good:
-                found.append(images.paths[index])
-            if progress is not None:
-                progress(index + 1, len(images))
-    return tuple(found)
 
 
 Files = list[tuple[str, int]]  # (relative path, bytes), sorted by path

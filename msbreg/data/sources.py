@@ -5,6 +5,7 @@ new layout, write a function ``open_LAYOUT(root, split)`` and add it to ``SOURCE
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from msbreg.data.digits.generate import prepare_digits
 from msbreg.data.folder import ImageList, list_fingerprint, list_images
+from msbreg.data.images import LabeledImages
 from msbreg.data.voc import image_labels
 from msbreg.run.errors import UserError
 
@@ -64,25 +66,22 @@ def open_folder(root: Path, split: str) -> ImageList:
 
 def open_flat(root: Path, split: str) -> ImageList:
     """Images without labels: all files below ``ROOT/SPLIT``, or below ROOT if ``split`` is empty."""
-    images = list_images(root / split if split else root)
-    return ImageList(
-        images.root, images.paths, None, (), images.fingerprint, ignored=images.ignored
-    )
+    return replace(list_images(root / split if split else root), labels=None, classes=())
 
 
 def open_voc(root: Path, split: str) -> ImageList:
     """Images with multiple labels in PASCAL VOC's layout, from ``ImageSets/Main/CLASS_SPLIT.txt``."""
     listed = image_labels(root, split)
     return ImageList(
-        listed.paths[0].parent,
-        tuple(path.name for path in listed.paths),
-        listed.labels,
-        listed.classes,
-        list_fingerprint(listed.paths),
+        root=listed.paths[0].parent,
+        paths=tuple(path.name for path in listed.paths),
+        labels=listed.labels,
+        classes=listed.classes,
+        fingerprint=list_fingerprint(listed.paths),
     )
 
 
-SOURCES: dict[str, Callable[[Path, str], ImageList]] = {
+SOURCES: dict[str, Callable[[Path, str], LabeledImages]] = {
     "folder": open_folder,
     "flat": open_flat,
     "voc": open_voc,
@@ -131,7 +130,7 @@ def data_name(data: str) -> str:
     return Path(folder).name or folder
 
 
-def open_source(data: str, split: str, *, layout: str = "folder") -> ImageList:
+def open_source(data: str, split: str, *, layout: str = "folder") -> LabeledImages:
     """Open one split of a data set, given as a name, a folder in ``layout``, or LAYOUT:FOLDER.
 
     Raises:
@@ -155,10 +154,16 @@ def as_source(images: "str | Path | Sequence[str | Path] | ImageSource") -> "Ima
     if not images:
         raise UserError("the list of images is empty; expected at least one path")
     paths = [Path(path).expanduser() for path in images]
-    return ImageList(Path(), tuple(map(str, paths)), None, (), list_fingerprint(paths))
+    return ImageList(
+        root=Path(),
+        paths=tuple(map(str, paths)),
+        labels=None,
+        classes=(),
+        fingerprint=list_fingerprint(paths),
+    )
 
 
-def training_images(data: str, *, classes_file: Path | None = None) -> ImageList:
+def training_images(data: str, *, classes_file: Path | None = None) -> LabeledImages:
     """The images for pre-training: ``DATA/train`` if it exists, else DATA; labels are optional.
 
     ``LAYOUT:FOLDER`` uses the split ``train`` of that layout.

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from msbreg.checkpoints.load import load_backbone, load_checkpoint
-from msbreg.data.folder import balanced_subset, held_out_tail, list_images
+from msbreg.data.folder import list_images
+from msbreg.data.images import balanced_subset, held_out_tail
 from msbreg.run.config import Card
 from msbreg.run.errors import UserError
 from msbreg.run.record import read_record

@@ -13,7 +13,7 @@ from msbreg.backbones.resnet import ResNet
 from msbreg.backbones.spec import Provenance
 from msbreg.backbones.twin import random_backbone
 from msbreg.checkpoints.load import file_sha256, load_backbone
-from msbreg.data.folder import ImageList
+from msbreg.data.images import LabeledImages
 from msbreg.data.sources import data_name, open_source
 from msbreg.data.transforms import EvaluationTransform, default_transform
 from msbreg.run.config import Card, plain
@@ -45,7 +45,7 @@ class Split:
         data: identity of the split, for scores.
     """
 
-    images: ImageList
+    images: LabeledImages
     x: np.ndarray
     labels: np.ndarray
     data: DataId
@@ -173,7 +173,7 @@ def labeled_splits(config: LabeledConfig, job: Job) -> tuple[Split, Split]:
 
 
 def split_features(
-    config: FrozenConfig, job: Job, lists: dict[str, ImageList], *, name: str
+    config: FrozenConfig, job: Job, lists: dict[str, LabeledImages], *, name: str
 ) -> tuple[Split, Split]:
     """Features of a training and a test split; network, transform and data go into the record.
 
@@ -258,7 +258,7 @@ def accuracy_scores(
 # ---- Checks
 
 
-def _check_classes(train: ImageList, test: ImageList, config: LabeledConfig) -> None:
+def _check_classes(train: LabeledImages, test: LabeledImages, config: LabeledConfig) -> None:
     """Check that both splits have the same classes, at least two."""
     names = f"{config.train_split} and {config.val_split}"
     if train.classes != test.classes:
@@ -272,8 +272,9 @@ def _check_classes(train: ImageList, test: ImageList, config: LabeledConfig) -> 
                 shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
                 parts.append(f"{split} has no {shown}")
         hint = ""
-        if (test.root.parent / "test").is_dir() and config.val_split != "test":
-            hint = f"\n{test.root.parent / 'test'} exists: did you mean --val-split test?"
+        beside = Path(test.where).parent / "test"
+        if beside.is_dir() and config.val_split != "test":
+            hint = f"\n{beside} exists: did you mean --val-split test?"
         raise UserError(
             f"{config.data}: {names} have different classes: {'; '.join(parts)}.\n"
             f"Expected the same class folders in both.{hint}"
@@ -285,7 +286,7 @@ def _check_classes(train: ImageList, test: ImageList, config: LabeledConfig) -> 
         )
 
 
-def _check_files(lists: dict[str, ImageList]) -> None:
+def _check_files(lists: dict[str, LabeledImages]) -> None:
     """Check that no file is in both splits, also by a link or another path."""
     (train_name, train), (test_name, test) = lists.items()
     known = {_file_id(train.name(i)) for i in range(len(train))}
@@ -306,7 +307,7 @@ def _file_id(path: str) -> object:
     return state.st_dev, state.st_ino
 
 
-def _check_copies(copies: np.ndarray, test: ImageList, job: Job) -> None:
+def _check_copies(copies: np.ndarray, test: LabeledImages, job: Job) -> None:
     """Check that at most a few test images are copies of training images."""
     if not len(copies):
         return

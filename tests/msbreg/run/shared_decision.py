@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from msbreg.data.folder import list_images, unreadable
+from msbreg.data.folder import list_images
+from msbreg.data.images import unreadable
 from msbreg.run import distributed
 from msbreg.run.errors import UserError
 
