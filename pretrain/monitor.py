@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from msbreg.backbones.resnet import embed, normalize
 from msbreg.data.images import LabeledImages, balanced_subset, held_out_tail
@@ -17,6 +16,7 @@ from msbreg.data.transforms import EvaluationTransform
 from msbreg.neighbors import nearest, weighted_vote
 from msbreg.run.errors import UserError
 from msbreg.run.job import log
+from pretrain.event_file import EventFile
 from pretrain.methods.method import Method
 from pretrain.recipe import DiagnosticsSettings
 
@@ -167,7 +167,7 @@ class Monitor:
     ) -> None:
         self.settings, self.views, self.device = settings, views, device
         self.transform = EvaluationTransform(resize=size, crop=size)
-        self.board = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
+        self.board = EventFile(output / "tensorboard", first_step=first_step + 1)
         self.bank = self.queries = None
         if labeled is not None:
             bank, queries = held_out_tail(labeled, settings.queries)
@@ -206,7 +206,6 @@ class Monitor:
                 self.board.add_histogram("spectrum", np.array(value), row["step"])
             elif name not in ("epoch", "step"):
                 self.board.add_scalar(name, value, row["step"])
-        self.board.flush()
 
     def collapse(self, report: dict[str, Any]) -> str:
         """A sentence that describes a collapse; empty if there is none."""
