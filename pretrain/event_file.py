@@ -1,7 +1,7 @@
 """TensorBoard's event file.
 
-PyTorch's SummaryWriter writes in a thread, which reports a full disk as a traceback and names no file. Here each
-event is written at once, so that a failure is one message.
+PyTorch's SummaryWriter writes in a thread, which reports a full disk as a traceback and names no file. Here
+each event is written at once, so that a failure is one message.
 """
 
 import os
@@ -33,8 +33,6 @@ class EventFile:
         self.path = folder / f"events.out.tfevents.{seconds}.{socket.gethostname()}.{os.getpid()}"
         with writing(self.path):
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "ab")
-        self._records = RecordWriter(self._file)
         self._add(Event(file_version="brain.Event:2"))
         self._add(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
@@ -52,13 +50,7 @@ class EventFile:
         summary: Summary = histogram(name, values, bins=64)
         self._add(Event(step=step, summary=summary))
 
-    def close(self) -> None:
-        """Close the file."""
-        with writing(self.path):
-            self._file.close()
-
     def _add(self, event: Event) -> None:
         event.wall_time = time.time()
-        with writing(self.path):
-            self._records.write(event.SerializeToString())
-            self._records.flush()
+        with writing(self.path), open(self.path, "ab") as file:
+            RecordWriter(file).write(event.SerializeToString())

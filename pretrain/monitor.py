@@ -213,10 +213,6 @@ class Monitor:
             report, least_std=self.settings.least_std, least_rank=self.settings.least_rank
         )
 
-    def close(self) -> None:
-        """Close the TensorBoard file."""
-        self.board.close()
-
     def _pixels(self, images: LabeledImages, most: int) -> tuple[Tensor, np.ndarray]:
         chosen = balanced_subset(images, min(most, len(images)), seed=0)
         assert chosen.labels is not None

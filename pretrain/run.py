@@ -145,8 +145,6 @@ def _run(config: Config, card: Card, job: Job) -> dict[str, Any]:
         )
 
     # ---- Results.
-    if monitor is not None:
-        monitor.close()
     job.results = {
         "checkpoint": checkpoint.path.name,
         "sha256": file_sha256(checkpoint.path) if distributed.is_main() else "",

@@ -1,6 +1,7 @@
 """Check the rules of the code base in its source: layers, imports, forbidden patterns, file names."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,3 +129,14 @@ def test_files_and_folders_stay_few_and_distinctly_named():
     assert names.total() <= 170, f"{names.total()} files of code"
     assert {folder: count for folder, count in folders.items() if count > 15} == {}
     assert [name for name, count in names.items() if count > 1 or name in EMPTY_NAMES] == []
+
+
+def test_images_are_decoded_where_their_size_is_checked_first():
+    """A small file can contain billions of pixels, so only these modules may decode."""
+    allowed = {"msbreg/data/decoding.py", "benchmarks/views.py"}
+    found = {
+        str(file.relative_to(ROOT))
+        for file in FILES
+        if re.search(r"\bcv2\.(imdecode|imread)\(|\bdecode_(jpeg|png|image)\(", file.read_text())
+    }
+    assert found <= allowed

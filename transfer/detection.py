@@ -77,6 +77,12 @@ def run(config: Config, card: Card | None = None) -> dict[str, Any]:
         with start_job(
             resolved, card, kind="detection", resume_file=CHECKPOINT, inputs=inputs
         ) as current:
+            log.info(
+                "detection of %s on %s / %s",
+                resolved.checkpoint,
+                "no training" if config.eval_only else ", ".join(settings.DATASETS.TRAIN),
+                ", ".join(settings.DATASETS.TEST),
+            )
             current.record.content["engine"] = engine.described() | {"asked": config.engine}
             log.info("engine %s %s (--engine %s)", engine.name, engine.version, config.engine)
             current.results = _run(resolved, settings, engine, current)

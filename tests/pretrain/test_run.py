@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ from pretrain.recipe import (
 from pretrain.run import run
 from pretrain.view_batches import Order
 from tests.conftest import write_folder
-from tests.processes import Program
+from tests.processes import Program, run_pair
 
 SCRIPT = Path(__file__).resolve().parents[2] / "pretrain" / "run.py"
 
@@ -72,6 +73,27 @@ def assert_bit_equal(first: Path, second: Path) -> None:
     assert one.keys() == other.keys()
     different = [name for name in one if not torch.equal(one[name], other[name])]
     assert not different
+
+
+def assert_equal_training_states(first: Path, second: Path) -> None:
+    """Compare the optimizer and the generators bit for bit."""
+    one, other = (load_checkpoint(folder / "checkpoint.pth") for folder in (first, second))
+    for part in ("optimizer", "loop"):
+        assert flattened(one[part]).keys() == flattened(other[part]).keys()
+        for name, value in flattened(one[part]).items():
+            same = flattened(other[part])[name]
+            if "images_per_second" not in name:
+                assert (
+                    torch.equal(value, same) if isinstance(value, torch.Tensor) else value == same
+                )
+
+
+def flattened(value, name: str = "") -> dict[str, object]:
+    """All values in nested dictionaries and lists by their dotted path."""
+    if not isinstance(value, dict | list | tuple):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {k: v for key, inside in items for k, v in flattened(inside, f"{name}.{key}").items()}
 
 
 @pytest.fixture
@@ -176,6 +198,7 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(long_run, tmp_pat
     assert code == 0, message
     assert f"continuing from step {saved}" in message or how == signal.SIGKILL
     assert_bit_equal(whole, broken)
+    assert_equal_training_states(whole, broken)
     rows = [json.loads(line) for line in (broken / "curve.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == list(range(7))
     losses = [json.loads(line) for line in (whole / "curve.jsonl").read_text().splitlines()]
@@ -293,3 +316,42 @@ def test_two_runs_cannot_write_to_the_same_folder(data, tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another run is writing to"):
             run(small(data, tmp_path / "run"))
+
+
+def test_files_ignored_because_of_their_suffix_are_counted_in_the_record(data, tmp_path):
+    (data / "train" / "class0" / "dance.gif").write_bytes(b"GIF89a")
+    run(small(data, tmp_path / "run", epochs=1), Card("test", {}))
+    (warning,) = read_record(tmp_path / "run")["warnings"]
+    assert "files ignored because of their suffix: 1 (1 x .gif)" in warning
+
+
+def test_without_a_card_a_warning_names_the_card_for_ones_own_photographs(data, tmp_path):
+    run(small(data, tmp_path / "run", epochs=1))
+    (warning,) = read_record(tmp_path / "run")["warnings"]
+    (named,) = re.findall(r"configs/\S+\.yaml", warning)
+    assert (SCRIPT.parents[1] / named).is_file()
+    run(small(data, tmp_path / "with-card", epochs=1), Card("test", {}))
+    assert read_record(tmp_path / "with-card")["warnings"] == []
+
+
+def test_diagnostics_and_paths_are_not_part_of_the_digest(data, tmp_path):
+    digests = []
+    for name, classes, changes in (
+        ("a", ["class0", "class1"], {}),
+        ("b", ["class1", "class0"], {"diagnostics": WATCH_LITTLE, "save_seconds": 9.0}),
+        ("c", ["class0"], {}),
+        ("d", ["class0", "class1"], {"lambda_b": 0.3}),
+    ):
+        listed = tmp_path / f"{name}.txt"
+        listed.write_text("\n".join(classes))
+        run(small(data, tmp_path / name, epochs=1, classes_file=listed, **changes))
+        digests.append(read_record(tmp_path / name)["digest"])
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_one_process_decides_for_all_which_files_are_unreadable(data, tmp_path):
+    """The second process cannot check any file, but trains on the images that the first one chose."""
+    (data / "train" / "class1" / "003.png").write_bytes(b"no image")
+    assert run_pair("tests.pretrain.skip_unreadable", data, tmp_path / "run") == [0, 0]
+    assert read_record(tmp_path / "run")["data"]["skipped_files"] == ["class1/003.png"]

@@ -172,3 +172,12 @@ def test_a_full_disk_is_one_message_and_leaves_no_files(checkpoint, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "nothing was written" in capsys.readouterr().err
     assert files(checkpoint.parent) == {checkpoint.name}
+
+
+def test_the_float32_difference_is_printed_beside_the_float64_one(checkpoint, capsys):
+    assert main([str(checkpoint)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (single,) = [line for line in lines if line.strip().startswith("in float32")]
+    numbers = [float(word) for word in single.split()[2:]]
+    assert len(numbers) == 5  # stem, res2 to res5
+    assert all(0 < number < 1e-3 for number in numbers)

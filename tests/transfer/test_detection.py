@@ -104,6 +104,12 @@ def test_a_run_writes_a_record_predictions_tables_drawings_and_a_curve(card, don
     assert rows[-1]["scores"]["box_AP50"] == results["box_AP50"]
 
 
+def test_the_first_line_names_checkpoint_and_data_sets(card, tmp_path, capsys):
+    run(new_config(card, tmp_path / "run"))
+    train, test = (read_config(card, ()).DATASETS[split][0] for split in ("TRAIN", "TEST"))
+    assert capsys.readouterr().err.startswith(f"detection of random on {train} / {test}\n")
+
+
 def test_different_seeds_give_different_weights(card, done, tmp_path):
     run(new_config(card, tmp_path / "run", seed=1))
     assert differing(tmp_path / "run", done)
@@ -123,6 +129,7 @@ def test_the_digest_changes_exactly_with_the_protocol(card, tmp_path):
         digest(),
         digest(workers=3, seed=4, name="mine", checkpoint="other.pth"),
         digest("SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "2", "SEED", "5"),
+        digest("DATALOADER.NUM_WORKERS", "1"),
         digest(channels_last=True),
     ]
     other = [
@@ -261,7 +268,8 @@ def test_an_unfinished_run_is_not_continued_with_other_settings(card, done, tmp_
     (output / "record.json").write_text(json.dumps(unfinished))
     with pytest.raises(UserError, match="unfinished run with other settings: yaml.SOLVER.BASE_LR"):
         run(new_config(card, output, "SOLVER.BASE_LR", "0.5"))
-    run(new_config(card, output))  # killed between its evaluation and its record
+    harmless = ("DATALOADER.NUM_WORKERS", "1", "SOLVER.CHECKPOINT_PERIOD", "5")
+    run(new_config(card, output, *harmless))  # killed between its evaluation and its record
     assert read_record(output)["results"] == record["results"]
 
 

@@ -469,3 +469,23 @@ def test_user_errors_give_one_message(tmp_path, data, checkpoint, capsys, script
     output = capsys.readouterr().err
     assert words in output
     assert "Traceback" not in output
+
+
+def test_the_digest_covers_the_transform_that_was_used(tmp_path, data):
+    def digest(name, **changes):
+        settings = common(tmp_path, data, "random", name) | {"k": (3,), **changes}
+        knn.run(knn.Config(**settings))
+        return read_record(tmp_path / name)["digest"]
+
+    small, large = digest("a", image_size=16), digest("b", image_size=32)
+    stated = digest("c", image_size=16, transform=EvaluationTransform(16, 16))
+    assert small != large
+    assert small == stated
+
+
+def test_another_name_of_the_training_split_is_suggested_and_accepted(tmp_path, data, checkpoint):
+    (data / "train").rename(data / "training")
+    settings = common(tmp_path, data, checkpoint) | {"k": (3,)}
+    with pytest.raises(UserError, match=r"no folder 'train'(.|\n)*--train-split training"):
+        knn.run(knn.Config(**settings))
+    assert knn.run(knn.Config(**settings, train_split="training"))

@@ -122,3 +122,22 @@ def test_a_missing_card_is_rejected_with_a_list_of_the_known_ones():
         UserError, match=r"card .*nothing\.yaml does not exist; expected one of: .*voc_c4"
     ):
         suite.Config(detectors=("nothing",))
+
+
+@pytest.mark.parametrize(("data", "announced"), [(None, True), ("digits", False)])
+def test_without_data_the_embedded_digits_are_announced(
+    tmp_path, monkeypatch, capsys, data, announced
+):
+    save_untrained(tmp_path / "checkpoint.pth")
+
+    class Reached(Exception):
+        """The first protocol was about to run."""
+
+    def stop(*arguments):
+        raise Reached
+
+    monkeypatch.setattr(knn, "run", stop)
+    config = suite.Config(checkpoint=tmp_path / "checkpoint.pth", data=data, output=tmp_path / "r")
+    with pytest.raises(Reached):
+        suite.run(config)
+    assert ("EMBEDDED DIGITS" in capsys.readouterr().err) == announced

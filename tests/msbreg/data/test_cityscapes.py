@@ -142,3 +142,10 @@ def test_without_shapely_the_message_says_how_to_install_it(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "shapely", None)
     with pytest.raises(UserError, match="Run: pip install shapely"):
         load_scenes(NAME.format("val"), tmp_path)
+
+
+def test_an_impossible_image_size_is_rejected_before_polygons_are_rasterized(root):
+    for file in root.rglob("*_polygons.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"imgWidth": 250_000_000}))
+    with pytest.raises(UserError, match="250000000; expected at most"):
+        load_scenes(NAME.format("train"), root)

@@ -65,9 +65,16 @@ def no_shared_memory() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
 
-def test_full_shared_memory_is_reported_and_does_not_hang():
+@dataclass(frozen=True)
+class Parcel:
+    tensors: tuple[torch.Tensor, ...]
+
+
+@pytest.mark.parametrize("pack", [torch.stack, tuple, lambda items: {"a": items}, Parcel])
+def test_full_shared_memory_is_reported_and_does_not_hang(monkeypatch, pack):
+    monkeypatch.setattr(loading, "STUCK", 5)  # without the check, the batch never arrives
     with (
-        closing(squares(on_start=no_shared_memory)) as batches,
+        closing(squares(on_start=no_shared_memory, collate=pack)) as batches,
         pytest.raises(RunFailed, match=r"does not fit into shared memory(.|\n)*--shm-size"),
     ):
         next(batches)

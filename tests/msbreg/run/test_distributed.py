@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from msbreg.run import distributed
 from msbreg.run.errors import UserError
@@ -28,3 +30,18 @@ def test_with_one_process_the_function_is_called_directly():
 
     with pytest.raises(UserError, match="no"):
         distributed.from_main(refuse)
+
+
+def test_with_gpus_control_messages_use_a_group_of_their_own_on_the_cpu(monkeypatch):
+    """PyTorch is replaced, because NCCL needs a GPU."""
+    used = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "init_process_group", lambda name, **_: used.append(name))
+    monkeypatch.setattr(dist, "new_group", lambda backend: f"a group of {backend}")
+    monkeypatch.setattr(
+        dist, "all_reduce", lambda flags, op, group: used.append((flags.device.type, group))
+    )
+    monkeypatch.setattr(distributed, "_cpu_group", None)
+    distributed.join(torch.device("cuda", 0))
+    assert distributed.any_of([True, False]) == [True, False]
+    assert used == ["nccl", ("cpu", "a group of gloo")]

@@ -187,3 +187,12 @@ def test_an_output_path_that_is_a_file_is_rejected(tmp_path, place):
         output_folder(tmp_path / place),
     ):
         raise AssertionError("not reached")
+
+
+def test_a_file_is_on_disk_before_it_replaces_the_old_one(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append("sync"), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("replace"), replace(a, b)))
+    write_atomically(tmp_path / "record.json", b"{}")
+    assert done == ["sync", "replace", "sync"]  # the file, then the name in its folder

@@ -3,6 +3,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -318,3 +319,39 @@ with start_job(Settings(Path(sys.argv[1])), Card(), kind="knn") as job:
     )
     assert done.returncode == 75, done.stderr
     assert read_record(tmp_path / "run")["status"] == "interrupted"
+
+
+def test_of_simultaneous_starts_each_succeeds_or_names_the_other(tmp_path):
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from msbreg.run.config import Card\n"
+        "from msbreg.run.errors import UserError\n"
+        "from msbreg.run.job import start_job\n"
+        "from tests.msbreg.run.test_job import Settings\n"
+        "while time.time() < float(sys.argv[2]): pass\n"
+        "try:\n"
+        "    with start_job(Settings(Path(sys.argv[1])), Card(), kind='knn'): time.sleep(0.3)\n"
+        "except UserError as error: sys.exit(f'refused: {error}')\n"
+    )
+    moment = str(time.time() + 6)  # after the imports of all
+    words = [sys.executable, "-c", script, str(tmp_path / "run"), moment]
+    starts = [
+        subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    messages = [process.communicate(timeout=60)[1] for process in starts]
+    refused = [message for message in messages if "refused: " in message]
+    assert len(refused) < 3
+    for message in refused:
+        assert "another run is writing" in message or "contains a completed run" in message
+    assert not any("Traceback" in message for message in messages)
+    assert read_record(tmp_path / "run")["status"] == "done"
+
+
+def test_a_record_without_its_entries_is_one_error(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "record.json").write_text('{"schema": 1}')
+    with (
+        pytest.raises(UserError, match=r"record\.json"),
+        start_job(Settings(tmp_path / "run"), Card(), kind="knn"),
+    ):
+        raise AssertionError("not reached")

@@ -404,3 +404,10 @@ def test_other_files_are_rejected(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="other.pth"):
         read_checkpoint(path)
+
+
+def test_on_a_gpu_the_losses_are_read_once_per_row(tmp_path):
+    """Each read waits for the GPU."""
+    assert plan_of(config(tmp_path), device=CPU, seed=0).read_every == 1
+    on_gpu = plan_of(config(tmp_path), device=torch.device("cuda"), seed=0)
+    assert on_gpu.read_every == on_gpu.row_every > 1

@@ -22,6 +22,7 @@ from tests.transfer.report.records import (
     write_scores,
     write_svm,
 )
+from transfer.report import run_sections
 from transfer.report.render import write_report
 
 SCRIPT = Path(__file__).resolve().parents[3] / "tools" / "report.py"
@@ -241,3 +242,32 @@ def test_a_wrong_path_gives_one_message_and_exit_code_2_from_any_folder(tmp_path
     assert done.stderr.startswith("error: nowhere does not exist")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "report").exists()
+
+
+def test_the_difference_to_the_untrained_twin_has_a_spread(tmp_path):
+    for seed in range(2):
+        write_knn(tmp_path / "runs" / f"a{seed}", 60.0 + 3 * seed, network(seed))
+        write_knn(tmp_path / "runs" / f"b{seed}", 30.0 + 4 * seed, network(seed, random=True))
+    for content in report_of(tmp_path / "runs", tmp_path):
+        row = content[content.index("minus random") :]
+        row = re.sub(r"<[^>]*>|[|]|\s+", " ", row[: row.index("\n\n")])
+        # (60 + 63) / 2 - (30 + 34) / 2, with the spreads 2.12 and 2.83 added in quadrature
+        assert re.search(r"\+29\.5\s+± 3\.5", row), row
+
+
+def test_wide_tables_and_curves_scroll_instead_of_being_cut_off(written):
+    page, _ = written
+    assert re.search(r"\.wide\s*\{[^}]*overflow-x:\s*auto", page)
+    outside = re.sub(r'<div class="[^"]*\bwide\b[^"]*"[^>]*>.*?</div>', "", page, flags=re.DOTALL)
+    assert "<table" in page
+    assert "<table" not in outside
+
+
+def test_each_curve_is_drawn_once(runs, tmp_path, monkeypatch):
+    drawn = []
+    draw = run_sections.draw_curve
+    monkeypatch.setattr(
+        run_sections, "draw_curve", lambda *a, **o: (drawn.append(1), draw(*a, **o))[1]
+    )
+    report_of(runs, tmp_path)
+    assert 0 < len(drawn) <= len(list(runs.rglob("curve.jsonl")))

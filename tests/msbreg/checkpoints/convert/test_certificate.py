@@ -176,8 +176,10 @@ def test_a_failing_reader_is_reported(tmp_path):
     fails(tmp_path, wrong, "could not read the file back(.|\n)*no such network in this version")
 
 
-@pytest.mark.parametrize("arch", ["resnet50", "resnet101"])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("arch", "seed"),
+    [("resnet18", 0), ("resnet34", 0), ("resnet50", 0), ("resnet50", 1), ("resnet101", 0)],
+)
 def test_a_correct_conversion_passes_despite_float32_rounding(tmp_path, arch, seed):
     """Realistic BatchNorm statistics: float32 rounds by more than 1e-6, float64 by less than 1e-12."""
     backbone = realistic(arch, seed)
