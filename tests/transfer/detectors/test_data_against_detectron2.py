@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from msbreg.data.catalog import load_scenes, without_empty
+from msbreg.data.catalog import drawable, load_scenes, without_empty
+from msbreg.data.coco import coco_scenes
 from msbreg.data.run_lengths import to_rle
-from tests.msbreg.data.annotated_folders import shared
+from tests.msbreg.data.annotated_folders import coco_content, shared, write_coco
 from tests.transfer.detectors import data_by_detectron2 as by_detectron2
+from transfer.detectors import detectron2_engine
 from transfer.detectors.mapper import MapperSettings, training_sample
 
 SETTINGS = MapperSettings(train_sizes=(96, 128, 160), train_longest=200)
@@ -123,3 +125,36 @@ def test_whole_numbers_in_a_json_are_not_truncated():
         annotation["bbox"] = [float(value) for value in annotation["bbox"]]
     kept = by_detectron2.mapped_entry(entry, SETTINGS, 0)["instances"].gt_boxes.tensor
     assert torch.equal(ours.boxes, kept)
+
+
+TRIANGLE = [5.0, 4.0, 12.0, 4.5, 8.0, 10.0]
+IRREGULAR = [
+    {},
+    {"bbox": [4.0, 3.0, 0.0, 8.0]},
+    {"bbox": [4.0, 3.0, 5.0, 0.0], "segmentation": [TRIANGLE]},
+    {"bbox": [4.0, 3.0, -5.0, 8.0]},
+    {"bbox": [4.0, 3.0, 38.0, 8.0]},
+    {"bbox": [4.0, -1.5, 8.0, 8.0]},
+    {"bbox": [400.0, 300.0, 8.0, 8.0]},
+    {"segmentation": [TRIANGLE, [1.0, 2.0, 3.0, 4.0]]},
+    {"segmentation": [[1.0, 2.0, 3.0, 4.0]]},
+]
+KEPT = [0, 3, 4, 5, 7]
+"""The objects above that take part in training, with Detectron2 0.6 and here."""
+
+
+def test_irregular_objects_are_dropped_from_training_exactly_as_by_detectron2(tmp_path):
+    content = coco_content(
+        [{"category_id": 1 + i, **o} for i, o in enumerate(IRREGULAR)],
+        categories=[(1 + i, f"kind{i}") for i in range(len(IRREGULAR))],
+    )
+    scenes = drawable(coco_scenes("irregular", *write_coco(tmp_path, content)))
+    for seed in range(4):  # flipped and not
+        ours = training_sample(
+            scenes.scenes[0], SETTINGS, np.random.RandomState(seed), sized_boxes=True
+        )
+        assert ours.labels.tolist() == KEPT
+        if detectron2_engine.available():
+            theirs = by_detectron2.mapped_entry(coco(scenes)[0], SETTINGS, seed)["instances"]
+            assert torch.equal(ours.labels, theirs.gt_classes)
+            assert torch.equal(ours.boxes, theirs.gt_boxes.tensor)
