@@ -93,6 +93,11 @@ def _without_collection() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            if not gc.get_freeze_count():
+                # Moves the new objects to the oldest generation. Otherwise, the next collection of the
+                # youngest would visit all of them.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
