@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from msbreg.backbones.features import features_of
+from msbreg.backbones.inference import FrozenBackbone
 from msbreg.backbones.resnet import build_backbone, embed, normalize
 from msbreg.backbones.spec import BackboneSpec, Normalization
 from pretrain.methods import METHODS
@@ -30,11 +30,13 @@ def test_fake_cuda_detects_a_tensor_on_the_wrong_device():
 def test_features_are_computed_on_the_gpu_and_returned_on_the_cpu(arch, channels):
     spec = BackboneSpec(arch, Normalization((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), channels))
     backbone = build_backbone(spec).eval()
+    network = FrozenBackbone(backbone, spec, torch.device("cpu"))
     with fake_cuda(), torch.no_grad():
         on_fake_cuda(backbone)
         images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
         pools = embed(backbone, normalize(images, CUDA, spec.normalization))
-        features = features_of(backbone, images, CUDA, spec)
+        network.network, network.device = on_fake_cuda(network.network), CUDA
+        features = network(images)
     assert devices(pools) == {"cuda"}
     assert devices(features) == {"cpu"}
     assert (features.shape, features.dtype) == ((2, backbone.channels["c5"]), torch.float32)

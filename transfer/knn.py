@@ -77,7 +77,7 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
             f"k is {list(config.k)}, but the bank has only {len(bank.labels)} images. "
             "Give a smaller --k"
         )
-    similarities, indices = nearest(queries.x, bank.x, max(usable))
+    similarities, indices = nearest(np.asarray(queries.x), np.asarray(bank.x), max(usable))
 
     # ---- Vote and score.
     classes = len(bank.images.classes)

@@ -58,6 +58,7 @@ class Config(LabeledConfig):
 if __name__ == "__main__":  # options, cards and paths are checked before PyTorch is imported
     OPTIONS = read_options(Config)
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,7 +86,7 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
     # ---- Extract the features of both splits.
     fitted, tested = labeled_splits(config, job)
     classes = len(fitted.images.classes)
-    train, test = (torch.from_numpy(split.x).to(job.device) for split in (fitted, tested))
+    train, test = (torch.from_numpy(np.array(split.x)).to(job.device) for split in (fitted, tested))
     if config.standardize:
         mean, std = train.mean(0), train.std(0).clamp_min(1e-5)
         train, test = (train - mean) / std, (test - mean) / std

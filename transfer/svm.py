@@ -110,7 +110,7 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
     costs = list(config.costs or C_GRIDS[config.c_grid])
     with Progress("classifiers", len(chosen), unit="classes") as progress:
         model = fit_svm(
-            train.x,
+            np.asarray(train.x),
             train.labels,
             costs=costs,
             folds=config.folds,
@@ -126,7 +126,7 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
         )
 
     # ---- Average precision on the test split.
-    decisions = decision(model, test.x)
+    decisions = decision(model, np.asarray(test.x))
     per_class = class_average_precisions(decisions, test.labels, config.difficult_test)
     mean = float(per_class.mean())
     rows = {

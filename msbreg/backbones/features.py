@@ -1,14 +1,15 @@
 """``extract_features``: compute features with a frozen backbone, for the protocols and your own analysis."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from msbreg.backbones.resnet import ResNet, embed, normalize
+from msbreg.backbones.backbone import Backbone
+from msbreg.backbones.inference import FrozenBackbone
 from msbreg.backbones.spec import BackboneSpec, Provenance
 from msbreg.data.sources import ImageSource, as_source
 from msbreg.data.transforms import EvaluationTransform, default_transform
@@ -16,17 +17,18 @@ from msbreg.run.distributed import pick_device
 
 
 def extract_features(
-    backbone: ResNet,
+    backbone: Backbone,
     spec: BackboneSpec | Provenance,
     images: str | Path | Sequence[str | Path] | ImageSource,
     *,
     transform: EvaluationTransform | None = None,
+    representation: str | None = None,
     device: str | torch.device = "auto",
     batch_size: int = 64,
     threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:  # (N, D) float32
-    """Global average pool of the last stage for each image.
+    """The feature of each image: for a ResNet, the global average pool of the last stage.
 
     Row i contains the features of image i of the list or source. For a folder, images are in the order of
     ``msbreg.data.folder.list_images(folder).paths``.
@@ -36,6 +38,7 @@ def extract_features(
         images: a folder (with or without one subfolder per class), a list of files, or a source.
         transform: None uses the default of the network: resize the short side to 256, crop the center 224;
             for networks trained on at most 64 pixels, the center square at their training size.
+        representation: name of the feature, one of ``backbone.representations``; None is the first of them.
         device: auto, cpu, cuda, cuda:N or a ``torch.device``.
         batch_size: images per forward pass.
         threads: number of threads that decode images, one batch ahead of the network.
@@ -62,41 +65,63 @@ def extract_features(
     (3, 256)
     """
     source = as_source(images)
-    if transform is None:
-        transform = default_transform(spec.image_size)
     device = pick_device(device) if isinstance(device, str) else device
-    backbone = backbone.to(device).to(memory_format=torch.channels_last).eval()
+    network = FrozenBackbone(backbone, spec, device, representation=representation)
     total = len(source)
+    x = np.empty((total, network.width), np.float32)
+    with contextlib.closing(
+        feature_batches(
+            network,
+            source,
+            range(total),
+            transform=transform or default_transform(spec.image_size),
+            batch_size=batch_size,
+            threads=threads,
+        )
+    ) as batches:
+        for first, rows in batches:
+            x[first : first + len(rows)] = rows
+            if progress is not None:
+                progress(first + len(rows), total)
+    return x
+
+
+def feature_batches(
+    network: FrozenBackbone,
+    source: ImageSource,
+    indices: range,
+    *,
+    transform: EvaluationTransform,
+    batch_size: int,
+    threads: int,
+) -> Generator[tuple[int, np.ndarray]]:  # each (B, D) float32
+    """Yield (position in ``indices``, features) for one batch after the other.
+
+    Threads decode the images of the next batch while the network computes the current one. For a compiled
+    network, which is compiled again for every new size, the last batch is filled up with zeros.
+
+    Raises:
+        UserError: a file is not an image.
+        ImageIOError: a file cannot be read.
+    """
 
     def pixels(i: int) -> np.ndarray:
         return transform(source.image(i))
 
-    x = np.empty((total, backbone.channels["c5"]), np.float32)
-    with ThreadPoolExecutor(threads) as pool, torch.inference_mode():
+    with ThreadPoolExecutor(threads) as pool:
 
         def decode(first: int) -> list[Future[np.ndarray]]:
-            return [pool.submit(pixels, i) for i in range(first, min(first + batch_size, total))]
+            return [pool.submit(pixels, i) for i in indices[first : first + batch_size]]
 
         ahead = decode(0)
-        for first in range(0, total, batch_size):
-            current, ahead = ahead, decode(first + batch_size)
-            try:
-                batch = torch.from_numpy(np.stack([future.result() for future in current]))
-            except BaseException:
-                for future in ahead:
-                    future.cancel()
-                raise
-            x[first : first + len(batch)] = features_of(backbone, batch, device, spec).numpy()
-            if progress is not None:
-                progress(first + len(batch), total)
-    return x
-
-
-def features_of(
-    backbone: ResNet,  # on the device
-    pixels: Tensor,  # (B, 3, H, W) uint8 RGB, on the CPU
-    device: torch.device,
-    spec: BackboneSpec | Provenance,
-) -> Tensor:  # (B, D) float32, on the CPU
-    """Global average pools of one batch."""
-    return embed(backbone, normalize(pixels, device, spec.normalization)).float().cpu()
+        try:
+            for first in range(0, len(indices), batch_size):
+                current, ahead = ahead, decode(first + batch_size)
+                images = torch.from_numpy(np.stack([future.result() for future in current]))
+                if network.compiled and len(images) < batch_size:
+                    missing = images.new_zeros((batch_size - len(images), *images.shape[1:]))
+                    images = torch.cat([images, missing])
+                yield first, network(images).numpy()[: len(current)]
+        finally:
+            for future in ahead:
+                future.cancel()

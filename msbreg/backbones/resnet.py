@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from msbreg.backbones.architectures import Architecture, architecture
+from msbreg.backbones.backbone import Backbone
 from msbreg.backbones.spec import IMAGENET, BackboneSpec, Normalization
 
 
@@ -62,14 +63,16 @@ class Bottleneck(nn.Module):
         return self.relu(y)
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """A ResNet (He et al., arXiv 1512.03385) without the classifier.
 
     Attributes:
         architecture: depth, width and stem.
         channels: number of channels of c2 to c5.
+        representations: ``gap``, the global average pool of c5.
     """
 
+    representations = ("gap",)
     layer1: nn.Sequential
     layer2: nn.Sequential
     layer3: nn.Sequential
@@ -122,6 +125,16 @@ class ResNet(nn.Module):
         c3 = self.layer2(c2)
         c4 = self.layer3(c3)
         return {"c2": c2, "c3": c3, "c4": c4, "c5": self.layer4(c4)}
+
+    def width(self, representation: str) -> int:
+        return self.channels["c5"]
+
+    def represent(
+        self,
+        images: Tensor,  # (B, 3, H, W), normalized
+        representation: str,
+    ) -> Tensor:  # (B, D)
+        return embed(self, images)
 
 
 def _blocks(

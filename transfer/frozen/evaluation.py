@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from msbreg.backbones.resnet import ResNet
+from msbreg.backbones.backbone import Backbone
 from msbreg.backbones.spec import Provenance
 from msbreg.backbones.twin import random_backbone
 from msbreg.checkpoints.load import file_sha256, load_backbone
@@ -19,7 +19,8 @@ from msbreg.data.transforms import EvaluationTransform, default_transform
 from msbreg.run.config import Card, plain
 from msbreg.run.errors import UserError
 from msbreg.run.job import AlreadyFinished, Job, log, start_job
-from transfer.frozen.feature_cache import export, extract
+from transfer.frozen.feature_cache import Pass, export, extract
+from transfer.frozen.feature_store import Rows
 from transfer.frozen.frozen_config import FrozenConfig, LabeledConfig
 from transfer.scoring.classification import class_accuracies, standard_error, top_k_accuracy
 from transfer.scoring.scores import DataId, Score
@@ -40,13 +41,13 @@ class Split:
 
     Attributes:
         images: N images with labels.
-        x: (N, D) float32 features.
+        x: (N, D) float32 features, memory-mapped; ``np.asarray`` loads all of them.
         labels: (N,) class indices, or (N, C) in {1, -1, 0} for several classes per image.
         data: identity of the split, for scores.
     """
 
     images: LabeledImages
-    x: np.ndarray
+    x: Rows
     labels: np.ndarray
     data: DataId
 
@@ -100,7 +101,7 @@ def inputs(config: FrozenConfig) -> dict[str, str]:
 # ---- The network
 
 
-def load_network(config: FrozenConfig, job: Job) -> tuple[ResNet, Provenance]:
+def load_network(config: FrozenConfig, job: Job) -> tuple[Backbone, Provenance]:
     """Load the frozen backbone; its provenance goes into the record."""
     if config.checkpoint != "random":
         backbone, provenance = _load(config, Path(config.checkpoint))
@@ -124,7 +125,7 @@ def load_network(config: FrozenConfig, job: Job) -> tuple[ResNet, Provenance]:
     return backbone, provenance
 
 
-def _load(config: FrozenConfig, path: Path) -> tuple[ResNet, Provenance]:
+def _load(config: FrozenConfig, path: Path) -> tuple[Backbone, Provenance]:
     return load_backbone(
         path.expanduser(),
         arch=config.arch,
@@ -150,6 +151,16 @@ def resolve_transform(
     job.record.content["transform"] = plain(chosen)
     job.record.resolve(transform=chosen)
     return chosen
+
+
+def _representation(config: FrozenConfig, backbone: Backbone) -> str:
+    """The configured feature, or the network's default."""
+    known = backbone.representations
+    if config.representation is not None and config.representation not in known:
+        raise UserError(
+            f"representation is {config.representation!r}; this network has: {', '.join(known)}"
+        )
+    return config.representation or known[0]
 
 
 # ---- The images and their features
@@ -191,16 +202,24 @@ def split_features(
         split: {"images": len(images), "fingerprint": images.fingerprint}
         for split, images in lists.items()
     }
+    settings = Pass(
+        cache=config.cache,
+        representation=_representation(config, backbone),
+        precision=config.precision,
+        compiled=config.compile,
+        threads=config.workers,
+    )
+    job.record.content["representation"] = settings.representation
+    job.record.resolve(representation=settings.representation)
     features = {
         split: extract(
             backbone,
             provenance,
             images,
+            settings,
             transform=transform,
             job=job,
-            cache=config.cache,
             label=split,
-            threads=config.workers,
         )
         for split, images in lists.items()
     }

@@ -22,6 +22,7 @@ class FrozenConfig:
 
     not_protocol: ClassVar[frozenset[str]] = frozenset(
         {"arch", "image_size", "encoder", "family", "trust_pickle", "twin_of", "features_out"}
+        | {"compile"}
     )  # which network, not how it is evaluated
 
     checkpoint: str = "runs/pretrain/checkpoint.pth"
@@ -55,6 +56,13 @@ class FrozenConfig:
     """Threads that decode images, and processes that fit classifiers."""
     cache: Path = field(default_factory=default_cache)
     """Folder of the feature cache."""
+    representation: str | None = None
+    """Feature of the network to evaluate (null: its default; for ResNets ``gap``, the global
+    average pool)."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: compute and store the features in bfloat16: faster on GPUs, half the space, other numbers."""
+    compile: Literal["auto", "no", "yes"] = "auto"
+    """Compile the network, which takes a minute or two (auto: for 50,000 images or more)."""
     features_out: Path | None = None
     """Also write the features to this file: FILE.npz with the labels, paths and classes of both splits,
     or FILE.npy, one file per split."""

@@ -1,0 +1,27 @@
+"""``Backbone``: what every network offers to the protocols on frozen features."""
+
+import abc
+
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module, abc.ABC):
+    """A network whose features can be evaluated.
+
+    Attributes:
+        representations: names of the features that it offers, the default first.
+    """
+
+    representations: tuple[str, ...]
+
+    @abc.abstractmethod
+    def width(self, representation: str) -> int:
+        """Dimension D of a feature."""
+
+    @abc.abstractmethod
+    def represent(
+        self,
+        images: Tensor,  # (B, 3, H, W), normalized
+        representation: str,
+    ) -> Tensor:  # (B, D)
+        """A feature of each image, by its name in ``representations``."""
