@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 QUIET = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pretrain.run", "transfer.detection"])
+_CONTEXT.set_forkserver_preload(["pretrain.run", "transfer.detection", "transfer.linear"])
 
 
 class Program:
@@ -79,15 +79,17 @@ def _run(
         runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
-def run_group(name: Path | str, *words: object, cwd: Path = ROOT) -> list[tuple[int, str, str]]:
-    """Run a program as ranks 0 and 1 of a group, as ``torchrun`` does; return what ``wait`` returns."""
+def run_group(
+    name: Path | str, *words: object, cwd: Path = ROOT, processes: int = 2
+) -> list[tuple[int, str, str]]:
+    """Run a program in a group of processes, as ``torchrun`` does; return what ``wait`` returns."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     started = [
-        Program(name, words, cwd=cwd, environment=group | {"RANK": rank, "LOCAL_RANK": rank})
-        for rank in ("0", "1")
+        Program(name, words, cwd=cwd, environment=group | {"RANK": str(r), "LOCAL_RANK": str(r)})
+        for r in range(processes)
     ]
     return [program.wait() for program in started]
 

@@ -52,6 +52,7 @@ import numpy as np
 
 from msbreg.data.images import LabeledImages
 from msbreg.neighbors import majority_vote, nearest, weighted_vote
+from msbreg.run import distributed
 from msbreg.run.files import write_atomically
 from msbreg.run.job import Job, log
 from transfer.frozen.evaluation import accuracy_scores, evaluate, labeled_splits
@@ -102,8 +103,9 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
         results |= {f"top5_{k}nn": score.value for score in top5}
         log.info("%d-NN top-1: %.2f %%", k, top1.value)
     job.record.content["scores"] = [score.as_dict() for score in scores]
-    examples = _example_neighbors(bank.images, queries.images, similarities, indices)
-    write_atomically(job.output / "neighbors.json", json.dumps(examples, indent=1).encode())
+    if distributed.is_main():
+        examples = _example_neighbors(bank.images, queries.images, similarities, indices)
+        write_atomically(job.output / "neighbors.json", json.dumps(examples, indent=1).encode())
     return results
 
 

@@ -63,11 +63,12 @@ import torch
 from torch import Tensor
 
 from msbreg.checkpoints.read import read_file
+from msbreg.run import distributed
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
 from msbreg.train.loop import Plan, train
 from msbreg.train.state import Checkpoint, State
-from transfer.frozen.evaluation import accuracy_scores, evaluate, labeled_splits
+from transfer.frozen.evaluation import Split, accuracy_scores, evaluate, labeled_splits
 from transfer.frozen.heads import LinearHeads, LinearModel, best_on_held_out, held_out_split, logits
 from transfer.scoring.classification import top_k_accuracy
 
@@ -83,8 +84,12 @@ def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - 
 
 
 def _run(config: Config, job: Job) -> dict[str, Any]:
-    # ---- Extract the features of both splits.
+    # ---- Extract the features of both splits; the rest is done by the main process.
     fitted, tested = labeled_splits(config, job)
+    return distributed.from_main(lambda: _fit_and_score(config, job, fitted, tested))
+
+
+def _fit_and_score(config: Config, job: Job, fitted: Split, tested: Split) -> dict[str, Any]:
     classes = len(fitted.images.classes)
     train, test = (torch.from_numpy(np.array(split.x)).to(job.device) for split in (fitted, tested))
     if config.standardize:

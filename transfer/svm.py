@@ -72,10 +72,11 @@ import numpy as np
 
 from msbreg.data.images import LabeledImages
 from msbreg.data.sources import data_name, open_source
+from msbreg.run import distributed
 from msbreg.run.files import write_atomically
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
-from transfer.frozen.evaluation import evaluate, split_features
+from transfer.frozen.evaluation import Split, evaluate, split_features
 from transfer.frozen.svm_solver import (
     C_GRIDS,
     bootstrap_stderr,
@@ -93,7 +94,7 @@ def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - 
 
 
 def _run(config: Config, job: Job) -> dict[str, Any]:
-    # ---- Read the labels and extract the features.
+    # ---- Read the labels and extract the features; the rest is done by the main process.
     assert config.data is not None
     lists = {
         name: open_source(config.data, name, layout="voc")
@@ -102,6 +103,12 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
     chosen = _usable_classes(config, job, *lists.values())
     lists = {name: _of_classes(images, chosen) for name, images in lists.items()}
     train, test = split_features(config, job, lists, name=data_name(config.data))
+    return distributed.from_main(lambda: _fit_and_score(config, job, chosen, train, test))
+
+
+def _fit_and_score(
+    config: Config, job: Job, chosen: tuple[str, ...], train: Split, test: Split
+) -> dict[str, Any]:
     job.record.content["selection"] = (
         f"cost of each class by {config.folds}-fold cross-validation on {config.train_split}"
     )

@@ -5,6 +5,7 @@ identity, a constant or a no-op, so callers never need to distinguish the two ca
 """
 
 import contextlib
+import datetime
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,9 @@ from msbreg.run.errors import UserError
 # Control messages (stop, save, failure) are sent over the CPU, so that no GPU waits for them. None is the
 # default group, which already is a CPU group if the device is the CPU.
 _cpu_group: Any = None
+_alone = False
+_LONGEST_WAIT = datetime.timedelta(days=30)
+"""On the CPU. Processes wait for work of very different length; a process that ends is noticed at once."""
 
 T = TypeVar("T")
 
@@ -34,9 +38,9 @@ def join(device: torch.device) -> None:
     global _cpu_group
     if device.type == "cuda":
         dist.init_process_group("nccl", device_id=device)
-        _cpu_group = dist.new_group(backend="gloo")
+        _cpu_group = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
 
 
 def stop() -> None:
@@ -47,14 +51,30 @@ def stop() -> None:
         _cpu_group = None
 
 
+def _grouped() -> bool:
+    """Whether this process exchanges messages with others."""
+    return dist.is_initialized() and not _alone
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Every function below behaves inside as in a single process, while the other processes wait."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
 def world_size() -> int:
     """Number of processes."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if _grouped() else 1
 
 
 def rank() -> int:
     """Index of this process, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if _grouped() else 0
 
 
 def is_main() -> bool:
@@ -98,7 +118,7 @@ def pick_device(name: str) -> torch.device:
 
 def any_of(flags: Sequence[bool]) -> list[bool]:
     """For each flag, whether it is set in any process. Exchanged over the CPU."""
-    if not dist.is_initialized():
+    if not _grouped():
         return list(flags)
     total = torch.tensor(list(flags), dtype=torch.uint8)
     dist.all_reduce(total, op=dist.ReduceOp.MAX, group=_cpu_group)
@@ -107,13 +127,13 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
 
 def barrier() -> None:
     """Wait until every process reaches this call."""
-    if dist.is_initialized():
+    if _grouped():
         dist.barrier(group=_cpu_group)
 
 
 def gather_objects(value: Any) -> list[Any]:
     """The values of all processes, ordered by rank. Exchanged over the CPU."""
-    if not dist.is_initialized():
+    if not _grouped():
         return [value]
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value, group=_cpu_group)
@@ -121,16 +141,17 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """Call ``make`` in the main process only and return its result in every process.
+    """Call ``make`` in the main process only, ``alone``, and return its result in every process.
 
     An error raised by ``make`` is raised in every process, so that none waits for the others.
     """
-    if not dist.is_initialized():
+    if not _grouped():
         return make()
     outcome: list[tuple[Any, Exception | None]] = [(None, None)]
     if is_main():
         try:
-            outcome = [(make(), None)]
+            with alone():
+                outcome = [(make(), None)]
         except Exception as error:  # noqa: BLE001 - raised again below, in every process
             outcome = [(None, error)]
     dist.broadcast_object_list(outcome, group=_cpu_group)
@@ -144,7 +165,7 @@ def gather(
     local: Tensor,  # (N / world, ...)
 ) -> Tensor:  # (N, ...)
     """Concatenate the rows of all processes, ordered by rank; differentiable."""
-    return _Gather.apply(local) if dist.is_initialized() else local
+    return _Gather.apply(local) if _grouped() else local
 
 
 class _Gather(torch.autograd.Function):
@@ -171,7 +192,7 @@ class _Gather(torch.autograd.Function):
 
 def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
     """Convert BatchNorm to SyncBatchNorm. CUDA only: PyTorch does not implement it for the CPU."""
-    if dist.is_initialized() and device.type == "cuda":
+    if _grouped() and device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     return module
 
@@ -182,7 +203,7 @@ def data_parallel(module: nn.Module) -> nn.Module:
     BatchNorm buffers are not broadcast: the forward pass does not use them in training, and checkpoints
     contain those of the main process.
     """
-    if not dist.is_initialized():
+    if not _grouped():
         return module
     with warnings.catch_warnings():
         # PyTorch means to replace the option, but advises to keep it until the replacement is complete.

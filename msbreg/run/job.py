@@ -75,7 +75,7 @@ def start_job(
     Args:
         kind: what the run does, such as ``pretrain``; stored in the record.
         resume_file: name of the checkpoint in the output folder from which an unfinished run resumes.
-            Without one, an unfinished run starts over, and only one process is allowed.
+            Without one, an unfinished run starts over.
         inputs: digests of the input files. A completed run with other digests is a different run.
 
     Raises:
@@ -85,8 +85,6 @@ def start_job(
         AlreadyFinished: the folder contains this run, completed, and ``config.finished`` is ``skip``.
     """
     log_to_terminal()
-    if resume_file is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(f"{kind} runs in one process; start it with python, not with torchrun")
     device = distributed.pick_device(config.device)
     distributed.start(device)
     try:

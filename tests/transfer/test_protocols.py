@@ -246,7 +246,8 @@ def test_a_damaged_feature_cache_is_extracted_again(tmp_path, data, checkpoint):
 
 def test_features_that_are_not_finite_are_an_error_and_not_cached(tmp_path, data, checkpoint):
     content = torch.load(checkpoint, weights_only=True)
-    content["online"]["backbone.layer4.1.bn2.running_var"].fill_(-1.0)
+    content["online"]["backbone.layer4.1.conv2.weight"] *= 1e30
+    content["online"]["backbone.layer4.1.bn2.weight"] *= 1e30
     torch.save(content, checkpoint)
     with pytest.raises(RunFailed, match="30 of 30 features of train are not finite"):
         knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))

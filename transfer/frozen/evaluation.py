@@ -16,6 +16,7 @@ from msbreg.checkpoints.load import file_sha256, load_backbone
 from msbreg.data.images import LabeledImages
 from msbreg.data.sources import data_name, open_source
 from msbreg.data.transforms import EvaluationTransform, default_transform
+from msbreg.run import distributed
 from msbreg.run.config import Card, plain
 from msbreg.run.errors import UserError
 from msbreg.run.job import AlreadyFinished, Job, log, start_job
@@ -226,7 +227,7 @@ def split_features(
     (_, train), (test_name, test) = features.items()
     copies = np.flatnonzero(np.isin(test.contents, train.contents))
     _check_copies(copies, lists[test_name], job)
-    if config.features_out is not None:
+    if config.features_out is not None and distributed.is_main():
         export(
             config.features_out.expanduser(),
             {split: (images, features[split].x) for split, images in lists.items()},

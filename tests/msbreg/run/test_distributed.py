@@ -37,7 +37,7 @@ def test_with_gpus_control_messages_use_a_group_of_their_own_on_the_cpu(monkeypa
     used = []
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "init_process_group", lambda name, **_: used.append(name))
-    monkeypatch.setattr(dist, "new_group", lambda backend: f"a group of {backend}")
+    monkeypatch.setattr(dist, "new_group", lambda backend, timeout: f"a group of {backend}")
     monkeypatch.setattr(
         dist, "all_reduce", lambda flags, op, group: used.append((flags.device.type, group))
     )
