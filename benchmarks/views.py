@@ -25,7 +25,8 @@ from sklearn.datasets import load_sample_images
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from pretrain.views import make_views, policy, view_generator
+from msbreg.data.transforms import image_generator
+from pretrain.views import make_views, policy
 
 VIEWS, SIZE, IMAGES_PER_ROUND = 4, 224, 8
 
@@ -53,7 +54,7 @@ def pipelines(jpeg: bytes) -> dict[str, Callable[[int], object]]:
         return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
 
     def ours(index: int) -> np.ndarray:
-        return make_views(decode(index), table9, VIEWS, view_generator(0, 0, index))
+        return make_views(decode(index), table9, VIEWS, image_generator(0, 0, index))
 
     def chain(library, first: list, blur: Callable, last: list) -> Callable:
         jitter = library.ColorJitter(0.4, 0.4, 0.2, 0.1)

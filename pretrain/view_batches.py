@@ -11,8 +11,9 @@ from torch import Tensor
 from msbreg.data.decoding import ImageIOError, UnreadableImage
 from msbreg.data.images import LabeledImages
 from msbreg.data.loading import stream
+from msbreg.data.transforms import image_generator
 from msbreg.run.errors import UserError
-from pretrain.views import Augmentation, make_views, view_generator
+from pretrain.views import Augmentation, make_views
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class _Views:
             raise ImageIOError(
                 f"{error}.\nMake the file readable, then run the same command to continue."
             ) from error
-        generator = view_generator(self.seed, epoch, index)
+        generator = image_generator(self.seed, epoch, index)
         return torch.from_numpy(make_views(image, self.policy, self.views, generator))
 
 
@@ -148,6 +149,7 @@ def fixed_views(
     """Two views of each of ``count`` images, spaced evenly over the list; equal for equal arguments."""
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
     pairs = [
-        make_views(images.image(int(i)), policy, 2, view_generator(seed, 0, int(i))) for i in chosen
+        make_views(images.image(int(i)), policy, 2, image_generator(seed, 0, int(i)))
+        for i in chosen
     ]
     return torch.from_numpy(np.stack(pairs, axis=1))

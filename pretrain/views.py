@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from msbreg.data.transforms import resize
+from msbreg.data.transforms import resize, sample_crop
 from msbreg.run.errors import UserError
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
@@ -136,34 +136,8 @@ class ViewParameters:
     solarize: bool
 
 
-def view_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random generator for one image in one epoch; independent of the worker that uses it."""
-    sequence = np.random.SeedSequence(seed, spawn_key=(epoch, index))
-    return np.random.Generator(np.random.Philox(sequence))
-
-
 def _between(lowest: float, highest: float, share: float) -> float:
     return lowest + share * (highest - lowest)
-
-
-def sample_crop(
-    augmentation: Augmentation, height: int, width: int, generator: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """(top, left, height, width), sampled like torchvision's RandomResizedCrop.
-
-    Tries ten random areas and ratios, then falls back to the largest center crop with an allowed ratio.
-    """
-    narrowest, widest = augmentation.crop_ratio
-    # Draw all tries at once: a call of the generator costs more than the numbers.
-    for area_share, ratio_share, row_share, column_share in generator.random((10, 4)).tolist():
-        area = height * width * _between(*augmentation.crop_area, area_share)
-        ratio = math.exp(_between(math.log(narrowest), math.log(widest), ratio_share))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return int(row_share * (height - h + 1)), int(column_share * (width - w + 1)), h, w
-    h = height if width >= narrowest * height else max(1, round(width / narrowest))
-    w = width if width <= widest * height else max(1, round(height * widest))
-    return (height - h) // 2, (width - w) // 2, h, w
 
 
 def sample(
@@ -174,7 +148,9 @@ def sample(
     Every view draws the same number of random values, so changing one probability does not change the other
     choices.
     """
-    crop = sample_crop(augmentation, height, width, generator)
+    crop = sample_crop(
+        height, width, generator, area=augmentation.crop_area, ratio=augmentation.crop_ratio
+    )
     flip, jitters, gray, blurs, solarize, sigma, *rest = generator.random(14).tolist()
     ranks, shares = rest[:4], rest[4:]
     jitter = []

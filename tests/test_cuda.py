@@ -26,7 +26,8 @@ from tests.transfer.detectors import cases
 from tests.transfer.detectors.toys import fit, new_job
 from transfer import knn
 from transfer.detectors.rcnn import build_model
-from transfer.frozen.heads import LinearHeads
+from transfer.frozen.head_training import CachedFeatures, HeadPlan, HeadTraining, cached_batches
+from transfer.frozen.heads import Head
 
 pytestmark = [
     pytest.mark.cuda,
@@ -194,18 +195,20 @@ def test_linear_heads_end_where_those_of_the_cpu_end(tmp_path):
     labels = torch.randint(0, 5, (32,), generator=generator)
     ends = {}
     for device in (GPU, CPU):
-        heads = LinearHeads(
-            features.to(device),
-            labels,
-            classes=5,
-            learning_rates=(0.1, 1.0),
-            epochs=2,
-            batch_size=16,
+        training = HeadTraining(
+            32,
+            16,
+            5,
+            [Head(0.1, norm="affine"), Head(1.0)],
+            HeadPlan(epochs=2, batch_size=16),
+            features_of=CachedFeatures(features.numpy(), device),
+            batches_of=cached_batches(labels),
+            device=device,
         )
-        trained(heads, heads.batches(0), tmp_path / device.type)
-        result = heads.result()
-        assert devices(result.weights, result.bias, result.final_losses) == {device.type}
-        ends[device.type] = result.weights.cpu()
+        trained(training, training.batches(0), tmp_path / device.type)
+        heads, losses = training.result()
+        assert devices(heads.weight, heads.bias, losses) == {device.type}
+        ends[device.type] = heads.weight.detach().cpu()
     torch.testing.assert_close(ends["cuda"], ends["cpu"], rtol=1e-3, atol=1e-5)
 
 

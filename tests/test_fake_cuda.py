@@ -1,7 +1,5 @@
 """Test CUDA code without a GPU: on fake CUDA tensors, a tensor left on the CPU raises an error."""
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -15,7 +13,9 @@ from tests.fake_cuda import CUDA, devices, fake_cuda, on_fake_cuda
 from tests.transfer.detectors.cases import CASES, SMALL
 from transfer.detectors.config.yaml_file import default_config
 from transfer.detectors.rcnn import build_model
-from transfer.frozen.heads import ColumnSGD, LinearHeads
+from transfer.frozen.head_optimizer import HeadOptimizer
+from transfer.frozen.head_training import HeadBatch, HeadPlan, HeadTraining
+from transfer.frozen.heads import Head, Norm
 
 
 def test_fake_cuda_detects_a_tensor_on_the_wrong_device():
@@ -42,34 +42,41 @@ def test_features_are_computed_on_the_gpu_and_returned_on_the_cpu(arch, channels
     assert (features.shape, features.dtype) == ((2, backbone.channels["c5"]), torch.float32)
 
 
-def test_a_step_of_the_linear_heads_stays_on_the_gpu():
-    settings: dict[str, Any] = {"learning_rates": (0.1, 1.0), "epochs": 1, "batch_size": 6}
-    heads = LinearHeads(torch.randn(6, 4), torch.arange(6) % 3, classes=3, **settings)
+@pytest.mark.parametrize("rule", ["sgd", "adam", "lars"])
+def test_a_step_of_the_linear_heads_stays_on_the_gpu(rule):
+    norms: list[Norm] = ["none", "no_affine", "affine"]
+    training = HeadTraining(
+        6,
+        4,
+        3,
+        [Head(0.1, 1e-4, norm) for norm in norms],
+        HeadPlan(epochs=1, batch_size=6),
+        features_of=lambda features: features,
+        batches_of=lambda shares: iter(()),
+        device=torch.device("cpu"),
+    )
     with fake_cuda(), torch.no_grad():
-        on_fake_cuda(heads.model)
-        heads.features = torch.empty(6, 4, device=CUDA)
-        heads.labels = torch.empty(6, dtype=torch.int64, device=CUDA)
-        heads.loss_sums = torch.empty(2, device=CUDA)
-        heads.sound = torch.empty(2, dtype=torch.bool, device=CUDA)
-        optimizer = ColumnSGD(
-            heads.model.parameters(),
-            torch.empty(6, device=CUDA),
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=1e-4,
+        heads = on_fake_cuda(training.model)
+        training.device = CUDA
+        training.loss_sums = torch.empty(3, device=CUDA)
+        training.sound = torch.empty(3, dtype=torch.bool, device=CUDA)
+        training.optimizer = HeadOptimizer(
+            [heads.weight, heads.bias],
+            [heads.scale, heads.shift],
+            [0.1, 0.2, 0.3],
+            [1e-4, 0.0, 0.0],
+            rule=rule,
         )
-        batch = torch.empty(6, dtype=torch.int64, device=CUDA)
-        (loss,) = heads.losses(heads.model, batch, 0)
-        for parameter in heads.model.parameters():
+        labels = torch.empty(6, dtype=torch.int64)
+        batch = HeadBatch(torch.empty(6, 4, device=CUDA), labels, 6)
+        (loss,) = training.losses(heads, batch, 0)
+        for parameter in heads.parameters():
             parameter.grad = torch.empty_like(parameter)
-        optimizer.step()
-        heads.after_step(0)
-        heads.optimizer = optimizer
-        result = heads.result()
-        state = heads.state_dict()
-    ends = (result.weights, result.bias, result.final_losses)
-    assert devices(loss.total, *loss.terms.values(), *ends) == {"cuda"}
-    assert devices(*state["model"].values(), state["sound"], state["loss_sums"]) == {"cuda"}
+        training.optimizer.step()
+        training.after_step(0)
+        result, final = training.result()
+        logits = result.logits(torch.empty(2, 4, device=CUDA))
+    assert devices(loss.total, *loss.terms.values(), final, logits) == {"cuda"}
 
 
 # Without a GPU, PyTorch warns that it disables autocast; these tests check devices, not types.

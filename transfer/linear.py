@@ -1,19 +1,27 @@
-"""Linear classification with cached frozen features.
+"""Linear classification with frozen features.
 
-Linear layers without normalization are trained by SGD for several learning rates at once. The learning
-rate is chosen on held-out training images; a layer is then trained with it on all of them (BYOL, arXiv
-2006.07733, appendix C.1, but without augmentation: the features of each image are extracted once).
+Two routes, named by the card:
+
+- ``cached``: the features of each image are extracted once, without augmentation, and reused in all epochs.
+- ``streamed``: augmented images pass through the frozen network in every epoch, as in published protocols.
+
+Many heads are trained at once: all combinations of learning rates, weight decays and normalizations. One of
+them is chosen on held-out training images (BYOL, arXiv 2006.07733, appendix C.1). With the cached route, the
+chosen head is then trained again on all training images; with the streamed route, where that would take as
+long again, it is scored as it is.
 """
 
+import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from msbreg.run.config import Card
+from msbreg.data.transforms import TrainingTransform
+from msbreg.run.config import Card, plain
 from msbreg.run.errors import UserError
 from msbreg.run.options import main, read_options
 from transfer.frozen.frozen_config import LabeledConfig
@@ -26,21 +34,43 @@ class Config(LabeledConfig):
     script: ClassVar[str] = "transfer/linear.py"
 
     output: Path = Path("runs/linear")
-    """Folder for record.json and log.txt."""
+    """Folder for record.json, log.txt and the heads."""
+    route: Literal["cached", "streamed"] = "cached"
+    """cached: features are extracted once. streamed: augmented images pass through the network in every
+    epoch."""
     learning_rates: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4)
-    """Learning rates to choose from, per 256 images; the default is BYOL's list."""
-    epochs: int = 80
-    """Passes over the training features."""
-    batch_size: int = 256
-    """Images per step (BYOL: 1024)."""
+    """Learning rates to choose from, per ``rate_per`` images; the default is BYOL's list."""
+    rate_per: int = 256
+    """A learning rate is multiplied by batch_size / rate_per; 0 uses it as it is."""
+    weight_decays: tuple[float, ...] = (0.0,)
+    """Weight decays to choose from, of the layer's weight and bias."""
+    norms: tuple[Literal["none", "no_affine", "affine"], ...] = ("none",)
+    """Normalizations to choose from: no BatchNorm before the layer, one without or one with scale and
+    shift."""
+    optimizer: Literal["sgd", "adam", "lars"] = "sgd"
+    """sgd, adam (PyTorch's defaults) or lars (BYOL's form)."""
     momentum: float = 0.9
     nesterov: bool = True
-    weight_decay: float = 0.0
+    schedule: Literal["cosine", "steps", "exponential"] = "cosine"
+    """cosine to 0, steps (x 0.1 at each of ``drops``), or exponential to a ten-thousandth."""
+    drops: tuple[float, ...] = ()
+    """Epochs after which ``steps`` lowers the learning rate."""
+    epochs: int = 80
+    """Passes over the training images."""
+    batch_size: int = 256
+    """Images per step of all processes (BYOL: 1024)."""
     held_out: float = 0.1
-    """Fraction of the training images held out to choose the learning rate (BYOL: 10,009 of 1.28 million)."""
+    """Fraction of the training images held out to choose a head (BYOL: 10,009 of 1.28 million)."""
     standardize: bool = False
-    """Standardize the features with the training images' mean and standard deviation, like a BatchNorm
-    without affine parameters before the layer; for features of unknown scale."""
+    """cached: standardize the features with the training images' mean and standard deviation, for features
+    of unknown scale."""
+    augmentation: TrainingTransform | None = None
+    """streamed: random crop and flip of the training images (null: the published one, of the size of the
+    evaluation's crop)."""
+    loading: int = 2
+    """streamed: processes that decode and crop images."""
+
+    harmless: ClassVar[frozenset[str]] = frozenset({"loading"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,10 +78,31 @@ class Config(LabeledConfig):
             raise UserError(
                 f"learning_rates is {list(self.learning_rates)}; expected numbers above 0"
             )
+        if not self.weight_decays or min(self.weight_decays) < 0 or not self.norms:
+            raise UserError(
+                f"weight_decays is {list(self.weight_decays)} and norms {list(self.norms)}; expected at "
+                "least one of each, and numbers of 0 or more"
+            )
         if self.epochs < 1 or self.batch_size < 1 or not 0 < self.held_out < 1:
             raise UserError(
                 f"epochs {self.epochs}, batch_size {self.batch_size}, held_out {self.held_out}; "
                 "expected at least 1, at least 1, and a fraction between 0 and 1"
+            )
+        if self.rate_per < 0 or self.loading < 0:
+            raise UserError(
+                f"rate_per is {self.rate_per} and loading {self.loading}; expected 0 or more"
+            )
+        if (self.schedule == "steps") != bool(self.drops) or any(
+            not 0 < drop < self.epochs for drop in self.drops
+        ):
+            raise UserError(
+                f"schedule is {self.schedule} and drops {list(self.drops)}; expected epochs between 0 and "
+                f"{self.epochs} with the schedule steps, and none with others"
+            )
+        if self.standardize and self.route == "streamed":
+            raise UserError(
+                "standardize needs the features of all images, which the route streamed does not have; "
+                "expected --norms '[no_affine]' instead"
             )
 
 
@@ -63,147 +114,309 @@ import torch
 from torch import Tensor
 
 from msbreg.checkpoints.read import read_file
+from msbreg.data.sources import data_name
 from msbreg.run import distributed
+from msbreg.run.errors import RunFailed
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
 from msbreg.train.loop import Plan, train
 from msbreg.train.state import Checkpoint, State
-from transfer.frozen.evaluation import Split, accuracy_scores, evaluate, labeled_splits
-from transfer.frozen.heads import LinearHeads, LinearModel, best_on_held_out, held_out_split, logits
-from transfer.scoring.classification import top_k_accuracy
+from transfer.frozen.evaluation import (
+    Split,
+    accuracy_scores,
+    evaluate,
+    frozen_network,
+    labeled_images,
+    labeled_splits,
+    split_of,
+)
+from transfer.frozen.head_training import (
+    CachedFeatures,
+    HeadPlan,
+    HeadTraining,
+    augmented_batches,
+    cached_batches,
+    moments,
+)
+from transfer.frozen.heads import Head, Heads, best_on_held_out, held_out_split
 
 CHECKPOINT = "heads.pth"
 KIND = "msbreg-linear"
-FITTING = "fitting"
 SAVE_SECONDS = 60.0
+ROWS_AT_ONCE = 4096
+
+# The phases of a run, in the order of its checkpoints.
+CHOOSING, FITTING, STREAMING = "choosing", "fitting", "streaming"
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
     """Run the evaluation and return its results; accuracies are in percent."""
-    return evaluate("linear", config, card, _run, resume_file=CHECKPOINT)
+    route = {"cached": _cached, "streamed": _streamed}[config.route]
+    return evaluate("linear", config, card, route, resume_file=CHECKPOINT)
 
 
-def _run(config: Config, job: Job) -> dict[str, Any]:
-    # ---- Extract the features of both splits; the rest is done by the main process.
+# ---- Cached features
+
+
+def _cached(config: Config, job: Job) -> dict[str, Any]:
+    """Extract the features of both splits; the rest is done by the main process."""
+    job.record.resolve(augmentation=None)
     fitted, tested = labeled_splits(config, job)
-    return distributed.from_main(lambda: _fit_and_score(config, job, fitted, tested))
+    return distributed.from_main(lambda: _fit_cached(config, job, fitted, tested))
 
 
-def _fit_and_score(config: Config, job: Job, fitted: Split, tested: Split) -> dict[str, Any]:
-    classes = len(fitted.images.classes)
-    train, test = (torch.from_numpy(np.array(split.x)).to(job.device) for split in (fitted, tested))
+def _fit_cached(config: Config, job: Job, fitted: Split, tested: Split) -> dict[str, Any]:
+    labels, classes = torch.from_numpy(fitted.labels), len(fitted.images.classes)
+    scale = None
     if config.standardize:
-        mean, std = train.mean(0), train.std(0).clamp_min(1e-5)
-        train, test = (train - mean) / std, (test - mean) / std
+        mean, deviation = moments(fitted.x)
+        scale = mean.to(job.device), deviation.to(job.device)
+    train_features = CachedFeatures(fitted.x, job.device, scale)
 
-    # ---- Choose the learning rate on held-out training images.
-    labels = torch.from_numpy(fitted.labels).to(job.device)
-    chosen = config.learning_rates[0]
-    held: dict[str, float | None] = {}
-    if len(config.learning_rates) > 1:
+    def fit(
+        indices: Tensor, heads: list[Head], phase: str, about: dict[str, Any]
+    ) -> tuple[Heads, Tensor]:
+        training = HeadTraining(
+            len(indices),
+            fitted.x.shape[1],
+            classes,
+            heads,
+            head_plan(config),
+            features_of=lambda chosen: train_features(indices[chosen]),
+            batches_of=cached_batches(labels[indices]),
+            device=job.device,
+        )
+        return _train(config, job, training, phase, about)
+
+    # ---- Choose a head on held-out training images.
+    settings, choice = head_settings(config), Choice(0, {})
+    if len(settings) > 1:
         before = _unfinished(job)
         if before.get("phase") == FITTING:  # chosen before the interruption
-            chosen, held = before["choice"]["learning_rate"], before["choice"]["held_out_top1"]
+            choice = Choice(**before["choice"])
         else:
-            chosen, held = _choose(config, job, train, labels, classes)
-        job.record.content["selection"] = (
-            f"learning rate on {round(config.held_out * 100)} % of the training images, held out; "
-            f"then trained on all {len(labels)}"
-        )
-    else:
-        job.record.content["selection"] = "nothing is selected: one learning rate was given"
+            kept, held = held_out_split(labels, config.held_out, config.seed)
+            heads, losses = fit(kept, settings, CHOOSING, {})
+            choice = choose(config, heads, losses, train_features, held, labels[held])
+    job.record.content["selection"] = selection(config, f"then trained on all {len(labels)}")
 
-    # ---- Train on all training images; evaluate on the test split once.
-    choice = {"learning_rate": chosen, "held_out_top1": held}
-    model = _fit(config, job, train, labels, classes, (chosen,), FITTING, choice)
-    outputs = logits(model, test)[0].cpu().numpy()
+    # ---- Train it on all training images; evaluate it on the test split once.
+    chosen = [settings[choice.head]]
+    heads, _ = fit(torch.arange(len(labels)), chosen, FITTING, vars(choice))
+    outputs = _logits(heads, CachedFeatures(tested.x, job.device, scale), len(tested.labels))[:, 0]
+    return _results(config, job, outputs.numpy(), tested, choice)
+
+
+# ---- Augmented images
+
+
+def _streamed(config: Config, job: Job) -> dict[str, Any]:
+    """Train all heads on augmented images; score the chosen one."""
+    assert config.data is not None
+    train_images, test_images = labeled_images(config, job).values()
+    loaded = frozen_network(config, job)
+    labels, classes = torch.from_numpy(np.asarray(train_images.labels)), len(train_images.classes)
+    settings = head_settings(config)
+    kept, held = torch.arange(len(labels)), torch.arange(0)
+    if len(settings) > 1:
+        kept, held = held_out_split(labels, config.held_out, config.seed)
+    used = train_images.subset(kept.numpy())
+    augmentation = config.augmentation or TrainingTransform(
+        crop=loaded.transform.crop, interpolation=loaded.transform.interpolation
+    )
+    job.record.content["augmentation"] = plain(augmentation)
+    job.record.resolve(augmentation=augmentation)
+    network = loaded.in_use(len(used) * config.epochs)
+    before = network.digest()
+    training = HeadTraining(
+        len(used),
+        network.width,
+        classes,
+        settings,
+        head_plan(config),
+        features_of=network.features,
+        batches_of=augmented_batches(
+            used,
+            augmentation,
+            seed=config.seed,
+            workers=config.loading,
+            device=job.device,
+        ),
+        device=job.device,
+    )
+    heads, losses = _train(config, job, training, STREAMING, {})
+    if network.digest() != before:
+        raise RunFailed("the weights of the frozen network changed during training; this is a bug")
+
+    # ---- Features of the held-out images choose a head; those of the test images score it, once.
+    choice = Choice(0, {})
+    if len(held):
+        x = loaded.features(train_images.subset(held.numpy()), "held-out images").x
+        choice = choose(
+            config,
+            heads,
+            losses,
+            CachedFeatures(x, job.device),
+            torch.arange(len(held)),
+            labels[held],
+        )
+    job.record.content["selection"] = selection(config, "scored without training it again")
+    features = loaded.features(test_images, config.val_split)
+    tested = split_of(test_images, features, data_name(config.data), config.val_split)
+    outputs = _logits(heads, CachedFeatures(tested.x, job.device), len(tested.labels))
+    return _results(config, job, outputs[:, choice.head].numpy(), tested, choice)
+
+
+# ---- Shared by both routes
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which head was chosen, and the held-out top-1 of each in percent (None if it diverged)."""
+
+    head: int
+    held_out_top1: dict[str, float | None]
+
+
+def head_settings(config: Config) -> list[Head]:
+    """All combinations of learning rates, weight decays and normalizations."""
+    factor = config.batch_size / config.rate_per if config.rate_per else 1.0
+    return [
+        Head(rate * factor, decay, norm)
+        for rate, decay, norm in itertools.product(
+            config.learning_rates, config.weight_decays, config.norms
+        )
+    ]
+
+
+def head_names(config: Config) -> list[str]:
+    """A name for each combination, of what the lists have several of.
+
+    >>> head_names(Config(learning_rates=(0.1, 0.3)))
+    ['0.1', '0.3']
+    >>> head_names(Config(learning_rates=(0.1,), norms=("none", "affine")))
+    ['0.1, none', '0.1, affine']
+    """
+    names = []
+    for rate, decay, norm in itertools.product(
+        config.learning_rates, config.weight_decays, config.norms
+    ):
+        parts = [str(rate)]
+        parts += [f"decay {decay:g}"] if len(config.weight_decays) > 1 else []
+        parts += [norm] if len(config.norms) > 1 else []
+        names.append(", ".join(parts))
+    return names
+
+
+def head_plan(config: Config) -> HeadPlan:
+    """What all heads have in common."""
+    return HeadPlan(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        rule=config.optimizer,
+        momentum=config.momentum,
+        nesterov=config.nesterov and config.optimizer == "sgd",
+        schedule=config.schedule,
+        drops=config.drops,
+        seed=config.seed,
+    )
+
+
+def selection(config: Config, then: str) -> str:
+    """How the head was chosen, for the record."""
+    if len(head_names(config)) == 1:
+        return "nothing is selected: one learning rate was given"
+    of = "learning rate" if len(head_names(config)) == len(config.learning_rates) else "head"
+    return f"{of} on {round(config.held_out * 100)} % of the training images, held out; {then}"
+
+
+def choose(
+    config: Config,
+    heads: Heads,
+    final_losses: Tensor,  # (L,)
+    features: CachedFeatures,
+    indices: Tensor,  # (M,), held out of the training split
+    labels: Tensor,  # (M,)
+) -> Choice:
+    """The head with the highest held-out accuracy."""
+    hits = torch.zeros(len(final_losses), dtype=torch.int64)
+    for part, wanted in zip(indices.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), strict=True):
+        with torch.inference_mode():
+            found = heads.logits(features(part)).argmax(2).cpu()
+        hits += (found == wanted[:, None]).sum(0)
+    best = best_on_held_out(hits, final_losses.cpu())
+    top1 = {
+        name: 100 * int(count) / len(labels) if finite else None
+        for name, count, finite in zip(
+            head_names(config), hits, final_losses.isfinite().tolist(), strict=True
+        )
+    }
+    return Choice(best, top1)
+
+
+def _logits(heads: Heads, features: CachedFeatures, images: int) -> Tensor:  # (N, L, C)
+    with torch.inference_mode():
+        parts = [
+            heads.logits(features(part)).cpu() for part in torch.arange(images).split(ROWS_AT_ONCE)
+        ]
+    return torch.cat(parts)
+
+
+def _results(
+    config: Config, job: Job, outputs: np.ndarray, tested: Split, choice: Choice
+) -> dict[str, Any]:
+    """Scores of the chosen head on the test split."""
+    name = head_names(config)[choice.head]
+    several = len(choice.held_out_top1) > 1
     top1, *top5 = accuracy_scores(
         outputs,
         tested,
         name="linear",
-        rules="linear layer on frozen features, "
-        + ("learning rate chosen on held-out training images" if held else "one learning rate"),
+        rules="linear layer on "
+        + ("frozen features, " if config.route == "cached" else "features of augmented images, ")
+        + ("learning rate chosen on held-out training images" if several else "one learning rate"),
     )
     job.record.content["scores"] = [score.as_dict() for score in (top1, *top5)]
+    rates = config.learning_rates
+    chosen = rates[choice.head // (len(config.weight_decays) * len(config.norms))]
     results: dict[str, Any] = {
         "top1": top1.value,
         "top1_stderr": top1.stderr,
         **({"top5": top5[0].value} if top5 else {}),
         "learning_rate": chosen,
-        "held_out_top1": held,
+        "head": name,
+        "held_out_top1": choice.held_out_top1,
     }
-    log.info("top-1: %.2f %% with learning rate %g", top1.value, chosen)
-    if len(held) > 1 and chosen in (min(config.learning_rates), max(config.learning_rates)):
+    log.info("top-1: %.2f %% with learning rate %s", top1.value, name)
+    if len(rates) > 1 and chosen in (min(rates), max(rates)):
         job.warn(f"the chosen learning rate {chosen:g} is at the end of the list; extend the list")
     return results
 
 
-def _choose(
-    config: Config,
-    job: Job,
-    features: Tensor,  # (N, D)
-    labels: Tensor,  # (N,)
-    classes: int,
-) -> tuple[float, dict[str, float | None]]:
-    """The best learning rate, and the held-out top-1 of each in percent (None if it diverged)."""
-    fit_index, held_index = held_out_split(labels, config.held_out, config.seed)
-    x, y = features[held_index], labels[held_index]
-    rates = config.learning_rates
-    tried = _fit(
-        config, job, features[fit_index], labels[fit_index], classes, rates, "choosing", {}
-    )
-    best = best_on_held_out(tried, x, y)
-    top1 = {
-        str(rate): top_k_accuracy(scores.cpu().numpy(), y.cpu().numpy(), 1) if finite else None
-        for rate, scores, finite in zip(
-            rates, logits(tried, x), tried.final_losses.isfinite(), strict=True
-        )
-    }
-    return rates[best], top1
-
-
-def _fit(
-    config: Config,
-    job: Job,
-    features: Tensor,  # (N, D)
-    labels: Tensor,  # (N,)
-    classes: int,
-    rates: tuple[float, ...],
-    phase: str,
-    choice: dict[str, Any],
-) -> LinearModel:
-    """Train one layer per learning rate; continues a run that was interrupted in this phase."""
-    heads = LinearHeads(
-        features,
-        labels,
-        classes=classes,
-        learning_rates=[rate * config.batch_size / 256 for rate in rates],
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        seed=config.seed,
-    )
+def _train(
+    config: Config, job: Job, training: HeadTraining, phase: str, about: dict[str, Any]
+) -> tuple[Heads, Tensor]:
+    """Train the heads of one phase; continues a run that was interrupted in it."""
     state = State()
-    about = {"kind": KIND, "phase": phase, "choice": choice}
-    checkpoint = Checkpoint(job.output / CHECKPOINT, lambda step: about)
+    header = {"kind": KIND, "phase": phase, "choice": about}
+    checkpoint = Checkpoint(job.output / CHECKPOINT, lambda step: header)
     before = _unfinished(job)
     if before.get("phase") == phase:
-        checkpoint.restore(heads, state, before)
-        log.info("continuing %s from step %d of %d", phase, state.step, heads.steps)
+        if warning := checkpoint.restore(training, state, before):
+            job.warn(warning)
+        log.info("continuing %s from step %d of %d", phase, state.step, training.steps)
     plan = Plan(
-        steps=heads.steps,
-        row_every=heads.epoch,
+        steps=training.steps,
+        row_every=training.epoch,
         save_seconds=SAVE_SECONDS,
-        read_every=1 if features.device.type == "cpu" else heads.epoch,
+        read_every=1 if job.device.type == "cpu" else min(20, training.epoch),
     )
-    label = f"{phase} ({len(rates)} learning rates)"
+    label = f"{phase} ({len(training.model.settings)} heads)"
     job.stop.watched = True  # from here on: save first, then stop
-    with Progress(label, heads.steps, first=state.step, unit="steps") as progress:
+    with Progress(label, training.steps, first=state.step, unit="steps") as progress:
         train(
-            heads,
-            heads.batches(state.step),
+            training,
+            training.batches(state.step),
             plan,
             state,
             checkpoint,
@@ -211,7 +424,7 @@ def _fit(
             progress=progress,
         )
     job.stop.watched = False
-    return heads.result()
+    return training.result()
 
 
 def _unfinished(job: Job) -> dict[str, Any]:

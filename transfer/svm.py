@@ -76,7 +76,7 @@ from msbreg.run import distributed
 from msbreg.run.files import write_atomically
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
-from transfer.frozen.evaluation import Split, evaluate, split_features
+from transfer.frozen.evaluation import Split, check_images, evaluate, split_features
 from transfer.frozen.svm_solver import (
     C_GRIDS,
     bootstrap_stderr,
@@ -102,6 +102,7 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
     }
     chosen = _usable_classes(config, job, *lists.values())
     lists = {name: _of_classes(images, chosen) for name, images in lists.items()}
+    check_images(lists, job)
     train, test = split_features(config, job, lists, name=data_name(config.data))
     return distributed.from_main(lambda: _fit_and_score(config, job, chosen, train, test))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from msbreg.backbones.backbone import Backbone
+from msbreg.backbones.backbone_interface import Backbone
 from msbreg.backbones.inference import FrozenBackbone
 from msbreg.backbones.spec import BackboneSpec, Provenance
 from msbreg.data.sources import ImageSource, as_source

@@ -5,6 +5,7 @@ BatchNorms saves a quarter of the time, and compilation as much again.
 """
 
 import copy
+import hashlib
 import logging
 import shutil
 from typing import Literal
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from msbreg.backbones.backbone import Backbone
+from msbreg.backbones.backbone_interface import Backbone
 from msbreg.backbones.resnet import normalize
 from msbreg.backbones.spec import BackboneSpec, Provenance
 
@@ -60,12 +61,27 @@ class FrozenBackbone:
         self,
         pixels: Tensor,  # (B, 3, H, W) uint8 RGB, on the CPU
     ) -> Tensor:  # (B, D) float32, on the CPU
+        return self.features(pixels).cpu()
+
+    def features(
+        self,
+        pixels: Tensor,  # (B, 3, H, W) uint8 RGB, on the CPU
+    ) -> Tensor:  # (B, D) float32, on the device
+        """The same, without waiting for the device."""
         images = normalize(pixels, self.device, self.normalization)
         with (
-            torch.inference_mode(),
+            torch.no_grad(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
         ):
-            return self._represent(images).float().cpu()
+            return self._represent(images).float()
+
+    def digest(self) -> str:
+        """SHA-256 of the weights in use, to check that nothing changed them."""
+        digest = hashlib.sha256()
+        for name, value in self.network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def _plain(self, images: Tensor) -> Tensor:
         features: Tensor = self.network.represent(images, self.representation)

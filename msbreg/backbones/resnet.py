@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from msbreg.backbones.architectures import Architecture, architecture
-from msbreg.backbones.backbone import Backbone
+from msbreg.backbones.backbone_interface import Backbone
 from msbreg.backbones.spec import IMAGENET, BackboneSpec, Normalization
 
 

@@ -1,5 +1,6 @@
-"""Evaluation transforms: from a decoded image to the input pixels of a frozen backbone."""
+"""Transforms from a decoded image to the input pixels of a frozen backbone, in evaluation and in training."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,86 @@ def resize(
     batch = torch.from_numpy(image.copy()).unsqueeze(0).permute(0, 3, 1, 2)
     resized = functional.interpolate(batch, (height, width), mode=interpolation, antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+
+
+def image_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The random generator for one image in one epoch; independent of the worker that uses it."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(epoch, index))
+    return np.random.Generator(np.random.Philox(sequence))
+
+
+def sample_crop(
+    height: int,
+    width: int,
+    generator: np.random.Generator,
+    *,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a crop, sampled like torchvision's RandomResizedCrop.
+
+    Tries ten random areas and ratios, then falls back to the largest center crop with an allowed ratio.
+
+    Args:
+        area: range of the crop's share of the image area; sampled uniformly.
+        ratio: range of width / height; sampled log-uniformly.
+    """
+    (smallest, largest), (narrowest, widest) = area, ratio
+    # Draw all tries at once: a call of the generator costs more than the numbers.
+    for area_share, ratio_share, row_share, column_share in generator.random((10, 4)).tolist():
+        pixels = height * width * (smallest + area_share * (largest - smallest))
+        low, high = math.log(narrowest), math.log(widest)
+        aspect = math.exp(low + ratio_share * (high - low))
+        w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(row_share * (height - h + 1)), int(column_share * (width - w + 1)), h, w
+    h = height if width >= narrowest * height else max(1, round(width / narrowest))
+    w = width if width <= widest * height else max(1, round(height * widest))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@dataclass(frozen=True)
+class TrainingTransform:
+    """A random resized crop and a horizontal flip: the augmentation of the published linear protocols."""
+
+    crop: int = 224
+    """Side of the crop after resizing, in pixels."""
+    area: tuple[float, float] = (0.08, 1.0)
+    """Range of the crop's share of the image area."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of the aspect ratio of the crop, width / height."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Interpolation, antialiased like Pillow's."""
+
+    def __post_init__(self) -> None:
+        (smallest, largest), (narrowest, widest) = self.area, self.ratio
+        if (
+            self.crop < 1
+            or not 0 < smallest <= largest <= 1
+            or not 0 < narrowest <= widest
+            or not 0 <= self.flip <= 1
+        ):
+            raise UserError(
+                f"the augmentation has crop {self.crop}, area {self.area}, ratio {self.ratio} and flip "
+                f"{self.flip}; expected a positive size, 0 < smallest <= largest <= 1, "
+                "0 < narrowest <= widest, and a probability"
+            )
+
+    def __call__(
+        self,
+        image: np.ndarray,  # (H, W, 3) uint8 RGB
+        generator: np.random.Generator,
+    ) -> np.ndarray:  # (3, crop, crop) uint8 RGB
+        height, width = image.shape[:2]
+        top, left, h, w = sample_crop(height, width, generator, area=self.area, ratio=self.ratio)
+        part = resize(
+            image[top : top + h, left : left + w], self.crop, self.crop, self.interpolation
+        )
+        if generator.random() < self.flip:
+            part = part[:, ::-1]
+        return np.ascontiguousarray(part.transpose(2, 0, 1))
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,15 @@ def from_main(make: Callable[[], T]) -> T:
     return value
 
 
+def total(local: Tensor) -> Tensor:
+    """The sum over all processes, without gradient."""
+    if not _grouped():
+        return local
+    summed = local.detach().clone()
+    dist.all_reduce(summed)
+    return summed
+
+
 def gather(
     local: Tensor,  # (N / world, ...)
 ) -> Tensor:  # (N, ...)

@@ -9,9 +9,10 @@ import torch
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import RandomResizedCrop
 
+from msbreg.data.transforms import image_generator, sample_crop
 from msbreg.run.errors import UserError
 from pretrain import views
-from pretrain.views import Augmentation, make_views, policy, sample, view_generator
+from pretrain.views import Augmentation, make_views, policy, sample
 from tests.reference import views as slow
 
 PHOTOGRAPHS = load_sample_images().images  # two of 427 x 640
@@ -36,7 +37,7 @@ def parameters_of(augmentation: Augmentation, count: int) -> list[views.ViewPara
 
 def test_views_depend_only_on_seed_epoch_and_index():
     def run(seed: int, epoch: int, index: int) -> bytes:
-        generator = view_generator(seed, epoch, index)
+        generator = image_generator(seed, epoch, index)
         return make_views(PHOTOGRAPHS[0], policy("table9", 32), 2, generator).tobytes()
 
     keys = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (2**32, 0, 0)]
@@ -47,13 +48,13 @@ def test_views_depend_only_on_seed_epoch_and_index():
 
 
 def test_views_of_one_image_differ_from_each_other():
-    stacked = make_views(PHOTOGRAPHS[0], policy("table9", 32), 4, view_generator(0, 0, 0))
+    stacked = make_views(PHOTOGRAPHS[0], policy("table9", 32), 4, image_generator(0, 0, 0))
     assert len({view.tobytes() for view in stacked}) == 4
 
 
 def test_more_views_do_not_change_the_first_ones():
     few, many = (
-        make_views(PHOTOGRAPHS[0], policy("byol_alternate", 32), count, view_generator(0, 0, 0))
+        make_views(PHOTOGRAPHS[0], policy("byol_alternate", 32), count, image_generator(0, 0, 0))
         for count in (2, 4)
     )
     np.testing.assert_array_equal(few, many[:2])
@@ -112,11 +113,14 @@ def test_jitter_of_strength_zero_is_omitted():
     assert sorted(name for name, _ in parameters.jitter) == ["contrast", "saturation"]
 
 
+RANGES = {"area": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
+
+
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 375), (1, 1), (5, 3), (7, 900)])
 def test_crops_are_inside_the_image(height, width):
     generator = np.random.default_rng(0)
     for _ in range(300):
-        top, left, h, w = views.sample_crop(Augmentation(), height, width, generator)
+        top, left, h, w = sample_crop(height, width, generator, **RANGES)
         assert 0 <= top <= top + h <= height
         assert 0 <= left <= left + w <= width
         assert min(h, w) > 0
@@ -151,8 +155,8 @@ def test_crops_are_distributed_like_those_of_torchvision():
 )
 def test_a_crop_that_never_fits_becomes_the_largest_center_crop(height, width, expected):
     # A crop with the area of the image fits only if it has the image's aspect ratio.
-    augmentation = Augmentation(crop_area=(1.0, 1.0))
-    assert views.sample_crop(augmentation, height, width, np.random.default_rng(1)) == expected
+    ranges = RANGES | {"area": (1.0, 1.0)}
+    assert sample_crop(height, width, np.random.default_rng(1), **ranges) == expected
 
 
 def test_even_and_odd_views_use_their_own_distributions():

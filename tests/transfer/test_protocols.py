@@ -481,3 +481,103 @@ def test_another_name_of_the_training_split_is_suggested_and_accepted(tmp_path, 
     with pytest.raises(UserError, match=r"no folder 'train'(.|\n)*--train-split training"):
         knn.run(knn.Config(**settings))
     assert knn.run(knn.Config(**settings, train_split="training"))
+
+
+def streamed(tmp_path, data, checkpoint, output="run", **changes) -> linear.Config:
+    settings = common(tmp_path, data, checkpoint, output) | {
+        "route": "streamed",
+        "epochs": 6,
+        "batch_size": 8,
+        "learning_rates": (0.1, 1.0),
+        "norms": ("no_affine", "affine"),
+        "loading": 0,
+        "held_out": 0.2,
+    }
+    return linear.Config(**settings | changes)
+
+
+def test_streamed_heads_are_chosen_on_held_out_training_images_and_scored_once(
+    tmp_path, data, checkpoint
+):
+    results = linear.run(streamed(tmp_path, data, checkpoint))
+    record = read_record(tmp_path / "run")
+    assert record["selection"] == (
+        "head on 20 % of the training images, held out; scored without training it again"
+    )
+    assert list(results["held_out_top1"]) == [
+        f"{rate}, {norm}" for rate in (0.1, 1.0) for norm in ("no_affine", "affine")
+    ]
+    assert results["head"] in results["held_out_top1"]
+    best = max(results["held_out_top1"].values())
+    assert results["held_out_top1"][results["head"]] == best
+    assert results["top1"] > 50  # three color casts, chance 33
+    assert record["augmentation"] == {
+        "crop": 16,
+        "area": [0.08, 1.0],
+        "ratio": [3 / 4, 4 / 3],
+        "flip": 0.5,
+        "interpolation": "bilinear",
+    }
+    assert "of augmented images" in record["scores"][0]["rules"]
+
+
+def test_a_single_streamed_head_is_trained_on_all_images(tmp_path, data, checkpoint):
+    config = streamed(tmp_path, data, checkpoint, learning_rates=(0.1,), norms=("affine",))
+    linear.run(config)
+    record = read_record(tmp_path / "run")
+    assert record["selection"] == "nothing is selected: one learning rate was given"
+    assert record["results"]["held_out_top1"] == {}
+
+
+def test_streamed_training_continues_bit_for_bit(tmp_path, data, checkpoint, monkeypatch):
+    wanted = linear.run(streamed(tmp_path, data, checkpoint, "whole"))
+    monkeypatch.setattr(linear, "SAVE_SECONDS", 0.0)
+    batches, count = linear.HeadTraining.batches, 0
+
+    def interrupted(self, first_step):
+        nonlocal count
+        for batch in batches(self, first_step):
+            count += 1
+            if count == 5:
+                raise RunFailed("the power went out")
+            yield batch
+
+    monkeypatch.setattr(linear.HeadTraining, "batches", interrupted)
+    with pytest.raises(RunFailed, match="the power went out"):
+        linear.run(streamed(tmp_path, data, checkpoint, "broken"))
+    assert linear.run(streamed(tmp_path, data, checkpoint, "broken")) == wanted
+    assert count > 5
+    whole, broken = (
+        torch.load(tmp_path / name / "heads.pth", weights_only=True)["model"]
+        for name in ("whole", "broken")
+    )
+    assert all(torch.equal(value, broken[name]) for name, value in whole.items())
+
+
+def test_a_frozen_network_that_changes_is_a_failure(tmp_path, data, checkpoint, monkeypatch):
+    features = linear.HeadTraining.losses
+
+    def spoiling(self, forward, batch, step):
+        with torch.no_grad():
+            self.features_of.__self__.network.conv1.weight += 1e-3
+        return features(self, forward, batch, step)
+
+    monkeypatch.setattr(linear.HeadTraining, "losses", spoiling)
+    with pytest.raises(RunFailed, match="weights of the frozen network changed"):
+        linear.run(streamed(tmp_path, data, checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schedule": "steps"}, "schedule is steps and drops"),
+        ({"drops": (2.0,)}, "schedule is cosine and drops"),
+        ({"schedule": "steps", "drops": (80.0,)}, "epochs between 0 and 6"),
+        ({"standardize": True}, "standardize needs the features of all images"),
+        ({"norms": ()}, "at least one of each"),
+        ({"weight_decays": (-1.0,)}, "numbers of 0 or more"),
+    ],
+)
+def test_impossible_settings_of_heads_are_rejected(tmp_path, data, checkpoint, changes, words):
+    with pytest.raises(UserError, match=words):
+        streamed(tmp_path, data, checkpoint, **changes)

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from msbreg.backbones.backbone import Backbone
+from msbreg.backbones.backbone_interface import Backbone
+from msbreg.backbones.inference import FrozenBackbone, compiles
 from msbreg.backbones.spec import Provenance
 from msbreg.backbones.twin import random_backbone
 from msbreg.checkpoints.load import file_sha256, load_backbone
@@ -20,7 +21,7 @@ from msbreg.run import distributed
 from msbreg.run.config import Card, plain
 from msbreg.run.errors import UserError
 from msbreg.run.job import AlreadyFinished, Job, log, start_job
-from transfer.frozen.feature_cache import Pass, export, extract
+from transfer.frozen.feature_cache import Features, Pass, export, extract
 from transfer.frozen.feature_store import Rows
 from transfer.frozen.frozen_config import FrozenConfig, LabeledConfig
 from transfer.scoring.classification import class_accuracies, standard_error, top_k_accuracy
@@ -144,27 +145,103 @@ def network_name(config: FrozenConfig, provenance: Provenance) -> str:
     return f"{name}, {provenance.encoder}" if config.encoder else name
 
 
-def resolve_transform(
-    config: FrozenConfig, provenance: Provenance, job: Job
-) -> EvaluationTransform:
-    """The configured transform, or the network's default; the record states which was used."""
-    chosen = config.transform or default_transform(provenance.image_size)
-    job.record.content["transform"] = plain(chosen)
-    job.record.resolve(transform=chosen)
-    return chosen
+@dataclass(frozen=True)
+class FrozenNetwork:
+    """A loaded network, and how its features are computed.
 
+    Attributes:
+        transform: of the images to evaluate.
+        settings: of the feature pass.
+    """
 
-def _representation(config: FrozenConfig, backbone: Backbone) -> str:
-    """The configured feature, or the network's default."""
-    known = backbone.representations
-    if config.representation is not None and config.representation not in known:
-        raise UserError(
-            f"representation is {config.representation!r}; this network has: {', '.join(known)}"
+    backbone: Backbone
+    provenance: Provenance
+    transform: EvaluationTransform
+    settings: Pass
+    job: Job
+
+    def features(self, images: LabeledImages, label: str) -> Features:
+        """Features of all images of a split, from the cache if possible; ``label`` is its name."""
+        return extract(
+            self.backbone,
+            self.provenance,
+            images,
+            self.settings,
+            transform=self.transform,
+            job=self.job,
+            label=label,
         )
-    return config.representation or known[0]
+
+    def in_use(self, images: int) -> FrozenBackbone:
+        """The network itself, for features of augmented images; ``images`` is their number in total."""
+        return FrozenBackbone(
+            self.backbone,
+            self.provenance,
+            self.job.device,
+            representation=self.settings.representation,
+            precision=self.settings.precision,
+            compiled=compiles(self.settings.compiled, images),
+        )
+
+
+def frozen_network(config: FrozenConfig, job: Job) -> FrozenNetwork:
+    """Load the network; it, the transform and the representation go into the record.
+
+    Raises:
+        UserError: the network cannot be read, or does not have the representation.
+    """
+    backbone, provenance = load_network(config, job)
+    transform = config.transform or default_transform(provenance.image_size)
+    representation = config.representation or backbone.representations[0]
+    if representation not in backbone.representations:
+        raise UserError(
+            f"representation is {representation!r}; this network has: "
+            f"{', '.join(backbone.representations)}"
+        )
+    job.record.content["transform"] = plain(transform)
+    job.record.content["representation"] = representation
+    job.record.resolve(transform=transform, representation=representation)
+    settings = Pass(
+        cache=config.cache,
+        representation=representation,
+        precision=config.precision,
+        compiled=config.compile,
+        threads=config.workers,
+    )
+    return FrozenNetwork(backbone, provenance, transform, settings, job)
 
 
 # ---- The images and their features
+
+
+def labeled_images(config: LabeledConfig, job: Job) -> dict[str, LabeledImages]:
+    """The training and the test images of an ImageFolder tree, by the name of the split; training first.
+
+    Raises:
+        UserError: the images cannot be read, the splits have different classes, or they share images.
+    """
+    assert config.data is not None
+    train, test = (open_source(config.data, s) for s in (config.train_split, config.val_split))
+    _check_classes(train, test, config)
+    for images in (train, test):
+        if note := images.ignored_files():
+            job.warn(note)
+    lists = {config.train_split: train, config.val_split: test}
+    check_images(lists, job)
+    return lists
+
+
+def check_images(lists: dict[str, LabeledImages], job: Job) -> None:
+    """Check that no file is in both splits, and record their fingerprints.
+
+    Raises:
+        UserError: the splits share files.
+    """
+    _check_files(lists)
+    job.record.content["data"] = {
+        split: {"images": len(images), "fingerprint": images.fingerprint}
+        for split, images in lists.items()
+    }
 
 
 def labeled_splits(config: LabeledConfig, job: Job) -> tuple[Split, Split]:
@@ -175,19 +252,14 @@ def labeled_splits(config: LabeledConfig, job: Job) -> tuple[Split, Split]:
             they share images.
     """
     assert config.data is not None
-    train, test = (open_source(config.data, s) for s in (config.train_split, config.val_split))
-    _check_classes(train, test, config)
-    for images in (train, test):
-        if note := images.ignored_files():
-            job.warn(note)
-    lists = {config.train_split: train, config.val_split: test}
+    lists = labeled_images(config, job)
     return split_features(config, job, lists, name=data_name(config.data))
 
 
 def split_features(
     config: FrozenConfig, job: Job, lists: dict[str, LabeledImages], *, name: str
 ) -> tuple[Split, Split]:
-    """Features of a training and a test split; network, transform and data go into the record.
+    """Features of a training and a test split that ``check_images`` accepted.
 
     Args:
         lists: name of the split -> images with labels; the training split comes first.
@@ -196,34 +268,8 @@ def split_features(
     Raises:
         UserError: the network or an image cannot be read, or the splits share images.
     """
-    _check_files(lists)
-    backbone, provenance = load_network(config, job)
-    transform = resolve_transform(config, provenance, job)
-    job.record.content["data"] = {
-        split: {"images": len(images), "fingerprint": images.fingerprint}
-        for split, images in lists.items()
-    }
-    settings = Pass(
-        cache=config.cache,
-        representation=_representation(config, backbone),
-        precision=config.precision,
-        compiled=config.compile,
-        threads=config.workers,
-    )
-    job.record.content["representation"] = settings.representation
-    job.record.resolve(representation=settings.representation)
-    features = {
-        split: extract(
-            backbone,
-            provenance,
-            images,
-            settings,
-            transform=transform,
-            job=job,
-            label=split,
-        )
-        for split, images in lists.items()
-    }
+    network = frozen_network(config, job)
+    features = {split: network.features(images, split) for split, images in lists.items()}
     (_, train), (test_name, test) = features.items()
     copies = np.flatnonzero(np.isin(test.contents, train.contents))
     _check_copies(copies, lists[test_name], job)
@@ -233,15 +279,15 @@ def split_features(
             {split: (images, features[split].x) for split, images in lists.items()},
         )
     first, second = (
-        Split(
-            images,
-            features[split].x,
-            np.asarray(images.labels),
-            DataId(name, split, images.fingerprint),
-        )
-        for split, images in lists.items()
+        split_of(images, features[split], name, split) for split, images in lists.items()
     )
     return first, second
+
+
+def split_of(images: LabeledImages, features: Features, name: str, split: str) -> Split:
+    """A split with its features; ``name`` is that of the data in tables."""
+    identity = DataId(name, split, images.fingerprint)
+    return Split(images, features.x, np.asarray(images.labels), identity)
 
 
 # ---- Scores

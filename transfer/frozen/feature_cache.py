@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from msbreg.backbones.backbone import Backbone
+from msbreg.backbones.backbone_interface import Backbone
 from msbreg.backbones.features import feature_batches
 from msbreg.backbones.inference import Compile, FrozenBackbone, Precision, compiles
 from msbreg.backbones.spec import Provenance

@@ -1,265 +1,214 @@
-"""Linear layers on cached features, trained with several learning rates at once.
+"""Linear classifiers on frozen features: many heads, trained together.
 
-The L layers see the same batches, so a single matrix product (B, D) x (D, L C) computes all of them.
+The L heads differ in learning rate, weight decay and normalization, and see the same batches, so that one
+forward pass of the backbone and one matrix product (B, D) x (D, L C) serve all of them.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from msbreg.checkpoints.load import load_exactly
+from msbreg.run import distributed
 from msbreg.run.errors import UserError
-from msbreg.train.loop import Loss, Trainable
-from msbreg.train.optimizers import warmup_cosine
+
+Norm = Literal["none", "no_affine", "affine"]
+NORMS: tuple[Norm, ...] = ("none", "no_affine", "affine")
 
 
 @dataclass(frozen=True)
-class LinearModel:
-    """L linear layers that were trained with different learning rates and are otherwise alike."""
+class Head:
+    """How one head is trained.
 
-    weights: Tensor  # (L, D, C) float32
-    bias: Tensor  # (L, C)
-    learning_rates: tuple[float, ...]  # L of them
-    final_losses: Tensor  # (L,), mean cross-entropy over the last epoch; inf = diverged
-
-
-class LinearHeads(Trainable):
-    """L linear layers on cached features, trained with one learning rate each.
-
-    Learning rates are used as given: scaling them by batch size / 256 is the caller's job. All layers
-    start from the same weights, N(0, 0.01) with bias 0 (Goyal et al. 2019, MoCo, SwAV), and see the same
-    batches; the last, smaller batch of an epoch is included. Updates are those of `torch.optim.SGD`: weight
-    decay is added to the gradient (also for the bias), and the learning rate is applied after momentum.
-    The learning rate follows a half cosine from its peak to zero.
-
-    A layer that diverges does not affect the others: its final loss is inf and `best_on_held_out` never
-    selects it. Training fails if all layers have diverged.
+    Attributes:
+        learning_rate: peak learning rate of a step, already scaled to the batch size.
+        weight_decay: of weight and bias; the parameters of a normalization are not decayed.
+        norm: BatchNorm before the layer: none, without (``no_affine``) or with (``affine``) scale and shift.
     """
 
-    model: "_Layers"
-    advice = "Give lower --learning-rates and a new --output."
-
-    def __init__(
-        self,
-        features: Tensor,  # (N, D), on the device to train on
-        labels: Tensor,  # (N,), in 0..C-1
-        *,
-        classes: int,
-        learning_rates: Sequence[float],
-        epochs: int,
-        batch_size: int,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        weight_decay: float = 0.0,
-        seed: int = 0,
-    ) -> None:
-        """Raises UserError if shapes, labels, rates or sizes are unusable."""
-        _check_training(features, labels, classes, learning_rates, epochs, batch_size)
-        self.features, self.labels = features, labels.to(features.device)
-        self.learning_rate_of_layer = tuple(learning_rates)
-        self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
-        self.epoch = math.ceil(len(features) / batch_size)  # steps per epoch
-        self.model = _Layers(
-            features.shape[1], classes, len(learning_rates), torch.Generator().manual_seed(seed)
-        ).to(features.device)
-        rates = torch.tensor(learning_rates, device=features.device).repeat_interleave(classes)
-        self.optimizer = ColumnSGD(
-            self.model.parameters(), rates, momentum, nesterov=nesterov, weight_decay=weight_decay
-        )
-        layers = len(learning_rates)
-        self.loss_sums = torch.zeros(layers, device=features.device)  # of the epoch so far
-        self.sound = torch.ones(layers, dtype=torch.bool, device=features.device)
-
-    @property
-    def steps(self) -> int:
-        """Total number of steps."""
-        return self.epochs * self.epoch
-
-    def batches(self, first_step: int) -> Iterator[Tensor]:
-        """Indices of the images of each step, reshuffled every epoch."""
-        first_epoch, position = divmod(first_step, self.epoch)
-        generator = self._generator(first_epoch)
-        for _ in range(first_epoch, self.epochs):
-            order = torch.randperm(len(self.features), generator=generator)
-            yield from order.to(self.features.device).split(self.batch_size)[position:]
-            position = 0
-
-    def _generator(self, epoch: int) -> torch.Generator:
-        """The generator at the start of an epoch: past the initial weights and the earlier shuffles."""
-        generator = torch.Generator().manual_seed(self.seed)
-        torch.randn(self.model.start_shape, generator=generator)
-        for _ in range(epoch):
-            torch.randperm(len(self.features), generator=generator)
-        return generator
-
-    def learning_rates(self, step: int) -> list[float]:
-        """The factor that multiplies each layer's own learning rate."""
-        return [warmup_cosine(step, self.steps, peak=1.0, warmup=0)]
-
-    def losses(self, forward: nn.Module, batch: Tensor, step: int) -> Iterator[Loss]:
-        total, losses = forward(self.features[batch].float(), self.labels[batch])
-        if step % self.epoch == 0:
-            self.loss_sums = torch.zeros_like(self.loss_sums)
-        self.loss_sums = self.loss_sums + losses * len(batch)
-        # The lowest loss of the layers that have not diverged; infinite if all have.
-        yield Loss(total, {"loss": torch.where(losses.isfinite(), losses, torch.inf).min()})
-
-    def after_step(self, step: int) -> None:
-        if (step + 1) % self.epoch == 0:
-            self.sound &= self.loss_sums.isfinite()
-
-    def row(self, step: int, means: dict[str, float]) -> dict[str, Any]:
-        return {"epoch": step // self.epoch, "step": step} | means
-
-    def state_dict(self) -> dict[str, Any]:
-        # Layers that diverged are saved as zeros: a checkpoint contains finite numbers only.
-        state = {k: v.nan_to_num(0.0, 0.0, 0.0) for k, v in self.model.state_dict().items()}
-        return {
-            "model": state,
-            "optimizer": self.optimizer.state_dict(),
-            "sound": self._sound_now(),
-            "loss_sums": self.loss_sums.nan_to_num(torch.finfo(torch.float32).max),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        load_exactly(self.model, state["model"], "the linear layers")
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.sound = state["sound"].to(self.features.device)
-        self.loss_sums = state["loss_sums"].to(self.features.device)
-
-    def result(self) -> LinearModel:
-        """The layers in their current state."""
-        weights, bias = self.model.by_layer()
-        sound = self._sound_now()
-        final = torch.where(sound, self.loss_sums / len(self.features), torch.inf)
-        return LinearModel(weights, bias, self.learning_rate_of_layer, final)
-
-    def _sound_now(self) -> Tensor:  # (L,) bool
-        weights, _ = self.model.by_layer()  # the last step may have diverged
-        return self.sound & weights.isfinite().all(dim=2).all(dim=1)
+    learning_rate: float
+    weight_decay: float = 0.0
+    norm: Norm = "none"
 
 
-class _Layers(nn.Module):
-    """L layers side by side in one weight of shape (D, L C)."""
+class FeatureNorm(nn.Module):
+    """BatchNorm of frozen features without scale and shift; in training, over the batch of all processes.
 
-    def __init__(self, width: int, classes: int, layers: int, generator: torch.Generator) -> None:
+    The features need no gradient, so their sums are exchanged without one. Momentum 0.1 and epsilon 1e-5 are
+    PyTorch's defaults; the running variance is the unbiased one, as in `torch.nn.BatchNorm1d`.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, width: int, *, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
         super().__init__()
-        self.start_shape = (width, 1, classes)
-        start = 0.01 * torch.randn(self.start_shape, generator=generator)
-        self.layers, self.classes = layers, classes
-        self.weight = nn.Parameter(start.expand(-1, layers, -1).reshape(width, layers * classes))
-        self.bias = nn.Parameter(torch.zeros(layers * classes))
+        self.momentum, self.epsilon = momentum, epsilon
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
 
     def forward(
         self,
         features: Tensor,  # (B, D) float32
-        labels: Tensor,  # (B,)
-    ) -> tuple[Tensor, Tensor]:  # (), (L,)
-        """The sum of the layers' losses, with gradient, and the loss of each layer."""
-        total, losses = _SummedCrossEntropy.apply(
-            self.weight, self.bias, features, labels, self.layers
-        )
-        return total, losses
+    ) -> Tensor:  # (B, D)
+        mean, variance = self.mean, self.variance
+        if self.training:
+            count = distributed.total(features.new_tensor([len(features)]))
+            mean = distributed.total(features.sum(0)) / count
+            variance = distributed.total((features - mean).square().sum(0)) / count
+            unbiased = variance * count / (count - 1).clamp_min(1)
+            self.mean.lerp_(mean, self.momentum)
+            self.variance.lerp_(unbiased, self.momentum)
+        return (features - mean) * (variance + self.epsilon).rsqrt()
 
-    def by_layer(self) -> tuple[Tensor, Tensor]:  # (L, D, C), (L, C)
-        weight = self.weight.detach().view(-1, self.layers, self.classes)
-        bias = self.bias.detach().view(self.layers, self.classes)
-        return weight.transpose(0, 1).contiguous(), bias.clone()
+
+class Heads(nn.Module):
+    """L linear heads side by side. In eval mode, running statistics normalize the features.
+
+    All heads start from the same weights, N(0, 0.01) with bias 0 (Goyal et al. 2019, MoCo, SwAV). Dimension 1
+    of every parameter counts the heads.
+
+    Args:
+        width: dimension D of the features.
+        classes: number of classes C.
+        settings: one entry per head.
+        generator: draws the initial weights.
+
+    Raises:
+        UserError: there is no head, or a learning rate is not positive.
+    """
+
+    normed: Tensor
+    scaled: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        classes: int,
+        settings: Sequence[Head],
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        if not settings or min(head.learning_rate for head in settings) <= 0:
+            rates = [head.learning_rate for head in settings]
+            raise UserError(f"learning rates {rates}: expected one or more, all above 0")
+        self.settings, self.classes = tuple(settings), classes
+        heads = len(settings)
+        self.start_shape = (width, 1, classes)
+        start = 0.01 * torch.randn(self.start_shape, generator=generator)
+        self.weight = nn.Parameter(start.repeat(1, heads, 1))
+        self.bias = nn.Parameter(torch.zeros(1, heads, classes))
+        norms = [head.norm for head in settings]
+        self.norm = FeatureNorm(width) if set(norms) != {"none"} else None
+        self.all_alike = set(norms) == {"no_affine"}
+        # Heads without a scale keep ones and zeros, which the optimizer does not change.
+        self.scale = self.shift = None
+        if "affine" in norms:
+            self.scale = nn.Parameter(torch.ones(width, heads))
+            self.shift = nn.Parameter(torch.zeros(width, heads))
+        for name, values in (
+            ("normed", [norm != "none" for norm in norms]),
+            ("scaled", [norm == "affine" for norm in norms]),
+        ):
+            self.register_buffer(name, torch.tensor(values), persistent=False)
+
+    def forward(
+        self,
+        features: Tensor,  # (B, D)
+        labels: Tensor,  # (B,)
+        images: int,
+    ) -> tuple[Tensor, Tensor]:  # (), (L,)
+        """The sum of the heads' losses, with gradient, and the sum over the batch of each head's loss.
+
+        Args:
+            images: number of images of the batch in all processes. The first result is scaled such that the
+                mean of its gradients over processes is the gradient of the mean loss of the whole batch.
+        """
+        scores = self.logits(features)
+        summed, losses = _SummedCrossEntropy.apply(scores, labels)
+        return summed * (distributed.world_size() / images), losses
+
+    def logits(
+        self,
+        features: Tensor,  # (B, D)
+    ) -> Tensor:  # (B, L, C) float32
+        """The logits of all heads; those of a diverged head may be NaN."""
+        if features.shape[-1] != self.weight.shape[0]:
+            raise UserError(
+                f"features have shape {tuple(features.shape)}, but the heads were made for features of "
+                f"width {self.weight.shape[0]}. Take both from the same backbone and layer."
+            )
+        features = features.float()
+        flat, bias = self.weight.flatten(1), self.bias.flatten()
+        if self.norm is None:
+            return torch.addmm(bias, features, flat).unflatten(1, (-1, self.classes))
+        normalized = self.norm(features)
+        if self.all_alike:
+            return torch.addmm(bias, normalized, flat).unflatten(1, (-1, self.classes))
+        # One input per head: normalized or not, scaled and shifted or not.
+        inputs = torch.where(self.normed, normalized.unsqueeze(2), features.unsqueeze(2))
+        if self.scale is not None and self.shift is not None:
+            inputs = torch.where(self.scaled, inputs * self.scale + self.shift, inputs)
+        return torch.einsum("bdl,dlc->blc", inputs, self.weight) + self.bias
+
+    def finite(self) -> Tensor:  # (L,) bool
+        """Which heads have finite weights."""
+        return self.weight.isfinite().all(dim=2).all(dim=0)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of L layers with an explicit gradient, which takes half the time of autograd's."""
+    """Cross-entropy of L heads, summed over the batch, with an explicit gradient."""
 
     @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, bias: Tensor, features: Tensor, labels: Tensor, layers: int
-    ) -> tuple[Tensor, Tensor]:
-        scores = torch.addmm(bias, features, weight).view(len(features), layers, -1)
+    def forward(ctx: Any, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses, slope = cross_entropy_and_gradient(scores, labels)
-        ctx.save_for_backward(features, slope.view(len(features), -1))
+        ctx.save_for_backward(slope)
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        features, slope = ctx.saved_tensors
-        return features.T @ slope * gradient, slope.sum(0) * gradient, None, None, None
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * gradient, None
 
 
-class ColumnSGD(torch.optim.Optimizer):
-    """`torch.optim.SGD` with a separate learning rate for each column of the parameters.
-
-    Args:
-        rates: (L C,) learning rates; they are multiplied by the group's `lr`.
-    """
-
-    def __init__(
-        self,
-        parameters: Iterable[Tensor],  # each (..., L C)
-        rates: Tensor,
-        momentum: float,
-        *,
-        nesterov: bool,
-        weight_decay: float,
-    ) -> None:
-        self.rates = rates
-        options = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
-        super().__init__(parameters, {"lr": 1.0, **options})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every parameter."""
-        assert closure is None, "closures are not supported"
-        for group in self.param_groups:
-            for values in group["params"]:
-                state = self.state[values]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(values)
-                _descend(
-                    values,
-                    values.grad,
-                    state["momentum_buffer"],
-                    self.rates * group["lr"],
-                    group["momentum"],
-                    group["nesterov"],
-                    group["weight_decay"],
-                )
-
-
-def logits(
-    model: LinearModel,
-    features: Tensor,  # (N, D)
-) -> Tensor:  # (L, N, C) float32
-    """The logits of every layer; those of a diverged layer may be NaN."""
-    if features.shape[-1] != model.weights.shape[1]:
-        raise UserError(
-            f"features have shape {tuple(features.shape)}, but the layer was trained on features of "
-            f"width {model.weights.shape[1]}. Take both from the same backbone and layer."
-        )
-    return features.float() @ model.weights + model.bias[:, None]
+def cross_entropy_and_gradient(
+    scores: Tensor,  # (B, L, C)
+    labels: Tensor,  # (B,)
+) -> tuple[Tensor, Tensor]:  # (L,), (B, L, C)
+    """Sum over the batch of -log softmax at the labels, with its gradient, softmax - one-hot."""
+    at_labels = labels[:, None, None].expand(-1, scores.shape[1], 1)
+    log_shares = scores.log_softmax(2)
+    losses = -log_shares.gather(2, at_labels).squeeze(2).sum(0)
+    gradient = log_shares.exp_()
+    gradient.scatter_add_(2, at_labels, gradient.new_full((1, 1, 1), -1.0).expand(at_labels.shape))
+    return losses, gradient
 
 
 def best_on_held_out(
-    model: LinearModel,
-    features: Tensor,  # (N, D), held out of the training split
-    labels: Tensor,  # (N,)
+    hits: Tensor,  # (L,), correctly classified images, held out of the training split
+    final_losses: Tensor,  # (L,)
 ) -> int:
-    """Index of the learning rate with the highest top-1 accuracy; the first one wins ties.
+    """Index of the head with the most hits; the first one wins ties.
 
     Use it with images held out of the training split (`held_out_split`), never with the split whose score
-    is reported. Raises UserError if every learning rate diverged.
+    is reported.
+
+    Raises:
+        UserError: every head diverged.
+
+    >>> best_on_held_out(torch.tensor([3, 7, 7]), torch.tensor([0.5, 0.4, 0.3]))
+    1
     """
-    sound = model.final_losses.isfinite()
+    sound = final_losses.isfinite()
     if not sound.any():
         raise UserError(
-            f"all {len(sound)} learning rates diverged: {list(model.learning_rates)}. "
-            "Expected at least one with a finite loss. Give lower ones."
+            f"all {len(sound)} heads diverged; expected at least one with a finite loss. Give lower "
+            "learning rates."
         )
-    hits = (logits(model, features).argmax(2) == labels.to(features.device)).sum(1)
     return int(torch.where(sound, hits, -1).argmax())
 
 
@@ -270,7 +219,8 @@ def held_out_split(
 ) -> tuple[Tensor, Tensor]:  # (N - M,), (M,) int64, both ascending
     """Hold out a random fraction of each class, rounded; at least one image of each remains for training.
 
-    Raises UserError if the fraction is not between 0 and 1 or no class is large enough to hold out one.
+    Raises:
+        UserError: the fraction is not between 0 and 1, or no class is large enough to hold out one.
     """
     labels = labels.cpu()
     # Shuffle, then group by class: an image's place in its group is a random rank in its class.
@@ -289,62 +239,32 @@ def held_out_split(
     return order[rank >= quota[group]].sort().values, held_out
 
 
-def cross_entropy_and_gradient(
-    scores: Tensor,  # (B, L, C)
-    labels: Tensor,  # (B,)
-) -> tuple[Tensor, Tensor]:  # (L,), (B, L, C)
-    """Mean of -log softmax at the labels over the batch, with gradient (softmax - one-hot) / B."""
-    at_labels = labels[:, None, None].expand(-1, scores.shape[1], 1)
-    log_shares = scores.log_softmax(2)
-    losses = -log_shares.gather(2, at_labels).squeeze(2).mean(0)
-    gradient = log_shares.exp_()
-    gradient.scatter_add_(2, at_labels, gradient.new_full((1, 1, 1), -1.0).expand(at_labels.shape))
-    return losses, gradient.div_(len(labels))
+# ---- The learning rate over time, as a factor on each head's own
 
 
-def _descend(
-    values: Tensor,  # (..., L C), changed in place, like the next two
-    gradient: Tensor,
-    velocity: Tensor,
-    rates: Tensor,  # (L C,)
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-) -> None:
-    """One step of `torch.optim.SGD`, each column with its own learning rate."""
-    if weight_decay:
-        gradient.add_(values, alpha=weight_decay)
-    velocity.mul_(momentum).add_(gradient)
-    direction = gradient.add_(velocity, alpha=momentum) if nesterov else velocity
-    values.addcmul_(direction, rates, value=-1)
+Schedule = Literal["cosine", "steps", "exponential"]
 
 
-def _check_training(
-    features: Tensor,
-    labels: Tensor,
-    classes: int,
-    learning_rates: Sequence[float],
-    epochs: int,
-    batch_size: int,
-) -> None:
-    if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
-        raise UserError(
-            f"features have shape {tuple(features.shape)}, labels {tuple(labels.shape)}: "
-            "expected (N, D) and (N,) with at least one image."
-        )
-    if labels.min() < 0 or labels.max() >= classes:
-        raise UserError(
-            f"labels are in {int(labels.min())}..{int(labels.max())}; expected 0..{classes - 1}. "
-            "Give the number of classes of the data set."
-        )
-    bad = int((~features.isfinite()).any(1).sum())
-    if bad:
-        raise UserError(
-            f"{bad} of {len(features)} features are not finite. "
-            "Check the backbone's weights and, in half precision, for overflow."
-        )
-    if not learning_rates or min(learning_rates) <= 0 or epochs < 1 or batch_size < 1:
-        raise UserError(
-            f"learning rates {list(learning_rates)}, {epochs} epochs, batches of {batch_size}: "
-            "expected learning rates above 0, at least one epoch and a batch size of at least one."
-        )
+def schedule_factor(
+    schedule: Schedule,
+    step: int,
+    total: int,
+    *,
+    drops: Sequence[float] = (),  # as fractions of the training
+    final: float = 1e-4,
+) -> float:
+    """The factor on the learning rate at a step, from 1.
+
+    ``cosine`` ends at 0 (half a period, per step); ``steps`` multiplies by 0.1 at each of ``drops``;
+    ``exponential`` ends at ``final``.
+
+    >>> [schedule_factor("steps", step, 9, drops=(1 / 3, 2 / 3)) for step in (0, 3, 6)]
+    [1.0, 0.1, 0.01]
+    """
+    share = step / total
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * share)) / 2
+    if schedule == "exponential":
+        return final**share
+    passed = sum(share >= drop - 1e-9 for drop in drops)
+    return float(f"{0.1**passed:.12g}")

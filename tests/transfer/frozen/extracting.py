@@ -18,6 +18,15 @@ from transfer.frozen.feature_store import FeatureStore
 SETTINGS: dict[str, dict[str, Any]] = {
     "knn": {"k": (1, 3)},
     "linear": {"epochs": 3, "learning_rates": (0.1, 1.0)},
+    "streamed": {
+        "route": "streamed",
+        "epochs": 3,
+        "batch_size": 8,
+        "learning_rates": (0.1, 1.0),
+        "norms": ("none", "affine"),
+        "loading": 0,
+        "held_out": 0.2,
+    },
 }
 
 
@@ -27,7 +36,8 @@ def small_shards() -> None:
 
 
 def evaluate(protocol: str, data: Path, folder: Path) -> dict[str, Any]:
-    script = importlib.import_module(f"transfer.{protocol}")
+    name = "linear" if protocol == "streamed" else protocol
+    script = importlib.import_module(f"transfer.{name}")
     config = script.Config(
         checkpoint="random",
         arch="resnet18-tiny",

@@ -1,124 +1,127 @@
-"""Training several learning rates at once equals training each alone, and equals autograd."""
-
-import math
+"""Heads side by side compute what PyTorch's modules compute one by one."""
 
 import pytest
 import torch
+from torch import nn
 
-from msbreg.run.errors import RunFailed, UserError
-from msbreg.train.loop import Plan
-from msbreg.train.state import Checkpoint, State
-from tests.reference import linear as slow
-from tests.transfer.detectors.toys import fit
+from msbreg.run.errors import UserError
 from transfer.frozen.heads import (
-    LinearHeads,
+    FeatureNorm,
+    Head,
+    Heads,
     best_on_held_out,
     cross_entropy_and_gradient,
     held_out_split,
-    logits,
+    schedule_factor,
 )
 
-RATES = (0.01, 0.1, 0.5)
-# 150 images: the last batch of an epoch has 22.
-SETTINGS: dict[str, int] = {"classes": 5, "epochs": 6, "batch_size": 32, "seed": 7}
+ALL = [Head(0.1), Head(0.1, 0.0, "no_affine"), Head(0.1, 0.0, "affine")]
 
 
-@pytest.fixture(scope="module")
-def data():
-    """150 features of width 16 around the centers of 5 classes."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 5, (150,), generator=generator)
-    centers = torch.randn(5, 16, generator=generator)
-    return centers[labels] + torch.randn(150, 16, generator=generator), labels
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
-@pytest.fixture
-def fit_linear(tmp_path):
-    """Train heads to the end with the common training loop."""
-
-    def run(features, labels, **options):
-        heads = LinearHeads(features, labels, **options)
-        plan = Plan(steps=heads.steps, row_every=heads.epoch)
-        fit(heads, heads.batches(0), plan, tmp_path)
-        return heads.result()
-
-    return run
+def batches(count: int = 3, width: int = 6) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    draw = generator(1)
+    return [
+        (
+            3 * torch.randn(20, width, generator=draw) + 1,
+            torch.randint(0, 4, (20,), generator=draw),
+        )
+        for _ in range(count)
+    ]
 
 
-def relative_error(ours, expected):
-    return float((ours - expected).norm() / expected.norm())
+def by_torch(heads: Heads, index: int) -> nn.Sequential:
+    """The same head as a BatchNorm1d, if it has one, and a Linear."""
+    norm = heads.settings[index].norm
+    linear = nn.Linear(*heads.weight.shape[::2])
+    layers: list[nn.Module] = [linear]
+    with torch.no_grad():
+        linear.weight.copy_(heads.weight[:, index].T)
+        linear.bias.copy_(heads.bias[0, index])
+        if norm != "none":
+            layers.insert(0, nn.BatchNorm1d(len(heads.weight), affine=norm == "affine"))
+        if norm == "affine":
+            assert heads.scale is not None
+            assert heads.shift is not None
+            layers[0].weight.copy_(heads.scale[:, index])
+            layers[0].bias.copy_(heads.shift[:, index])
+    return nn.Sequential(*layers)
 
 
 @pytest.mark.parametrize(
-    ("momentum", "nesterov", "weight_decay"),
-    [(0.9, True, 0.0), (0.9, False, 1e-2), (0.0, False, 1e-4)],
+    "settings",
+    [ALL, ALL[:1], ALL[1:2], [ALL[2], ALL[0]], [ALL[1]] * 2],
+    ids=lambda settings: "+".join(head.norm for head in settings),
 )
-def test_every_layer_equals_autograd_with_the_sgd_of_torch(
-    fit_linear, data, momentum, nesterov, weight_decay
-):
-    options = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
-    model = fit_linear(*data, learning_rates=RATES, **options, **SETTINGS)
-
-    def factor(share):
-        return (1 + math.cos(math.pi * share)) / 2
-
-    for index, rate in enumerate(RATES):
-        layer, loss = slow.fit_linear(
-            *data, learning_rate=rate, factor=factor, **options, **SETTINGS
-        )
-        # 30 steps of float32 sums in a different order: an error of a few 1e-7 each.
-        assert relative_error(model.weights[index], layer.weight.detach().T) < 1e-5
-        assert relative_error(model.bias[index], layer.bias.detach()) < 1e-5
-        assert float(model.final_losses[index]) == pytest.approx(loss, rel=1e-5)
-
-
-def test_training_learning_rates_together_equals_training_them_one_by_one(fit_linear, data):
-    together = fit_linear(*data, learning_rates=RATES, **SETTINGS)
-    for index, rate in enumerate(RATES):
-        alone = fit_linear(*data, learning_rates=[rate], **SETTINGS)
-        # The matrix product is blocked differently, which only changes float32 rounding.
-        assert relative_error(together.weights[index], alone.weights[0]) < 1e-5
-        assert relative_error(together.bias[index], alone.bias[0]) < 1e-5
-        torch.testing.assert_close(
-            together.final_losses[index], alone.final_losses[0], rtol=1e-5, atol=0
-        )
+def test_logits_and_gradients_are_those_of_batch_norm_and_a_linear_layer(settings):
+    heads = Heads(6, 4, settings, generator())
+    with torch.no_grad():  # away from ones and zeros
+        for parameter in heads.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator(2)))
+    others = [by_torch(heads, index) for index in range(len(settings))]
+    for features, labels in batches():
+        heads.zero_grad()
+        total, losses = heads(features, labels, len(labels))
+        total.backward()
+        for index, other in enumerate(others):
+            other.zero_grad()
+            loss = nn.functional.cross_entropy(other(features), labels)
+            loss.backward()
+            torch.testing.assert_close(losses[index] / len(labels), loss.detach())
+            torch.testing.assert_close(heads.weight.grad[:, index], other[-1].weight.grad.T)
+            torch.testing.assert_close(heads.bias.grad[0, index], other[-1].bias.grad)
+            if settings[index].norm == "affine":
+                torch.testing.assert_close(heads.scale.grad[:, index], other[0].weight.grad)
+                torch.testing.assert_close(heads.shift.grad[:, index], other[0].bias.grad)
+    heads.eval()
+    features, _ = batches(1)[0]
+    for index, other in enumerate(others):  # running statistics
+        torch.testing.assert_close(heads.logits(features)[:, index], other.eval()(features))
 
 
-def test_a_diverging_learning_rate_affects_no_other_and_is_never_chosen(fit_linear, data):
-    features, labels = data
-    model = fit_linear(features, labels, learning_rates=(1e38, 0.1), **SETTINGS)
-    alone = fit_linear(features, labels, learning_rates=(0.1,), **SETTINGS)
-    assert model.final_losses[0] == math.inf
-    assert relative_error(model.weights[1], alone.weights[0]) < 1e-5
-    assert best_on_held_out(model, features, labels) == 1
+def test_scales_of_heads_without_one_get_no_gradient():
+    heads = Heads(6, 4, ALL, generator())
+    features, labels = batches(1)[0]
+    total, _ = heads(features, labels, 20)
+    total.backward()
+    assert not heads.scale.grad[:, :2].any()
+    assert heads.scale.grad[:, 2].all()
 
 
-def test_the_best_rate_has_the_highest_accuracy_and_the_first_wins_ties(fit_linear, data):
-    features, labels = data
-    model = fit_linear(features, labels, learning_rates=(1e-6, 0.1, 0.1), **SETTINGS)
-    assert best_on_held_out(model, features, labels) == 1
+def test_the_running_variance_is_unbiased_and_a_batch_of_one_is_possible():
+    norm, theirs = FeatureNorm(6), nn.BatchNorm1d(6, affine=False)
+    features, _ = batches(1)[0]
+    norm(features), theirs(features)
+    torch.testing.assert_close(norm.mean, theirs.running_mean)
+    torch.testing.assert_close(norm.variance, theirs.running_var)
+    assert norm(features[:1]).isfinite().all()
 
 
-def test_training_fails_when_every_learning_rate_diverges(fit_linear, data):
-    with pytest.raises(
-        RunFailed, match=r"diverged at step 1: loss = inf(.|\n)*lower --learning-rates"
-    ):
-        fit_linear(*data, learning_rates=(1e38, 3e38), **SETTINGS)
+def test_features_of_another_width_and_empty_grids_are_rejected():
+    heads = Heads(6, 4, ALL, generator())
+    with pytest.raises(UserError, match="same backbone and layer"):
+        heads.logits(torch.zeros(2, 5))
+    with pytest.raises(UserError, match="expected one or more, all above 0"):
+        Heads(6, 4, [], generator())
+    with pytest.raises(UserError, match="expected one or more, all above 0"):
+        Heads(6, 4, [Head(0.0)], generator())
 
 
-def test_logits_are_computed_layer_by_layer(fit_linear, data):
-    features, _ = data
-    model = fit_linear(*data, learning_rates=RATES, **SETTINGS)
-    expected = [features @ model.weights[index] + model.bias[index] for index in range(3)]
-    torch.testing.assert_close(logits(model, features), torch.stack(expected))
+def test_all_heads_start_from_the_same_small_weights():
+    heads = Heads(400, 4, ALL, generator())
+    assert torch.equal(heads.weight[:, 0], heads.weight[:, 2])
+    assert float(heads.weight[:, 0].detach().std()) == pytest.approx(0.01, rel=0.1)
+    assert not heads.bias.any()
 
 
-def test_the_explicit_gradient_equals_autograd(fit_linear, data):
-    generator = torch.Generator().manual_seed(1)
-    scores = torch.randn(20, 3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
-    labels = data[1][:20]
+def test_the_explicit_gradient_equals_autograd():
+    scores = torch.randn(20, 3, 5, generator=generator(), dtype=torch.float64, requires_grad=True)
+    labels = torch.arange(20) % 5
     expected = torch.stack(
-        [torch.nn.functional.cross_entropy(scores[:, layer], labels) for layer in range(3)]
+        [nn.functional.cross_entropy(scores[:, i], labels, reduction="sum") for i in range(3)]
     )
     expected.sum().backward()
     losses, gradient = cross_entropy_and_gradient(scores.detach(), labels)
@@ -126,95 +129,43 @@ def test_the_explicit_gradient_equals_autograd(fit_linear, data):
     torch.testing.assert_close(gradient, scores.grad)
 
 
-def test_the_seed_determines_the_layer(fit_linear, data):
-    first, again = (fit_linear(*data, learning_rates=RATES, **SETTINGS) for _ in range(2))
-    other = fit_linear(*data, learning_rates=RATES, **(SETTINGS | {"seed": 8}))
-    assert torch.equal(first.weights, again.weights)
-    assert not torch.equal(first.weights, other.weights)
-
-
-def test_half_precision_features_train_like_their_float32_copy(fit_linear, data):
-    features, labels = data[0].half(), data[1]
-    model = fit_linear(features, labels, learning_rates=RATES, **SETTINGS)
-    expected = fit_linear(features.float(), labels, learning_rates=RATES, **SETTINGS)
-    assert torch.equal(model.weights, expected.weights)
-
-
-@pytest.mark.parametrize("stop_at", [3, 5, 13])
-def test_interrupted_heads_end_bit_for_bit_equal_to_uninterrupted_ones(tmp_path, data, stop_at):
-    def heads():
-        return LinearHeads(*data, learning_rates=(0.1, 1e38), **SETTINGS)
-
-    class Stopped(Exception):
-        pass
-
-    def some(batches):
-        for number, batch in enumerate(batches):
-            if number == stop_at:
-                raise Stopped
-            yield batch
-
-    whole, broken, again = heads(), heads(), heads()
-    plan = Plan(steps=whole.steps, row_every=whole.epoch, save_every=stop_at)
-    for name in ("whole", "broken"):
-        (tmp_path / name).mkdir()
-    fit(whole, whole.batches(0), plan, tmp_path / "whole")
-    with pytest.raises(Stopped):
-        fit(broken, some(broken.batches(0)), plan, tmp_path / "broken")
-    checkpoint = Checkpoint(tmp_path / "broken" / "checkpoint.pth", lambda step: {})
-    state = State()
-    content = torch.load(checkpoint.path, weights_only=True)
-    assert checkpoint.restore(again, state, content) is None
-    assert state.step == stop_at
-    for step, batch in enumerate(again.batches(state.step), state.step):
-        again.optimizer.param_groups[0]["lr"] = again.learning_rates(step)[0]
-        again.optimizer.zero_grad()
-        (loss,) = again.losses(again.model, batch, step)
-        loss.total.backward()
-        again.optimizer.step()
-        again.after_step(step)
-    expected, found = whole.result(), again.result()
-    assert torch.equal(expected.weights[0], found.weights[0])
-    assert torch.equal(expected.final_losses, found.final_losses)
-    assert expected.final_losses[1] == torch.inf
+def test_the_best_head_has_the_most_hits_among_those_that_did_not_diverge():
+    infinite = float("inf")
+    assert best_on_held_out(torch.tensor([9, 3, 3]), torch.tensor([infinite, 1.0, 1.0])) == 1
+    with pytest.raises(UserError, match="all 2 heads diverged"):
+        best_on_held_out(torch.tensor([9, 3]), torch.tensor([infinite, infinite]))
 
 
 def test_a_held_out_split_takes_the_fraction_of_each_class_and_partitions_the_images():
-    labels = torch.tensor([0] * 100 + [3] * 40 + [1] * 5)
-    labels = labels[torch.randperm(145, generator=torch.Generator().manual_seed(2))]
-    fit, held_out = held_out_split(labels, 0.1, seed=0)
-    assert torch.equal(torch.cat([fit, held_out]).sort().values, torch.arange(145))
-    assert labels[held_out].bincount().tolist() == [10, 1, 0, 4]  # 0.5 rounds up
+    labels = torch.arange(3).repeat_interleave(torch.tensor([10, 20, 5]))
+    kept, held = held_out_split(labels, 0.2, seed=0)
+    assert labels[held].bincount().tolist() == [2, 4, 1]
+    assert torch.cat([kept, held]).sort().values.tolist() == list(range(35))
 
 
 def test_every_class_remains_in_the_training_part():
     labels = torch.tensor([0, 1, 1, 2, 2, 2])
-    fit, held_out = held_out_split(labels, 0.99, seed=0)
-    assert labels[fit].tolist() == [0, 1, 2]
-    assert len(held_out) == 3
+    kept, _ = held_out_split(labels, 0.9, seed=0)
+    assert labels[kept].unique().tolist() == [0, 1, 2]
 
 
 def test_the_seed_determines_the_held_out_split():
-    labels = torch.arange(5).repeat(40)
+    labels = torch.arange(3).repeat(30)
     first, again, other = (held_out_split(labels, 0.2, seed)[1] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.01, 1.0])
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 1.0, -0.5])
 def test_a_fraction_that_holds_out_nothing_or_everything_is_rejected(fraction):
     with pytest.raises(UserError, match=rf"holding out {fraction} of 30 images in 3 classes"):
         held_out_split(torch.arange(3).repeat(10), fraction, seed=0)
 
 
-def test_invalid_features_labels_and_sizes_are_rejected(fit_linear, data):
-    features, labels = data
-    with pytest.raises(UserError, match=r"labels are in 0..4; expected 0..2"):
-        fit_linear(features, labels, learning_rates=RATES, **(SETTINGS | {"classes": 3}))
-    with pytest.raises(UserError, match="150 of 150 features are not finite"):
-        fit_linear(features / 0, labels, learning_rates=RATES, **SETTINGS)
-    with pytest.raises(UserError, match="expected learning rates above 0"):
-        fit_linear(features, labels, learning_rates=(), **SETTINGS)
-    model = fit_linear(features, labels, learning_rates=RATES, **SETTINGS)
-    with pytest.raises(UserError, match="same backbone and layer"):
-        logits(model, features[:, :3])
+def test_schedules():
+    def at(schedule, **options):
+        return [schedule_factor(schedule, step, 4, **options) for step in range(4)]
+
+    assert at("cosine") == pytest.approx([1, 0.8536, 0.5, 0.1464], abs=1e-4)
+    assert at("exponential", final=1e-4) == pytest.approx([1, 0.1, 0.01, 0.001])
+    assert at("steps", drops=(0.25, 0.75)) == [1, 0.1, 0.1, 0.01]
