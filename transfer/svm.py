@@ -45,6 +45,13 @@ class Config(FrozenConfig):
     """Test split: a name in ImageSets/Main."""
     classes: tuple[str, ...] | None = None
     """Evaluate only these classes (null: every CLASS_SPLIT.txt in ImageSets/Main)."""
+    solver: Literal["liblinear", "newton"] = "liblinear"
+    """How the classifiers are fitted: LIBLINEAR, one by one, or Newton's method, all together."""
+    low_shot: tuple[int, ...] = ()
+    """Numbers of positive images per class: fit on random draws of so few images, not on the whole split.
+    Each class also draws as many negative images for every other class. Takes one cost."""
+    draws: int = 5
+    """Number of random draws for each number in ``low_shot``."""
     unusable_classes: Literal["error", "skip"] = "error"
     """What to do with classes that have too few images to be fitted or scored; ``skip`` evaluates the
     others, with a warning in the record."""
@@ -59,6 +66,15 @@ class Config(FrozenConfig):
             not self.classes or len(set(self.classes)) < len(self.classes)
         ):
             raise UserError(f"classes is {list(self.classes)}; expected distinct names")
+        if self.low_shot and (min(self.low_shot) < 1 or self.draws < 1):
+            raise UserError(
+                f"low_shot is {list(self.low_shot)} and draws {self.draws}; expected numbers of at least 1"
+            )
+        if self.low_shot and (self.costs is None or len(self.costs) != 1):
+            raise UserError(
+                f"low_shot is {list(self.low_shot)}, but costs is {self.costs and list(self.costs)}; "
+                "expected one cost, such as --costs '[0.5]': so few images do not allow cross-validation"
+            )
         if self.train_split == self.test_split:
             raise UserError(
                 f"train_split and test_split are both {self.train_split!r}; expected two splits"
@@ -77,6 +93,7 @@ from msbreg.run.files import write_atomically
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
 from transfer.frozen.evaluation import Split, check_images, evaluate, split_features
+from transfer.frozen.svm_low_shot import low_shot_average_precisions
 from transfer.frozen.svm_solver import (
     C_GRIDS,
     bootstrap_stderr,
@@ -104,19 +121,21 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
     lists = {name: _of_classes(images, chosen) for name, images in lists.items()}
     check_images(lists, job)
     train, test = split_features(config, job, lists, name=data_name(config.data))
-    return distributed.from_main(lambda: _fit_and_score(config, job, chosen, train, test))
+    protocol = _low_shot if config.low_shot else _whole_split
+    return distributed.from_main(lambda: protocol(config, job, train, test, chosen))
 
 
-def _fit_and_score(
-    config: Config, job: Job, chosen: tuple[str, ...], train: Split, test: Split
+def _whole_split(
+    config: Config, job: Job, train: Split, test: Split, classes: tuple[str, ...]
 ) -> dict[str, Any]:
+    """Choose each class's cost by cross-validation, and fit on the whole training split."""
     job.record.content["selection"] = (
         f"cost of each class by {config.folds}-fold cross-validation on {config.train_split}"
     )
 
     # ---- Fit one classifier per class on the training split.
     costs = list(config.costs or C_GRIDS[config.c_grid])
-    with Progress("classifiers", len(chosen), unit="classes") as progress:
+    with Progress("classifiers", len(classes), unit="classes") as progress:
         model = fit_svm(
             np.asarray(train.x),
             train.labels,
@@ -125,13 +144,12 @@ def _fit_and_score(
             difficult_train=config.difficult_train,
             seed=config.seed,
             jobs=config.workers,
+            solver=config.solver,
+            device=str(job.device),
             progress=lambda done, _: progress.update(done),
         )
     if model.unconverged:
-        log.info(
-            "%d fits reached the iteration limit, which is common for large costs",
-            model.unconverged,
-        )
+        log.info("%d fits did not converge, which is common for large costs", model.unconverged)
 
     # ---- Average precision on the test split.
     decisions = decision(model, np.asarray(test.x))
@@ -140,7 +158,7 @@ def _fit_and_score(
     rows = {
         name: {"ap": float(ap), "cost": float(cost), "cv_ap": float(100 * scores.max())}
         for name, ap, cost, scores in zip(
-            chosen, per_class, model.costs, model.cv_scores, strict=True
+            classes, per_class, model.costs, model.cv_scores, strict=True
         )
     }
     write_atomically(job.output / "per_class.json", json.dumps(rows, indent=1).encode())
@@ -149,15 +167,70 @@ def _fit_and_score(
         name="SVM mAP",
         value=mean,
         data=test.data,
-        rules="mean over classes of the interpolated AP; images with difficult objects only are "
-        + {"exclude": "excluded", "negative": "negatives"}[config.difficult_test],
+        rules=_rules(config),
         n=len(test.labels),
         stderr=bootstrap_stderr(decisions, test.labels, config.difficult_test, generator),
         per_class={name: row["ap"] for name, row in rows.items()},
     )
     job.record.content["scores"] = [score.as_dict()]
     log.info("mAP: %.2f +- %.2f %% (bootstrap over test images)", mean, score.stderr)
-    return {"map": mean, "unconverged_fits": int(model.unconverged)}
+    results = {"map": mean, "unconverged_fits": int(model.unconverged)}
+    return results if model.largest_gap is None else results | {"largest_gap": model.largest_gap}
+
+
+def _low_shot(
+    config: Config, job: Job, train: Split, test: Split, classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """Mean and spread over random draws of a few positive images per class, at a fixed cost."""
+    assert config.costs is not None
+    job.record.content["selection"] = "nothing is selected"
+    results: dict[str, Any] = {}
+    scores, by_draw = [], {}
+    for shots in config.low_shot:
+        found, unconverged = low_shot_average_precisions(
+            (np.asarray(train.x), train.labels),
+            (np.asarray(test.x), test.labels),
+            shots=shots,
+            draws=config.draws,
+            cost=config.costs[0],
+            difficult=(config.difficult_train, config.difficult_test),
+            seed=config.seed,
+            solver=config.solver,
+            jobs=config.workers,
+            device=str(job.device),
+        )
+        means = found.mean(axis=1)  # (R,)
+        spread = float(means.std(ddof=1)) if len(means) > 1 else None
+        by_draw[shots] = [dict(zip(classes, row, strict=True)) for row in found.tolist()]
+        score = Score(
+            name=f"{shots}-shot SVM mAP",
+            value=float(means.mean()),
+            data=test.data,
+            rules=f"mean over {config.draws} draws; {_rules(config)}",
+            n=len(test.labels),
+            per_class=dict(zip(classes, found.mean(axis=0).tolist(), strict=True)),
+        )
+        scores.append(score.as_dict())
+        results[f"{shots}_shot"] = {
+            "map": score.value,
+            "std": spread,
+            "unconverged_fits": unconverged,
+        }
+        log.info(
+            "%d-shot mAP: %.2f %%, std %.2f over %d draws",
+            *(shots, score.value, spread or 0, config.draws),
+        )
+    write_atomically(job.output / "low_shot.json", json.dumps(by_draw, indent=1).encode())
+    job.record.content["scores"] = scores
+    return results
+
+
+def _rules(config: Config) -> str:
+    treated = {"exclude": "excluded", "negative": "negatives"}[config.difficult_test]
+    return (
+        "mean over classes of the interpolated AP; images with difficult objects only are "
+        + treated
+    )
 
 
 def _usable_classes(
@@ -182,8 +255,11 @@ def _usable_classes(
     train, test = _of_classes(train, wanted), _of_classes(test, wanted)
     assert train.labels is not None
     assert test.labels is not None
+    at_least, why = config.folds, "one for each fold"
+    if config.low_shot:
+        at_least, why = max(config.low_shot), "the largest number in low_shot"
     reasons = unusable_classes(
-        train.labels, test.labels, wanted, config.folds, config.difficult_train
+        train.labels, test.labels, wanted, at_least, config.difficult_train, why=why
     )
     usable = tuple(name for name in wanted if name not in reasons)
     listed = "\n".join(f"  {name}: {reason}" for name, reason in reasons.items())
@@ -192,7 +268,7 @@ def _usable_classes(
             f"Choose others with --classes '[{', '.join(usable)}]', or skip them with "
             "--unusable-classes skip; the mean is then over the remaining classes."
             if usable
-            else "Give splits with more images, or fewer --folds."
+            else "Give splits with more images, fewer --folds, or smaller numbers in --low-shot."
         )
         raise UserError(
             f"{len(reasons)} of {len(wanted)} classes cannot be evaluated:\n{listed}\n{remedy}"

@@ -192,6 +192,34 @@ def test_svm_learns_the_objects_in_an_image(tmp_path, voc, checkpoint):
     assert all(row["cost"] in (0.1, 1.0, 10.0) for row in rows.values())
 
 
+def test_svms_by_newton_have_the_score_of_liblinear_and_report_their_gap(tmp_path, voc, checkpoint):
+    settings = common(tmp_path, voc, checkpoint) | {"costs": (0.1, 1.0)}
+    reference = svm.run(svm.Config(**settings))
+    settings |= {"output": tmp_path / "newton"}
+    results = svm.run(svm.Config(**settings, solver="newton"))
+    assert results["map"] == pytest.approx(reference["map"], abs=0.01)
+    assert results["unconverged_fits"] == 0
+    assert 0 <= results["largest_gap"] <= 1e-8
+    assert read_record(tmp_path / "newton")["config"]["solver"] == "newton"
+
+
+@pytest.mark.parametrize("solver", ["liblinear", "newton"])
+def test_low_shot_svms_report_mean_and_spread_over_draws(tmp_path, voc, checkpoint, solver):
+    settings = common(tmp_path, voc, checkpoint) | {"costs": (0.5,), "solver": solver}
+    results = svm.run(svm.Config(**settings, low_shot=(1, 4), draws=3))
+    assert results.keys() == {"1_shot", "4_shot"}
+    draws = json.loads((tmp_path / "run" / "low_shot.json").read_text())["4"]
+    means = [np.mean(list(draw.values())) for draw in draws]
+    assert len(means) == 3
+    assert results["4_shot"]["map"] == pytest.approx(np.mean(means))
+    assert results["4_shot"]["std"] == pytest.approx(np.std(means, ddof=1))
+    record = read_record(tmp_path / "run")
+    assert record["selection"] == "nothing is selected"
+    scores = [score_from_dict(fields) for fields in record["scores"]]
+    assert [score.name for score in scores] == ["1-shot SVM mAP", "4-shot SVM mAP"]
+    assert scores[0].rules.startswith("mean over 3 draws; mean over classes")
+
+
 @pytest.mark.parametrize("protocol", [knn, linear])
 def test_classes_that_differ_between_splits_are_rejected(tmp_path, data, checkpoint, protocol):
     (data / "val" / "class2").rename(data / "val" / "other")
@@ -448,6 +476,9 @@ def test_the_untrained_twin_has_the_input_of_the_checkpoint(
         ("linear", "--held_out 2", "held_out 2"),
         ("linear", "--learning_rates [-1]", "expected numbers above 0"),
         ("svm", "--folds 1", "folds is 1"),
+        ("svm", "--low_shot [4]", "low_shot is [4], but costs is None; expected one cost"),
+        ("svm", "--low_shot [0] --costs [1]", "low_shot is [0] and draws 5"),
+        ("svm", "--solver adam", "solver"),
         ("svm", "", "does not have VOC's layout"),
     ],
 )

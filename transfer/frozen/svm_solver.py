@@ -2,7 +2,8 @@
 
 Sources: Goyal et al. 2019 (fair_self_supervision_benchmark, FSSB, tools/svm) and VISSL
 (vissl/utils/svm_utils), which agree on everything that is not a parameter here. Neither sets the seed of
-the solver; here it is a parameter.
+the solver; here it is a parameter. Both use LIBLINEAR, the reference; `newton` solves the same problems
+faster (transfer/frozen/svm_newton.py).
 """
 
 import contextlib
@@ -34,6 +35,7 @@ C_GRIDS = {
 }
 
 Difficult = Literal["negative", "exclude"]
+Solver = Literal["liblinear", "newton"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class SvmModel:
     bias: np.ndarray  # (C,)
     costs: np.ndarray  # (C,), the chosen cost of each class
     cv_scores: np.ndarray  # (C, G), scikit-learn's average precision in [0, 1], mean over folds
-    unconverged: int  # how many of the C (G folds + 1) fits stopped at 2000 iterations
+    unconverged: int  # how many of the C (G folds + 1) fits stopped early: see `fit_svm`
+    largest_gap: float | None = None  # of all fits, as a share of 1/2 |w|^2; None for LIBLINEAR
 
 
 def fit_svm(
@@ -56,30 +59,91 @@ def fit_svm(
     difficult_train: Difficult = "negative",
     seed: int = 0,
     jobs: int = 1,
+    solver: Solver = "liblinear",
+    device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> SvmModel:
     """Choose each class's cost by cross-validation on the training split, then fit on the whole split.
 
     Folds are stratified and not shuffled; the criterion is scikit-learn's (not interpolated) average
-    precision; the first cost wins ties. `jobs` processes share the classes, and the result does not
-    depend on their number. `progress(done, total)` counts classes.
+    precision; the first cost wins ties. `progress(done, total)` counts classes.
+
+    `liblinear` fits each class, cost and fold on its own. `jobs` processes share the classes, and the result
+    does not depend on their number. A fit is unconverged if it stopped at 2000 iterations.
+    `newton` solves all classes together, on `device` and with PyTorch's threads; it does not use `seed`. A
+    fit is unconverged if its duality gap stayed above 1e-8 of 1/2 |w|^2.
 
     Raises UserError if shapes, labels or costs are unusable, or if a class has fewer positive or
     negative images than there are folds.
     """
-    _check_training(features, labels, costs, folds, difficult_train)
-    rows = _normalized(features)
+    _check_folds(costs, folds)
+    _check_training(features, labels, difficult_train, at_least=folds)
+    plan = _Plan(tuple(costs), folds, difficult_train, seed, jobs, device, progress)
+    return _SOLVERS[solver](_normalized(features), labels, plan)
+
+
+def fit_at_cost(
+    features: np.ndarray,  # (N, D), of the training split
+    labels: np.ndarray,  # (N, C): 1 = present, -1 = absent, 0 = excluded
+    *,
+    cost: float,
+    seed: int = 0,
+    jobs: int = 1,
+    solver: Solver = "liblinear",
+    device: str = "cpu",
+) -> SvmModel:
+    """Fit every class at the same cost, without cross-validation; `cv_scores` has no column.
+
+    Raises UserError like `fit_svm`; a class needs one positive and one negative image.
+    """
+    _check_training(features, labels, "exclude", at_least=1)
+    rows, classes = _normalized(features), labels.shape[1]
+    gap = None
+    if solver == "newton":
+        from transfer.frozen.svm_crossvalidation import fit_together  # as in `_fit_by_newton`
+
+        solved = fit_together(rows, labels == 1, labels != 0, cost=cost, device=device)
+        weights, bias, gap = solved.weights, solved.bias, float(solved.gaps.max())
+        unconverged = solved.unconverged
+    else:
+        tasks = (delayed(_fit_column)(rows, column, cost, seed) for column in labels.T)
+        with _ctrl_c_ignored():
+            fits = Parallel(n_jobs=jobs)(tasks)
+        weights = np.stack([machine.coef_[0] for machine, _ in fits])
+        bias = np.array([machine.intercept_[0] for machine, _ in fits])
+        unconverged = sum(stopped_early for _, stopped_early in fits)
+    return SvmModel(weights, bias, np.full(classes, cost), np.empty((classes, 0)), unconverged, gap)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What to fit, and with what."""
+
+    costs: tuple[float, ...]
+    folds: int
+    difficult: Difficult
+    seed: int
+    jobs: int
+    device: str
+    progress: Callable[[int, int], None] | None
+
+
+def _fit_by_liblinear(
+    rows: np.ndarray,  # (N, D), normalized
+    labels: np.ndarray,  # (N, C)
+    plan: _Plan,
+) -> SvmModel:
     tasks = (
-        delayed(_fit_class)(rows, column, tuple(costs), folds, difficult_train, seed)
+        delayed(_fit_class)(rows, column, plan.costs, plan.folds, plan.difficult, plan.seed)
         for column in labels.T
     )
     with _ctrl_c_ignored():
-        fits = Parallel(n_jobs=jobs, return_as="generator")(tasks)
+        fits = Parallel(n_jobs=plan.jobs, return_as="generator")(tasks)
     results = []
     for result in fits:
         results.append(result)
-        if progress is not None:
-            progress(len(results), labels.shape[1])
+        if plan.progress is not None:
+            plan.progress(len(results), labels.shape[1])
     weights, bias, chosen, cv_scores, unconverged = zip(*results, strict=True)
     return SvmModel(
         weights=np.stack(weights),
@@ -88,6 +152,39 @@ def fit_svm(
         cv_scores=np.stack(cv_scores),
         unconverged=sum(unconverged),
     )
+
+
+def _fit_by_newton(
+    rows: np.ndarray,  # (N, D), normalized
+    labels: np.ndarray,  # (N, C)
+    plan: _Plan,
+) -> SvmModel:
+    # Not at the top of the file: the processes that run LIBLINEAR would import PyTorch.
+    from transfer.frozen.svm_crossvalidation import select_costs
+
+    found = select_costs(
+        rows,
+        labels == 1,
+        _kept(labels, plan.difficult),
+        costs=plan.costs,
+        folds=plan.folds,
+        device=plan.device,
+        progress=plan.progress,
+    )
+    return SvmModel(
+        weights=found.weights,
+        bias=found.bias,
+        costs=found.costs,
+        cv_scores=found.cv_scores,
+        unconverged=found.unconverged,
+        largest_gap=float(max(found.cv_gaps.max(), found.gaps.max())),
+    )
+
+
+_SOLVERS: dict[Solver, Callable[[np.ndarray, np.ndarray, _Plan], SvmModel]] = {
+    "liblinear": _fit_by_liblinear,
+    "newton": _fit_by_newton,
+}
 
 
 @contextlib.contextmanager
@@ -182,18 +279,23 @@ def unusable_classes(
     train: np.ndarray,  # (N, C): 1 = present, -1 = absent, 0 = only difficult objects
     test: np.ndarray,  # (M, C)
     classes: Sequence[str],
-    folds: int,
+    at_least: int,
     difficult_train: Difficult,
+    *,
+    why: str = "one for each fold",
 ) -> dict[str, str]:
-    """Class -> why it cannot be fitted or scored; empty if all classes are usable."""
+    """Class -> why it cannot be fitted or scored; empty if all classes are usable.
+
+    A class needs `at_least` positive and negative training images; `why` explains the number.
+    """
     reasons: dict[str, str] = {}
     for name, fitted, scored in zip(classes, train.T, test.T, strict=True):
         positives = np.count_nonzero(fitted == 1)
         negatives = np.count_nonzero(_kept(fitted, difficult_train)) - positives
         problems = [
-            f"{count} {kind} training images, expected at least {folds}, one for each fold"
+            f"{count} {kind} training images, expected at least {at_least}, {why}"
             for count, kind in ((positives, "positive"), (negatives, "negative"))
-            if count < folds
+            if count < at_least
         ]
         if not np.any(scored == 1):
             problems.append("no positive test image")
@@ -226,6 +328,16 @@ def _fit_class(
     best = costs[int(cv_scores.argmax())]
     machine, stopped_early = _fit(rows, targets, best, seed)
     return machine.coef_[0], machine.intercept_[0], best, cv_scores, unconverged + stopped_early
+
+
+def _fit_column(
+    rows: np.ndarray,  # (N, D), normalized
+    labels: np.ndarray,  # (N,), in {1, -1, 0}
+    cost: float,
+    seed: int,
+) -> tuple[LinearSVC, bool]:
+    used = labels != 0
+    return _fit(rows[used], labels[used], cost, seed)
 
 
 def _fit(
@@ -267,12 +379,16 @@ def _kept(
     return (labels != 0) | (difficult == "negative")
 
 
+def _check_folds(costs: Sequence[float], folds: int) -> None:
+    if not costs or min(costs) <= 0 or folds < 2:
+        raise UserError(
+            f"costs {list(costs)} and {folds} folds: expected costs above 0 and at least 2 folds. "
+            f"Use one of the grids {', '.join(C_GRIDS)}."
+        )
+
+
 def _check_training(
-    features: np.ndarray,
-    labels: np.ndarray,
-    costs: Sequence[float],
-    folds: int,
-    difficult: Difficult,
+    features: np.ndarray, labels: np.ndarray, difficult: Difficult, *, at_least: int
 ) -> None:
     if features.ndim != 2 or labels.ndim != 2 or len(features) != len(labels):
         raise UserError(
@@ -290,19 +406,14 @@ def _check_training(
             f"labels contain {np.unique(labels)[:5]}: expected 1 (present), -1 (absent) and 0 (only "
             "difficult objects), as in VOC's ImageSets/Main/<class>_trainval.txt."
         )
-    if not costs or min(costs) <= 0 or folds < 2:
-        raise UserError(
-            f"costs {list(costs)} and {folds} folds: expected costs above 0 and at least 2 folds. "
-            f"Use one of the grids {', '.join(C_GRIDS)}."
-        )
-    _check_positives(labels, at_least=folds)
+    _check_positives(labels, at_least)
     negatives = np.array(
         [np.count_nonzero(column[_kept(column, difficult)] != 1) for column in labels.T]
     )
-    for index in np.flatnonzero(negatives < folds)[:1]:
+    for index in np.flatnonzero(negatives < at_least)[:1]:
         raise UserError(
-            f"class {index} has {negatives[index]} negative images, expected at least {folds}, one "
-            "for each fold. Add images without the class, or use fewer folds."
+            f"class {index} has {negatives[index]} negative images, expected at least {at_least}. "
+            "Add images without the class, or use fewer folds."
         )
 
 
