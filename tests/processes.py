@@ -96,7 +96,12 @@ def run_group(
 
 def run_pair(module: str, *words: object) -> list[int]:
     """Run ``python -m MODULE WORDS ...`` as ranks 0 and 1 of a group; return the exit codes."""
-    outcomes = run_group(module, *words)
+    return run_many(module, 2, *words)
+
+
+def run_many(module: str, processes: int, *words: object) -> list[int]:
+    """Run ``python -m MODULE WORDS ...`` as the ranks of a group; return the exit codes."""
+    outcomes = run_group(module, *words, processes=processes)
     for code, _, message in outcomes:
         if code:
             sys.stderr.write(message)  # pytest shows it if the test fails

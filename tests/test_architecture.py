@@ -23,7 +23,7 @@ RESTRICTED = {
     "torch.distributed": ("msbreg/run/distributed.py",),
     "detectron2": ("transfer/detectors/detectron2_engine.py", "benchmarks/peers.py"),
     "torchvision.models.detection": ("transfer/detectors/rcnn/",),
-    "faiss": ("msbreg/neighbors.py", "benchmarks/knn.py"),
+    "faiss": ("msbreg/neighbors/faiss_search.py",),
     "torch.utils.data": ("msbreg/data/loading.py",),
 }
 # Scripts that may run other scripts.

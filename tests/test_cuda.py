@@ -223,6 +223,22 @@ def test_features_and_neighbors_are_those_of_the_cpu(make_folder):
     np.testing.assert_allclose(found["cuda"], found["cpu"], atol=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_the_gpu_finds_the_neighbors_of_the_cpu_bit_for_bit(metric, precision):
+    draw = np.random.default_rng(0)
+    bank = np.maximum(draw.standard_normal((5000, 64), dtype=np.float32), 0)
+    bank[2000:2100] = bank[:100]  # ties
+    queries = np.maximum(draw.standard_normal((70, 64), dtype=np.float32), 0)
+    if metric == "euclidean":
+        bank[4000:] = bank[4000] + 1e-6 * bank[4000:]  # too close for a shortlist
+        queries[:5] = bank[4000]
+    found = nearest(queries, bank, 20, metric=metric, device=GPU, precision=precision)
+    expected = nearest(queries, bank, 20, metric=metric, precision="float32")
+    assert np.array_equal(found[0], expected[0])
+    assert np.array_equal(found[1], expected[1])
+
+
 def test_knn_runs_on_the_gpu_and_its_record_says_so(tmp_path, make_folder):
     results = knn.run(
         knn.Config(

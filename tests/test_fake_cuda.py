@@ -1,11 +1,14 @@
 """Test CUDA code without a GPU: on fake CUDA tensors, a tensor left on the CPU raises an error."""
 
+import numpy as np
 import pytest
 import torch
 
 from msbreg.backbones.inference import FrozenBackbone
 from msbreg.backbones.resnet import build_backbone, embed, normalize
 from msbreg.backbones.spec import BackboneSpec, Normalization
+from msbreg.neighbors.shortlist import Float32Scores
+from msbreg.neighbors.vectors import Vectors
 from pretrain.methods import METHODS
 from pretrain.recipe import Config, HeadSettings
 from pretrain.training import PreTraining
@@ -40,6 +43,19 @@ def test_features_are_computed_on_the_gpu_and_returned_on_the_cpu(arch, channels
     assert devices(pools) == {"cuda"}
     assert devices(features) == {"cpu"}
     assert (features.shape, features.dtype) == ((2, backbone.channels["c5"]), torch.float32)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_float32_scores_of_the_neighbor_search_stay_on_the_gpu(metric):
+    rows = np.random.default_rng(0).standard_normal((40, 8), dtype=np.float32)
+    vectors = Vectors(rows, "rows", torch.device("cpu"), zeros=False)
+    with fake_cuda():
+        vectors.device, vectors._all = CUDA, torch.empty(40, 8, device=CUDA)
+        scores = Float32Scores(vectors, vectors, np.arange(10), metric)
+        scores.load(0, 40)
+        found = scores.scores(slice(0, 10))
+    assert devices(found, scores.margin) == {"cuda"}
+    assert (found.shape, found.dtype) == ((10, 40), torch.float32)
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adam", "lars"])

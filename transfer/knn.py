@@ -1,8 +1,9 @@
 """k-nearest-neighbor classification with frozen features.
 
-Exact search by cosine similarity s between L2-normalized global average pools. Neighbors vote with
-weight exp(s / 0.07), for k = 20 and 200 (Wu et al., arXiv 1805.01978; DINO, arXiv 2104.14294).
-Nothing is trained and no hyperparameter is selected.
+Exact search by cosine similarity s of global average pools. Neighbors vote with weight exp(s / 0.07), for
+k = 20 and 200 (Wu et al., arXiv 1805.01978; DINO, arXiv 2104.14294). W-MSE's variant is a majority vote
+of the 5 nearest by Euclidean distance (Ermolov et al., arXiv 2007.06346). Nothing is trained and no
+hyperparameter is selected.
 """
 
 import json
@@ -25,11 +26,16 @@ class Config(LabeledConfig):
     """Settings of a kNN evaluation: DATA/train is the bank, DATA/val contains the queries."""
 
     script: ClassVar[str] = "transfer/knn.py"
+    harmless: ClassVar[frozenset[str]] = frozenset({"backend"})  # all give the same neighbors
 
     output: Path = Path("runs/knn")
     """Folder for record.json, log.txt and neighbors.json."""
     k: tuple[int, ...] = (20, 200)
     """Numbers of neighbors. Values larger than the bank are skipped with a warning."""
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    """cosine similarity, or the Euclidean distance of the features as they are (with vote majority)."""
+    backend: Literal["auto", "torch", "faiss", "faiss-gpu"] = "auto"
+    """Library of the search; all find the same neighbors. auto is torch, on ``device``."""
     temperature: float = 0.07
     """Temperature tau of the weights exp(similarity / tau)."""
     vote: Literal["weighted", "majority"] = "weighted"
@@ -43,6 +49,11 @@ class Config(LabeledConfig):
             )
         if self.temperature <= 0:
             raise UserError(f"temperature is {self.temperature}; expected a value above 0")
+        if self.metric == "euclidean" and self.vote == "weighted":
+            raise UserError(
+                "metric is euclidean and vote is weighted, but the weights are defined for the cosine; "
+                "expected --vote majority"
+            )
 
 
 if __name__ == "__main__":  # options, cards and paths are checked before PyTorch is imported
@@ -51,7 +62,12 @@ if __name__ == "__main__":  # options, cards and paths are checked before PyTorc
 import numpy as np
 
 from msbreg.data.images import LabeledImages
-from msbreg.neighbors import majority_vote, nearest, weighted_vote
+from msbreg.neighbors import (
+    check_backend,
+    majority_vote,
+    nearest_across_processes,
+    weighted_vote,
+)
 from msbreg.run import distributed
 from msbreg.run.files import write_atomically
 from msbreg.run.job import Job, log
@@ -65,6 +81,8 @@ def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - 
 
 
 def _run(config: Config, job: Job) -> dict[str, Any]:
+    check_backend(config.backend)
+
     # ---- Extract the features of both splits.
     bank, queries = labeled_splits(config, job)
     job.record.content["selection"] = "nothing is selected"
@@ -78,13 +96,21 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
             f"k is {list(config.k)}, but the bank has only {len(bank.labels)} images. "
             "Give a smaller --k"
         )
-    similarities, indices = nearest(np.asarray(queries.x), np.asarray(bank.x), max(usable))
+    similarities, indices = nearest_across_processes(
+        queries.x,
+        bank.x,
+        max(usable),
+        metric=config.metric,
+        backend=config.backend,
+        device=job.device,
+    )
 
     # ---- Vote and score.
     classes = len(bank.images.classes)
     results: dict[str, Any] = {}
     scores: list[Score] = []
     weights = f"exp(s / {config.temperature:g})" if config.vote == "weighted" else "equal"
+    metric = "cosine similarity s" if config.metric == "cosine" else "Euclidean distance"
     for k in usable:
         neighbors = bank.labels[indices[:, :k]]
         if config.vote == "weighted":
@@ -95,7 +121,7 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
             votes,
             queries,
             name=f"{k}-NN",
-            rules=f"cosine similarity s, {k} neighbors, weights {weights}",
+            rules=f"{metric}, {k} neighbors, weights {weights}",
         )
         scores += [top1, *top5]
         results[f"top1_{k}nn"] = top1.value

@@ -199,6 +199,21 @@ class _Gather(torch.autograd.Function):
         return total[first : first + ctx.rows]
 
 
+def gather_by_index(
+    local: Tensor,  # (n of this process, ...), of the items range(rank, n, world)
+    n: int,
+) -> Tensor:  # (n, ...), on the CPU
+    """Rows of all n items in every process, from processes that each computed every world-th item.
+
+    Sizes need not divide: nothing is padded or repeated. Exchanged over the CPU.
+    """
+    parts = gather_objects(local.cpu())
+    whole = torch.empty((n, *local.shape[1:]), dtype=local.dtype)
+    for first, part in enumerate(parts):
+        whole[first :: len(parts)] = part
+    return whole
+
+
 def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
     """Convert BatchNorm to SyncBatchNorm. CUDA only: PyTorch does not implement it for the CPU."""
     if _grouped() and device.type == "cuda":

@@ -33,8 +33,8 @@ HARMLESS = frozenset(
 # Settings that select what the protocol is applied to, rather than the protocol itself.
 NOT_PROTOCOL = HARMLESS | {"checkpoint", "data", "seed"}
 _PACKAGES = (
-    *("torch", "torchvision", "numpy", "scikit-learn", "faiss-cpu", "opencv-python-headless"),
-    "pycocotools",
+    *("torch", "torchvision", "numpy", "scikit-learn", "opencv-python-headless"),
+    *("pycocotools", "faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs"),
 )
 
 

@@ -5,18 +5,28 @@ import math
 import numpy as np
 
 
-def nearest(queries, bank, k):
-    """Sort the whole bank by (descending cosine, ascending index) for each query, in float64."""
+def nearest(queries, bank, k, metric="cosine"):
+    """Sort the whole bank by (descending similarity, ascending index) for each query.
+
+    The similarity is the cosine, or the negative Euclidean distance, computed in extended precision where
+    the machine has it and rounded to float32.
+    """
     similarities, indices = [], []
-    for query in queries.astype(np.float64):
-        cosines = [
-            float(query @ row) / (math.sqrt(query @ query) * math.sqrt(row @ row))
-            for row in bank.astype(np.float64)
+    for query in queries.astype(np.float32).astype(np.longdouble):
+        row = [
+            similarity(query, other, metric)
+            for other in bank.astype(np.float32).astype(np.longdouble)
         ]
-        order = sorted(range(len(bank)), key=lambda index: (-cosines[index], index))[:k]
+        order = sorted(range(len(bank)), key=lambda index: (-row[index], index))[:k]
         indices.append(order)
-        similarities.append([cosines[index] for index in order])
+        similarities.append([row[index] for index in order])
     return np.array(similarities), np.array(indices)
+
+
+def similarity(query, other, metric):
+    if metric == "euclidean":
+        return np.float32(-np.sqrt(((query - other) ** 2).sum()))
+    return np.float32((query * other).sum() / np.sqrt((query**2).sum() * (other**2).sum()))
 
 
 def weighted_vote(similarities, labels_of_neighbors, classes, temperature):

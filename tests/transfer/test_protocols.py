@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import KNeighborsClassifier
 
 from msbreg.backbones.resnet import build_backbone
 from msbreg.backbones.spec import BackboneSpec, Normalization
@@ -131,6 +132,23 @@ def test_knn_equals_a_brute_force_vote(tmp_path, data, checkpoint):
             votes[bank_labels[i]] += np.exp(float(similarity[i]) / 0.07)
         right += votes.argmax() == label
     assert results["top1_5nn"] == pytest.approx(100 * right / len(labels))
+
+
+def test_euclidean_neighbors_vote_as_scikit_learns_classifier_does(tmp_path, data, checkpoint):
+    settings = common(tmp_path, data, checkpoint) | {"features_out": tmp_path / "features.npz"}
+    results = knn.run(knn.Config(**settings, k=(5,), metric="euclidean", vote="majority"))
+    arrays = np.load(tmp_path / "features.npz")
+    peer = KNeighborsClassifier(5, algorithm="brute")  # equal counts go to the smallest class
+    peer.fit(arrays["train_features"], arrays["train_labels"])
+    expected = 100 * peer.score(arrays["val_features"], arrays["val_labels"])
+    assert results["top1_5nn"] == pytest.approx(expected)
+    (score,) = read_record(tmp_path / "run")["scores"]
+    assert score["rules"] == "Euclidean distance, 5 neighbors, weights equal"
+
+
+def test_weights_for_the_cosine_are_refused_with_the_euclidean_distance():
+    with pytest.raises(UserError, match="expected --vote majority"):
+        knn.Config(metric="euclidean")
 
 
 def test_features_are_cached_per_weights(tmp_path, data, checkpoint):

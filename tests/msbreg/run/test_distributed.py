@@ -22,6 +22,11 @@ def test_decisions_and_errors_of_the_main_process_reach_all_processes(make_folde
     assert first["error"] == "rejected by the main process"
 
 
+def test_with_one_process_gathering_by_index_returns_the_rows():
+    rows = torch.arange(10).view(5, 2)
+    assert torch.equal(distributed.gather_by_index(rows, 5), rows)
+
+
 def test_with_one_process_the_function_is_called_directly():
     assert distributed.from_main(lambda: 3) == 3
 

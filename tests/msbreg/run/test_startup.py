@@ -24,6 +24,7 @@ TOOLS = (
     "tools/report.py",
     "tools/score.py",
     "tools/verify_data.py",
+    "tools/doctor.py",
 )
 VOC = "--config configs/voc_c4.yaml"
 WRONG = [
