@@ -128,7 +128,7 @@ def detectron2() -> Finding:
     if numbers(version) < numbers(OLDEST_DETECTRON2):
         return Finding(
             f"{version}; expected {OLDEST_DETECTRON2} or newer",
-            "build it from source: pip install git+https://github.com/facebookresearch/detectron2",
+            "install a newer one: https://github.com/facebookresearch/detectron2/blob/main/INSTALL.md",
         )
     return Finding(version)
 
