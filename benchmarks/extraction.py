@@ -4,9 +4,9 @@
     python benchmarks/extraction.py --compile             # also compiled by TorchInductor (two minutes more)
 
 The reference is the plain network in eval mode under ``inference_mode``, as solo-learn, lightly and DINO
-run it, on the same normalized batch. Features are checked to be within 1e-4 of the largest one. A step of heads
-is one of streamed linear classification: the network, the heads' losses and gradients, and the update. The
-update takes as long for a small batch as for a large one; published protocols have batches of 256 and more.
+run it, on the same normalized batch. Features are checked to be within 1e-4 of the largest one. A step of
+heads is one of streamed linear classification: the network, the heads' losses and gradients, and the update.
+The update takes as long for a small batch as for a large one; published batches have 256 images and more.
 """
 
 import os

@@ -27,6 +27,7 @@ class Config(LabeledConfig):
 
     script: ClassVar[str] = "transfer/knn.py"
     harmless: ClassVar[frozenset[str]] = frozenset({"backend"})  # all give the same neighbors
+    added: ClassVar[dict[str, Any]] = LabeledConfig.added | {"metric": "cosine"}
 
     output: Path = Path("runs/knn")
     """Folder for record.json, log.txt and neighbors.json."""

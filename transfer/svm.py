@@ -26,6 +26,11 @@ class Config(FrozenConfig):
     """Settings of an SVM evaluation on a folder in VOC layout: fitted on trainval, scored on test."""
 
     script: ClassVar[str] = "transfer/svm.py"
+    added: ClassVar[dict[str, Any]] = FrozenConfig.added | {
+        "solver": "liblinear",
+        "low_shot": (),
+        "draws": 5,
+    }
 
     output: Path = Path("runs/svm")
     """Folder for record.json, log.txt and per_class.json."""

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from msbreg.run import distributed
-from msbreg.run.config import Card, differences, plain
+from msbreg.run.config import Card, differences, flat, plain
 from msbreg.run.errors import Interrupted, RunFailed, UserError
 from msbreg.run.files import is_full, open_no_follow, output_folder, remedy, reserved_space
-from msbreg.run.record import FILE_NAME, HARMLESS, Record, matches, read_record
+from msbreg.run.record import FILE_NAME, HARMLESS, Record, is_as_before, matches, read_record
 from msbreg.run.signals import StopSignal, stop_signal
 
 log = logging.getLogger("msbreg")
@@ -227,9 +227,13 @@ def _check_previous(
 def _changed(config: Any, previous: dict[str, Any]) -> str:
     """The settings that differ from the previous run and may change its numbers; for a message."""
     harmless = HARMLESS | getattr(config, "harmless", frozenset())
+    known = flat(previous["config"])
     changed = differences(plain(config), previous["config"])
     return ", ".join(
-        f"{name} = {value!r} here" for name, value in changed.items() if not matches(name, harmless)
+        f"{name} = {value!r} here"
+        for name, value in changed.items()
+        if not matches(name, harmless)
+        and not (name not in known and is_as_before(config, name, value))
     )
 
 

@@ -42,7 +42,8 @@ def protocol_digest(config: Any, resolved: Mapping[str, Any] | None = None) -> s
     """Twelve hexadecimal digits, equal for two runs if and only if they follow the same protocol.
 
     A config class may exclude further fields: those in its ``not_protocol``, and those in its ``harmless``,
-    which may also change between an interrupted run and its continuation.
+    which may also change between an interrupted run and its continuation. Settings in its ``added`` count
+    only if they differ from the value there, so that new settings do not change the digests of earlier runs.
 
     Args:
         resolved: by dotted name, the values that were used in place of settings, such as the default
@@ -53,7 +54,16 @@ def protocol_digest(config: Any, resolved: Mapping[str, Any] | None = None) -> s
     for name, value in (resolved or {}).items():
         settings = {k: v for k, v in settings.items() if not matches(k, {name})}
         settings |= flat({name: plain(value)})
+    settings = {
+        name: value for name, value in settings.items() if not is_as_before(config, name, value)
+    }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def is_as_before(config: Any, name: str, value: Any) -> bool:
+    """Whether a setting was added later and has the value that keeps the earlier behavior."""
+    added = getattr(config, "added", {})
+    return name in added and plain(added[name]) == value
 
 
 def outside_protocol(config: Any) -> frozenset[str]:

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from msbreg.backbones.architectures import ARCHITECTURES
 from msbreg.data.transforms import EvaluationTransform
@@ -24,6 +24,9 @@ class FrozenConfig:
         {"arch", "image_size", "encoder", "family", "trust_pickle", "twin_of", "features_out"}
         | {"compile"}
     )  # which network, not how it is evaluated
+
+    added: ClassVar[dict[str, Any]] = {"representation": "gap", "precision": "float32"}
+    """Settings of later versions, with the values that keep the digests of earlier runs."""
 
     checkpoint: str = "runs/pretrain/checkpoint.pth"
     """Checkpoint to evaluate, or ``random`` for an untrained network."""

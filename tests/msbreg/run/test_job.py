@@ -333,3 +333,24 @@ def test_a_record_without_its_entries_is_one_error(tmp_path):
         start_job(Settings(tmp_path / "run"), Card(), kind="knn"),
     ):
         raise AssertionError("not reached")
+
+
+@dataclass(frozen=True)
+class NewSettings(Settings):
+    added: ClassVar[dict] = {"metric": "cosine"}
+    metric: str = "cosine"
+
+
+def test_a_run_of_an_earlier_version_without_a_new_setting_is_recognized(tmp_path):
+    with start_job(Settings(tmp_path / "run"), Card(), kind="knn"):
+        pass
+    with (
+        pytest.raises(AlreadyFinished),
+        start_job(NewSettings(tmp_path / "run", finished="skip"), Card(), kind="knn"),
+    ):
+        raise AssertionError("not reached")
+    with (
+        pytest.raises(UserError, match=r"other settings \(metric = 'euclidean' here\)"),
+        start_job(NewSettings(tmp_path / "run", metric="euclidean"), Card(), kind="knn"),
+    ):
+        raise AssertionError("not reached")

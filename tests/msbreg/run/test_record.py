@@ -189,3 +189,23 @@ def test_a_folder_or_pipe_named_record_is_reported_without_blocking(tmp_path):
     assert "a/record.json cannot be read (not a regular file)" in a
     assert "b/record.json cannot be read (not a regular file)" in b
     assert "c/record.json does not exist" in c
+
+
+@dataclass(frozen=True)
+class Earlier:
+    k: int = 20
+
+
+@dataclass(frozen=True)
+class Later:
+    """The same settings, and one that was added."""
+
+    added: ClassVar[dict] = {"metric": "cosine"}
+    k: int = 20
+    metric: str = "cosine"
+
+
+def test_an_added_setting_changes_the_digest_only_if_it_changes_the_protocol():
+    assert protocol_digest(Later()) == protocol_digest(Earlier())
+    assert protocol_digest(Later(metric="euclidean")) != protocol_digest(Earlier())
+    assert protocol_digest(Later(), {"metric": "euclidean"}) != protocol_digest(Earlier())
