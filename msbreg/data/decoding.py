@@ -42,7 +42,18 @@ def read_image(path: Path) -> np.ndarray:  # (H, W, 3) uint8 RGB
             before the image does.
         ImageIOError: the file cannot be read.
     """
-    data = read_bytes(path)
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(
+    data: bytes,
+    path: Path | str,  # for messages
+) -> np.ndarray:  # (H, W, 3) uint8 RGB
+    """Decode the content of an image file; see ``read_image``.
+
+    Raises:
+        UnreadableImage: the content is not an image, is too large, or ends before the image does.
+    """
     check_header(path, data)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -80,7 +91,7 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def check_header(path: Path, data: bytes) -> None:
+def check_header(path: Path | str, data: bytes) -> None:
     """Check the image size given in the header, before anything is decoded.
 
     A PNG of 124 kB can contain 32000 x 32000 pixels, which take 3 GB.
@@ -103,7 +114,7 @@ def check_header(path: Path, data: bytes) -> None:
         raise UnreadableImage(_too_large(path))
 
 
-def _too_large(path: Path) -> str:
+def _too_large(path: Path | str) -> str:
     return (
         f"{path} is too large: its header gives more than {MAX_PIXELS:,} pixels, which is the maximum.\n"
         "Resize the image, or remove it from the data set."

@@ -4,18 +4,41 @@ A data set is given as a name (``digits``, generated on first use), a folder, or
 new layout, write a function ``open_LAYOUT(root, split)`` and add it to ``SOURCES``.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from msbreg.data.classification.file_lists import PublishedSplit, WrongLayout
+from msbreg.data.classification.imagenet import IMAGENET, imagenet_splits, open_imagenet
+from msbreg.data.classification.imagenet100 import (
+    IMAGENET100,
+    is_imagenet100,
+    open_imagenet100,
+)
+from msbreg.data.classification.inaturalist18 import (
+    INATURALIST18,
+    inaturalist18_splits,
+    open_inaturalist18,
+)
+from msbreg.data.classification.parquet import open_parquet, parquet_splits
+from msbreg.data.classification.places205 import (
+    PLACES205,
+    has_published_lists,
+    open_places205,
+    places205_splits,
+)
+from msbreg.data.classification.stl10 import STL10, open_stl10, stl10_splits
 from msbreg.data.digits.generate import prepare_digits
-from msbreg.data.folder import ImageList, list_fingerprint, list_images
+from msbreg.data.folder import ImageList, is_image, list_fingerprint, list_images
 from msbreg.data.images import LabeledImages
-from msbreg.data.voc import image_labels
+from msbreg.data.voc import find_voc, image_labels
 from msbreg.run.errors import UserError
+
+log = logging.getLogger("msbreg")
 
 
 class ImageSource(Protocol):
@@ -81,11 +104,83 @@ def open_voc(root: Path, split: str) -> ImageList:
     )
 
 
-SOURCES: dict[str, Callable[[Path, str], LabeledImages]] = {
-    "folder": open_folder,
-    "flat": open_flat,
-    "voc": open_voc,
+def folder_splits(root: Path) -> tuple[str, ...]:
+    """The folders below ROOT with the usual names of splits; empty if there are none."""
+    names = sorted(e.name for e in root.iterdir() if e.is_dir()) if root.is_dir() else []
+    return tuple(name for name in names if name.lower() in SPLIT_NAMES)
+
+
+SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+
+
+def flat_splits(root: Path) -> tuple[str, ...]:
+    """The folder itself, if there are images in it."""
+    return ("",) if any(is_image(path) for path in root.glob("*.*")) else ()
+
+
+def voc_splits(root: Path) -> tuple[str, ...]:
+    """The disjoint splits with class files CLASS_SPLIT.txt; empty if ROOT has another layout."""
+    try:
+        main = find_voc(root) / "ImageSets" / "Main"
+    except UserError:
+        return ()
+    return tuple(split for split in ("trainval", "test") if any(main.glob(f"*_{split}.txt")))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout of data sets. Calling it opens one split: ``layout(root, split)``.
+
+    Attributes:
+        open: (root, split) -> images.
+        splits: root -> the splits below it that should have no image in common; empty if ``root`` cannot be
+            read in this layout.
+        published: split -> what it contains as published, if the layout is that of one data set.
+        recognizes: root -> whether it has this layout and no other, for layouts that also read the trees of
+            others; by default, whether it has splits.
+    """
+
+    open: Callable[[Path, str], LabeledImages]
+    splits: Callable[[Path], tuple[str, ...]] = folder_splits
+    published: Mapping[str, PublishedSplit] = field(default_factory=dict)
+    recognizes: Callable[[Path], bool] | None = None
+
+    def __call__(self, root: Path, split: str) -> LabeledImages:
+        """Open one split.
+
+        Raises:
+            UserError: the data are missing or have a different layout, which the message names.
+        """
+        try:
+            return self.open(root, split)
+        except WrongLayout as error:
+            present = sorted(e.name for e in root.iterdir()) if root.is_dir() else []
+            hint = f"\nFound: {', '.join(present[:8]) or 'nothing'}"
+            if (other := recognized(root)) and SOURCES[other] is not self:
+                hint += f".\nThis looks like the layout {other}: use {other}:{root}"
+            raise WrongLayout(f"{str(error).rstrip('.')}.{hint}") from error
+
+
+# A folder that several layouts fit is recognized as the first of them.
+SOURCES: dict[str, Layout] = {
+    "stl10": Layout(open_stl10, stl10_splits, STL10),
+    "places205": Layout(open_places205, places205_splits, PLACES205, has_published_lists),
+    "inaturalist18": Layout(open_inaturalist18, inaturalist18_splits, INATURALIST18),
+    "imagenet100": Layout(open_imagenet100, imagenet_splits, IMAGENET100, is_imagenet100),
+    "imagenet": Layout(open_imagenet, imagenet_splits, IMAGENET),
+    "parquet": Layout(open_parquet, parquet_splits),
+    "voc": Layout(open_voc, voc_splits),
+    "folder": Layout(open_folder, folder_splits),
+    "flat": Layout(open_flat, flat_splits),
 }
+
+
+def recognized(root: Path) -> str | None:
+    """The layout that a folder looks like; None for an unknown one."""
+    return next(
+        (name for name, one in SOURCES.items() if (one.recognizes or one.splits)(root)), None
+    )
+
 
 # Name -> a function that generates a folder with one subfolder per layout: folder, voc, coco.
 EMBEDDED: dict[str, Callable[[], Path]] = {"digits": prepare_digits}
@@ -138,7 +233,10 @@ def open_source(data: str, split: str, *, layout: str = "folder") -> LabeledImag
     """
     given, folder = split_layout(data)
     layout = given or layout
-    return SOURCES[layout](data_root(folder, layout), split)
+    images = SOURCES[layout](data_root(folder, layout), split)
+    for note in images.notes:
+        log.warning("%s: %s", data, note)
+    return images
 
 
 def as_source(images: "str | Path | Sequence[str | Path] | ImageSource") -> "ImageSource":
@@ -180,11 +278,7 @@ def training_images(data: str, *, classes_file: Path | None = None) -> LabeledIm
         return open_source(data, "train")
     root = data_root(data, "folder")
     folder = root / "train" if (root / "train").is_dir() else root
-    split_names = {"train", "training", "val", "valid", "validation", "test", "testing"}
-    splits = sorted(
-        e.name for e in folder.iterdir() if e.is_dir() and e.name.lower() in split_names
-    )
-    if splits:
+    if splits := folder_splits(folder):
         raise UserError(
             f"{folder} contains {', '.join(splits)}, which look like splits, not classes; "
             f"expected {folder}/train, or the folder of one split"
@@ -205,6 +299,11 @@ def _missing_split(root: Path, split: str) -> str:
         return (
             f"{root} has COCO's layout with boxes; expected {root}/{split}/CLASS/*.jpg.\n"
             "Use transfer/detection.py with the data set coco:JSON:IMAGES."
+        )
+    if (other := recognized(root)) not in (None, "folder", "flat"):
+        return (
+            f"{root} has no folder {split!r} of classes. It looks like the layout {other}: "
+            f"use {other}:{root}"
         )
     message = (
         f"{root} has no folder {split!r}; expected {root}/{split}/CLASS/*.jpg, "

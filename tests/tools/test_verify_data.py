@@ -1,13 +1,26 @@
 """tools/verify_data.py on a user's own data."""
 
+import json
 import shutil
 import sys
 
+import cv2
 import pytest
 from PIL import Image
 
+from msbreg.data.sources import open_source
+from msbreg.run.record import read_record
+from tests.msbreg.data.annotated_folders import shared
+from tests.msbreg.data.classification.published_trees import (
+    TREES,
+    imagenet_tree,
+    inaturalist18_tree,
+    places205_tree,
+    stl10_tree,
+)
 from tests.transfer.boxes_data import make_voc
 from tools import verify_data
+from transfer import knn
 
 
 def check(monkeypatch, capsys, *arguments) -> tuple[int, str]:
@@ -88,3 +101,167 @@ def test_missing_data_are_a_user_error(monkeypatch, capsys, tmp_path, arguments)
     code, output = check(monkeypatch, capsys, *arguments)
     assert code == 2
     assert output.startswith("error: ")
+
+
+# ---- Published layouts
+
+
+@pytest.mark.parametrize("layout", sorted(TREES))
+def test_every_published_layout_is_recognized_and_checked(layout, tmp_path, monkeypatch, capsys):
+    if layout == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow, the extra hub, is not installed")
+    root = tmp_path / "data"
+    TREES[layout](root)
+    for arguments in ([root], [layout, root], ["--data", f"{layout}:{root}"]):
+        passport = tmp_path / "passport.json"
+        code, output = check(monkeypatch, capsys, *arguments, "--passport", passport)
+        assert code == 0, output
+        splits = json.loads(passport.read_text())["splits"]
+        assert {split["layout"] for split in splits} == {layout}
+        for split in splits:
+            images = open_source(f"{layout}:{root}", split["name"])
+            assert split["fingerprint"] == images.fingerprint
+            assert split["images"] == len(images)
+            assert split["classes"] == list(images.classes)
+            assert sum(split["labels"].values()) == (len(images) if images.classes else 0)
+
+
+def test_counts_other_than_the_published_ones_are_warnings(tmp_path, monkeypatch, capsys):
+    stl10_tree(tmp_path)
+    code, output = check(monkeypatch, capsys, "stl10", tmp_path)
+    assert code == 0
+    assert "warning: 20 images; the published data set has 5,000" in output
+    assert "warning: 2 to 2 images per class; the published data set has 500 to 500" in output
+
+
+def test_the_passport_has_the_fingerprint_that_a_record_cites(tmp_path, monkeypatch, capsys):
+    stl10_tree(tmp_path / "data")
+    check(monkeypatch, capsys, "stl10", tmp_path / "data", "--passport", tmp_path / "stl10.json")
+    config = knn.Config(
+        checkpoint="random",
+        arch="resnet18-tiny",
+        data=f"stl10:{tmp_path / 'data'}",
+        val_split="test",
+        output=tmp_path / "run",
+        cache=tmp_path / "cache",
+        device="cpu",
+        workers=1,
+        k=(3,),
+    )
+    knn.run(config)
+    cited = {name: s["fingerprint"] for name, s in read_record(tmp_path / "run")["data"].items()}
+    splits = json.loads((tmp_path / "stl10.json").read_text())["splits"]
+    assert cited.items() <= {s["name"]: s["fingerprint"] for s in splits}.items()
+    assert set(cited) == {"train", "test"}
+
+
+def test_a_copy_in_another_format_is_found_by_its_pixels(make_folder, monkeypatch, capsys):
+    root = make_folder()
+    image = cv2.imread(str(root / "train" / "class0" / "003.png"))
+    cv2.imwrite(str(root / "val" / "class1" / "other.bmp"), image)
+    code, output = check(monkeypatch, capsys, root)
+    assert code == 1
+    assert "copies of images in train: 1, the first is image 8" in output
+
+
+def test_few_copies_are_a_warning_as_in_the_protocols(make_folder, monkeypatch, capsys):
+    root = make_folder(train=2, val=50, side=4)
+    shutil.copy(root / "train" / "class0" / "000.png", root / "val" / "class0" / "000.png")
+    code, output = check(monkeypatch, capsys, root)
+    assert code == 0
+    assert "warning: copies of images in train: 1" in output
+
+
+def test_missing_and_truncated_images_are_found_in_one_pass(tmp_path, monkeypatch, capsys):
+    inaturalist18_tree(tmp_path)
+    val = open_source(f"inaturalist18:{tmp_path}", "val")
+    missing, truncated = (tmp_path / val.paths[i] for i in (0, 3))
+    missing.unlink()
+    truncated.write_bytes(truncated.read_bytes()[:-40])
+    passport = tmp_path / "passport.json"
+    code, output = check(monkeypatch, capsys, tmp_path, "--passport", passport)
+    assert code == 1
+    assert "1 of the 6 images in" in output
+    assert f"{truncated} is not an image" in output
+    train, split = json.loads(passport.read_text())["splits"]
+    assert train["problem_count"] == 0
+    assert split["problem_count"] == 2
+    assert split["fingerprint"] is None
+
+
+def test_only_the_given_splits_are_checked(tmp_path, monkeypatch, capsys):
+    imagenet_tree(tmp_path)
+    (tmp_path / "own.txt").write_text("n01440764_3.JPEG\nn01443537_3.JPEG\n")
+    code, output = check(monkeypatch, capsys, "imagenet", tmp_path, "--splits", "train-own", "val")
+    assert code == 1
+    rows = [line.split()[:3] for line in output.splitlines() if line.startswith("imagenet  ")]
+    assert rows == [["imagenet", "train-own", "2"], ["imagenet", "val", "6"]]
+    assert "problem: class n02123045 is missing in train-own" in output
+
+
+def test_a_mirror_of_places_is_checked_by_name_and_says_that_labels_may_differ(
+    make_folder, monkeypatch, capsys
+):
+    root = make_folder()
+    code, output = check(monkeypatch, capsys, "places205", root)
+    assert code == 0, output
+    assert "note: the labels of this Places205 mirror" in output
+
+
+def test_a_tree_of_imagenet_can_be_checked_as_imagenet100_and_as_a_folder(
+    tmp_path, monkeypatch, capsys
+):
+    imagenet_tree(tmp_path)
+    (tmp_path / "imagenet100.txt").write_text("n01440764\nn01443537\n")
+    code, output = check(monkeypatch, capsys, "imagenet100", tmp_path)
+    assert code == 0, output
+    assert "note: the 2 classes of" in output
+    code, output = check(monkeypatch, capsys, "folder", tmp_path)
+    assert code == 0, output
+    assert [line.split()[:3] for line in output.splitlines()[1:3]] == [
+        ["folder", "train", "12"],
+        ["folder", "val", "6"],
+    ]
+
+
+def test_image_labels_of_voc_are_checked_with_and_without_boxes(tmp_path, monkeypatch, capsys):
+    passport = tmp_path / "passport.json"
+    voc = tmp_path / "cards"
+    shutil.copytree(shared("cards-voc"), voc, copy_function=shutil.copyfile)
+    for folder in (voc, *voc.rglob("*/")):
+        folder.chmod(0o755)
+    for boxes in (True, False):
+        if not boxes:
+            shutil.rmtree(voc / "VOC2007" / "Annotations")
+        code, output = check(monkeypatch, capsys, "voc", voc, "--passport", passport)
+        assert code == 0, output
+        splits = {s["name"]: s for s in json.loads(passport.read_text())["splits"]}
+        for name in ("trainval", "test"):
+            cited = open_source(f"voc:{voc}", name).fingerprint
+            assert splits[name]["fingerprint"] == cited
+            assert (splits[name]["boxes_fingerprint"] is not None) == boxes
+
+
+def test_a_wrong_layout_is_a_user_error_that_names_the_right_one(tmp_path, monkeypatch, capsys):
+    places205_tree(tmp_path)
+    code, output = check(monkeypatch, capsys, "inaturalist18", tmp_path)
+    assert code == 2
+    assert f"looks like the layout places205: use places205:{tmp_path}" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["imagnet", "."], "is not LAYOUT DATA; expected one of stl10, places205"),
+        ([".", "--splits", "val"], "--splits needs the layout before the path"),
+        ([".", "--passport", "none/file.json"], "the folder none does not exist"),
+        ([".", "--passport", "."], "--passport . is a folder; expected the path of a json file"),
+    ],
+)
+def test_invalid_arguments_are_reported_before_anything_is_read(
+    arguments, words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    code, output = check(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert words in output

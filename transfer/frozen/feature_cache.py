@@ -20,6 +20,7 @@ from msbreg.backbones.features import feature_batches
 from msbreg.backbones.inference import Compile, FrozenBackbone, Precision, compiles
 from msbreg.backbones.spec import Provenance
 from msbreg.data.decoding import UnreadableImage
+from msbreg.data.images import content_hash
 from msbreg.data.sources import ImageSource
 from msbreg.data.transforms import EvaluationTransform
 from msbreg.run import distributed
@@ -224,9 +225,7 @@ class _Hashed:
 
     def image(self, i: int) -> np.ndarray:  # (H, W, 3) uint8 RGB
         pixels = self._source.image(i)
-        digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=8)
-        digest.update(repr(pixels.shape).encode())
-        self.contents[i] = int.from_bytes(digest.digest(), "little")
+        self.contents[i] = content_hash(pixels)
         return pixels
 
 

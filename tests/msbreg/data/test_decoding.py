@@ -7,6 +7,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from msbreg.data.decoding import MAX_PIXELS, ImageIOError, UnreadableImage, read_image
 
@@ -31,6 +32,22 @@ def test_a_file_that_is_not_an_image_is_rejected_by_name(tmp_path, content, word
     path.write_bytes(content)
     with pytest.raises(UnreadableImage, match=words):
         read_image(path)
+
+
+def test_a_cmyk_jpeg_and_a_png_named_jpeg_become_rgb(tmp_path):
+    """ImageNet contains both."""
+    colors = np.zeros((32, 32, 3), np.uint8)
+    colors[:16] = (200, 30, 60)
+    colors[16:] = (20, 90, 220)
+    cmyk = tmp_path / "cmyk.JPEG"
+    Image.fromarray(colors).convert("CMYK").save(cmyk, quality=100, subsampling=0)
+    with Image.open(cmyk) as file:
+        assert file.mode == "CMYK"
+    # The conversion between inks and RGB rounds; JPEG adds a little.
+    assert np.abs(read_image(cmyk).astype(int) - colors).max() <= 6
+    disguised = tmp_path / "png.JPEG"
+    Image.fromarray(colors).save(disguised, format="png")
+    assert np.array_equal(read_image(disguised), colors)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

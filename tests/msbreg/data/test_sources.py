@@ -1,10 +1,16 @@
 """Data sets by name, folder or LAYOUT:FOLDER, and the ImageSource interface of each layout."""
 
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from msbreg.data.classification.imagenet100 import CMC_LIST
 from msbreg.data.sources import SOURCES, as_source, data_name, open_source, training_images
 from msbreg.run.errors import UserError
+from tests.msbreg.data.classification.published_trees import TREES, imagenet_tree
 
 
 @pytest.fixture
@@ -22,30 +28,63 @@ def voc(make_folder, tmp_path):
     return root.parent
 
 
-@pytest.mark.parametrize("layout", sorted(SOURCES))
-def test_every_layout_implements_image_source(layout, make_folder, voc):
-    root = voc if layout == "voc" else make_folder(train=2, test=1)
-    split = "test/class0" if layout == "flat" else "test"
+@pytest.fixture
+def tree(request, make_folder, voc, tmp_path):
+    """(root, split, number of images, number of classes) of a small data set in the requested layout."""
+    if request.param == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow, the extra hub, is not installed")
+    if request.param in TREES:
+        TREES[request.param](tmp_path / "published")
+        split = {"stl10": "test", "parquet": "validation"}.get(request.param, "val")
+        count = {"stl10": (10, 10), "parquet": (4, 2)}.get(request.param, (6, 3))
+        return tmp_path / "published", split, *count
+    if request.param == "imagenet100":
+        classes = tuple(sorted(CMC_LIST.read_text().split()))
+        imagenet_tree(tmp_path / "published", wnids=classes, train=0, val=1)
+        return tmp_path / "published", "val", 100, 100
+    if request.param == "voc":
+        return voc, "test", 2, 2
+    root = make_folder(train=2, test=1)
+    return (root, "test", 2, 2) if request.param == "folder" else (root, "test/class0", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("layout", "tree"), [(name, name) for name in sorted(SOURCES)], indirect=["tree"]
+)
+def test_every_layout_implements_image_source(layout, tree):
+    root, split, count, classes = tree
+    source = open_source(f"{layout}:{root}", split)
+    assert (len(source), len(source.classes)) == (count, classes)
+    image = source.image(count - 1)
+    assert (image.shape[2], image.dtype) == (3, np.uint8)
+    label = source.label(count - 1)
+    assert (label is None) == (classes == 0)
+    assert len({source.entry(i) for i in range(count)}) == count
+    again = SOURCES[layout](root, split)
+    assert again.fingerprint == source.fingerprint
+    key = source.cache_key()
+    assert again.cache_key() == key
+    some = source.subset([count - 1])
+    assert np.array_equal(some.image(0), image)
+    assert some.fingerprint != source.fingerprint or count == 1
+    assert str(some.label(0)) == str(label)
+    file = Path(source.name(0).partition(":")[0])
+    os.utime(file, ns=(1, 1))
+    assert SOURCES[layout](root, split).fingerprint == source.fingerprint
+    assert SOURCES[layout](root, split).cache_key() != key
+
+
+@pytest.mark.parametrize(
+    ("layout", "tree"),
+    [(n, n) for n in sorted(SOURCES) if n not in ("stl10", "parquet")],
+    indirect=["tree"],
+)
+def test_a_changed_file_changes_the_fingerprint(layout, tree):
+    root, split, *_ = tree
     source = SOURCES[layout](root, split)
-    assert len(source) == {"folder": 2, "flat": 1, "voc": 2}[layout]
-    image = source.image(0)
-    assert (image.shape, image.dtype) == ((20, 20, 3), np.uint8)
-    label = source.label(len(source) - 1)
-    assert {"folder": 1, "flat": None, "voc": [0, 1]}[layout] == (
-        label.tolist() if label is not None else None
-    )
-    assert (
-        source.classes
-        == {"folder": ("class0", "class1"), "flat": (), "voc": ("cat", "dog")}[layout]
-    )
-    assert source.fingerprint == SOURCES[layout](root, split).fingerprint
-    before = source.cache_key()
-    assert before == SOURCES[layout](root, split).cache_key()
     with open(source.name(0), "ab") as file:
         file.write(b"x")
-    changed = SOURCES[layout](root, split)
-    assert changed.fingerprint != source.fingerprint
-    assert changed.cache_key() != before
+    assert SOURCES[layout](root, split).fingerprint != source.fingerprint
 
 
 def test_copies_have_the_same_fingerprint_but_different_cache_keys(make_folder):
@@ -78,6 +117,13 @@ def test_a_folder_in_the_layout_of_coco_suggests_detection(tmp_path):
     (tmp_path / "annotations" / "instances_train2017.json").write_text("{}")
     with pytest.raises(UserError, match="coco:JSON:IMAGES"):
         open_source(str(tmp_path), "train")
+
+
+def test_parquet_files_without_pyarrow_name_the_extra_to_install(tmp_path, monkeypatch):
+    (tmp_path / "train.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"need pyarrow, .*: pip install 'msbreg\[hub\]'"):
+        open_source(f"parquet:{tmp_path}", "train")
 
 
 def test_pre_training_takes_a_layout_by_name(make_folder):

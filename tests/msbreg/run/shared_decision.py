@@ -30,7 +30,7 @@ def main(root: Path, output: Path) -> None:
     except UserError as error:
         message = str(error)
     distributed.stop()
-    result = {"skipped": shared.skipped, "paths": shared.paths, "error": message}
+    result = {"skipped": shared.skipped, "paths": list(shared.paths), "error": message}
     (output / f"{rank}.json").write_text(json.dumps(result))
 
 

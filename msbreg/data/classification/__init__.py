@@ -1,0 +1,1 @@
+"""Readers of published classification data sets, one file per layout."""

@@ -1,0 +1,150 @@
+"""Checks of splits with boxes or label maps: the layouts voc, segmentation and coco."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from msbreg.data.annotated_images import read_upright
+from msbreg.data.coco import coco_scenes
+from msbreg.data.decoding import read_image
+from msbreg.data.scenes import Scenes
+from msbreg.data.sources import SOURCES
+from msbreg.data.voc import classes_of, image_labels, read_split, voc_scenes
+from msbreg.run.errors import UserError
+from msbreg.run.files import open_regular
+from tools.checked_split import Split, check_contents, check_each, compare_contents
+from tools.source_checks import check_source
+
+VOID = 255
+
+
+def check_voc(root: Path) -> Iterator[Split]:
+    """Boxes in Annotations, and the image-level labels in ImageSets/Main if there are any."""
+    if not (root / "Annotations").is_dir():  # image-level labels alone
+        yield from check_source("voc", root)
+        return
+    splits = [
+        check_scenes("voc", name, partial(voc_scenes, name, root, name))
+        for name in _splits(root, "Main")
+    ]
+    for split in splits:
+        yield _compared(split, splits)
+        if any((root / "ImageSets" / "Main").glob(f"*_{split.name}.txt")):
+            _check_presence(root, split)
+
+
+def _check_presence(root: Path, split: Split) -> None:
+    """Check that image-level labels agree with the boxes: 1, 0 if all are difficult, -1 if none."""
+    try:
+        listed = image_labels(root, split.name)
+        scenes = voc_scenes(split.name, root, split.name, look_at_images=False)
+        ids = read_split(root, split.name)
+    except UserError as error:
+        split.problems.append(str(error))
+        return
+    if [path.stem for path in listed.paths] != ids:
+        split.problems.append(f"the class files and {split.name}.txt list different images")
+        return
+    split.fingerprint = SOURCES["voc"](root, split.name).fingerprint
+    for scene, row in zip(scenes.scenes, listed.labels, strict=True):
+        for name, stated in zip(listed.classes, row, strict=True):
+            difficult = [i.difficult for i in scene.instances if scenes.classes[i.label] == name]
+            found = -1 if not difficult else int(not all(difficult))
+            if found != stated:
+                split.problems.append(
+                    f"{scene.id}: {name}_{split.name}.txt says {stated}, the annotation says {found}"
+                )
+
+
+def check_coco(root: Path) -> Iterator[Split]:
+    """Every annotations/instances_SPLIT.json with the images in SPLIT/."""
+    for file in sorted((root / "annotations").glob("instances_*.json")):
+        name = file.stem.removeprefix("instances_")
+        yield check_scenes("coco", name, partial(coco_scenes, name, file, root / name))
+
+
+def check_segmentation(root: Path) -> Iterator[Split]:
+    """Label maps in SegmentationClass: palette images of the right size with labels in range."""
+    classes = len(classes_of(root)) if (root / "Annotations").is_dir() else 20
+    splits = []
+    for name in _splits(root, "Segmentation"):
+        split = Split("segmentation", name)
+        ids = (root / "ImageSets" / "Segmentation" / f"{name}.txt").read_text().split()
+        split.images, split.files = len(ids), set(ids)
+
+        def check(i: int, ids: list[str] = ids) -> list[str]:
+            image_id = ids[i]
+            height, width = read_image(root / "JPEGImages" / f"{image_id}.jpg").shape[:2]
+            file = root / "SegmentationClass" / f"{image_id}.png"
+            with open_regular(file) as opened, Image.open(opened) as labels:
+                mode, size, values = labels.mode, labels.size, np.unique(np.asarray(labels))
+            if mode != "P":
+                raise UserError(
+                    f"{image_id}: the label map has mode {mode}; expected a palette (P)"
+                )
+            if size != (width, height):
+                raise UserError(
+                    f"{image_id}: the label map is {size}, but the image is {(width, height)}"
+                )
+            if wrong := [int(v) for v in values if v > classes and v != VOID]:
+                raise UserError(f"{image_id}: labels {wrong}, but there are {classes} classes")
+            return [str(value) for value in values]
+
+        for found in filter(None, check_each(check, len(ids), split)):
+            split.labels.update(found)
+        splits.append(split)
+    for split in splits:
+        yield _compared(split, splits)
+
+
+def check_scenes(layout: str, name: str, read: Callable[[], Scenes]) -> Split:
+    split = Split(layout, name)
+    try:
+        scenes = read()
+    except UserError as error:
+        split.problems.append(str(error))
+        return split
+    split.images = len(scenes.scenes)
+    split.labels.update(scenes.classes[i.label] for scene in scenes.scenes for i in scene.instances)
+    split.notes += scenes.warnings
+    split.classes = scenes.classes
+    split.files = {str(scene.file) for scene in scenes.scenes}
+    split.boxes_fingerprint = _boxes_fingerprint(scenes)
+    check_contents(lambda i: np.asarray(read_upright(scenes.scenes[i])), len(scenes.scenes), split)
+    return split
+
+
+def _boxes_fingerprint(scenes: Scenes) -> str:
+    """The fingerprint that records of transfer/detection.py cite."""
+    from transfer.detectors.splits import Data
+
+    described = Data(replace(scenes, scenes=()), scenes).described()
+    return str(described["test"]["fingerprint"]) if described else ""
+
+
+def _splits(root: Path, kind: str) -> list[str]:
+    """Names of the image lists in ImageSets/KIND, without the files CLASS_SPLIT.txt."""
+    stems = sorted(path.stem for path in (root / "ImageSets" / kind).glob("*.txt"))
+    return [stem for stem in stems if not any(stem.endswith(f"_{other}") for other in stems)]
+
+
+def _compared(split: Split, splits: list[Split]) -> Split:
+    """The split, with added problems for images that it shares with a disjoint split."""
+    apart = {"train": ("val", "test"), "val": ("train", "test"), "test": ("trainval",)}
+    by_name = {other.name: other for other in splits}
+    for name in apart.get(split.name, ()):
+        if name not in by_name:
+            continue
+        if both := len(split.files & by_name[name].files):
+            split.problems.append(f"{both} images are also in {name}")
+        else:
+            compare_contents(split, by_name[name])
+    if split.name == "trainval" and {"train", "val"} <= by_name.keys():
+        parts = by_name["train"].files | by_name["val"].files
+        if parts != split.files:
+            split.problems.append("trainval is not the union of train and val")
+    return split
