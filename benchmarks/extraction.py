@@ -31,7 +31,7 @@ from msbreg.backbones.inference import FrozenBackbone
 from msbreg.backbones.resnet import ResNet, build_backbone, embed, normalize
 from msbreg.backbones.spec import BackboneSpec
 from transfer.frozen.head_training import HeadBatch, HeadPlan, HeadTraining
-from transfer.frozen.heads import Head
+from transfer.frozen.heads import Head, Heads
 
 CPU = torch.device("cpu")
 CLASSES = 1000
@@ -72,11 +72,10 @@ def head_routes(backbone: ResNet, pixels: Tensor) -> dict[str, Callable[[], obje
     labels = torch.arange(images) % CLASSES
 
     def step_of(rates: list[float]) -> Callable[[], object]:
+        generator = torch.Generator().manual_seed(0)
         training = HeadTraining(
             images,
-            network.width,
-            CLASSES,
-            [Head(rate) for rate in rates],
+            Heads(network.width, CLASSES, [Head(rate) for rate in rates], generator),
             HeadPlan(epochs=1, batch_size=images),
             features_of=network.features,
             batches_of=lambda shares: iter(()),

@@ -27,7 +27,7 @@ from tests.transfer.detectors.toys import fit, new_job
 from transfer import knn
 from transfer.detectors.rcnn import build_model
 from transfer.frozen.head_training import CachedFeatures, HeadPlan, HeadTraining, cached_batches
-from transfer.frozen.heads import Head
+from transfer.frozen.heads import Head, Heads
 
 pytestmark = [
     pytest.mark.cuda,
@@ -195,11 +195,10 @@ def test_linear_heads_end_where_those_of_the_cpu_end(tmp_path):
     labels = torch.randint(0, 5, (32,), generator=generator)
     ends = {}
     for device in (GPU, CPU):
+        start = torch.Generator().manual_seed(0)
         training = HeadTraining(
             32,
-            16,
-            5,
-            [Head(0.1, norm="affine"), Head(1.0)],
+            Heads(16, 5, [Head(0.1, norm="affine"), Head(1.0)], start),
             HeadPlan(epochs=2, batch_size=16),
             features_of=CachedFeatures(features.numpy(), device),
             batches_of=cached_batches(labels),

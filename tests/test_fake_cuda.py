@@ -18,7 +18,7 @@ from transfer.detectors.config.yaml_file import default_config
 from transfer.detectors.rcnn import build_model
 from transfer.frozen.head_optimizer import HeadOptimizer
 from transfer.frozen.head_training import HeadBatch, HeadPlan, HeadTraining
-from transfer.frozen.heads import Head, Norm
+from transfer.frozen.heads import Head, Heads, Norm
 
 
 def test_fake_cuda_detects_a_tensor_on_the_wrong_device():
@@ -61,11 +61,10 @@ def test_float32_scores_of_the_neighbor_search_stay_on_the_gpu(metric):
 @pytest.mark.parametrize("rule", ["sgd", "adam", "lars"])
 def test_a_step_of_the_linear_heads_stays_on_the_gpu(rule):
     norms: list[Norm] = ["none", "no_affine", "affine"]
+    generator = torch.Generator().manual_seed(0)
     training = HeadTraining(
         6,
-        4,
-        3,
-        [Head(0.1, 1e-4, norm) for norm in norms],
+        Heads(4, 3, [Head(0.1, 1e-4, norm) for norm in norms], generator),
         HeadPlan(epochs=1, batch_size=6),
         features_of=lambda features: features,
         batches_of=lambda shares: iter(()),

@@ -11,6 +11,7 @@ chosen head is then trained again on all training images; with the streamed rout
 long again, it is scored as it is.
 """
 
+import contextlib
 import itertools
 import sys
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ class Config(LabeledConfig):
     route: Literal["cached", "streamed"] = "cached"
     """cached: features are extracted once. streamed: augmented images pass through the network in every
     epoch."""
+    head: Literal["linear", "attentive"] = "linear"
+    """linear, or attentive (streamed): queries attend to the places of an image before the layer."""
+    queries: int = 4
+    """attentive: number of queries."""
     learning_rates: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4)
     """Learning rates to choose from, per ``rate_per`` images; the default is BYOL's list."""
     rate_per: int = 256
@@ -99,6 +104,15 @@ class Config(LabeledConfig):
                 f"schedule is {self.schedule} and drops {list(self.drops)}; expected epochs between 0 and "
                 f"{self.epochs} with the schedule steps, and none with others"
             )
+        if self.head == "attentive" and (self.route != "streamed" or self.queries < 1):
+            raise UserError(
+                f"head is attentive, route {self.route} and queries {self.queries}; expected --route "
+                "streamed, because the places of all images take too much space, and at least one query"
+            )
+        if self.head == "attentive" and (len(self.norms) > 1 or "affine" in self.norms):
+            raise UserError(
+                f"head is attentive and norms {list(self.norms)}; expected one of none and no_affine"
+            )
         if self.standardize and self.route == "streamed":
             raise UserError(
                 "standardize needs the features of all images, which the route streamed does not have; "
@@ -113,23 +127,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from msbreg.backbones.backbone_interface import TOKENS
+from msbreg.backbones.features import feature_batches
+from msbreg.backbones.inference import FrozenBackbone
 from msbreg.checkpoints.read import read_file
+from msbreg.data.images import LabeledImages
 from msbreg.data.sources import data_name
 from msbreg.run import distributed
 from msbreg.run.errors import RunFailed
+from msbreg.run.failures import Agreement
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
 from msbreg.train.loop import Plan, train
 from msbreg.train.state import Checkpoint, State
+from transfer.frozen.attentive import AttentiveHeads
 from transfer.frozen.evaluation import (
+    FrozenNetwork,
+    Labeled,
     Split,
     accuracy_scores,
     evaluate,
     frozen_network,
     labeled_images,
     labeled_splits,
-    split_of,
 )
+from transfer.frozen.feature_cache import BATCH
 from transfer.frozen.head_training import (
     CachedFeatures,
     HeadPlan,
@@ -139,6 +161,7 @@ from transfer.frozen.head_training import (
     moments,
 )
 from transfer.frozen.heads import Head, Heads, best_on_held_out, held_out_split
+from transfer.scoring.scores import DataId
 
 CHECKPOINT = "heads.pth"
 KIND = "msbreg-linear"
@@ -176,11 +199,10 @@ def _fit_cached(config: Config, job: Job, fitted: Split, tested: Split) -> dict[
     def fit(
         indices: Tensor, heads: list[Head], phase: str, about: dict[str, Any]
     ) -> tuple[Heads, Tensor]:
+        generator = torch.Generator().manual_seed(config.seed)
         training = HeadTraining(
             len(indices),
-            fitted.x.shape[1],
-            classes,
-            heads,
+            Heads(fitted.x.shape[1], classes, heads, generator),
             head_plan(config),
             features_of=lambda chosen: train_features(indices[chosen]),
             batches_of=cached_batches(labels[indices]),
@@ -197,13 +219,15 @@ def _fit_cached(config: Config, job: Job, fitted: Split, tested: Split) -> dict[
         else:
             kept, held = held_out_split(labels, config.held_out, config.seed)
             heads, losses = fit(kept, settings, CHOOSING, {})
-            choice = choose(config, heads, losses, train_features, held, labels[held])
+            outputs = _logits(heads, train_features, held)
+            choice = choose(config, losses, outputs.argmax(2), labels[held])
     job.record.content["selection"] = selection(config, f"then trained on all {len(labels)}")
 
     # ---- Train it on all training images; evaluate it on the test split once.
     chosen = [settings[choice.head]]
     heads, _ = fit(torch.arange(len(labels)), chosen, FITTING, vars(choice))
-    outputs = _logits(heads, CachedFeatures(tested.x, job.device, scale), len(tested.labels))[:, 0]
+    everything = torch.arange(len(tested.labels))
+    outputs = _logits(heads, CachedFeatures(tested.x, job.device, scale), everything)[:, 0]
     return _results(config, job, outputs.numpy(), tested, choice)
 
 
@@ -226,13 +250,18 @@ def _streamed(config: Config, job: Job) -> dict[str, Any]:
     )
     job.record.content["augmentation"] = plain(augmentation)
     job.record.resolve(augmentation=augmentation)
-    network = loaded.in_use(len(used) * config.epochs)
+    attentive = config.head == "attentive"
+    network = loaded.in_use(len(used) * config.epochs, representation=TOKENS if attentive else None)
     before = network.digest()
+    generator = torch.Generator().manual_seed(config.seed)
+    start = (
+        AttentiveHeads(network.width, classes, settings, generator, queries=config.queries)
+        if attentive
+        else Heads(network.width, classes, settings, generator)
+    )
     training = HeadTraining(
         len(used),
-        network.width,
-        classes,
-        settings,
+        start,
         head_plan(config),
         features_of=network.features,
         batches_of=augmented_batches(
@@ -248,23 +277,65 @@ def _streamed(config: Config, job: Job) -> dict[str, Any]:
     if network.digest() != before:
         raise RunFailed("the weights of the frozen network changed during training; this is a bug")
 
-    # ---- Features of the held-out images choose a head; those of the test images score it, once.
+    # ---- The held-out images choose a head; the test images score it, once.
+    def outputs_of(images: LabeledImages, label: str) -> Tensor:  # (N, L, C)
+        if attentive:
+            return _outputs_of_images(network, heads, images, loaded, label)
+        x = loaded.features(images, label).x
+        return _logits(heads, CachedFeatures(x, job.device), torch.arange(len(images)))
+
     choice = Choice(0, {})
     if len(held):
-        x = loaded.features(train_images.subset(held.numpy()), "held-out images").x
-        choice = choose(
-            config,
-            heads,
-            losses,
-            CachedFeatures(x, job.device),
-            torch.arange(len(held)),
-            labels[held],
-        )
+        outputs = outputs_of(train_images.subset(held.numpy()), "held-out images")
+        choice = choose(config, losses, outputs.argmax(2), labels[held])
     job.record.content["selection"] = selection(config, "scored without training it again")
-    features = loaded.features(test_images, config.val_split)
-    tested = split_of(test_images, features, data_name(config.data), config.val_split)
-    outputs = _logits(heads, CachedFeatures(tested.x, job.device), len(tested.labels))
-    return _results(config, job, outputs[:, choice.head].numpy(), tested, choice)
+    outputs = outputs_of(test_images, config.val_split)[:, choice.head]
+    identity = DataId(data_name(config.data), config.val_split, test_images.fingerprint)
+    return _results(config, job, outputs.numpy(), Labeled(test_images, identity), choice)
+
+
+class _Outputs:
+    """The heads' outputs for pixels, where ``feature_batches`` expects a network's features."""
+
+    compiled = False
+
+    def __init__(self, network: FrozenBackbone, heads: Heads) -> None:
+        self.network, self.heads = network, heads
+
+    def __call__(self, pixels: Tensor) -> Tensor:  # (B, L C), on the CPU
+        with torch.inference_mode():
+            return self.heads.logits(self.network.features(pixels)).flatten(1).cpu()
+
+
+def _outputs_of_images(
+    network: FrozenBackbone,
+    heads: Heads,
+    images: LabeledImages,
+    loaded: FrozenNetwork,
+    label: str,
+) -> Tensor:  # (N, L, C)
+    """The outputs for all images; each process computes those of its images."""
+    mine = range(distributed.rank(), len(images), distributed.world_size())
+    parts = []
+    with (
+        Progress(f"outputs for {label}", len(mine), unit="images") as progress,
+        Agreement(),
+        contextlib.closing(
+            feature_batches(
+                _Outputs(network, heads),
+                images,
+                mine,
+                transform=loaded.transform,
+                batch_size=BATCH,
+                threads=loaded.settings.threads,
+            )
+        ) as batches,
+    ):
+        for first, rows in batches:
+            parts.append(torch.from_numpy(rows))
+            progress.update(first + len(rows))
+    own = torch.cat([torch.empty(0, len(heads.settings) * heads.classes), *parts])
+    return distributed.gather_by_index(own, len(images)).unflatten(1, (-1, heads.classes))
 
 
 # ---- Shared by both routes
@@ -332,18 +403,12 @@ def selection(config: Config, then: str) -> str:
 
 def choose(
     config: Config,
-    heads: Heads,
     final_losses: Tensor,  # (L,)
-    features: CachedFeatures,
-    indices: Tensor,  # (M,), held out of the training split
+    found: Tensor,  # (M, L) predicted classes of images held out of the training split
     labels: Tensor,  # (M,)
 ) -> Choice:
     """The head with the highest held-out accuracy."""
-    hits = torch.zeros(len(final_losses), dtype=torch.int64)
-    for part, wanted in zip(indices.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), strict=True):
-        with torch.inference_mode():
-            found = heads.logits(features(part)).argmax(2).cpu()
-        hits += (found == wanted[:, None]).sum(0)
+    hits = (found == labels[:, None]).sum(0)
     best = best_on_held_out(hits, final_losses.cpu())
     top1 = {
         name: 100 * int(count) / len(labels) if finite else None
@@ -354,16 +419,18 @@ def choose(
     return Choice(best, top1)
 
 
-def _logits(heads: Heads, features: CachedFeatures, images: int) -> Tensor:  # (N, L, C)
+def _logits(
+    heads: Heads,
+    features: CachedFeatures,
+    indices: Tensor,  # (N,)
+) -> Tensor:  # (N, L, C)
     with torch.inference_mode():
-        parts = [
-            heads.logits(features(part)).cpu() for part in torch.arange(images).split(ROWS_AT_ONCE)
-        ]
+        parts = [heads.logits(features(part)).cpu() for part in indices.split(ROWS_AT_ONCE)]
     return torch.cat(parts)
 
 
 def _results(
-    config: Config, job: Job, outputs: np.ndarray, tested: Split, choice: Choice
+    config: Config, job: Job, outputs: np.ndarray, tested: Labeled, choice: Choice
 ) -> dict[str, Any]:
     """Scores of the chosen head on the test split."""
     name = head_names(config)[choice.head]
@@ -371,8 +438,11 @@ def _results(
     top1, *top5 = accuracy_scores(
         outputs,
         tested,
-        name="linear",
-        rules="linear layer on "
+        name=config.head,
+        rules={
+            "linear": "linear layer on ",
+            "attentive": f"attentive probe with {config.queries} queries on ",
+        }[config.head]
         + ("frozen features, " if config.route == "cached" else "features of augmented images, ")
         + ("learning rate chosen on held-out training images" if several else "one learning rate"),
     )

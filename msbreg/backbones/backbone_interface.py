@@ -4,6 +4,9 @@ import abc
 
 from torch import Tensor, nn
 
+TOKENS = "tokens"
+"""Stands for ``Backbone.tokens`` where a representation is named."""
+
 
 class Backbone(nn.Module, abc.ABC):
     """A network whose features can be evaluated.
@@ -25,3 +28,10 @@ class Backbone(nn.Module, abc.ABC):
         representation: str,
     ) -> Tensor:  # (B, D)
         """A feature of each image, by its name in ``representations``."""
+
+    @abc.abstractmethod
+    def tokens(
+        self,
+        images: Tensor,  # (B, 3, H, W), normalized
+    ) -> Tensor:  # (B, T, C)
+        """One vector for each place of the image, for attentive probes; C is ``width(TOKENS)``."""

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -86,8 +87,21 @@ def extract_features(
     return x
 
 
+class PixelFunction(Protocol):
+    """A function of pixels, (B, 3, H, W) uint8 on the CPU, to (B, D) on the CPU.
+
+    Attributes:
+        compiled: whether all batches should have the same size.
+    """
+
+    @property
+    def compiled(self) -> bool: ...
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor: ...
+
+
 def feature_batches(
-    network: FrozenBackbone,
+    network: PixelFunction,
     source: ImageSource,
     indices: range,
     *,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from msbreg.backbones.backbone_interface import Backbone
+from msbreg.backbones.backbone_interface import TOKENS, Backbone
 from msbreg.backbones.resnet import normalize
 from msbreg.backbones.spec import BackboneSpec, Provenance
 
@@ -36,6 +36,7 @@ class FrozenBackbone:
         backbone: in eval mode; it is copied, not changed.
         spec: its normalization is applied.
         representation: which feature, one of the backbone's ``representations``; None is its default.
+            ``TOKENS`` gives (B, T, D) features, one for each place.
         precision: ``bf16`` runs the network under autocast; its features differ by several percent.
         compiled: compile with TorchInductor. All batches must then have the same size.
     """
@@ -60,7 +61,7 @@ class FrozenBackbone:
     def __call__(
         self,
         pixels: Tensor,  # (B, 3, H, W) uint8 RGB, on the CPU
-    ) -> Tensor:  # (B, D) float32, on the CPU
+    ) -> Tensor:  # (B, D) or (B, T, D) float32, on the CPU
         return self.features(pixels).cpu()
 
     def features(
@@ -84,8 +85,9 @@ class FrozenBackbone:
         return digest.hexdigest()
 
     def _plain(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network.represent(images, self.representation)
-        return features
+        if self.representation == TOKENS:
+            return self.network.tokens(images)
+        return self.network.represent(images, self.representation)
 
 
 def folded(backbone: Backbone) -> Backbone:

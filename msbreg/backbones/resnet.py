@@ -136,6 +136,14 @@ class ResNet(Backbone):
     ) -> Tensor:  # (B, D)
         return embed(self, images)
 
+    def tokens(
+        self,
+        images: Tensor,  # (B, 3, H, W), normalized
+    ) -> Tensor:  # (B, H / 32 * W / 32, C)
+        """The cells of c5, row by row."""
+        tokens: Tensor = self(images)["c5"].flatten(2).transpose(1, 2)
+        return tokens
+
 
 def _blocks(
     a: Architecture, inputs: int, inner: int, outputs: int, stage: int

@@ -616,9 +616,21 @@ def test_a_frozen_network_that_changes_is_a_failure(tmp_path, data, checkpoint, 
         linear.run(streamed(tmp_path, data, checkpoint))
 
 
+def test_attentive_probes_are_chosen_and_scored_like_linear_heads(tmp_path, data, checkpoint):
+    settings = {"head": "attentive", "queries": 2, "norms": ("no_affine",)}
+    results = linear.run(streamed(tmp_path, data, checkpoint, **settings))
+    record = read_record(tmp_path / "run")
+    assert record["scores"][0]["name"] == "attentive top-1"
+    assert "attentive probe with 2 queries" in record["scores"][0]["rules"]
+    assert list(results["held_out_top1"]) == ["0.1", "1.0"]
+    assert results["top1"] > 50  # three color casts, chance 33
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"head": "attentive"}, "expected one of none and no_affine"),
+        ({"head": "attentive", "route": "cached"}, "expected --route streamed"),
         ({"schedule": "steps"}, "schedule is steps and drops"),
         ({"drops": (2.0,)}, "schedule is cosine and drops"),
         ({"schedule": "steps", "drops": (80.0,)}, "epochs between 0 and 6"),

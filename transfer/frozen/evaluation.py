@@ -38,20 +38,32 @@ published scores include them; a larger share means that the splits were mixed u
 
 
 @dataclass(frozen=True)
-class Split:
-    """The images of one split with their features.
+class Labeled:
+    """The images of one split with their labels.
 
     Attributes:
         images: N images with labels.
-        x: (N, D) float32 features, memory-mapped; ``np.asarray`` loads all of them.
-        labels: (N,) class indices, or (N, C) in {1, -1, 0} for several classes per image.
         data: identity of the split, for scores.
     """
 
     images: LabeledImages
-    x: Rows
-    labels: np.ndarray
     data: DataId
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) class indices, or (N, C) for several classes per image: 1, -1, 0 (only difficult objects)."""
+        return np.asarray(self.images.labels)
+
+
+@dataclass(frozen=True)
+class Split(Labeled):
+    """One split with its features.
+
+    Attributes:
+        x: (N, D) float32 features, memory-mapped; ``np.asarray`` loads all of them.
+    """
+
+    x: Rows
 
 
 def evaluate(
@@ -172,13 +184,18 @@ class FrozenNetwork:
             label=label,
         )
 
-    def in_use(self, images: int) -> FrozenBackbone:
-        """The network itself, for features of augmented images; ``images`` is their number in total."""
+    def in_use(self, images: int, *, representation: str | None = None) -> FrozenBackbone:
+        """The network itself, for features of augmented images.
+
+        Args:
+            images: their number in total, which decides whether to compile the network.
+            representation: None is that of the features.
+        """
         return FrozenBackbone(
             self.backbone,
             self.provenance,
             self.job.device,
-            representation=self.settings.representation,
+            representation=representation or self.settings.representation,
             precision=self.settings.precision,
             compiled=compiles(self.settings.compiled, images),
         )
@@ -286,8 +303,7 @@ def split_features(
 
 def split_of(images: LabeledImages, features: Features, name: str, split: str) -> Split:
     """A split with its features; ``name`` is that of the data in tables."""
-    identity = DataId(name, split, images.fingerprint)
-    return Split(images, features.x, np.asarray(images.labels), identity)
+    return Split(images, DataId(name, split, images.fingerprint), features.x)
 
 
 # ---- Scores
@@ -295,7 +311,7 @@ def split_of(images: LabeledImages, features: Features, name: str, split: str) -
 
 def accuracy_scores(
     outputs: np.ndarray,  # (N, C)
-    split: Split,
+    split: Labeled,
     *,
     name: str,
     rules: str,

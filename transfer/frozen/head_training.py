@@ -1,6 +1,6 @@
 """Train heads on frozen features, cached ones or those of augmented images, with the common training loop."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from msbreg.run.errors import UserError
 from msbreg.train.loop import Loss, Trainable
 from transfer.frozen.feature_store import Rows
 from transfer.frozen.head_optimizer import HeadOptimizer, Rule
-from transfer.frozen.heads import Head, Heads, Schedule, schedule_factor
+from transfer.frozen.heads import Heads, Schedule, schedule_factor
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,12 @@ class HeadTraining(Trainable):
 
     Args:
         images: number of training images.
-        width: dimension of the features.
-        settings: one entry per head.
-        features_of: the inputs of a batch -> (B, D), on ``device``.
+        heads: with the weights that a generator seeded with ``plan.seed`` gives them.
+        features_of: the inputs of a batch -> the features that the heads take, on ``device``.
         batches_of: (epoch, indices of this process's images) of each step -> their batches.
 
     Raises:
-        UserError: there is no head, or a number is out of range.
+        UserError: a number is out of range.
     """
 
     model: Heads
@@ -77,9 +76,7 @@ class HeadTraining(Trainable):
     def __init__(
         self,
         images: int,
-        width: int,
-        classes: int,
-        settings: Sequence[Head],
+        heads: Heads,
         plan: HeadPlan,
         *,
         features_of: Callable[[Any], Tensor],
@@ -93,13 +90,12 @@ class HeadTraining(Trainable):
         self.images, self.plan, self.device = images, plan, device
         self.features_of, self.batches_of = features_of, batches_of
         self.epoch = -(-images // plan.batch_size)  # steps per epoch
-        generator = torch.Generator().manual_seed(plan.seed)
-        self.model = Heads(width, classes, settings, generator).to(device)
-        self.exchanges = self.model.norm is not None
-        norms = [p for p in (self.model.scale, self.model.shift) if p is not None]
+        self.model = heads.to(device)
+        self.exchanges = heads.norm is not None
+        settings = heads.settings
         self.optimizer = HeadOptimizer(
-            [self.model.weight, self.model.bias],
-            norms,
+            heads.decayed(),
+            heads.undecayed(),
             [head.learning_rate for head in settings],
             [head.weight_decay for head in settings],
             rule=plan.rule,
@@ -131,7 +127,8 @@ class HeadTraining(Trainable):
     def _generator(self, epoch: int) -> torch.Generator:
         """The generator at the start of an epoch: past the initial weights and the earlier shuffles."""
         generator = torch.Generator().manual_seed(self.plan.seed)
-        torch.randn(self.model.start_shape, generator=generator)
+        for shape in self.model.start_shapes:
+            torch.randn(shape, generator=generator)
         for _ in range(epoch):
             torch.randperm(self.images, generator=generator)
         return generator

@@ -77,6 +77,9 @@ class Heads(nn.Module):
         settings: one entry per head.
         generator: draws the initial weights.
 
+    Attributes:
+        start_shapes: of the numbers that were drawn, in this order.
+
     Raises:
         UserError: there is no head, or a learning rate is not positive.
     """
@@ -97,8 +100,8 @@ class Heads(nn.Module):
             raise UserError(f"learning rates {rates}: expected one or more, all above 0")
         self.settings, self.classes = tuple(settings), classes
         heads = len(settings)
-        self.start_shape = (width, 1, classes)
-        start = 0.01 * torch.randn(self.start_shape, generator=generator)
+        self.start_shapes: tuple[tuple[int, ...], ...] = ((width, 1, classes),)
+        start = 0.01 * torch.randn(self.start_shapes[0], generator=generator)
         self.weight = nn.Parameter(start.repeat(1, heads, 1))
         self.bias = nn.Parameter(torch.zeros(1, heads, classes))
         norms = [head.norm for head in settings]
@@ -153,6 +156,14 @@ class Heads(nn.Module):
         if self.scale is not None and self.shift is not None:
             inputs = torch.where(self.scaled, inputs * self.scale + self.shift, inputs)
         return torch.einsum("bdl,dlc->blc", inputs, self.weight) + self.bias
+
+    def decayed(self) -> list[nn.Parameter]:
+        """Parameters with weight decay."""
+        return [self.weight, self.bias]
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Scale and shift of the normalization, if there is one."""
+        return [p for p in (self.scale, self.shift) if p is not None]
 
     def finite(self) -> Tensor:  # (L,) bool
         """Which heads have finite weights."""

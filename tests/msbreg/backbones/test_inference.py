@@ -75,3 +75,11 @@ def test_compilation_is_a_choice_and_automatic_for_large_data_sets(choice, image
 def test_without_a_compiler_nothing_is_compiled_automatically(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert not compiles("auto", 10**9)
+
+
+def test_tokens_are_the_cells_of_the_last_map():
+    backbone, spec = realistic("resnet18-narrow", seed=0), BackboneSpec("resnet18-narrow")
+    places = FrozenBackbone(backbone, spec, CPU, representation="tokens")(pixels(96))
+    pools = FrozenBackbone(backbone, spec, CPU)(pixels(96))
+    assert places.shape == (3, 9, 256)
+    torch.testing.assert_close(places.mean(1), pools, rtol=1e-4, atol=1e-4)

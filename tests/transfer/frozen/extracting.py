@@ -28,6 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "held_out": 0.2,
     },
 }
+SETTINGS["attentive"] = SETTINGS["streamed"] | {"head": "attentive", "norms": ("no_affine",)}
 
 
 def small_shards() -> None:
@@ -36,7 +37,7 @@ def small_shards() -> None:
 
 
 def evaluate(protocol: str, data: Path, folder: Path) -> dict[str, Any]:
-    name = "linear" if protocol == "streamed" else protocol
+    name = "linear" if protocol in ("streamed", "attentive") else protocol
     script = importlib.import_module(f"transfer.{name}")
     config = script.Config(
         checkpoint="random",

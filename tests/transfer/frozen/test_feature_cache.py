@@ -66,6 +66,13 @@ def test_two_processes_train_the_streamed_heads_of_one(data, tmp_path):
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
 
 
+def test_two_processes_give_the_score_of_one_for_attentive_probes(data, tmp_path):
+    wanted = extracting.evaluate("attentive", data, tmp_path / "one")
+    for code, _, message in run_group(MODULE, "attentive", data, tmp_path / "two"):
+        assert code == 0, message
+    assert read_record(tmp_path / "two" / "run")["results"] == wanted
+
+
 @pytest.mark.usefixtures("small_shards")
 def test_a_killed_extraction_continues_with_the_missing_shards(data, tmp_path):
     wanted = extracting.evaluate("knn", data, tmp_path / "whole")

@@ -23,7 +23,7 @@ from transfer.frozen.head_training import (
     cached_batches,
     moments,
 )
-from transfer.frozen.heads import Head, best_on_held_out
+from transfer.frozen.heads import Head, Heads, best_on_held_out
 
 CPU = torch.device("cpu")
 RATES = (0.01, 0.1, 0.5)
@@ -39,13 +39,15 @@ def data():
     return centers[labels] + torch.randn(150, 16, generator=generator), labels
 
 
+def heads_of(width, classes, settings, seed=0) -> Heads:
+    return Heads(width, classes, settings, torch.Generator().manual_seed(seed))
+
+
 def training_of(data, settings, plan=PLAN) -> HeadTraining:
     features, labels = data
     return HeadTraining(
         len(labels),
-        features.shape[1],
-        5,
-        settings,
+        heads_of(features.shape[1], 5, settings, plan.seed),
         plan,
         features_of=CachedFeatures(features.numpy(), CPU),
         batches_of=cached_batches(labels),
@@ -211,9 +213,7 @@ def test_cached_features_are_read_by_index_and_standardized():
 def some_batches(images, *, workers: int = 0, seed: int = 0, first_step: int = 0):
     training = HeadTraining(
         len(images),
-        3,
-        2,
-        with_rates(0.1),
+        heads_of(3, 2, with_rates(0.1)),
         HeadPlan(epochs=2, batch_size=4),
         features_of=lambda pixels: pixels,
         batches_of=augmented_batches(
