@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from msbreg.backbones.architectures import ARCHITECTURES
+from msbreg.backbones.vit_architectures import no_resnet
 from msbreg.run.errors import UserError
 from msbreg.run.inputs import check_data, check_output
 
@@ -183,6 +184,8 @@ class Config:
     diagnostics: DiagnosticsSettings = field(default_factory=DiagnosticsSettings)
 
     def __post_init__(self) -> None:
+        if reason := no_resnet(self.arch):
+            raise UserError(f"arch: {reason}")
         expect = {
             "arch": (self.arch in ARCHITECTURES, f"one of {', '.join(ARCHITECTURES)}"),
             "epochs": (self.epochs >= 1, "at least 1"),

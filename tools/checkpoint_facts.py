@@ -18,6 +18,7 @@ from msbreg.backbones.trained import (
     signs_in_features,
     signs_of_no_training,
 )
+from msbreg.backbones.vit_architectures import TIMM, is_resnet
 from msbreg.checkpoints.convert.to_detectron2 import DETECTRON2
 from msbreg.checkpoints.layouts import FORMATS
 from msbreg.checkpoints.layouts.match import INSPECT_HINT, Match, contents, describe_input, identify
@@ -48,6 +49,8 @@ def facts_of(request: Request) -> Facts:
     """Everything that ``--json`` prints; a non-empty ``error`` says why it is incomplete."""
     facts: Facts = {"error": "", "verdict": "not loadable"}
     try:
+        if request.arch is not None and request.arch.startswith(TIMM):
+            raise UserError(f"--arch is {request.arch}; this tool shows the layouts of --list only")
         file = read_file(request.path, trust_pickle=request.trust_pickle)
         facts["file"] = _file(file)
         try:
@@ -59,9 +62,11 @@ def facts_of(request: Request) -> Facts:
             raise
         facts["layout"] = _layout(match)
         facts["dropped"] = list(_dropped(match))
-        facts["norms"] = _norms(norm_layers(match.state))
+        resnet = is_resnet(match.spec.arch)
+        if resnet:
+            facts["norms"] = _norms(norm_layers(match.state))
         facts["signs"] = list(signs_of_no_training(match.state))
-        if request.features:
+        if request.features and resnet:  # the bounds of random features are those of ResNets
             facts["features"], signs = _features(match, request.path)
             facts["signs"] += signs
     except UserError as error:
@@ -108,9 +113,13 @@ def _layout(match: Match) -> Facts:
         "arch": match.spec.arch,
         "tensors": match.tensor_count,
         "normalization": asdict(match.spec.normalization),
-        "stride": match.spec.stride,
+        **({"stride": match.spec.stride} if is_resnet(match.spec.arch) else _positions(match)),
         "notes": list(match.notes),
     }
+
+
+def _positions(match: Match) -> Facts:
+    return {"positions": match.spec.positions, "image_size": match.spec.image_size}
 
 
 def _dropped(match: Match) -> Iterator[Facts]:
@@ -145,6 +154,8 @@ def _next(request: Request, match: Match) -> Iterator[str]:
     options = "".join(f" --{k} {shlex.quote(v)}" for k, v in selected.items() if v)
     options += " --trust-pickle" if request.trust_pickle else ""
     yield f"python transfer/knn.py --checkpoint {path}{options}"
+    if not is_resnet(match.spec.arch):
+        return
     to = " --to safetensors" if DETECTRON2.refusal(match.spec) else ""
     yield f"python tools/convert_to_d2.py {path}{options}{to}"
 

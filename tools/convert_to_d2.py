@@ -25,6 +25,7 @@ from functools import partial
 from typing import Any
 
 from msbreg.backbones.architectures import ARCHITECTURES
+from msbreg.backbones.vit_architectures import is_resnet, no_resnet
 from msbreg.run.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -60,7 +61,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--encoder", help="the network to use if the file contains several")
     parser.add_argument("--family", help="the layout if the file matches several")
-    parser.add_argument("--arch", choices=tuple(ARCHITECTURES), help="expected architecture")
+    parser.add_argument("--arch", help="expected architecture, a ResNet")
     parser.add_argument(
         "--trust-pickle",
         action="store_true",
@@ -73,6 +74,11 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="folder of runs whose scores are listed on the model card of --to safetensors",
     )
     options = parser.parse_args(arguments)
+    if options.arch is not None and not is_resnet(options.arch):
+        known = f"expected one of: {', '.join(ARCHITECTURES)}"
+        raise UserError(
+            f"--arch: {no_resnet(options.arch) or f'{options.arch!r} is unknown; {known}'}"
+        )
     check_checkpoint(str(options.checkpoint))
     if options.runs and options.to != "safetensors":
         raise UserError(
@@ -90,7 +96,7 @@ from msbreg.checkpoints.convert.certificate import ConversionFailed
 from msbreg.checkpoints.convert.convert import TARGETS, Conversion, convert
 from msbreg.checkpoints.convert.model_card import Card, Score, Training, model_card
 from msbreg.checkpoints.convert.target import STAGES, Reader, Target
-from msbreg.checkpoints.load import load_backbone
+from msbreg.checkpoints.load import load_resnet
 from msbreg.run.record import read_record
 from transfer.detectors import detectron2_engine as with_detectron2
 from transfer.report.collection import Collection, collect
@@ -103,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         target = TARGETS[options.to]
         checkpoint = options.checkpoint.expanduser()
         output = options.output or default_output(checkpoint, target)
-        backbone, provenance = load_backbone(
+        backbone, provenance = load_resnet(
             checkpoint,
             arch=options.arch,
             encoder=options.encoder,

@@ -23,7 +23,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from msbreg.backbones.architectures import ARCHITECTURES
+from msbreg.backbones.vit_architectures import check_backbone_name
 from msbreg.run.errors import EXIT_USER_ERROR, UserError, exit_codes
 from msbreg.run.inputs import check_checkpoint
 from msbreg.run.options import ToolParser
@@ -39,7 +39,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("file", nargs="?", type=Path, help="a checkpoint of any origin")
     parser.add_argument("--encoder", help="the network to use if the file contains several")
     parser.add_argument("--family", help="the layout if the file matches several (see --list)")
-    parser.add_argument("--arch", choices=tuple(ARCHITECTURES), help="expected architecture")
+    parser.add_argument("--arch", help="expected architecture")
     parser.add_argument(
         "--trust-pickle",
         action="store_true",
@@ -51,6 +51,11 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.list == bool(options.file):
         parser.error("pass one checkpoint file, or --list for the known layouts")
+    if options.arch is not None:
+        try:
+            check_backbone_name(options.arch)
+        except UserError as error:
+            parser.error(f"--arch: {error}")
     if options.file:
         try:
             check_checkpoint(str(options.file))
@@ -110,7 +115,10 @@ def _network(layout: Facts) -> Iterator[Row]:
     yield "also in the file", ", ".join(others) or "no other network"
     yield "architecture", f"{layout['arch']}, {layout['tensors']} tensors"
     yield "input", describe_input(Normalization(**layout["normalization"]))
-    yield "stride 2 in", f"the {layout['stride']} convolutions"
+    if "stride" in layout:
+        yield "stride 2 in", f"the {layout['stride']} convolutions"
+    if "positions" in layout:
+        yield "positions", f"of {layout['image_size']} pixels; other sizes: {layout['positions']}"
     for note in layout["notes"]:
         yield "note", note
 

@@ -248,6 +248,7 @@ def _streamed(config: Config, job: Job) -> dict[str, Any]:
     augmentation = config.augmentation or TrainingTransform(
         crop=loaded.transform.crop, interpolation=loaded.transform.interpolation
     )
+    loaded.backbone.adaptation(augmentation.crop)  # refuses sizes that the network does not take
     job.record.content["augmentation"] = plain(augmentation)
     job.record.resolve(augmentation=augmentation)
     attentive = config.head == "attentive"

@@ -155,6 +155,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from msbreg.backbones.vit_architectures import no_resnet
 from msbreg.checkpoints.load import load_backbone
 from msbreg.run.job import log, log_to_terminal
 from msbreg.run.record import read_record
@@ -183,6 +184,8 @@ def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
         family=config.family,
         trust_pickle=config.trust_pickle,
     )
+    if config.detectors and (reason := no_resnet(provenance.arch)):
+        raise UserError(f"detectors is {list(config.detectors)}, but {reason}. Omit --detectors")
     twins = max(config.random_seeds, config.random_detectors if config.detectors else 0)
     networks: list[tuple[str, int]] = [(str(config.checkpoint), provenance.details.get("seed", 0))]
     networks += [("random", seed) for seed in range(twins)]

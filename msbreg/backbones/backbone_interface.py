@@ -35,3 +35,13 @@ class Backbone(nn.Module, abc.ABC):
         images: Tensor,  # (B, 3, H, W), normalized
     ) -> Tensor:  # (B, T, C)
         """One vector for each place of the image, for attentive probes; C is ``width(TOKENS)``."""
+
+    def adaptation(self, side: int) -> str:
+        """What the network adapts to square images of this side in pixels, as a sentence for records.
+
+        Empty if it takes them as they are, as convolutional networks do.
+
+        Raises:
+            UserError: the network does not take images of this size; the message says which it takes.
+        """
+        return ""

@@ -29,7 +29,8 @@ def extract_features(
     threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:  # (N, D) float32
-    """The feature of each image: for a ResNet, the global average pool of the last stage.
+    """The feature of each image: for a ResNet, the global average pool of the last stage; for a vision
+    transformer, the class token after the final norm.
 
     Row i contains the features of image i of the list or source. For a folder, images are in the order of
     ``msbreg.data.folder.list_images(folder).paths``.
@@ -46,7 +47,8 @@ def extract_features(
         progress: called with (done, total) after each batch.
 
     Raises:
-        UserError: the folder has no images, the list is empty, or a file is not an image.
+        UserError: the folder has no images, the list is empty, a file is not an image, or the network does
+            not take images of the transform's size.
         ImageIOError: a file cannot be read.
 
     Example::
@@ -66,6 +68,8 @@ def extract_features(
     (3, 256)
     """
     source = as_source(images)
+    transform = transform or default_transform(spec.image_size, spec.interpolation)
+    backbone.adaptation(transform.crop)  # refuses sizes that the network does not take
     device = pick_device(device) if isinstance(device, str) else device
     network = FrozenBackbone(backbone, spec, device, representation=representation)
     total = len(source)
@@ -75,7 +79,7 @@ def extract_features(
             network,
             source,
             range(total),
-            transform=transform or default_transform(spec.image_size),
+            transform=transform,
             batch_size=batch_size,
             threads=threads,
         )

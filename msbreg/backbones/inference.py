@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from msbreg.backbones.backbone_interface import TOKENS, Backbone
-from msbreg.backbones.resnet import normalize
+from msbreg.backbones.resnet import ResNet, normalize
 from msbreg.backbones.spec import BackboneSpec, Provenance
 
 log = logging.getLogger("msbreg")
@@ -94,9 +94,12 @@ def folded(backbone: Backbone) -> Backbone:
     """A copy in eval mode in which every BatchNorm that follows a convolution is part of its weights.
 
     These are pairs of attributes named ``convN`` and ``bnN``, and the two modules of ``downsample``, as in
-    torchvision's ResNets. A BatchNorm without such a partner stays.
+    torchvision's ResNets. A BatchNorm without such a partner stays, and other networks than ResNets are
+    only copied.
     """
     copied = copy.deepcopy(backbone).eval()
+    if not isinstance(copied, ResNet):
+        return copied
     for module in list(copied.modules()):
         names = dict(module.named_children())
         for name in names:

@@ -10,7 +10,18 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from msbreg.backbones.architectures import Architecture, architecture
+from msbreg.backbones.vit_architectures import (
+    EVERY_POSITIONS,
+    VITS,
+    Positions,
+    Transformer,
+    check_backbone_name,
+    is_resnet,
+    no_resnet,
+)
 from msbreg.run.errors import UserError
+
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -78,14 +89,19 @@ class BackboneSpec:
     """The properties of a backbone that its tensors do not show.
 
     Attributes:
-        arch: name in ARCHITECTURES.
+        arch: name in ARCHITECTURES or VITS, or ``timm/NAME``.
         normalization: input normalization, including the channel order.
         stride_in_1x1: whether bottlenecks have stride 2 in the first 1x1 convolution (v1, as in Caffe and
-            MSRA) instead of the 3x3 convolution (v1.5, as in torchvision). Always False for basic blocks.
-        image_size: size in pixels of the images used in pre-training; 0 if unknown.
+            MSRA) instead of the 3x3 convolution (v1.5, as in torchvision). Always False for other networks.
+        image_size: size in pixels of the images used in pre-training; 0 if unknown. For a vision
+            transformer, the size to which its position embeddings belong; 0 means its architecture's.
+        positions: how a vision transformer adapts its position embeddings to images of another size; None
+            means as its architecture's source does. Always None for other networks.
+        interpolation: how images are resized by default; None means bilinear for ResNets and bicubic for
+            other networks (DINO, DINOv2 and MAE).
 
     Raises:
-        UserError: the architecture is unknown.
+        UserError: the architecture is unknown, or the image size is not a multiple of the patch size.
 
     >>> spec = BackboneSpec("resnet50", stride_in_1x1=True, image_size=224)
     >>> spec.stride, spec.architecture.channels["c5"]
@@ -96,15 +112,43 @@ class BackboneSpec:
     normalization: Normalization = IMAGENET
     stride_in_1x1: bool = False
     image_size: int = 0
+    positions: Positions | None = None
+    interpolation: Interpolation | None = None
 
     def __post_init__(self) -> None:
-        if not self.architecture.bottleneck:
+        vit, resnet = self.transformer, is_resnet(self.arch)
+        if not resnet:
+            check_backbone_name(self.arch)
+        if not resnet or not self.architecture.bottleneck:
             object.__setattr__(self, "stride_in_1x1", False)
+        if self.interpolation is None:
+            object.__setattr__(self, "interpolation", "bilinear" if resnet else "bicubic")
+        if vit is None:
+            object.__setattr__(self, "positions", None)
+            return
+        object.__setattr__(self, "positions", self.positions or vit.positions)
+        object.__setattr__(self, "image_size", self.image_size or vit.image_size)
+        if self.image_size % vit.patch:
+            raise UserError(
+                f"image_size is {self.image_size}; a {self.arch} expects a multiple of its patch size "
+                f"{vit.patch}"
+            )
 
     @property
     def architecture(self) -> Architecture:
-        """Depth, width and stem."""
+        """Depth, width and stem of a ResNet.
+
+        Raises:
+            UserError: the network is no ResNet; the message says which tasks accept it.
+        """
+        if reason := no_resnet(self.arch):
+            raise UserError(reason)
         return architecture(self.arch)
+
+    @property
+    def transformer(self) -> Transformer | None:
+        """The architecture of a vision transformer; None for other networks."""
+        return VITS.get(self.arch)
 
     @property
     def stride(self) -> Literal["3x3", "1x1"]:
@@ -112,13 +156,19 @@ class BackboneSpec:
         return "1x1" if self.stride_in_1x1 else "3x3"
 
     def as_dict(self) -> dict[str, Any]:
-        """The entries of records and exported files: arch, image_size, normalization, stride."""
-        return {
+        """The entries of records and exported files: arch, image_size, normalization, and stride.
+
+        Networks other than ResNets have no stride, but the interpolation of images and of positions.
+        """
+        shared = {
             "arch": self.arch,
             "image_size": self.image_size,
             "normalization": asdict(self.normalization),
-            "stride": self.stride,
         }
+        if is_resnet(self.arch):
+            return shared | {"stride": self.stride}
+        positions = {"positions": self.positions} if self.positions else {}
+        return shared | {"interpolation": self.interpolation} | positions
 
 
 def spec_of_record(
@@ -141,9 +191,19 @@ def spec_of_record(
         raise UserError(f"stride is {stride!r}; expected 3x3 or 1x1")
     if not isinstance(size, int) or size < 0:
         raise UserError(f"image_size is {size!r}; expected a number of pixels")
+    for key, known in (("positions", EVERY_POSITIONS), ("interpolation", ("bilinear", "bicubic"))):
+        if network.get(key) not in (None, *known):
+            raise UserError(f"{key} is {network[key]!r}; expected {' or '.join(known)}")
     value = network.get("normalization", network.get("normalisation"))
     normalization = IMAGENET if value is None else normalization_of(value)
-    return BackboneSpec(arch, normalization, stride == "1x1", size)
+    return BackboneSpec(
+        arch,
+        normalization,
+        stride == "1x1",
+        size,
+        network.get("positions"),
+        network.get("interpolation"),
+    )
 
 
 def normalization_of(value: Any) -> Normalization:
@@ -187,13 +247,18 @@ class Provenance:
 
     @property
     def arch(self) -> str:
-        """Name in ARCHITECTURES."""
+        """Name in ARCHITECTURES or VITS, or ``timm/NAME``."""
         return self.spec.arch
 
     @property
     def image_size(self) -> int:
         """Size in pixels of the images used in pre-training; 0 if unknown."""
         return self.spec.image_size
+
+    @property
+    def interpolation(self) -> Interpolation | None:
+        """How images are resized by default."""
+        return self.spec.interpolation
 
     @property
     def normalization(self) -> Normalization:

@@ -1,4 +1,4 @@
-"""Detect untrained or partly loaded backbones, from BatchNorm layers and from features.
+"""Detect untrained or partly loaded backbones, from norm layers and from features.
 
 A wrong key prefix, a momentum encoder that was never updated, or statistics lost in a conversion do not cause
 an error on loading, and the resulting score looks like that of a weak method. PyTorch initializes BatchNorm
@@ -55,6 +55,7 @@ def norm_layers(
         UserError: a running variance is negative, or a statistic is not finite.
     """
     names = [key.removesuffix(".running_var") for key in state if key.endswith(".running_var")]
+    names = [name for name in names if f"{name}.bias" in state]  # timm's may have no parameters
     broken = [line for name in names for line in _impossible(state, name)]
     if broken:
         raise UserError(
@@ -117,7 +118,30 @@ def signs_of_no_training(
             f"forward passes without training: {_where(forwarded, layers)} updated running statistics, but "
             "initial values of weight (1 or 0) and bias (0), so they received no gradient."
         )
-    return tuple(signs)
+    return (*signs, *_signs_in_layer_norms(state))
+
+
+def _signs_in_layer_norms(state: Mapping[str, Tensor]) -> list[str]:
+    """The same for LayerNorm layers, which have no statistics (vision transformers)."""
+    weights = {
+        key.removesuffix(".weight"): value
+        for key, value in state.items()
+        if key.endswith(".weight") and value.ndim == 1
+    }
+    names = [
+        name for name in weights if f"{name}.running_var" not in state and f"{name}.bias" in state
+    ]
+    initial = [
+        name
+        for name in names
+        if bool((weights[name] == 1).all()) and bool((state[f"{name}.bias"] == 0).all())
+    ]
+    if not initial:
+        return []
+    return [
+        f"untouched initialization: {len(initial)} of {len(names)} LayerNorm layers, such as {initial[0]}, "
+        "have weight 1 and bias 0, so they were never loaded or trained."
+    ]
 
 
 def _impossible(state: Mapping[str, Tensor], name: str) -> list[str]:

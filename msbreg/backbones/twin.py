@@ -2,19 +2,20 @@
 
 import hashlib
 
-from msbreg.backbones.resnet import ResNet, build_backbone
+from msbreg.backbones.backbone_interface import Backbone
+from msbreg.backbones.networks import build_network, spec_of_name
 from msbreg.backbones.spec import BackboneSpec, Provenance
 
 
 def random_backbone(
     spec: BackboneSpec | str, *, seed: int, image_size: int = 0
-) -> tuple[ResNet, Provenance]:
+) -> tuple[Backbone, Provenance]:
     """The untrained twin of a network, initialized with ``seed``, in eval mode.
 
     Args:
         spec: spec of the network to compare with: architecture, normalization, channel order, stride and
             image size. A name means that architecture with ImageNet's normalization, stride 2 in the 3x3
-            convolution, and ``image_size``.
+            convolution, and ``image_size``; ``timm/NAME`` means the input that timm states.
 
     Raises:
         UserError: the name is unknown.
@@ -24,8 +25,8 @@ def random_backbone(
     ('random', 32)
     """
     if isinstance(spec, str):
-        spec = BackboneSpec(spec, image_size=image_size)
-    backbone = build_backbone(spec, seed=seed)
+        spec = spec_of_name(spec, image_size)
+    backbone = build_network(spec, seed=seed)
     digest = hashlib.sha256()
     for value in backbone.state_dict().values():
         digest.update(value.numpy().tobytes())

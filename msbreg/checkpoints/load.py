@@ -11,15 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msbreg.backbones.resnet import ResNet, build_backbone
+from msbreg.backbones.backbone_interface import Backbone
+from msbreg.backbones.networks import build_network
+from msbreg.backbones.resnet import ResNet
 from msbreg.backbones.spec import Provenance
 from msbreg.backbones.trained import signs_of_no_training
 from msbreg.backbones.twin import random_backbone
+from msbreg.backbones.vit_architectures import TIMM, check_backbone_name, no_resnet
 from msbreg.checkpoints.layouts.match import identify
 from msbreg.checkpoints.layouts.rows_libraries import KIND
 from msbreg.checkpoints.layouts.stated import SCHEMA
 from msbreg.checkpoints.layouts.tensors import overview
-from msbreg.checkpoints.read import read_file
+from msbreg.checkpoints.read import FileContent, read_file
 from msbreg.run.errors import UserError
 from msbreg.run.files import write_atomically
 
@@ -29,6 +32,7 @@ __all__ = [
     "load_backbone",
     "load_checkpoint",
     "load_exactly",
+    "load_resnet",
     "random_backbone",
     "save_checkpoint",
 ]
@@ -73,7 +77,7 @@ def load_backbone(
     encoder: str | None = None,
     family: str | None = None,
     trust_pickle: bool = False,
-) -> tuple[ResNet, Provenance]:
+) -> tuple[Backbone, Provenance]:
     """Load the backbone of any checkpoint whose layout is in FORMATS.
 
     Every key of the file is accounted for. Returns the backbone in eval mode and its provenance;
@@ -81,7 +85,8 @@ def load_backbone(
 
     Args:
         path: path of the checkpoint.
-        arch: expected architecture; None accepts any.
+        arch: expected architecture; None accepts any. ``timm/NAME`` is a model of timm, whose file is in
+            timm's layout.
         encoder: which network to use if the file contains several; None uses the family's default.
         family: the layout, if the file matches more than one.
         trust_pickle: also read files that contain objects; none of their code is run.
@@ -92,9 +97,13 @@ def load_backbone(
             one (the message lists the differences).
     """
     path = Path(path)
+    if arch is not None:
+        check_backbone_name(arch)
     file = read_file(path, trust_pickle=trust_pickle)
+    if arch is not None and arch.startswith(TIMM):
+        return _load_timm_model(file, arch, encoder, family)
     found = identify(file, arch=arch, encoder=encoder, family=family)
-    backbone = build_backbone(found.spec)
+    backbone = build_network(found.spec)
     load_exactly(backbone, found.state, path)
     try:
         signs = signs_of_no_training(found.state)
@@ -114,6 +123,57 @@ def load_backbone(
         warnings=signs,
     )
     return backbone.eval(), provenance
+
+
+def _load_timm_model(
+    file: FileContent, arch: str, encoder: str | None, family: str | None
+) -> tuple[Backbone, Provenance]:
+    """Load a file in timm's layout into the model that ``timm/NAME`` names."""
+    from msbreg.backbones.timm_model import TimmModel, timm_spec  # import all of timm's models
+    from msbreg.checkpoints.timm_file import timm_weights
+
+    if family not in (None, "timm"):
+        raise UserError(f"--family is {family}, but --arch {arch} expects a file in timm's layout")
+    backbone, spec = TimmModel(arch), timm_spec(arch)
+    weights = timm_weights(file, backbone, encoder)
+    load_exactly(backbone.model, weights.state, file.path)
+    signs = signs_of_no_training(backbone.model.state_dict())
+    for sign in signs:
+        log.warning("%s: %s", file.path, sign)
+    provenance = Provenance(
+        source=str(file.path),
+        family="timm",
+        encoder=weights.encoder,
+        spec=spec,
+        sha256=file.sha256,
+        tensors=len(weights.state),
+        details={},
+        notes=weights.notes,
+        warnings=signs,
+    )
+    return backbone.eval(), provenance
+
+
+def load_resnet(
+    path: str | os.PathLike[str],
+    *,
+    arch: str | None = None,
+    encoder: str | None = None,
+    family: str | None = None,
+    trust_pickle: bool = False,
+) -> tuple[ResNet, Provenance]:
+    """Like ``load_backbone``, for the tasks that only ResNets can do.
+
+    Raises:
+        UserError: as ``load_backbone``; or the file contains another network, and the message says which
+            tasks accept it.
+    """
+    backbone, provenance = load_backbone(
+        path, arch=arch, encoder=encoder, family=family, trust_pickle=trust_pickle
+    )
+    if not isinstance(backbone, ResNet):
+        raise UserError(f"{path}: {no_resnet(provenance.arch)}")
+    return backbone, provenance
 
 
 def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:

@@ -158,8 +158,9 @@ def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
 
 def default_transform(
     image_size: int,  # side of the views in pre-training; 0 if unknown
+    interpolation: Literal["bilinear", "bicubic"] | None = None,
 ) -> EvaluationTransform:
-    """The default transform of a network: resize to 256 and crop to 224 pixels.
+    """The default transform of a network: resize to 256 and crop to 224 pixels, bilinear unless stated.
 
     Networks trained on at most 64 pixels see the whole center square at their training size. Published models
     are trained on 224 pixels, so an unknown size counts as large.
@@ -167,6 +168,7 @@ def default_transform(
     >>> default_transform(224).crop, default_transform(0).crop, default_transform(48).crop
     (224, 224, 48)
     """
+    how = interpolation or "bilinear"
     if image_size == 0 or image_size > 64:
-        return EvaluationTransform()
-    return EvaluationTransform(resize=image_size, crop=image_size)
+        return EvaluationTransform(interpolation=how)
+    return EvaluationTransform(resize=image_size, crop=image_size, interpolation=how)

@@ -10,8 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from msbreg.checkpoints.load import file_sha256
+from tests.msbreg.backbones.toy_transformers import (
+    PLAIN,
+    timm_model,
+    toys,  # noqa: F401 - a fixture
+)
 from tests.msbreg.checkpoints.convert.realistic_networks import write_checkpoint
 from tests.transfer.report.records import network, write_knn
 from tools.convert_to_d2 import main
@@ -181,3 +187,11 @@ def test_the_float32_difference_is_printed_beside_the_float64_one(checkpoint, ca
     numbers = [float(word) for word in single.split()[2:]]
     assert len(numbers) == 5  # stem, res2 to res5
     assert all(0 < number < 1e-3 for number in numbers)
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_transformer_is_refused_and_nothing_is_written(tmp_path, capsys):
+    torch.save(timm_model(PLAIN).state_dict(), tmp_path / "vit.pth")
+    assert main([str(tmp_path / "vit.pth")]) == 2
+    assert "vit_base_toy is a vision transformer, and only ResNets" in capsys.readouterr().err
+    assert files(tmp_path) == {"vit.pth"}

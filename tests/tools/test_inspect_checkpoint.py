@@ -1,5 +1,6 @@
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,12 @@ from msbreg.backbones.resnet import build_backbone, embed, normalize
 from msbreg.backbones.trained import photographs
 from msbreg.checkpoints.layouts import FORMATS
 from msbreg.checkpoints.load import save_checkpoint
+from tests.msbreg.backbones.toy_transformers import (
+    DINOV2,
+    timm_model,
+    toys,  # noqa: F401 - a fixture
+)
+from tests.msbreg.checkpoints.layouts.vit_files import FILES
 from tools.inspect_checkpoint import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,3 +245,20 @@ def test_it_runs_from_any_folder(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: checkpoint none.pth does not exist")
     assert done.stdout == ""
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_transformer_shows_its_positions_and_has_no_conversion(tmp_path, capsys):
+    path = tmp_path / "dinov2.pth"
+    torch.save(FILES["DINOv2"][2](timm_model(DINOV2), None), path)
+    code, facts = as_json(capsys, path)
+    assert (code, facts["verdict"]) == (0, "trained")
+    layout = facts["layout"]
+    assert (layout["family"], layout["positions"], layout["image_size"]) == ("dinov2", "offset", 40)
+    assert [row["keys"] for row in facts["dropped"]] == ["mask_token"]
+    assert facts["next"] == [f"python transfer/knn.py --checkpoint {path}"]
+    assert not {"norms", "features"} & set(facts)
+    assert main([str(path)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"positions +of 40 pixels; other sizes: offset\n", out)
+    assert "stride" not in out

@@ -16,12 +16,11 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from msbreg.backbones.architectures import Architecture, name_of
-from msbreg.backbones.resnet import ResNet
 from msbreg.backbones.spec import BackboneSpec, Provenance, of_gray_levels
 from msbreg.backbones.twin import random_backbone
 from msbreg.checkpoints.convert.target import no_small_stem
 from msbreg.checkpoints.layouts.names import detectron2, to_dialect
-from msbreg.checkpoints.load import file_sha256, load_backbone
+from msbreg.checkpoints.load import file_sha256, load_resnet
 from msbreg.checkpoints.read import read_file
 from msbreg.run.config import flat, plain
 from msbreg.run.errors import UserError
@@ -54,7 +53,7 @@ def backbone_of_file(
     Raises:
         UserError: the file cannot be read, or the yaml describes another backbone or another input.
     """
-    backbone, provenance = load_backbone(
+    backbone, provenance = load_resnet(
         path, encoder=encoder, family=family, trust_pickle=trust_pickle
     )
     check_backbone(config, provenance.spec, str(path))
@@ -148,7 +147,7 @@ def _same(config: CfgNode, key: str, value: Any) -> bool:
     )
 
 
-def _in_detectron2s_names(backbone: ResNet) -> dict[str, Tensor]:
+def _in_detectron2s_names(backbone: nn.Module) -> dict[str, Tensor]:
     return to_dialect(backbone.state_dict(), detectron2)
 
 

@@ -13,6 +13,7 @@ from msbreg.backbones.backbone_interface import Backbone
 from msbreg.backbones.inference import FrozenBackbone, compiles
 from msbreg.backbones.spec import Provenance
 from msbreg.backbones.twin import random_backbone
+from msbreg.backbones.vit_architectures import is_resnet
 from msbreg.checkpoints.load import file_sha256, load_backbone
 from msbreg.data.images import LabeledImages
 from msbreg.data.sources import data_name, open_source
@@ -124,7 +125,7 @@ def load_network(config: FrozenConfig, job: Job) -> tuple[Backbone, Provenance]:
         backbone, provenance = random_backbone(of.spec, seed=config.seed)
     else:
         arch = config.arch or "resnet18-narrow"
-        size = config.image_size or {"resnet18-narrow": 48}.get(arch, 32 if "-" in arch else 224)
+        size = config.image_size or default_image_size(arch)
         backbone, provenance = random_backbone(arch, seed=config.seed, image_size=size)
     job.record.content["network"] = provenance.as_dict() | {
         "name": network_name(config, provenance)
@@ -137,6 +138,13 @@ def load_network(config: FrozenConfig, job: Job) -> tuple[Backbone, Provenance]:
         provenance.family,
     )
     return backbone, provenance
+
+
+def default_image_size(arch: str) -> int:
+    """The training size that ``--checkpoint random`` assumes; 0 is that of the architecture."""
+    if not is_resnet(arch):
+        return 0
+    return {"resnet18-narrow": 48}.get(arch, 32 if "-" in arch else 224)
 
 
 def _load(config: FrozenConfig, path: Path) -> tuple[Backbone, Provenance]:
@@ -205,10 +213,16 @@ def frozen_network(config: FrozenConfig, job: Job) -> FrozenNetwork:
     """Load the network; it, the transform and the representation go into the record.
 
     Raises:
-        UserError: the network cannot be read, or does not have the representation.
+        UserError: the network cannot be read, does not have the representation, or does not take images
+            of the size of the transform.
     """
     backbone, provenance = load_network(config, job)
-    transform = config.transform or default_transform(provenance.image_size)
+    transform = config.transform or default_transform(
+        provenance.image_size, provenance.interpolation
+    )
+    if note := backbone.adaptation(transform.crop):
+        job.record.content["network"]["adaptation"] = note
+        log.info("%s", note)
     representation = config.representation or backbone.representations[0]
     if representation not in backbone.representations:
         raise UserError(

@@ -19,6 +19,7 @@ from msbreg.backbones.backbone_interface import Backbone
 from msbreg.backbones.features import feature_batches
 from msbreg.backbones.inference import Compile, FrozenBackbone, Precision, compiles
 from msbreg.backbones.spec import Provenance
+from msbreg.backbones.vit_architectures import is_resnet
 from msbreg.data.decoding import UnreadableImage
 from msbreg.data.images import content_hash
 from msbreg.data.sources import ImageSource
@@ -80,9 +81,10 @@ def extract(
 ) -> Features:
     """Features of the frozen backbone for all images, read from the cache as far as possible.
 
-    The cache key consists of weights, source, transform, representation, precision, normalization and device
-    type; a source's ``cache_key`` contains the path, size and modification time of each file. Damaged shards
-    are extracted again, with a warning.
+    The cache key consists of weights, source, transform, representation, precision, normalization, device
+    type, and for networks other than ResNets the architecture and how positions are adapted; a source's
+    ``cache_key`` contains the path, size and modification time of each file. Damaged shards are extracted
+    again, with a warning.
 
     Args:
         label: name of the split, for the progress display.
@@ -104,6 +106,9 @@ def extract(
         "normalization": asdict(provenance.normalization),
         "stride": provenance.stride,
     }
+    if not is_resnet(provenance.arch):
+        # Equal tensors with another number of heads or other positions compute other features.
+        about |= {"arch": provenance.arch, "positions": provenance.spec.positions}
     key = hashlib.sha256(json.dumps([FORMAT, about], sort_keys=True).encode()).hexdigest()[:24]
     store = FeatureStore(
         settings.cache / key, len(source), backbone.width(representation), settings.precision, about

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from msbreg.backbones.architectures import ARCHITECTURES
+from msbreg.backbones.vit_architectures import check_backbone_name
 from msbreg.data.transforms import EvaluationTransform
 from msbreg.run.errors import UserError
 from msbreg.run.inputs import check_checkpoint, check_data, check_output
@@ -40,7 +40,7 @@ class FrozenConfig:
     """Name of the network in tables (empty: its method and architecture)."""
     arch: str | None = None
     """Expected architecture (an error if the checkpoint has another); for ``random``, the one to
-    build (null: resnet18-narrow, the demo's)."""
+    build (null: resnet18-narrow, the demo's). timm/NAME is any model of timm."""
     encoder: str | None = None
     """Which network of a checkpoint that has several (null: the one that its family evaluates)."""
     family: str | None = None
@@ -52,7 +52,7 @@ class FrozenConfig:
     normalization, channel order, stride and image size."""
     image_size: int | None = None
     """For ``random`` without ``twin_of``: the training size to assume (null: 48 for resnet18-narrow, 32
-    for small-image networks, 224 for others)."""
+    for small-image networks, 518 for DINOv2's, 224 for others)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     workers: int = 2
@@ -60,8 +60,8 @@ class FrozenConfig:
     cache: Path = field(default_factory=default_cache)
     """Folder of the feature cache."""
     representation: str | None = None
-    """Feature of the network to evaluate (null: its default; for ResNets ``gap``, the global
-    average pool)."""
+    """Feature of the network to evaluate (null: its default; for ResNets ``gap``, the global average
+    pool; for vision transformers ``cls``, the class token; also cls+mean, mean, cls-4, ...)."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: compute and store the features in bfloat16: faster on GPUs, half the space, other numbers."""
     compile: Literal["auto", "no", "yes"] = "auto"
@@ -73,11 +73,14 @@ class FrozenConfig:
     """What to do if the output folder already contains this completed run."""
     transform: EvaluationTransform | None = None
     """Evaluation transform (null: resize to 256 and center-crop 224 for networks trained above 64 pixels,
-    otherwise a center square at the training size)."""
+    otherwise a center square at the training size; bilinear for ResNets, usually bicubic for others)."""
 
     def __post_init__(self) -> None:
-        if self.arch is not None and self.arch not in ARCHITECTURES:
-            raise UserError(f"arch is {self.arch!r}; expected one of {', '.join(ARCHITECTURES)}")
+        if self.arch is not None:
+            try:
+                check_backbone_name(self.arch)
+            except UserError as error:
+                raise UserError(f"arch: {error}") from error
         if not 0 <= self.seed < 2**31 or self.workers < 1:
             raise UserError(
                 f"seed is {self.seed} and workers {self.workers}; expected 0 to 2^31 - 1, and at least 1"

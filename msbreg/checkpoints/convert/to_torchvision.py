@@ -26,7 +26,7 @@ from msbreg.checkpoints.convert.target import (
     torch_saved,
 )
 from msbreg.checkpoints.layouts.names import torchvision as torchvision_names
-from msbreg.checkpoints.load import load_backbone
+from msbreg.checkpoints.load import load_resnet
 from msbreg.checkpoints.read import read_file
 
 LAYOUT = Layout(
@@ -189,8 +189,8 @@ def snippet(path: str) -> str:
 
 
 def read_with_msbreg(path: Path, settings: Settings, images: Tensor) -> list[Reading]:
-    """Read with ``load_backbone``."""
-    backbone, provenance = load_backbone(path)
+    """Read with ``load_backbone``, as a ResNet."""
+    backbone, provenance = load_resnet(path)
 
     def features(dtype: torch.dtype) -> Features:
         return features_of(backbone, provenance.spec, images, dtype)

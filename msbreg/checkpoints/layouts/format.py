@@ -7,9 +7,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from msbreg.backbones.architectures import PUBLISHED
-from msbreg.backbones.spec import IMAGENET, Normalization
+from msbreg.backbones.spec import IMAGENET, Interpolation, Normalization
+from msbreg.backbones.vit_architectures import Positions
 from msbreg.checkpoints.layouts.names import Dialect, place, shapes, table, torchvision
 from msbreg.checkpoints.layouts.tensors import Entry, matches, networks, state_at, unwrapped
+from msbreg.checkpoints.layouts.vit_names import TransformerNames
 from msbreg.checkpoints.read.inert import printable
 
 ZERO_TO_ONE = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -53,7 +55,9 @@ class Format:
         encoders: networks that may be in the file; the first is the default.
         why: reason for the default.
         entry: keys that lead from the file's content to the state dict.
-        names: dialect of the tensor names after the prefix.
+        names: dialect of the tensor names after the prefix; it decides between ResNets and ViTs.
+        archs: for ViTs, patterns of the architectures that such files contain. Where tensors do not decide,
+            the first pattern does.
         hwio: whether convolutions are stored as (height, width, in, out) and norms as (1, 1, 1, C), as
             in TensorFlow.
         by_order: whether names are meaningless and tensors follow torchvision's order.
@@ -68,6 +72,9 @@ class Format:
         aliases: prefixes of second copies of the same tensors; the copies must be equal.
         normalization: input normalization.
         stride: the convolution with stride 2 in a bottleneck: 3x3 (v1.5, torchvision) or 1x1 (v1, Caffe).
+        positions: for ViTs, how the source adapts position embeddings to other image sizes.
+        interpolation: how the source resizes evaluation images; None is the default of the network.
+        on_request: whether the layout is only used if the user names it.
         states_arch: whether the file states its architecture under our name.
         note: anything else a user should know.
     """
@@ -78,7 +85,8 @@ class Format:
     encoders: tuple[Encoder, ...]
     why: str = "the file contains one network"
     entry: Entry = ()
-    names: Dialect = torchvision
+    names: Dialect | TransformerNames = torchvision
+    archs: tuple[str, ...] = ()
     hwio: bool = False
     by_order: bool = False
     top: tuple[str, ...] = ()
@@ -92,6 +100,9 @@ class Format:
     aliases: tuple[str, ...] = ()
     normalization: Normalization = IMAGENET
     stride: Literal["3x3", "1x1"] = "3x3"
+    positions: Positions | None = None
+    interpolation: Interpolation | None = None
+    on_request: bool = False
     states_arch: bool = False
     note: str = ""
 
@@ -114,8 +125,8 @@ class Candidate:
         total: number of keys in the state dict of the default encoder.
         present: encoders that are in the file.
         encoder: the selected encoder.
-        state: torchvision name -> tensor of the selected encoder, as in the file.
-        keys: torchvision name -> key in the file, without wrapper tokens.
+        state: our name (torchvision's or timm's) -> tensor of the selected encoder, as in the file.
+        keys: our name -> key in the file, without wrapper tokens.
         dropped: reason -> keys.
         unexplained: keys that no part of the row accounts for.
     """

@@ -3,7 +3,7 @@
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from msbreg.backbones.architectures import ARCHITECTURES
 from msbreg.backbones.spec import IMAGENET, BackboneSpec, Normalization
+from msbreg.backbones.vit_architectures import VITS
 from msbreg.checkpoints.layouts import FORMATS
 from msbreg.checkpoints.layouts.format import (
     EVERYTHING,
@@ -32,6 +33,7 @@ from msbreg.checkpoints.layouts.tensors import (
     overview,
     unwrapped,
 )
+from msbreg.checkpoints.layouts.vit_names import TransformerNames
 from msbreg.checkpoints.read import FileContent
 from msbreg.checkpoints.read.inert import plain, printable
 from msbreg.run.errors import UserError
@@ -40,7 +42,10 @@ INSPECT_HINT = "Inspect it with:  python tools/inspect_checkpoint.py {path}"
 
 # Files without a plain ResNet: key pattern -> explanation.
 HINTS = {
-    "*patch_embed*": "It contains a vision transformer; this suite evaluates ResNets.",
+    "*mlp.w12.weight": "It contains DINOv2's ViT-g, whose SwiGLU blocks this suite does not build.",
+    "*fc_norm.weight": "It contains a transformer with a norm after its pooling: give --arch timm/NAME.",
+    "*patch_embed*": f"It contains a vision transformer; the known ones are: {', '.join(VITS)}. For other "
+    "models of timm, give --arch timm/NAME.",
     "*encoder1.conv1.weight": "CMC splits Lab images over two half networks: there is no RGB ResNet in it.",
     "*conv1.0.weight": "It contains a deep stem (ResNet-C or -D), which is not the ResNet-50 of the papers.",
     "*_flat_param": "FSDP flattened its tensors, which cannot be separated again: save the FULL_STATE_DICT.",
@@ -61,8 +66,10 @@ def mismatch_message(
     """The error message for a file with a known layout whose tensors do not match."""
     row = candidate.row
     assert candidate.encoder is not None
-    if not row.states_arch and len(mismatches(candidate.state, arch)) > len(candidate.state) // 2:
-        lines = [*_stages(candidate.state), *lines]
+    known = mismatches(candidate.state, arch, row.names)
+    if not row.states_arch and len(known) > len(candidate.state) // 2:
+        vit = isinstance(row.names, TransformerNames)
+        lines = [*(_tokens if vit else _stages)(candidate.state), *lines]
     for head, keys in groups(candidate.unexplained).items():
         shown_head, example = printable(head), printable(keys[0])
         lines.append(f"unexplained  {shown_head} ({len(keys)} keys), such as {example}")
@@ -94,6 +101,14 @@ def _stages(state: Mapping[str, Any]) -> list[str]:
     conv1 = state.get("conv1.weight")
     shape = tuple(conv1.shape) if isinstance(conv1, Tensor) else "absent"
     return [f"contains     {blocks} blocks in its four stages, conv1 {shape}"]
+
+
+def _tokens(state: Mapping[str, Any]) -> list[str]:
+    """The actual vision transformer, as far as names and shapes determine it."""
+    blocks = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    projection = state.get("patch_embed.proj.weight")
+    shape = tuple(projection.shape) if isinstance(projection, Tensor) else "absent"
+    return [f"contains     {blocks} blocks, patch_embed.proj.weight {shape}"]
 
 
 def unknown_layout_message(
@@ -156,7 +171,7 @@ class Match:
         encoder: the selected network.
         present: names of all of the row's networks that are in the file.
         spec: architecture, input and stride, as stated by the file or else by the family.
-        state: torchvision name -> tensor; complete, finite, in float32.
+        state: our name (torchvision's or timm's) -> tensor; complete, finite, in float32.
         tensor_count: number of these tensors that were in the file.
         dropped: reason -> keys without wrapper tokens.
         details: how the network was trained, as far as the file states it.
@@ -204,12 +219,14 @@ def identify(
     _check_encoder(candidate, encoder, file)
     assert candidate.encoder is not None
     stated = stated_by(file, content, row)
-    found = stated.arch or nearest_arch(candidate.state)
-    if found not in ARCHITECTURES:
+    found = stated.arch or nearest_arch(candidate.state, row.names, row.archs)
+    if found not in ARCHITECTURES and found not in VITS:
         raise UserError(
             f"{file.path} contains the unknown architecture {found!r}; known: {', '.join(ARCHITECTURES)}"
         )
-    lines = mismatches(candidate.state, found)
+    if arch in VITS and found in VITS and _differ_only_in_heads(arch, found):
+        found = arch  # tensors do not show the number of heads
+    lines = mismatches(candidate.state, found, row.names)
     if arch is not None and arch != found and not lines:
         raise UserError(
             f"{file.path} contains a {found}, but a {arch} was requested.\n"
@@ -217,7 +234,10 @@ def identify(
         )
     if lines or candidate.unexplained:
         raise UserError(mismatch_message(candidate, arch or found, lines, file.path, content))
-    state, notes = complete(candidate.state, found)
+    state, notes = complete(candidate.state, found, row.names)
+    image_size = stated.image_size
+    if isinstance(row.names, TransformerNames):
+        image_size = row.names.image_size(VITS[found], candidate.state)
     row_notes = [row.note] if row.note and stated.normalization is None else []
     return Match(
         row=row,
@@ -227,7 +247,9 @@ def identify(
             arch=found,
             normalization=stated.normalization or row.normalization,
             stride_in_1x1=(stated.stride or row.stride) == "1x1",
-            image_size=stated.image_size,
+            image_size=image_size,
+            positions=row.positions,
+            interpolation=row.interpolation,
         ),
         state=state,
         tensor_count=len(candidate.state),
@@ -251,7 +273,9 @@ def _rows(family: str | None, encoder: str | None) -> tuple[Format, ...]:
         raise UserError(
             f"unknown family {family!r}; expected one of: {', '.join((*known, *OTHERS))}"
         )
-    return FORMATS if family is None else (known[family],)
+    if family is None:
+        return tuple(row for row in FORMATS if not row.on_request)
+    return (known[family],)
 
 
 # ---- A layout specified by the user: where the network is, and its input
@@ -291,6 +315,10 @@ def other(family: str, encoder: str | None) -> Format:
 
 
 # ---- Details of identify
+
+
+def _differ_only_in_heads(one: str, other: str) -> bool:
+    return replace(VITS[one], heads=VITS[other].heads) == VITS[other]
 
 
 def _stem_bias_note(content: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Name dialects: how each toolbox names the tensors of a torchvision ResNet.
+"""Name dialects: how each toolbox names the tensors of a torchvision ResNet (vit_names.py: of a ViT).
 
 A dialect is a function from a ``Place`` in the network to a name. Foreign names are looked up in a
 table built from it, so a name matches exactly or not at all: nothing is renamed by substring.
@@ -12,6 +12,7 @@ from functools import cache
 from torch import Tensor
 
 from msbreg.backbones.architectures import ARCHITECTURES
+from msbreg.checkpoints.layouts.vit_names import TransformerNames
 
 COUNTER = (
     "num_batches_tracked"  # of BatchNorm; absent before PyTorch 0.4.1 and from most converters
@@ -143,9 +144,13 @@ def shapes(arch: str) -> dict[str, tuple[int, ...]]:
     return ARCHITECTURES[arch].shapes
 
 
+def table(names: Dialect | TransformerNames) -> dict[str, str]:
+    """Foreign name -> our name (torchvision's or timm's), for the tensors of all architectures."""
+    return names.names if isinstance(names, TransformerNames) else _table(names)
+
+
 @cache
-def table(dialect: Dialect) -> dict[str, str]:
-    """Foreign name -> torchvision name, for the tensors of all architectures."""
+def _table(dialect: Dialect) -> dict[str, str]:
     keys = dict.fromkeys(key for arch in ARCHITECTURES for key in shapes(arch))
     made = {dialect(place(key)): key for key in keys}
     assert len(made) == len(keys), "a dialect must give each tensor a unique name"

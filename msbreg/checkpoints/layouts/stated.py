@@ -9,6 +9,7 @@ from typing import Any, Literal
 from msbreg.backbones.architectures import PUBLISHED
 from msbreg.backbones.spec import Normalization, normalization_of, spec_of_record
 from msbreg.checkpoints.layouts.format import Format
+from msbreg.checkpoints.layouts.vit_names import TransformerNames
 from msbreg.checkpoints.read import FileContent
 from msbreg.run.errors import UserError
 
@@ -54,6 +55,8 @@ def stated_by(file: FileContent, content: Mapping[str, Any], row: Format) -> Sta
     stated = _certificate(file)
     if stated is not None:
         return stated
+    if isinstance(row.names, TransformerNames):
+        return _transformer_sidecar(file)
     if row.name.startswith("huggingface") or row.name == "torchvision":
         return _sidecar(file)
     return Stated()
@@ -158,6 +161,31 @@ def _sidecar(file: FileContent) -> Stated:
         notes.append("the normalization is taken from the configuration next to the file")
     stride: Literal["3x3", "1x1"] | None = "1x1" if first else None
     return Stated(normalization=normalization, stride=stride, notes=tuple(notes))
+
+
+def _transformer_sidecar(file: FileContent) -> Stated:
+    """What the same files state about a vision transformer.
+
+    Raises:
+        UserError: they describe a network or an input that this suite does not support.
+    """
+    config, where = file.sidecar, f"the configuration next to {file.path}"
+    act = config.get("hidden_act", "gelu")
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    usual = not isinstance(width, int) or not isinstance(heads, int) or width == 64 * heads
+    if act != "gelu" or config.get("qkv_bias", True) is not True or not usual:
+        raise UserError(
+            f"{where} says hidden_act = {act!r}, qkv_bias = {config.get('qkv_bias', True)!r} and "
+            f"{heads} heads for {width} channels; expected 'gelu', true, and 64 channels per head: this "
+            "suite does not build other vision transformers"
+        )
+    notes = []
+    normalization = _sidecar_input(config, where)
+    if normalization:
+        notes.append("the normalization is taken from the configuration next to the file")
+    if (eps := config.get("layer_norm_eps", 1e-6)) != 1e-6:
+        notes.append(f"config.json says layer_norm_eps = {eps!r}; the authors' 1e-6 is used")
+    return Stated(normalization=normalization, notes=tuple(notes))
 
 
 def _sidecar_input(config: Mapping[str, Any], where: str) -> Normalization | None:

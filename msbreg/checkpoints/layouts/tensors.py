@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from msbreg.backbones.architectures import PUBLISHED
+from msbreg.backbones.vit_architectures import VITS
+from msbreg.checkpoints.layouts import vit_names
 from msbreg.checkpoints.layouts.names import (
     COUNTER,
+    Dialect,
     children,
     detectron2,
     huggingface,
@@ -20,6 +23,7 @@ from msbreg.checkpoints.layouts.names import (
     table,
     torchvision,
 )
+from msbreg.checkpoints.layouts.vit_names import TransformerNames
 from msbreg.checkpoints.read.inert import printable
 from msbreg.run.errors import UserError
 
@@ -146,15 +150,25 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 @cache
 def _unmistakable() -> frozenset[str]:
-    """Names of convolutions in all dotted dialects, by which a network is recognized under any prefix."""
+    """Names of weights in all dotted dialects, by which a network is recognized under any prefix.
+
+    They are those of convolutions of ResNets, and of attention of vision transformers.
+    """
     dialects = (torchvision, children, obow, detectron2, huggingface)
-    return frozenset(
+    convolutions = {
         name for d in dialects for name in table(d) if "conv" in name and name.count(".") > 1
-    )
+    }
+    attention = {
+        name
+        for names in (vit_names.timm, vit_names.huggingface_vit)
+        for name in table(names)
+        if ".att" in name and name.endswith(".weight")
+    }
+    return frozenset(convolutions | attention)
 
 
 def networks(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Prefix -> keys of its convolutions, for every prefix that seems to contain a whole ResNet."""
+    """Prefix -> keys of its convolutions or attention, for every prefix that seems to contain a network."""
     found: dict[str, list[str]] = {}
     known = _unmistakable()
     for key in keys:
@@ -167,9 +181,25 @@ def networks(keys: Iterable[str]) -> dict[str, list[str]]:
     return {prefix: own for prefix, own in found.items() if len(own) >= MIN_CONVOLUTIONS}
 
 
-def mismatches(state: Mapping[str, Any], arch: str) -> list[str]:
+Names = Dialect | TransformerNames
+
+
+def wanted_shapes(
+    state: Mapping[str, Any], arch: str, names: Names = torchvision
+) -> dict[str, tuple[int, ...]]:
+    """Our name -> shape of every tensor that a file with this architecture contains.
+
+    Position embeddings may belong to any image size; the size that the state shows is taken.
+    """
+    if isinstance(names, TransformerNames):
+        a = VITS[arch]
+        return names.parts(a, names.image_size(a, state))
+    return shapes(arch)
+
+
+def mismatches(state: Mapping[str, Any], arch: str, names: Names = torchvision) -> list[str]:
     """One line per difference between a state and an architecture's tensors; empty if they match."""
-    wanted = shapes(arch)
+    wanted = wanted_shapes(state, arch, names)
     counted = any(name.endswith(COUNTER) for name in state)
     lines = []
     for name, shape in wanted.items():
@@ -199,26 +229,47 @@ def _tensor_problem(name: str, value: Any, shape: tuple[int, ...]) -> str:
     return "" if finite.all() else f"not finite   {name}: {int((~finite).sum())} values"
 
 
-def nearest_arch(state: Mapping[str, Any]) -> str:
-    """The published architecture whose tensors agree best in name and shape."""
+def nearest_arch(
+    state: Mapping[str, Any], names: Names = torchvision, archs: tuple[str, ...] = ()
+) -> str:
+    """The published architecture whose tensors agree best in name and shape.
+
+    Args:
+        archs: for vision transformers, patterns of the architectures to consider; the first pattern wins
+            where several agree equally, because tensors do not show the number of heads.
+    """
     found = {k: tuple(v.shape) for k, v in state.items() if isinstance(v, Tensor)}
 
     def agreement(arch: str) -> float:
-        wanted = shapes(arch)
+        wanted = wanted_shapes(state, arch, names)
         same = sum(found.get(name) == shape for name, shape in wanted.items())
         return same / max(len(wanted), len(state))
 
-    return max(PUBLISHED, key=agreement)
+    if not isinstance(names, TransformerNames):
+        return max(PUBLISHED, key=agreement)
+    known = dict.fromkeys(arch for pattern in archs for arch in VITS if matches(arch, (pattern,)))
+    # The size of patches and tokens first: all else is alike in networks with and without LayerScale.
+    patches = "patch_embed.proj.weight"
+    return max(
+        known,
+        key=lambda arch: (
+            found.get(patches) == wanted_shapes(state, arch, names)[patches],
+            agreement(arch),
+        ),
+    )
 
 
-def complete(state: Mapping[str, Tensor], arch: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def complete(
+    state: Mapping[str, Tensor], arch: str, names: Names = torchvision
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The state in the module's order, in float32, with missing counters set to 0; and notes on changes."""
     notes = []
-    if not any(name.endswith(COUNTER) for name in state):
+    counters = not isinstance(names, TransformerNames)
+    if counters and not any(name.endswith(COUNTER) for name in state):
         notes.append(f"{COUNTER} is absent (set to 0; evaluation does not use it)")
     made = {}
     types = set()
-    for name in shapes(arch):
+    for name in wanted_shapes(state, arch, names):
         value = state.get(name, torch.tensor(0))
         if name.endswith(COUNTER):
             value = value.long()
@@ -228,4 +279,6 @@ def complete(state: Mapping[str, Tensor], arch: str) -> tuple[dict[str, Tensor],
         made[name] = value.detach().contiguous().clone()
     if types:
         notes.append(f"weights were stored as {', '.join(sorted(types))} and converted to float32")
+    if isinstance(names, TransformerNames):
+        made = names.assembled(made, VITS[arch])
     return made, tuple(notes)

@@ -10,6 +10,7 @@ from msbreg.backbones.spec import BackboneSpec, Normalization
 from msbreg.data.decoding import ImageIOError, UnreadableImage
 from msbreg.data.folder import list_images
 from msbreg.data.transforms import EvaluationTransform
+from msbreg.run.errors import UserError
 
 SPEC = BackboneSpec(
     "resnet18-tiny", Normalization((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "BGR"), image_size=16
@@ -64,3 +65,20 @@ def test_unreadable_files_are_reported_by_name(backbone, make_folder):
     (folder / "class1" / "001.png").write_bytes(b"no image")
     with pytest.raises(UnreadableImage, match=r"class1/001\.png"):
         msbreg.extract_features(backbone, SPEC, folder, device="cpu")
+
+
+def test_features_of_a_transformer_are_its_class_tokens(make_folder):
+    backbone, spec = msbreg.random_backbone("vit_tiny_patch16", seed=0, image_size=32)
+    folder = make_folder(train=2, side=32) / "train"
+    x = msbreg.extract_features(backbone, spec, folder, device="cpu")
+    images = list_images(folder)
+    transform = EvaluationTransform(32, 32, "bicubic")
+    pixels = torch.from_numpy(np.stack([transform(images.image(i)) for i in range(4)]))
+    with torch.inference_mode():
+        normalized = normalize(pixels, torch.device("cpu"), spec.normalization)
+        wanted = backbone.forward_features(normalized)[:, 0]
+    np.testing.assert_allclose(x, wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="24 x 24 pixels; this network expects a multiple"):
+        msbreg.extract_features(
+            backbone, spec, folder, device="cpu", transform=EvaluationTransform(24, 24)
+        )

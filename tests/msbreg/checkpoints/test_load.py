@@ -11,17 +11,23 @@ import torch
 import torchvision
 
 import msbreg
-from msbreg.backbones.resnet import build_backbone, embed
+from msbreg.backbones.resnet import ResNet, build_backbone, embed
 from msbreg.backbones.spec import IMAGENET
 from msbreg.checkpoints.layouts import names
 from msbreg.checkpoints.load import (
     load_backbone,
     load_checkpoint,
     load_exactly,
+    load_resnet,
     random_backbone,
     save_checkpoint,
 )
 from msbreg.run.errors import UserError
+from tests.msbreg.backbones.toy_transformers import (
+    PLAIN,
+    timm_model,
+    toys,  # noqa: F401 - a fixture
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -261,3 +267,24 @@ def test_a_write_that_fails_keeps_the_previous_checkpoint(tmp_path):
     assert path.read_bytes() == before
     assert [f.name for f in tmp_path.iterdir()] == ["checkpoint.pth"]
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 100_000
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_task_of_resnets_refuses_a_transformer_and_says_which_tasks_accept_it(tmp_path):
+    path = tmp_path / "vit.pth"
+    torch.save(timm_model(PLAIN).state_dict(), path)
+    assert load_backbone(path)[1].arch == PLAIN
+    with pytest.raises(
+        UserError, match=r"vit\.pth: vit_base_toy is a vision transformer, and only Res"
+    ):
+        load_resnet(path)
+
+
+def test_a_resnet_is_loaded_for_the_tasks_of_resnets(tmp_path):
+    save_checkpoint(tmp_path / "checkpoint.pth", content())
+    assert isinstance(load_resnet(tmp_path / "checkpoint.pth")[0], ResNet)
+
+
+def test_an_address_is_not_an_architecture(tmp_path):
+    with pytest.raises(UserError, match="'timm/hf-hub:timm/resnet18' is unknown"):
+        load_backbone(tmp_path / "nowhere.pth", arch="timm/hf-hub:timm/resnet18")

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-HEAVY = ("torch", "torchvision", "sklearn", "matplotlib", "tensorboard", "rich", "faiss", "joblib")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "sklearn",
+    "matplotlib",
+    "tensorboard",
+    "rich",
+    "faiss",
+    "joblib",
+)
 # Runs a script as a user would, then prints which heavy libraries were imported.
 RUNNER = """
 import atexit, runpy, sys
@@ -42,7 +52,15 @@ WRONG = [
         for script in FROZEN
     ),
     ("transfer/knn.py", "--config configs/digits_svm.yaml", "is a card for transfer/svm.py"),
-    ("transfer/knn.py", "--arch resnet19", "arch is 'resnet19'; expected one of resnet18"),
+    (
+        "transfer/knn.py",
+        "--arch resnet19",
+        "arch: backbone 'resnet19' is unknown; expected one of: resnet18",
+    ),
+    ("transfer/knn.py", "--arch timm/hf-hub:a/b", "arch: backbone 'timm/hf-hub:a/b' is unknown"),
+    ("pretrain/run.py", "--arch vit_small_patch16", "only ResNets can be pre-trained"),
+    ("tools/convert_to_d2.py", "README.md --arch timm/vit_x", "only ResNets can be pre-trained"),
+    ("tools/inspect_checkpoint.py", "README.md --arch resnet19", "'resnet19' is unknown"),
     ("transfer/knn.py", "--tempreature 3", "did you mean --temperature?"),
     ("pretrain/run.py", "--data nowhere", "data 'nowhere' is neither"),
     ("pretrain/run.py", "--classes-file nowhere.txt", "nowhere.txt does not exist"),

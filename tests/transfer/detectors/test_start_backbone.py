@@ -1,12 +1,18 @@
 """The untrained twin of a yaml has the yaml's backbone and input."""
 
 import pytest
+import torch
 
 from msbreg.backbones.resnet import build_backbone
 from msbreg.backbones.spec import IMAGENET, BackboneSpec
 from msbreg.run.errors import UserError
+from tests.msbreg.backbones.toy_transformers import (
+    PLAIN,
+    timm_model,
+    toys,  # noqa: F401 - a fixture
+)
 from tests.transfer.detectors.cases import config_of
-from transfer.detectors.start import check_backbone, spec_of_yaml, untrained
+from transfer.detectors.start import backbone_of_file, check_backbone, spec_of_yaml, untrained
 
 CASE = "fpn-r50-frozen-bgr"
 MODERN = (
@@ -67,3 +73,11 @@ def test_a_yaml_with_an_unknown_backbone_has_no_twin(pairs, words):
 def test_a_wider_checkpoint_is_rejected_with_the_settings_for_its_width(tmp_path):
     with pytest.raises(UserError, match='Give: MODEL.RESNETS.WIDTH_PER_GROUP "128"'):
         check_backbone(config_of(CASE, *MODERN), BackboneSpec("wide_resnet50_2"), "wide.pth")
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_transformer_is_rejected_with_the_tasks_that_accept_it(tmp_path):
+    path = tmp_path / "vit.pth"
+    torch.save(timm_model(PLAIN).state_dict(), path)
+    with pytest.raises(UserError, match="only ResNets(.|\n)*detectors(.|\n)*transfer/knn.py"):
+        backbone_of_file(path, config_of(CASE, *MODERN))

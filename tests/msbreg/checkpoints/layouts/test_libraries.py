@@ -9,6 +9,10 @@ import torch
 from torchvision.models import resnet18
 
 from msbreg.checkpoints.load import load_backbone
+from tests.msbreg.backbones.toy_transformers import (
+    images,
+    toys,  # noqa: F401 - a fixture
+)
 
 with warnings.catch_warnings():  # deprecations of their own dependencies at import
     warnings.simplefilter("ignore")
@@ -17,6 +21,10 @@ with warnings.catch_warnings():  # deprecations of their own dependencies at imp
         import pytorch_lightning
     except ImportError:
         pytorch_lightning = None
+    try:
+        import transformers
+    except ImportError:
+        transformers = None
     try:
         from omegaconf import OmegaConf
         from solo.methods import BYOL as SoloBYOL
@@ -155,3 +163,26 @@ def test_byol_of_solo_learn_is_read(tmp_path):
     backbone, provenance = load_backbone(tmp_path / "byol.ckpt")
     assert_is(backbone, model.backbone)
     assert (provenance.family, provenance.encoder) == ("solo-learn", "online")
+
+
+@pytest.mark.skipif(transformers is None, reason="transformers is not installed")
+@pytest.mark.usefixtures("toys")
+@pytest.mark.parametrize("name", ["ViT", "Dinov2", "Dinov2WithRegisters"])
+@pytest.mark.parametrize("kind", ["Model", "ForImageClassification"])
+def test_a_vision_transformer_of_hugging_face_is_read(name, kind, tmp_path):
+    side, smaller = (32, 32) if name == "ViT" else (40, 24)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    mlp = {"intermediate_size": 128, "layer_norm_eps": 1e-6} if name == "ViT" else {}
+    config = getattr(transformers, f"{name}Config")(patch_size=8, image_size=side, **sizes, **mlp)
+    model = getattr(transformers, f"{name}{kind}")(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    for value in model.state_dict().values():
+        value.add_(0.3 * torch.randn(value.shape, generator=generator))
+    model.save_pretrained(tmp_path)  # since version 5, its names are not those of state_dict()
+    (tmp_path / "config.json").unlink()  # it states 16 channels per head, which are refused
+    backbone, provenance = load_backbone(tmp_path / "model.safetensors")
+    with torch.no_grad():
+        wanted = model.base_model(images(smaller)).last_hidden_state[:, 0]
+        found = backbone.represent(images(smaller), "cls")
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert provenance.family.endswith("-base") == (kind == "Model")
