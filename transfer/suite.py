@@ -79,7 +79,7 @@ class Config:
         Raises:
             UserError: they do not, or cannot.
         """
-        from msbreg.data.sources import EMBEDDED, data_root  # imports OpenCV
+        from msbreg.data.sources import EMBEDDED, data_root, split_layout  # imports OpenCV
         from msbreg.data.voc import find_voc
 
         check_checkpoint(str(self.checkpoint))
@@ -88,10 +88,11 @@ class Config:
             _card(self.which_cards, name)
         if self.data is None or self.data in EMBEDDED:
             return
-        check_data(self.data, EMBEDDED)
+        _, folder = split_layout(self.data)
+        check_data(folder, EMBEDDED)
         if "svm" in self.protocols:
             try:
-                find_voc(data_root(self.data, "voc"))
+                find_voc(data_root(folder, "voc"))
             except UserError as error:
                 raise UserError(
                     f"{error}\nThe SVM needs this layout; without it, use --protocols '[knn, linear]'"

@@ -141,3 +141,13 @@ def test_without_data_the_embedded_digits_are_announced(
     with pytest.raises(Reached):
         suite.run(config)
     assert ("EMBEDDED DIGITS" in capsys.readouterr().err) == announced
+
+
+def test_a_layout_can_be_given_with_the_folder(tmp_path, make_folder):
+    save_untrained(tmp_path / "checkpoint.pth")
+    data = make_folder(train=2, val=2)
+    settings = {"checkpoint": tmp_path / "checkpoint.pth", "output": tmp_path / "runs"}
+    config = suite.Config(**settings, data=f"folder:{data}", protocols=("knn", "linear"))
+    config.check_inputs()
+    with pytest.raises(UserError, match="nowhere' is neither a folder nor a known name"):
+        suite.Config(**settings, data=f"folder:{data}/nowhere").check_inputs()
