@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from msbreg.data.transforms import TrainingTransform
+from msbreg.data.transforms import EvaluationTransform, TrainingTransform
 from msbreg.run.config import Card, plain
 from msbreg.run.errors import UserError
 from msbreg.run.options import main, read_options
@@ -35,7 +35,7 @@ class Config(LabeledConfig):
     script: ClassVar[str] = "transfer/linear.py"
 
     output: Path = Path("runs/linear")
-    """Folder for record.json, log.txt and the heads."""
+    """Folder for record.json, log.txt, the heads, and probe.pth, the chosen head."""
     route: Literal["cached", "streamed"] = "cached"
     """cached: features are extracted once. streamed: augmented images pass through the network in every
     epoch."""
@@ -161,6 +161,7 @@ from transfer.frozen.head_training import (
     moments,
 )
 from transfer.frozen.heads import Head, Heads, best_on_held_out, held_out_split
+from transfer.frozen.linear_probe import FILE, LinearProbe, network_identity, save_probe
 from transfer.scoring.scores import DataId
 
 CHECKPOINT = "heads.pth"
@@ -228,6 +229,7 @@ def _fit_cached(config: Config, job: Job, fitted: Split, tested: Split) -> dict[
     heads, _ = fit(torch.arange(len(labels)), chosen, FITTING, vars(choice))
     everything = torch.arange(len(tested.labels))
     outputs = _logits(heads, CachedFeatures(tested.x, job.device, scale), everything)[:, 0]
+    _save_probe(job, heads.as_linear(0, scale), tested)
     return _results(config, job, outputs.numpy(), tested, choice)
 
 
@@ -292,7 +294,10 @@ def _streamed(config: Config, job: Job) -> dict[str, Any]:
     job.record.content["selection"] = selection(config, "scored without training it again")
     outputs = outputs_of(test_images, config.val_split)[:, choice.head]
     identity = DataId(data_name(config.data), config.val_split, test_images.fingerprint)
-    return _results(config, job, outputs.numpy(), Labeled(test_images, identity), choice)
+    tested = Labeled(test_images, identity)
+    if distributed.is_main() and not attentive:
+        _save_probe(job, heads.as_linear(choice.head), tested)
+    return _results(config, job, outputs.numpy(), tested, choice)
 
 
 class _Outputs:
@@ -428,6 +433,20 @@ def _logits(
     with torch.inference_mode():
         parts = [heads.logits(features(part)).cpu() for part in indices.split(ROWS_AT_ONCE)]
     return torch.cat(parts)
+
+
+def _save_probe(job: Job, layer: tuple[Tensor, Tensor], tested: Labeled) -> None:
+    """Write the chosen head, to be applied to other images by transfer/robustness.py."""
+    record = job.record.content
+    probe = LinearProbe(
+        weight=layer[0].numpy(),
+        bias=layer[1].numpy(),
+        classes=tested.images.classes,
+        network=network_identity(record["network"]),
+        representation=record["representation"],
+        transform=EvaluationTransform(**record["transform"]),
+    )
+    save_probe(job.output / FILE, probe)
 
 
 def _results(

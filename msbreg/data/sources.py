@@ -7,18 +7,27 @@ new layout, write a function ``open_LAYOUT(root, split)`` and add it to ``SOURCE
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from msbreg.data.classification.cifar import CIFAR, cifar_splits, open_cifar
 from msbreg.data.classification.file_lists import PublishedSplit, WrongLayout
+from msbreg.data.classification.fine_grained import (
+    FINE_GRAINED,
+    fine_grained_splits,
+    is_fine_grained,
+    open_fine_grained,
+)
 from msbreg.data.classification.imagenet import IMAGENET, imagenet_splits, open_imagenet
 from msbreg.data.classification.imagenet100 import (
     IMAGENET100,
     is_imagenet100,
     open_imagenet100,
 )
+from msbreg.data.classification.imagenet_variants import VARIANTS, open_variant, variant_splits
 from msbreg.data.classification.inaturalist18 import (
     INATURALIST18,
     inaturalist18_splits,
@@ -168,6 +177,23 @@ SOURCES: dict[str, Layout] = {
     "inaturalist18": Layout(open_inaturalist18, inaturalist18_splits, INATURALIST18),
     "imagenet100": Layout(open_imagenet100, imagenet_splits, IMAGENET100, is_imagenet100),
     "imagenet": Layout(open_imagenet, imagenet_splits, IMAGENET),
+    **{
+        name: Layout(partial(open_variant, name), partial(variant_splits, name), counts)
+        for name, counts in VARIANTS.items()
+    },
+    **{
+        name: Layout(partial(open_cifar, name), partial(cifar_splits, name), counts)
+        for name, counts in CIFAR.items()
+    },
+    **{
+        name: Layout(
+            partial(open_fine_grained, name),
+            partial(fine_grained_splits, name),
+            one.published,
+            partial(is_fine_grained, name),
+        )
+        for name, one in FINE_GRAINED.items()
+    },
     "parquet": Layout(open_parquet, parquet_splits),
     "voc": Layout(open_voc, voc_splits),
     "folder": Layout(open_folder, folder_splits),

@@ -11,6 +11,7 @@ from PIL import Image
 from msbreg.data.sources import open_source
 from msbreg.run.record import read_record
 from tests.msbreg.data.annotated_folders import shared
+from tests.msbreg.data.classification.fine_grained_trees import FINE_GRAINED_TREES
 from tests.msbreg.data.classification.published_trees import (
     TREES,
     imagenet_tree,
@@ -18,6 +19,7 @@ from tests.msbreg.data.classification.published_trees import (
     places205_tree,
     stl10_tree,
 )
+from tests.msbreg.data.classification.variant_trees import VARIANT_TREES
 from tests.transfer.boxes_data import make_voc
 from tools import verify_data
 from transfer import knn
@@ -106,12 +108,17 @@ def test_missing_data_are_a_user_error(monkeypatch, capsys, tmp_path, arguments)
 # ---- Published layouts
 
 
-@pytest.mark.parametrize("layout", sorted(TREES))
+WRITERS = TREES | {
+    name: write for name, (write, *_) in (FINE_GRAINED_TREES | VARIANT_TREES).items()
+}
+
+
+@pytest.mark.parametrize("layout", sorted(WRITERS))
 def test_every_published_layout_is_recognized_and_checked(layout, tmp_path, monkeypatch, capsys):
     if layout == "parquet":
         pytest.importorskip("pyarrow", reason="pyarrow, the extra hub, is not installed")
     root = tmp_path / "data"
-    TREES[layout](root)
+    WRITERS[layout](root)
     for arguments in ([root], [layout, root], ["--data", f"{layout}:{root}"]):
         passport = tmp_path / "passport.json"
         code, output = check(monkeypatch, capsys, *arguments, "--passport", passport)

@@ -1,8 +1,9 @@
 """What the frozen-feature protocols share: the network, the labeled features, scores and checks."""
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,18 +75,24 @@ def evaluate(
     protocol: Callable[[C, Job], dict[str, Any]],
     *,
     resume_file: str | None = None,
+    more_inputs: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run a protocol as a job. With ``finished = skip``, a completed run is not repeated.
 
     Args:
         resume_file: name of the file in the output folder that an unfinished run continues from.
+        more_inputs: digests of the protocol's own input files, by their names.
     """
     given = config.data is not None
     if not given:
         config = dataclasses.replace(config, data="digits")
     try:
         with start_job(
-            config, card, kind=kind, inputs=inputs(config), resume_file=resume_file
+            config,
+            card,
+            kind=kind,
+            inputs=inputs(config) | dict(more_inputs or {}),
+            resume_file=resume_file,
         ) as current:
             log.info("%s of %s on %s", kind, config.checkpoint, config.data)
             default = FrozenConfig.checkpoint
@@ -245,30 +252,37 @@ def frozen_network(config: FrozenConfig, job: Job) -> FrozenNetwork:
 # ---- The images and their features
 
 
-def labeled_images(config: LabeledConfig, job: Job) -> dict[str, LabeledImages]:
-    """The training and the test images of an ImageFolder tree, by the name of the split; training first.
+def labeled_images(
+    config: LabeledConfig, job: Job, *, more: Sequence[str] = ()
+) -> dict[str, LabeledImages]:
+    """The images of each split by its name: the training split first, the test split last.
+
+    Args:
+        more: names of further splits, between the two.
 
     Raises:
         UserError: the images cannot be read, the splits have different classes, or they share images.
     """
     assert config.data is not None
-    train, test = (open_source(config.data, s) for s in (config.train_split, config.val_split))
-    _check_classes(train, test, config)
-    for images in (train, test):
+    names = (config.train_split, *more, config.val_split)
+    lists = {name: open_source(config.data, name) for name in names}
+    for name in names[1:]:
+        _check_classes(lists, (config.train_split, name), config)
+    for images in lists.values():
         if note := images.ignored_files():
             job.warn(note)
-    lists = {config.train_split: train, config.val_split: test}
     check_images(lists, job)
     return lists
 
 
 def check_images(lists: dict[str, LabeledImages], job: Job) -> None:
-    """Check that no file is in both splits, and record their fingerprints.
+    """Check that no file is in two splits, and record their fingerprints.
 
     Raises:
         UserError: the splits share files.
     """
-    _check_files(lists)
+    for pair in itertools.combinations(lists.items(), 2):
+        _check_files(*pair)
     job.record.content["data"] = {
         split: {"images": len(images), "fingerprint": images.fingerprint}
         for split, images in lists.items()
@@ -284,16 +298,17 @@ def labeled_splits(config: LabeledConfig, job: Job) -> tuple[Split, Split]:
     """
     assert config.data is not None
     lists = labeled_images(config, job)
-    return split_features(config, job, lists, name=data_name(config.data))
+    train, test = split_features(config, job, lists, name=data_name(config.data))
+    return train, test
 
 
 def split_features(
     config: FrozenConfig, job: Job, lists: dict[str, LabeledImages], *, name: str
-) -> tuple[Split, Split]:
-    """Features of a training and a test split that ``check_images`` accepted.
+) -> tuple[Split, ...]:
+    """Features of the splits that ``check_images`` accepted, in the same order.
 
     Args:
-        lists: name of the split -> images with labels; the training split comes first.
+        lists: name of the split -> images with labels; the training split comes first, the test split last.
         name: name of the data in tables.
 
     Raises:
@@ -301,18 +316,16 @@ def split_features(
     """
     network = frozen_network(config, job)
     features = {split: network.features(images, split) for split, images in lists.items()}
-    (_, train), (test_name, test) = features.items()
-    copies = np.flatnonzero(np.isin(test.contents, train.contents))
+    *fitted, test_name = lists
+    known = np.concatenate([features[split].contents for split in fitted])
+    copies = np.flatnonzero(np.isin(features[test_name].contents, known))
     _check_copies(copies, lists[test_name], job)
     if config.features_out is not None and distributed.is_main():
         export(
             config.features_out.expanduser(),
             {split: (images, features[split].x) for split, images in lists.items()},
         )
-    first, second = (
-        split_of(images, features[split], name, split) for split, images in lists.items()
-    )
-    return first, second
+    return tuple(split_of(images, features[split], name, split) for split, images in lists.items())
 
 
 def split_of(images: LabeledImages, features: Features, name: str, split: str) -> Split:
@@ -354,14 +367,17 @@ def accuracy_scores(
 # ---- Checks
 
 
-def _check_classes(train: LabeledImages, test: LabeledImages, config: LabeledConfig) -> None:
-    """Check that both splits have the same classes, at least two."""
-    names = f"{config.train_split} and {config.val_split}"
+def _check_classes(
+    lists: dict[str, LabeledImages], pair: tuple[str, str], config: LabeledConfig
+) -> None:
+    """Check that two splits have the same classes, at least two."""
+    (first, second), (train, test) = pair, (lists[name] for name in pair)
+    names = f"{first} and {second}"
     if train.classes != test.classes:
         parts = []
         for here, there, split in (
-            (train, test, config.val_split),
-            (test, train, config.train_split),
+            (train, test, second),
+            (test, train, first),
         ):
             missing = [name for name in here.classes if name not in there.classes]
             if missing:
@@ -369,7 +385,7 @@ def _check_classes(train: LabeledImages, test: LabeledImages, config: LabeledCon
                 parts.append(f"{split} has no {shown}")
         hint = ""
         beside = Path(test.where).parent / "test"
-        if beside.is_dir() and config.val_split != "test":
+        if beside.is_dir() and second == config.val_split != "test":
             hint = f"\n{beside} exists: did you mean --val-split test?"
         raise UserError(
             f"{config.data}: {names} have different classes: {'; '.join(parts)}.\n"
@@ -382,9 +398,9 @@ def _check_classes(train: LabeledImages, test: LabeledImages, config: LabeledCon
         )
 
 
-def _check_files(lists: dict[str, LabeledImages]) -> None:
+def _check_files(first: tuple[str, LabeledImages], second: tuple[str, LabeledImages]) -> None:
     """Check that no file is in both splits, also by a link or another path."""
-    (train_name, train), (test_name, test) = lists.items()
+    (train_name, train), (test_name, test) = first, second
     known = {_file_id(train.name(i)) for i in range(len(train))}
     shared = [test.name(i) for i in range(len(test)) if _file_id(test.name(i)) in known]
     if shared:

@@ -165,6 +165,35 @@ class Heads(nn.Module):
         """Scale and shift of the normalization, if there is one."""
         return [p for p in (self.scale, self.shift) if p is not None]
 
+    def as_linear(
+        self,
+        head: int,
+        standardize: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:  # (D, C), (C,) float32, on the CPU
+        """Weight and bias of one head in eval mode, with its normalization folded in.
+
+        Args:
+            standardize: (mean, standard deviation), each (D,), of features that were standardized before.
+        """
+        weight = self.weight[:, head].detach().double().cpu()
+        gain, offset = weight.new_ones(len(weight)), weight.new_zeros(len(weight))
+        steps = [] if standardize is None else [(standardize[0], standardize[1].double() ** -1)]
+        if self.norm is not None and self.normed[head]:
+            steps.append(
+                (self.norm.mean, (self.norm.variance + self.norm.epsilon).double().rsqrt())
+            )
+        for mean, factor in steps:
+            factor = factor.cpu()
+            gain, offset = gain * factor, (offset - mean.double().cpu()) * factor
+        if self.scale is not None and self.shift is not None and self.scaled[head]:
+            scale = self.scale[:, head].detach().double().cpu()
+            gain, offset = (
+                gain * scale,
+                offset * scale + self.shift[:, head].detach().double().cpu(),
+            )
+        bias = self.bias[0, head].detach().double().cpu() + offset @ weight
+        return (gain[:, None] * weight).float(), bias.float()
+
     def finite(self) -> Tensor:  # (L,) bool
         """Which heads have finite weights."""
         return self.weight.isfinite().all(dim=2).all(dim=0)
@@ -245,7 +274,7 @@ def held_out_split(
         raise UserError(
             f"holding out {fraction} of {len(labels)} images in {len(sizes)} classes leaves "
             f"{len(held_out)}: expected a fraction between 0 and 1 that gives at least one. "
-            "Raise it, or give a single learning rate, so that nothing has to be selected."
+            "Raise it, or give a single learning rate or regularization, so that nothing has to be selected."
         )
     return order[rank >= quota[group]].sort().values, held_out
 

@@ -53,6 +53,29 @@ def class_accuracies(
     return 100 * np.divide(correct, images, where=images > 0, out=np.full(len(images), np.nan))
 
 
+def mean_class_accuracy(
+    scores: np.ndarray,  # (N, C)
+    labels: np.ndarray,  # (N,), in 0..C-1
+) -> tuple[float, float]:
+    """The mean of the classes' top-1 accuracies and its standard error, in percent.
+
+    Classes without images do not count. The error is that of independent images within each class:
+    sqrt(sum of p (1 - p) / n over the C classes) / C.
+
+    >>> outputs = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> mean, stderr = mean_class_accuracy(outputs, np.array([0, 0, 0, 1, 1]))
+    >>> mean, round(stderr, 2)  # classes: 100 %, 50 % of two images
+    (75.0, 17.68)
+
+    Raises:
+        UserError: like ``top_k_accuracy``.
+    """
+    accuracies = class_accuracies(scores, labels)
+    images = np.bincount(labels, minlength=scores.shape[1])
+    p, n = accuracies[images > 0], images[images > 0]
+    return float(p.mean()), float(np.sqrt((p * (100 - p) / n).sum()) / len(p))
+
+
 def average_precision(
     scores: np.ndarray,  # (N,)
     labels: np.ndarray,  # (N,), 1 = positive, -1 or 0 = negative

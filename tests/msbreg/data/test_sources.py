@@ -10,7 +10,9 @@ import pytest
 from msbreg.data.classification.imagenet100 import CMC_LIST
 from msbreg.data.sources import SOURCES, as_source, data_name, open_source, training_images
 from msbreg.run.errors import UserError
+from tests.msbreg.data.classification.fine_grained_trees import FINE_GRAINED_TREES
 from tests.msbreg.data.classification.published_trees import TREES, imagenet_tree
+from tests.msbreg.data.classification.variant_trees import VARIANT_TREES
 
 
 @pytest.fixture
@@ -38,6 +40,10 @@ def tree(request, make_folder, voc, tmp_path):
         split = {"stl10": "test", "parquet": "validation"}.get(request.param, "val")
         count = {"stl10": (10, 10), "parquet": (4, 2)}.get(request.param, (6, 3))
         return tmp_path / "published", split, *count
+    if request.param in FINE_GRAINED_TREES | VARIANT_TREES:
+        write, *expected = (FINE_GRAINED_TREES | VARIANT_TREES)[request.param]
+        write(tmp_path / "published")
+        return tmp_path / "published", *expected
     if request.param == "imagenet100":
         classes = tuple(sorted(CMC_LIST.read_text().split()))
         imagenet_tree(tmp_path / "published", wnids=classes, train=0, val=1)
@@ -45,7 +51,8 @@ def tree(request, make_folder, voc, tmp_path):
     if request.param == "voc":
         return voc, "test", 2, 2
     root = make_folder(train=2, test=1)
-    return (root, "test", 2, 2) if request.param == "folder" else (root, "test/class0", 1, 0)
+    folders = ("folder", "birdsnap")
+    return (root, "test", 2, 2) if request.param in folders else (root, "test/class0", 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +83,7 @@ def test_every_layout_implements_image_source(layout, tree):
 
 @pytest.mark.parametrize(
     ("layout", "tree"),
-    [(n, n) for n in sorted(SOURCES) if n not in ("stl10", "parquet")],
+    [(n, n) for n in sorted(SOURCES) if n not in ("stl10", "parquet", "cifar10", "cifar100")],
     indirect=["tree"],
 )
 def test_a_changed_file_changes_the_fingerprint(layout, tree):

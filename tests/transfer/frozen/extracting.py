@@ -18,6 +18,7 @@ from transfer.frozen.feature_store import FeatureStore
 SETTINGS: dict[str, dict[str, Any]] = {
     "knn": {"k": (1, 3)},
     "linear": {"epochs": 3, "learning_rates": (0.1, 1.0)},
+    "logistic": {"regularizations": (1.0, 0.1), "held_out": 0.4},
     "streamed": {
         "route": "streamed",
         "epochs": 3,

@@ -32,7 +32,7 @@ def stored(folder) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("small_shards")
-@pytest.mark.parametrize(("protocol", "processes"), [("knn", 3), ("linear", 2)])
+@pytest.mark.parametrize(("protocol", "processes"), [("knn", 3), ("linear", 2), ("logistic", 2)])
 def test_several_processes_give_the_features_and_scores_of_one(data, tmp_path, protocol, processes):
     wanted = extracting.evaluate(protocol, data, tmp_path / "one")
     words = (protocol, data, tmp_path / "many")

@@ -10,6 +10,7 @@ from transfer.scoring.classification import (
     average_precision,
     class_accuracies,
     eleven_point_average_precision,
+    mean_class_accuracy,
     standard_error,
     top_k_accuracy,
 )
@@ -149,3 +150,19 @@ def test_labels_out_of_range_and_empty_splits_are_rejected(predictions):
         top_k_accuracy(scores, labels, 7)
     with pytest.raises(UserError, match=r"expected 0..100 %"):
         standard_error(0.7, 0)
+
+
+def test_the_mean_over_classes_leaves_out_classes_without_images(predictions):
+    scores, labels = predictions
+    mean, stderr = mean_class_accuracy(scores, labels)
+    recalls = [(scores[labels == c].argmax(1) == c).mean() for c in np.unique(labels)]
+    expected = 100 * np.mean(recalls)
+    assert mean == pytest.approx(expected, abs=ROUNDING)
+    # The standard error by drawing the images of each class again.
+    draw = np.random.default_rng(2)
+    members = [np.flatnonzero(labels == label) for label in (0, 1, 2, 3, 5)]
+    means = []
+    for _ in range(400):
+        chosen = np.concatenate([draw.choice(each, len(each)) for each in members])
+        means.append(mean_class_accuracy(scores[chosen], labels[chosen])[0])
+    assert stderr == pytest.approx(np.std(means), rel=0.15)  # 400 draws: 3.5 % per standard error
