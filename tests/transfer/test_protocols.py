@@ -642,3 +642,26 @@ def test_attentive_probes_are_chosen_and_scored_like_linear_heads(tmp_path, data
 def test_impossible_settings_of_heads_are_rejected(tmp_path, data, checkpoint, changes, words):
     with pytest.raises(UserError, match=words):
         streamed(tmp_path, data, checkpoint, **changes)
+
+
+def test_images_without_labels_are_rejected(tmp_path, data, checkpoint):
+    settings = common(tmp_path, f"flat:{data}", checkpoint) | {"k": (3,)}
+    with pytest.raises(UserError, match="the images of train and val have no labels"):
+        knn.run(knn.Config(**settings))
+
+
+def test_classes_in_another_order_are_named(tmp_path, data, checkpoint, monkeypatch):
+    opened = evaluation.open_source
+
+    def swapped(given, split):
+        images = opened(given, split)
+        first, second, *rest = images.classes
+        return (
+            dataclasses.replace(images, classes=(second, first, *rest))
+            if split == "val"
+            else images
+        )
+
+    monkeypatch.setattr(evaluation, "open_source", swapped)
+    with pytest.raises(UserError, match="label 0 is class0 in train and class1 in val"):
+        knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))

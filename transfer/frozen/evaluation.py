@@ -383,13 +383,21 @@ def _check_classes(
             if missing:
                 shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
                 parts.append(f"{split} has no {shown}")
+        if not parts:
+            pairs = zip(train.classes, test.classes, strict=True)
+            label, (one, other) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
+            parts.append(f"label {label} is {one} in {first} and {other} in {second}")
         hint = ""
         beside = Path(test.where).parent / "test"
         if beside.is_dir() and second == config.val_split != "test":
             hint = f"\n{beside} exists: did you mean --val-split test?"
         raise UserError(
             f"{config.data}: {names} have different classes: {'; '.join(parts)}.\n"
-            f"Expected the same class folders in both.{hint}"
+            f"Expected the same classes in the same order in both.{hint}"
+        )
+    if not train.classes:
+        raise UserError(
+            f"{config.data}: the images of {names} have no labels; classification needs at least two classes"
         )
     if len(train.classes) < 2:
         raise UserError(
