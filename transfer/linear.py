@@ -13,15 +13,16 @@ long again, it is scored as it is.
 
 import contextlib
 import itertools
+import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from msbreg.data.transforms import EvaluationTransform, TrainingTransform
+from msbreg.data.transforms import AugmentationOptions, EvaluationTransform, TrainingTransform
 from msbreg.run.config import Card, plain
 from msbreg.run.errors import UserError
 from msbreg.run.options import main, read_options
@@ -69,9 +70,8 @@ class Config(LabeledConfig):
     standardize: bool = False
     """cached: standardize the features with the training images' mean and standard deviation, for features
     of unknown scale."""
-    augmentation: TrainingTransform | None = None
-    """streamed: random crop and flip of the training images (null: the published one, of the size of the
-    evaluation's crop)."""
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    """streamed: random crop and flip of the training images."""
     loading: int = 2
     """streamed: processes that decode and crop images."""
 
@@ -112,6 +112,11 @@ class Config(LabeledConfig):
         if self.head == "attentive" and (len(self.norms) > 1 or "affine" in self.norms):
             raise UserError(
                 f"head is attentive and norms {list(self.norms)}; expected one of none and no_affine"
+            )
+        if self.features_out is not None and self.route == "streamed":
+            raise UserError(
+                f"features_out is {self.features_out}, but the route streamed has other features in every "
+                "epoch; expected --route cached, or transfer/knn.py --features-out"
             )
         if self.standardize and self.route == "streamed":
             raise UserError(
@@ -226,11 +231,11 @@ def _fit_cached(config: Config, job: Job, fitted: Split, tested: Split) -> dict[
 
     # ---- Train it on all training images; evaluate it on the test split once.
     chosen = [settings[choice.head]]
-    heads, _ = fit(torch.arange(len(labels)), chosen, FITTING, vars(choice))
+    heads, losses = fit(torch.arange(len(labels)), chosen, FITTING, vars(choice))
     everything = torch.arange(len(tested.labels))
     outputs = _logits(heads, CachedFeatures(tested.x, job.device, scale), everything)[:, 0]
     _save_probe(job, heads.as_linear(0, scale), tested)
-    return _results(config, job, outputs.numpy(), tested, choice)
+    return _results(config, job, outputs.numpy(), tested, choice, float(losses[0]))
 
 
 # ---- Augmented images
@@ -247,8 +252,8 @@ def _streamed(config: Config, job: Job) -> dict[str, Any]:
     if len(settings) > 1:
         kept, held = held_out_split(labels, config.held_out, config.seed)
     used = train_images.subset(kept.numpy())
-    augmentation = config.augmentation or TrainingTransform(
-        crop=loaded.transform.crop, interpolation=loaded.transform.interpolation
+    augmentation = config.augmentation.over(
+        TrainingTransform(crop=loaded.transform.crop, interpolation=loaded.transform.interpolation)
     )
     loaded.backbone.adaptation(augmentation.crop)  # refuses sizes that the network does not take
     job.record.content["augmentation"] = plain(augmentation)
@@ -297,7 +302,7 @@ def _streamed(config: Config, job: Job) -> dict[str, Any]:
     tested = Labeled(test_images, identity)
     if distributed.is_main() and not attentive:
         _save_probe(job, heads.as_linear(choice.head), tested)
-    return _results(config, job, outputs.numpy(), tested, choice)
+    return _results(config, job, outputs.numpy(), tested, choice, float(losses[choice.head]))
 
 
 class _Outputs:
@@ -450,9 +455,14 @@ def _save_probe(job: Job, layer: tuple[Tensor, Tensor], tested: Labeled) -> None
 
 
 def _results(
-    config: Config, job: Job, outputs: np.ndarray, tested: Labeled, choice: Choice
+    config: Config,
+    job: Job,
+    outputs: np.ndarray,  # (N, C)
+    tested: Labeled,
+    choice: Choice,
+    final_loss: float,
 ) -> dict[str, Any]:
-    """Scores of the chosen head on the test split."""
+    """Scores of the chosen head on the test split; ``final_loss`` is its mean over the last epoch."""
     name = head_names(config)[choice.head]
     several = len(choice.held_out_top1) > 1
     top1, *top5 = accuracy_scores(
@@ -478,6 +488,11 @@ def _results(
         "held_out_top1": choice.held_out_top1,
     }
     log.info("top-1: %.2f %% with learning rate %s", top1.value, name)
+    if final_loss > math.log(len(tested.images.classes)):
+        job.warn(
+            f"the loss of the last epoch, {final_loss:.3g}, is above that of equal scores for all classes, "
+            f"{math.log(len(tested.images.classes)):.3g}: the head diverged. Give lower --learning-rates"
+        )
     if len(rates) > 1 and chosen in (min(rates), max(rates)):
         job.warn(f"the chosen learning rate {chosen:g} is at the end of the list; extend the list")
     return results

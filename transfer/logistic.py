@@ -118,7 +118,7 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
     """Extract the features of all splits; the rest is done by the main process."""
     assert config.data is not None
     more = () if config.selection_split is None else (config.selection_split,)
-    lists = labeled_images(config, job, more=more)
+    lists = labeled_images(config, job, more=more, several_labels=True)
     first = next(iter(lists.values()))
     if config.few_shot and first.labels is not None and first.labels.ndim == 2:
         raise UserError(

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from msbreg.data.transforms import TransformOptions
 from msbreg.run.config import Card
 from msbreg.run.errors import UserError
 from msbreg.run.options import main, read_options
@@ -107,10 +108,10 @@ def _run(config: Config, job: Job, probe: LinearProbe) -> dict[str, Any]:
     assert config.data is not None
     layout, root = variant_layout(config.data)
     job.record.content["selection"] = "nothing is selected: the probe is not trained on these data"
-    transform = config.transform or probe.transform
-    if layout == "imagenet-c" and config.transform is None:
-        # Its images are center crops already.
-        transform = dataclasses.replace(transform, resize=transform.crop)
+    usual = probe.transform
+    if layout == "imagenet-c":  # its images are center crops already
+        usual = dataclasses.replace(usual, resize=usual.crop)
+    transform = TransformOptions(**vars(config.transform.over(usual)))
     representation = config.representation or probe.representation
     if representation != probe.representation:
         raise UserError(

@@ -24,8 +24,8 @@ T = TypeVar("T")
 STUCK = 600.0
 """Seconds to wait for a batch before the workers count as stuck."""
 _REMEDY = (
-    "Run the same command with fewer --workers, or with 0 to decode in the training process. In a\n"
-    "container, increase the shared memory (docker run --shm-size 8g)."
+    "Run the same command with fewer --workers (transfer/linear.py: --loading), or with 0 to decode in\n"
+    "the training process. In a container, increase the shared memory (docker run --shm-size 8g)."
 )
 
 

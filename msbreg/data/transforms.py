@@ -1,8 +1,8 @@
 """Transforms from a decoded image to the input pixels of a frozen backbone, in evaluation and in training."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -154,6 +154,55 @@ class EvaluationTransform:
 def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
     """Scaled (height, width); the long side is rounded down, as in torchvision's Resize."""
     return max(1, int(height * scale + 1e-6)), max(1, int(width * scale + 1e-6))
+
+
+@dataclass(frozen=True)
+class TransformOptions:
+    """Settings of an evaluation transform; those that are null keep the default of the network."""
+
+    resize: int | None = None
+    """Short side after resizing, in pixels; 0 keeps the original size."""
+    crop: int | None = None
+    """Side of the center crop, in pixels."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """Interpolation, antialiased like Pillow's."""
+    squash: bool | None = None
+    """Resize to crop x crop without preserving the aspect ratio, instead of cropping (VISSL's VOC07)."""
+
+    def over(self, default: EvaluationTransform) -> EvaluationTransform:
+        """The default with the settings that are not null.
+
+        Raises:
+            UserError: they do not fit together.
+
+        >>> TransformOptions(resize=232).over(EvaluationTransform(interpolation="bicubic"))
+        EvaluationTransform(resize=232, crop=224, interpolation='bicubic', squash=False)
+        """
+        return replace(default, **_given(self))
+
+
+@dataclass(frozen=True)
+class AugmentationOptions:
+    """Settings of the augmentation; those that are null keep the default."""
+
+    crop: int | None = None
+    """Side of the crop after resizing, in pixels (null: that of the evaluation)."""
+    area: tuple[float, float] | None = None
+    """Range of the crop's share of the image area (null: 0.08 to 1)."""
+    ratio: tuple[float, float] | None = None
+    """Range of the aspect ratio of the crop, width / height (null: 3/4 to 4/3)."""
+    flip: float | None = None
+    """Probability of a horizontal flip (null: 0.5)."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """Interpolation (null: that of the evaluation)."""
+
+    def over(self, default: TrainingTransform) -> TrainingTransform:
+        """The default with the settings that are not null."""
+        return replace(default, **_given(self))
+
+
+def _given(options: "TransformOptions | AugmentationOptions") -> dict[str, Any]:
+    return {name: value for name, value in vars(options).items() if value is not None}
 
 
 def default_transform(

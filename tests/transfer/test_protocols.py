@@ -16,7 +16,7 @@ from msbreg.backbones.spec import BackboneSpec, Normalization
 from msbreg.checkpoints.load import save_checkpoint
 from msbreg.data import sources
 from msbreg.data.digits.generate import prepare_digits
-from msbreg.data.transforms import EvaluationTransform
+from msbreg.data.transforms import AugmentationOptions, EvaluationTransform, TransformOptions
 from msbreg.run.errors import RunFailed, UserError, exit_codes
 from msbreg.run.options import parse
 from msbreg.run.record import read_record
@@ -519,7 +519,7 @@ def test_the_digest_covers_the_transform_that_was_used(tmp_path, data):
         return read_record(tmp_path / name)["digest"]
 
     small, large = digest("a", image_size=16), digest("b", image_size=32)
-    stated = digest("c", image_size=16, transform=EvaluationTransform(16, 16))
+    stated = digest("c", image_size=16, transform=TransformOptions(16, 16, "bilinear", False))
     assert small != large
     assert small == stated
 
@@ -665,3 +665,50 @@ def test_classes_in_another_order_are_named(tmp_path, data, checkpoint, monkeypa
     monkeypatch.setattr(evaluation, "open_source", swapped)
     with pytest.raises(UserError, match="label 0 is class0 in train and class1 in val"):
         knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
+
+
+def test_options_of_the_transform_keep_the_rest_of_the_networks_default(tmp_path, data, checkpoint):
+    words = [
+        "--checkpoint",
+        str(checkpoint),
+        "--data",
+        str(data),
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    words += ["--cache", str(tmp_path / "cache"), "--device", "cpu", "--k", "3"]
+    knn.run(*parse(knn.Config, [*words, "--transform.interpolation", "bicubic"]))
+    assert read_record(tmp_path / "run")["transform"] == {
+        "resize": 16,
+        "crop": 16,
+        "interpolation": "bicubic",
+        "squash": False,
+    }
+
+
+def test_options_of_the_augmentation_keep_the_rest_of_the_default(tmp_path, data, checkpoint):
+    augmentation = AugmentationOptions(flip=0.0)
+    linear.run(streamed(tmp_path, data, checkpoint, augmentation=augmentation, epochs=1))
+    used = read_record(tmp_path / "run")["augmentation"]
+    assert (used["crop"], used["flip"], used["area"]) == (16, 0.0, [0.08, 1.0])
+
+
+@pytest.mark.parametrize("protocol", [knn, linear])
+def test_images_with_several_labels_are_rejected(tmp_path, voc, checkpoint, protocol):
+    settings = common(tmp_path, f"voc:{voc}", checkpoint)
+    settings |= {"train_split": "trainval", "val_split": "test"}
+    with pytest.raises(UserError, match=r"several labels per image(.|\n)*use transfer/svm\.py"):
+        protocol.run(protocol.Config(**settings))
+
+
+def test_features_of_the_streamed_route_cannot_be_written(tmp_path, data, checkpoint):
+    with pytest.raises(UserError, match="streamed has other features in every epoch"):
+        streamed(tmp_path, data, checkpoint, features_out=tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("route", ["cached", "streamed"])
+def test_a_head_that_diverges_to_finite_numbers_is_a_warning(tmp_path, data, checkpoint, route):
+    settings = {"route": route, "learning_rates": (1e20,), "norms": ("none",), "epochs": 2}
+    linear.run(streamed(tmp_path, data, checkpoint, **settings))
+    (warning,) = read_record(tmp_path / "run")["warnings"]
+    assert "is above that of equal scores for all classes, 1.1: the head diverged" in warning

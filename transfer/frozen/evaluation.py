@@ -14,7 +14,7 @@ from msbreg.backbones.backbone_interface import Backbone
 from msbreg.backbones.inference import FrozenBackbone, compiles
 from msbreg.backbones.spec import Provenance
 from msbreg.backbones.twin import random_backbone
-from msbreg.backbones.vit_architectures import is_resnet
+from msbreg.backbones.vit_architectures import TIMM, is_resnet
 from msbreg.checkpoints.load import file_sha256, load_backbone
 from msbreg.data.images import LabeledImages
 from msbreg.data.sources import data_name, open_source
@@ -216,6 +216,14 @@ class FrozenNetwork:
         )
 
 
+def _default_transform(provenance: Provenance) -> EvaluationTransform:
+    """The default transform of a network; for models of timm, of the size that timm states."""
+    size, how = provenance.image_size, provenance.interpolation
+    if provenance.arch.startswith(TIMM) and size:
+        return EvaluationTransform(round(size * 256 / 224), size, how or "bilinear")
+    return default_transform(size, how)
+
+
 def frozen_network(config: FrozenConfig, job: Job) -> FrozenNetwork:
     """Load the network; it, the transform and the representation go into the record.
 
@@ -224,9 +232,7 @@ def frozen_network(config: FrozenConfig, job: Job) -> FrozenNetwork:
             of the size of the transform.
     """
     backbone, provenance = load_network(config, job)
-    transform = config.transform or default_transform(
-        provenance.image_size, provenance.interpolation
-    )
+    transform = config.transform.over(_default_transform(provenance))
     if note := backbone.adaptation(transform.crop):
         job.record.content["network"]["adaptation"] = note
         log.info("%s", note)
@@ -253,12 +259,17 @@ def frozen_network(config: FrozenConfig, job: Job) -> FrozenNetwork:
 
 
 def labeled_images(
-    config: LabeledConfig, job: Job, *, more: Sequence[str] = ()
+    config: LabeledConfig,
+    job: Job,
+    *,
+    more: Sequence[str] = (),
+    several_labels: bool = False,
 ) -> dict[str, LabeledImages]:
     """The images of each split by its name: the training split first, the test split last.
 
     Args:
         more: names of further splits, between the two.
+        several_labels: whether the protocol takes images with several labels.
 
     Raises:
         UserError: the images cannot be read, the splits have different classes, or they share images.
@@ -266,6 +277,12 @@ def labeled_images(
     assert config.data is not None
     names = (config.train_split, *more, config.val_split)
     lists = {name: open_source(config.data, name) for name in names}
+    labels = lists[config.train_split].labels
+    if labels is not None and labels.ndim == 2 and not several_labels:
+        raise UserError(
+            f"{config.data} has several labels per image, and this protocol takes one; use transfer/svm.py "
+            "or transfer/logistic.py"
+        )
     for name in names[1:]:
         _check_classes(lists, (config.train_split, name), config)
     for images in lists.values():

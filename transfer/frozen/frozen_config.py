@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from msbreg.backbones.vit_architectures import check_backbone_name
-from msbreg.data.transforms import EvaluationTransform
+from msbreg.data.transforms import TransformOptions
 from msbreg.run.errors import UserError
 from msbreg.run.inputs import check_checkpoint, check_data, check_output
 
@@ -71,9 +71,10 @@ class FrozenConfig:
     or FILE.npy, one file per split."""
     finished: Literal["error", "skip"] = "error"
     """What to do if the output folder already contains this completed run."""
-    transform: EvaluationTransform | None = None
-    """Evaluation transform (null: resize to 256 and center-crop 224 for networks trained above 64 pixels,
-    otherwise a center square at the training size; bilinear for ResNets, usually bicubic for others)."""
+    transform: TransformOptions = field(default_factory=TransformOptions)
+    """Evaluation transform (where null: resize to 256 and center-crop 224 for networks trained above 64
+    pixels, otherwise a center square at the training size; bilinear for ResNets, usually bicubic for
+    others)."""
 
     def __post_init__(self) -> None:
         if self.arch is not None:
