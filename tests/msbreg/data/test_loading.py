@@ -89,6 +89,8 @@ class Stuck:
 
 def test_a_batch_that_never_arrives_fails_the_run(monkeypatch):
     monkeypatch.setattr(loading, "STUCK", 0.5)
+    # How long PyTorch waits for the worker to end; it sleeps for a minute.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
     with (
         closing(squares(make=Stuck())) as batches,
         pytest.raises(RunFailed, match="no batch arrived from the worker processes"),

@@ -138,7 +138,7 @@ def test_detectron2_settings_state_the_inner_width_of_bottlenecks():
 
 @pytest.mark.parametrize(
     ("target", "arch"),
-    [("detectron2", "resnet101"), ("timm", "wide_resnet50_2")],
+    [("detectron2", "resnet101"), ("safetensors", "wide_resnet50_2")],
 )
 def test_deep_and_wide_networks_are_written_and_read_back(tmp_path, target, arch):
     backbone, conversion = converted(tmp_path, target, arch)
