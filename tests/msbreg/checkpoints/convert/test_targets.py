@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from msbreg.backbones.architectures import ARCHITECTURES, Architecture
 from msbreg.backbones.spec import IMAGENET, BackboneSpec
 from msbreg.checkpoints.convert.convert import TARGETS, convert
 from msbreg.checkpoints.layouts.format import MSRA, SWAV
@@ -138,9 +139,10 @@ def test_detectron2_settings_state_the_inner_width_of_bottlenecks():
 
 @pytest.mark.parametrize(
     ("target", "arch"),
-    [("detectron2", "resnet101"), ("safetensors", "wide_resnet50_2")],
+    [("detectron2", "resnet101"), ("safetensors", "wide_resnet50-thin")],
 )
-def test_deep_and_wide_networks_are_written_and_read_back(tmp_path, target, arch):
+def test_deep_and_wide_networks_are_written_and_read_back(tmp_path, monkeypatch, target, arch):
+    monkeypatch.setitem(ARCHITECTURES, "wide_resnet50-thin", Architecture(50, width=8, inner=2))
     backbone, conversion = converted(tmp_path, target, arch)
     again, found = load_backbone(conversion.output)
     wanted, state = backbone.state_dict(), again.state_dict()
