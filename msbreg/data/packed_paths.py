@@ -36,8 +36,8 @@ class PackedPaths(Sequence[str]):
     def joined(cls, parts: Sequence["PackedPaths"]) -> "PackedPaths":
         """The paths of all parts, in order."""
         whole = cls()
-        starts = np.cumsum([0] + [len(part._text) for part in parts])
-        ends = [part._ends[1:] + start for part, start in zip(parts, starts, strict=False)]
+        starts = np.cumsum([0] + [len(part._text) for part in parts])[:-1]
+        ends = [part._ends[1:] + start for part, start in zip(parts, starts, strict=True)]
         whole._text = b"".join(part._text for part in parts)
         whole._ends = np.concatenate([whole._ends, *ends])
         return whole

@@ -10,20 +10,18 @@ The Python version consists of pickles, which can run code when they are read; i
 """
 
 import hashlib
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
+from msbreg.data.classification.binary_images import BinaryImages
 from msbreg.data.classification.file_lists import (
     PublishedSplit,
     WrongLayout,
     check_labels,
     read_lines,
 )
-from msbreg.data.decoding import ImageIOError, UnreadableImage
-from msbreg.data.images import LabeledImages
 from msbreg.run.errors import UserError
 from msbreg.run.files import open_regular
 
@@ -70,77 +68,7 @@ CIFAR = {
 }
 
 
-@dataclass(frozen=True)
-class CifarImages(LabeledImages):
-    """Images in files of fixed-size records.
-
-    Attributes:
-        root: folder of the files.
-        files: names of the files.
-        starts: (F,) number of images in all files before each.
-        rows: (N,) index of each image in the concatenation of the files.
-        before: bytes of a record before its pixels.
-    """
-
-    root: Path
-    files: tuple[str, ...]
-    starts: np.ndarray
-    rows: np.ndarray
-    before: int
-
-    @property
-    def where(self) -> str:
-        return str(self.root)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def image(self, i: int) -> np.ndarray:  # (32, 32, 3) uint8 RGB
-        file, row = self._place(i)
-        try:
-            with open_regular(self.root / file) as opened:
-                opened.seek(row * (self.before + PIXELS) + self.before)
-                data = opened.read(PIXELS)
-        except OSError as error:
-            raise ImageIOError(
-                f"{self.name(i)} cannot be read: {error.strerror or error}"
-            ) from error
-        if len(data) < PIXELS:
-            raise UnreadableImage(f"{self.name(i)} is truncated: the file ends before the image")
-        channel_row_column = np.frombuffer(data, np.uint8).reshape(3, SIDE, SIDE)
-        return np.ascontiguousarray(channel_row_column.transpose(1, 2, 0))
-
-    def entry(self, i: int) -> str:
-        """``test_batch.bin:7`` for the eighth image of a file."""
-        file, row = self._place(i)
-        return f"{file}:{row}"
-
-    def name(self, i: int) -> str:
-        return str(self.root / self.entry(i))
-
-    def cache_key(self) -> str:
-        """sha256 of the absolute path, size and modification time of each file, and of the rows."""
-        digest = hashlib.sha256(self.rows.astype("<i8").tobytes())
-        for name in self.files:
-            file = (self.root / name).absolute()
-            try:
-                state = file.stat()
-                seen = f"{state.st_size} {state.st_mtime_ns}"
-            except OSError:  # reported when an image is read
-                seen = "missing"
-            digest.update(f"{file}\0{seen}\n".encode())
-        return digest.hexdigest()
-
-    def select(self, keep: np.ndarray) -> Self:  # (M,)
-        return replace(self, rows=self.rows[keep])
-
-    def _place(self, i: int) -> tuple[str, int]:
-        row = int(self.rows[i])
-        part = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return self.files[part], row - int(self.starts[part])
-
-
-def open_cifar(name: str, root: Path, split: str) -> CifarImages:
+def open_cifar(name: str, root: Path, split: str) -> BinaryImages:
     """Images of ``cifar10`` or ``cifar100``, ``train`` or ``test``. The fingerprint covers every byte.
 
     Raises:
@@ -162,7 +90,7 @@ def open_cifar(name: str, root: Path, split: str) -> CifarImages:
         labels.append(records[:, version.before - 1].astype(np.int64))
     joined = np.concatenate(labels)
     check_labels(joined, classes, f"{base}, {split}")
-    return CifarImages(
+    return BinaryImages(
         labels=joined,
         classes=classes,
         fingerprint=digest.hexdigest(),
@@ -170,6 +98,7 @@ def open_cifar(name: str, root: Path, split: str) -> CifarImages:
         files=version.files[split],
         starts=np.cumsum([0, *map(len, labels)])[:-1],
         rows=np.arange(len(joined)),
+        side=SIDE,
         before=version.before,
     )
 

@@ -8,18 +8,15 @@ column by column. Labels are 1 to 10 in the files, and 0 to 9 here
 
 Splits: ``train``, ``test``, ``unlabeled``, ``train+unlabeled`` (no labels), and ``train-fold0`` to
 ``train-fold9``, the 1,000 training images of each predefined fold.
-
-Each image is read with one seek instead of a memory map: the system caches the file in the same way, a
-process needs no state, and a file that is cut while it is in use is an error instead of a crash (SIGBUS).
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
+from msbreg.data.classification.binary_images import BinaryImages
 from msbreg.data.classification.file_lists import (
     PublishedSplit,
     WrongLayout,
@@ -27,9 +24,7 @@ from msbreg.data.classification.file_lists import (
     first_folder,
     read_lines,
 )
-from msbreg.data.decoding import ImageIOError, UnreadableImage
 from msbreg.data.folder import file_size
-from msbreg.data.images import LabeledImages
 from msbreg.run.errors import UserError
 from msbreg.run.files import open_regular
 
@@ -49,74 +44,6 @@ STL10 = {
     **{f"train-fold{fold}": PublishedSplit(1_000, 10) for fold in range(10)},
 }
 _SAMPLED = 64  # images whose pixels are a part of the fingerprint
-
-
-@dataclass(frozen=True)
-class BinaryImages(LabeledImages):
-    """Images in binary files of 3 x 96 x 96 bytes each.
-
-    Attributes:
-        root: folder of the files.
-        files: names of the files.
-        starts: (F,) number of images in all files before each.
-        rows: (N,) index of each image in the concatenation of the files.
-    """
-
-    root: Path
-    files: tuple[str, ...]
-    starts: np.ndarray
-    rows: np.ndarray
-
-    @property
-    def where(self) -> str:
-        return str(self.root)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def image(self, i: int) -> np.ndarray:  # (96, 96, 3) uint8 RGB
-        file, row = self._place(i)
-        try:
-            with open_regular(self.root / file) as opened:
-                opened.seek(row * BYTES)
-                data = opened.read(BYTES)
-        except OSError as error:
-            raise ImageIOError(
-                f"{self.name(i)} cannot be read: {error.strerror or error}"
-            ) from error
-        if len(data) < BYTES:
-            raise UnreadableImage(f"{self.name(i)} is truncated: the file ends before the image")
-        channel_column_row = np.frombuffer(data, np.uint8).reshape(3, SIDE, SIDE)
-        return np.ascontiguousarray(channel_column_row.transpose(2, 1, 0))
-
-    def entry(self, i: int) -> str:
-        """``train_X.bin:7`` for the eighth image of a file."""
-        file, row = self._place(i)
-        return f"{file}:{row}"
-
-    def name(self, i: int) -> str:
-        return str(self.root / self.entry(i))
-
-    def cache_key(self) -> str:
-        """sha256 of the absolute path, size and modification time of each file, and of the rows."""
-        digest = hashlib.sha256(self.rows.astype("<i8").tobytes())
-        for name in self.files:
-            file = (self.root / name).absolute()
-            try:
-                state = file.stat()
-                seen = f"{state.st_size} {state.st_mtime_ns}"
-            except OSError:  # reported when an image is read
-                seen = "missing"
-            digest.update(f"{file}\0{seen}\n".encode())
-        return digest.hexdigest()
-
-    def select(self, keep: np.ndarray) -> Self:  # (M,)
-        return replace(self, rows=self.rows[keep])
-
-    def _place(self, i: int) -> tuple[str, int]:
-        row = int(self.rows[i])
-        part = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return self.files[part], row - int(self.starts[part])
 
 
 def open_stl10(root: Path, split: str) -> BinaryImages:
@@ -151,6 +78,8 @@ def open_stl10(root: Path, split: str) -> BinaryImages:
         files=files,
         starts=starts,
         rows=rows,
+        side=SIDE,
+        by_column=True,
     )
     return replace(images, fingerprint=_fingerprint(images))
 
