@@ -488,10 +488,11 @@ def _results(
         "held_out_top1": choice.held_out_top1,
     }
     log.info("top-1: %.2f %% with learning rate %s", top1.value, name)
-    if final_loss > math.log(len(tested.images.classes)):
+    chance = math.log(len(tested.images.classes))  # the loss of equal scores for all classes
+    if final_loss > 2 * chance:
         job.warn(
-            f"the loss of the last epoch, {final_loss:.3g}, is above that of equal scores for all classes, "
-            f"{math.log(len(tested.images.classes)):.3g}: the head diverged. Give lower --learning-rates"
+            f"the loss of the last epoch is {final_loss:.3g}, and that of equal scores for all classes is "
+            f"{chance:.3g}: the head diverged. Give lower --learning-rates"
         )
     if len(rates) > 1 and chosen in (min(rates), max(rates)):
         job.warn(f"the chosen learning rate {chosen:g} is at the end of the list; extend the list")

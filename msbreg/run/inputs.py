@@ -36,7 +36,7 @@ def check_data(data: str, known: Collection[str] = ()) -> None:
     path = Path(data).expanduser()
     if data not in known and not path.is_dir():
         what = "is a file" if path.exists() else "is neither a folder nor a known name"
-        names = f" or one of: {', '.join(known)}" if known else ""
+        names = f", LAYOUT:FOLDER or one of: {', '.join(known)}" if known else ""
         raise UserError(f"data {data!r} {what}; expected a folder{names}")
 
 

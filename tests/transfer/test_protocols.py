@@ -711,4 +711,4 @@ def test_a_head_that_diverges_to_finite_numbers_is_a_warning(tmp_path, data, che
     settings = {"route": route, "learning_rates": (1e20,), "norms": ("none",), "epochs": 2}
     linear.run(streamed(tmp_path, data, checkpoint, **settings))
     (warning,) = read_record(tmp_path / "run")["warnings"]
-    assert "is above that of equal scores for all classes, 1.1: the head diverged" in warning
+    assert "that of equal scores for all classes is 1.1: the head diverged" in warning
