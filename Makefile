@@ -33,7 +33,7 @@ demo: install ## Pre-train on the embedded digits, convert, evaluate against the
 		--random-seeds 1 --detectors '[digits_voc_c4, digits_coco_fpn]'
 
 test: install ## Run the tests (what CI runs)
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: install ## Check style and types
 	$(BIN)/ruff check $(SOURCES)

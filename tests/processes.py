@@ -79,6 +79,16 @@ def _run(
         runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
+def run_code(
+    code: str, *words: object, cwd: Path = ROOT, environment: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Run source code as ``python FILE WORDS ...``; return what ``Program.wait`` returns."""
+    with tempfile.TemporaryDirectory(prefix="msbreg-test-") as folder:
+        file = Path(folder) / "program.py"
+        file.write_text(code)
+        return Program(file, words, cwd=cwd, environment=environment).wait()
+
+
 def run_group(
     name: Path | str, *words: object, cwd: Path = ROOT, processes: int = 2
 ) -> list[tuple[int, str, str]]:

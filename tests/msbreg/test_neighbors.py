@@ -17,7 +17,7 @@ from msbreg.neighbors.shortlist import scan
 from msbreg.neighbors.vectors import Vectors
 from msbreg.run.errors import UserError
 from tests.msbreg import search_processes
-from tests.processes import run_many
+from tests.processes import run_code, run_many
 from tests.reference import neighbors as slow
 
 # Float32 dot products of 32-dimensional unit vectors can differ by a few units in the last place.
@@ -378,7 +378,8 @@ except UserError as error:
 else:
     raise SystemExit("no error")
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    code, _, message = run_code(program)
+    assert code == 0, message
 
 
 def write_distribution(folder, name):

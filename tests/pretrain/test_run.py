@@ -165,10 +165,10 @@ def test_workers_do_not_change_the_weights(data, tmp_path):
 
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory) -> tuple[Path, Path]:
-    """The data and the folder of an uninterrupted run of 24 steps."""
+    """The data and the folder of an uninterrupted run of 16 steps."""
     folder = tmp_path_factory.mktemp("long")
     data = write_folder(folder / "data", train=8, val=4)
-    run(small(data, folder / "whole", epochs=6))
+    run(small(data, folder / "whole", epochs=4))
     return data, folder / "whole"
 
 
@@ -176,7 +176,7 @@ def long_run(tmp_path_factory) -> tuple[Path, Path]:
 def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(long_run, tmp_path, how):
     data, whole = long_run
     broken = tmp_path / "broken"
-    long = ("--epochs", "6", "--save_seconds", "0.001")  # a checkpoint at every step
+    long = ("--epochs", "4", "--save_seconds", "0.001")  # a checkpoint at every step
     stopped = Program(SCRIPT, arguments(data, broken, *long), cwd=tmp_path)
     checkpoint = broken / "checkpoint.pth"
     deadline = time.monotonic() + 120
@@ -185,7 +185,7 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(long_run, tmp_pat
     stopped.send_signal(how)
     code, _, message = stopped.wait()
     saved = load_checkpoint(checkpoint)["step"]
-    assert 0 < saved < 24, "the run was over before it was stopped"
+    assert 0 < saved < 16, "the run was over before it was stopped"
     if how == signal.SIGKILL:
         assert code == -signal.SIGKILL
         assert read_record(broken)["status"] == "running"
@@ -200,7 +200,7 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(long_run, tmp_pat
     assert_bit_equal(whole, broken)
     assert_equal_training_states(whole, broken)
     rows = [json.loads(line) for line in (broken / "curve.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows] == list(range(7))
+    assert [row["epoch"] for row in rows] == list(range(5))
     losses = [json.loads(line) for line in (whole / "curve.jsonl").read_text().splitlines()]
     assert [row.get("total") for row in rows] == [row.get("total") for row in losses]
 

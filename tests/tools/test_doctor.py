@@ -1,13 +1,13 @@
 """Conflicts are found in the metadata of installed distributions, and each has a remedy."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.processes import Program
 from tools import doctor
 from tools.doctor import Finding
 
@@ -92,8 +92,6 @@ def test_the_exit_code_says_whether_something_conflicts(install, monkeypatch, na
 
 
 def test_the_script_prints_every_check():
-    done = subprocess.run(
-        [sys.executable, "tools/doctor.py"], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == ("conflict" in done.stdout.splitlines()[-1] and "!" in done.stdout)
-    assert all(f" {name} " in done.stdout for name in doctor.CHECKS)
+    code, out, _ = Program(ROOT / "tools" / "doctor.py", []).wait()
+    assert code == ("conflict" in out.splitlines()[-1] and "!" in out)
+    assert all(f" {name} " in out for name in doctor.CHECKS)

@@ -1,8 +1,6 @@
 """Saved predictions score again as the run that made them, and only on the data they are for."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from PIL import Image
 from benchmarks.peers import truth_as_json, write_voc
 from msbreg.data.catalog import load_scenes
 from msbreg.run.record import SCHEMA
+from tests.processes import Program
 from tests.transfer.scoring.drawn import box_masks, coco_scenes, predict, voc_scenes
 from tools.score import main
 from transfer.detectors.results import numbers, score
@@ -154,6 +153,7 @@ def test_an_error_is_one_message(voc, capsys):
 
 def test_it_runs_as_a_script_in_any_folder(voc, tmp_path):
     root, _, _ = voc
-    command = [sys.executable, str(ROOT / "tools" / "score.py"), "run", "--data", "."]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    assert "box, VOC 11-point AP, percent" in done.stdout
+    script = ROOT / "tools" / "score.py"
+    code, out, message = Program(script, ["run", "--data", "."], cwd=root).wait()
+    assert code == 0, message
+    assert "box, VOC 11-point AP, percent" in out

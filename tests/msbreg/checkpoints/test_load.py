@@ -2,8 +2,6 @@ import argparse
 import os
 import pickle
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +26,7 @@ from tests.msbreg.backbones.toy_transformers import (
     timm_model,
     toys,  # noqa: F401 - a fixture
 )
+from tests.processes import run_code
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -259,11 +258,9 @@ def test_a_write_that_fails_keeps_the_previous_checkpoint(tmp_path):
         "try: save_checkpoint(Path(sys.argv[1]), big)\n"
         "except RunFailed as error: print(error); sys.exit(1)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(path)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 1, done.stderr
-    assert "the previous file is untouched" in done.stdout
+    code, out, message = run_code(script, path)
+    assert code == 1, message
+    assert "the previous file is untouched" in out
     assert path.read_bytes() == before
     assert [f.name for f in tmp_path.iterdir()] == ["checkpoint.pth"]
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 100_000

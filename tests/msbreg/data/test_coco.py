@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from msbreg.data.catalog import drawable
 from msbreg.data.coco import coco_scenes
 from msbreg.run.errors import UserError
 from tests.msbreg.data.annotated_folders import coco_content, write_coco
+from tests.processes import run_code
 from tests.reference.run_lengths import characters
 
 TRIANGLE = [5, 4, 12, 4.5, 8, 10]
@@ -300,7 +299,7 @@ from msbreg.data.run_lengths import to_rle
 scene = coco_scenes("x", Path({str(file)!r}), Path(), look_at_images=False).scenes[0]
 to_rle(scene.instances[0].mask, scene.height, scene.width)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "UserError" in done.stderr
-    assert "width 250000000; expected at most 65536" in done.stderr
+    exit_code, _, message = run_code(code)
+    assert exit_code == 1
+    assert "UserError" in message
+    assert "width 250000000; expected at most 65536" in message

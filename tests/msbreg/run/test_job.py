@@ -1,8 +1,6 @@
 import json
 import logging
 import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +12,7 @@ from msbreg.run.config import Card
 from msbreg.run.errors import Interrupted, RunFailed, UserError
 from msbreg.run.job import AlreadyFinished, start_job
 from msbreg.run.record import read_record
-from tests.processes import Program
+from tests.processes import Program, run_code
 
 
 @dataclass(frozen=True)
@@ -259,17 +257,12 @@ main(run, Settings(Path(sys.argv[1])), Card())
 )
 def test_a_full_disk_fails_the_run_and_is_recorded(tmp_path, body, message):
     """A limit on the file size simulates a full disk."""
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK.format(body=body), str(tmp_path / "run")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.count("error: cannot write ") == 1
-    assert message in done.stderr
-    assert "Free some space" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, _, errors = run_code(FULL_DISK.format(body=body), tmp_path / "run")
+    assert code == 1, errors
+    assert errors.count("error: cannot write ") == 1
+    assert message in errors
+    assert "Free some space" in errors
+    assert "Traceback" not in errors
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["status"] == "failed"
     assert record["error"].startswith("cannot write ")
@@ -302,14 +295,8 @@ with start_job(Settings(Path(sys.argv[1])), Card(), kind="knn") as job:
     while True:
         pass
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "run")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 75, done.stderr
+    code, _, message = run_code(script, tmp_path / "run")
+    assert code == 75, message
     assert read_record(tmp_path / "run")["status"] == "interrupted"
 
 

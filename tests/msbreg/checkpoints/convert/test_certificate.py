@@ -178,7 +178,7 @@ def test_a_failing_reader_is_reported(tmp_path):
 
 @pytest.mark.parametrize(
     ("arch", "seed"),
-    [("resnet18", 0), ("resnet34", 0), ("resnet50", 0), ("resnet50", 1), ("resnet101", 0)],
+    [("resnet18", 0), ("resnet50", 0), ("resnet101", 0)],
 )
 def test_a_correct_conversion_passes_despite_float32_rounding(tmp_path, arch, seed):
     """Realistic BatchNorm statistics: float32 rounds by more than 1e-6, float64 by less than 1e-12."""

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import pickle
-import subprocess
-import sys
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from msbreg.checkpoints.convert.convert import TARGETS, convert
 from msbreg.run.errors import RunFailed, UserError
 from tests.msbreg.checkpoints.convert.realistic_networks import moved, provenance
 from tests.msbreg.checkpoints.convert.test_target import globals_of
+from tests.processes import run_code
 
 ROOT = Path(__file__).resolve().parents[4]
 DETECTRON2, HUGGINGFACE = TARGETS["detectron2"], TARGETS["huggingface"]
@@ -130,9 +130,8 @@ convert(moved(), provenance(), Path(sys.argv[1]), TARGETS["detectron2"], readers
 
 def test_a_killed_process_leaves_no_output(tmp_path):
     output = tmp_path / "out.pkl"
-    command = [sys.executable, "-c", KILLED, str(output)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
-    assert done.returncode == -9
+    code, _, message = run_code(KILLED, output)
+    assert code == -signal.SIGKILL, message
     assert not list(tmp_path.glob("out*"))
 
 

@@ -139,10 +139,11 @@ def test_detectron2_settings_state_the_inner_width_of_bottlenecks():
 
 @pytest.mark.parametrize(
     ("target", "arch"),
-    [("detectron2", "resnet101"), ("safetensors", "wide_resnet50-thin")],
+    [("detectron2", "resnet101-thin"), ("safetensors", "wide_resnet50-thin")],
 )
 def test_deep_and_wide_networks_are_written_and_read_back(tmp_path, monkeypatch, target, arch):
     monkeypatch.setitem(ARCHITECTURES, "wide_resnet50-thin", Architecture(50, width=8, inner=2))
+    monkeypatch.setitem(ARCHITECTURES, "resnet101-thin", Architecture(101, width=8))
     backbone, conversion = converted(tmp_path, target, arch)
     again, found = load_backbone(conversion.output)
     wanted, state = backbone.state_dict(), again.state_dict()
