@@ -1,5 +1,6 @@
 """``--help`` and errors in options, cards and paths appear before PyTorch is imported."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,16 +19,9 @@ HEAVY = (
     "faiss",
     "joblib",
 )
-# Runs a script as a user would, then prints which heavy libraries were imported.
-RUNNER = """
-import atexit, runpy, sys
-heavy = sys.argv[1].split(",")
-atexit.register(lambda: print("imported:", *[name for name in heavy if name in sys.modules]))
-sys.argv = sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 FROZEN = ("transfer/knn.py", "transfer/linear.py", "transfer/svm.py")
 SCRIPTS = ("pretrain/run.py", *FROZEN, "transfer/detection.py", "transfer/suite.py")
+LATER = ("transfer/logistic.py", "transfer/robustness.py")
 TOOLS = (
     "tools/convert_to_d2.py",
     "tools/inspect_checkpoint.py",
@@ -84,29 +78,29 @@ WRONG = [
 ]
 
 
-def start(script: str, words: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a script."""
+@pytest.fixture(scope="module")
+def outcomes() -> dict[tuple[str, str], tuple[int, str, str]]:
+    """(script, words) -> exit code, standard output and standard error."""
+    cases = [(script, words) for script, words, _ in WRONG]
+    cases += [(script, "--help") for script in (*SCRIPTS, *LATER, *TOOLS)]
+    command = [sys.executable, "-m", "tests.msbreg.run.starting", *HEAVY]
     done = subprocess.run(
-        [sys.executable, "-c", RUNNER, ",".join(HEAVY), script, *words.split()],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
+        command, cwd=ROOT, input=json.dumps(cases), capture_output=True, text=True, check=True
     )
-    return done.returncode, done.stdout, done.stderr
+    return dict(zip(cases, map(tuple, json.loads(done.stdout)), strict=True))
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, *TOOLS])
-def test_help_imports_nothing_heavy(script):
-    code, stdout, stderr = start(script, "--help")
+@pytest.mark.parametrize("script", [*SCRIPTS, *LATER, *TOOLS])
+def test_help_imports_nothing_heavy(outcomes, script):
+    code, stdout, stderr = outcomes[script, "--help"]
     assert code == 0, stderr
     assert stdout.startswith("usage: ")
     assert stdout.endswith("imported:\n")
 
 
 @pytest.mark.parametrize(("script", "words", "message"), WRONG, ids=lambda value: str(value))
-def test_invalid_input_is_reported_before_pytorch_is_imported(script, words, message):
-    code, stdout, stderr = start(script, words)
+def test_invalid_input_is_reported_before_pytorch_is_imported(outcomes, script, words, message):
+    code, stdout, stderr = outcomes[script, words]
     assert code == 2, stderr
     assert stderr.startswith("error: ")
     assert message in stderr
