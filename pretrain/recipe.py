@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from msbreg.backbones.architectures import ARCHITECTURES
+from msbreg.backbones.architectures import architecture
 from msbreg.backbones.vit_architectures import no_resnet
 from msbreg.run.errors import UserError
-from msbreg.run.inputs import check_data, check_output
+from msbreg.run.inputs import check_output
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,11 @@ class Config:
     def __post_init__(self) -> None:
         if reason := no_resnet(self.arch):
             raise UserError(f"arch: {reason}")
+        try:
+            architecture(self.arch)
+        except UserError as error:
+            raise UserError(f"arch: {error}") from error
         expect = {
-            "arch": (self.arch in ARCHITECTURES, f"one of {', '.join(ARCHITECTURES)}"),
             "epochs": (self.epochs >= 1, "at least 1"),
             "batch_size": (
                 self.batch_size >= 2,
@@ -228,9 +231,9 @@ class Config:
             UserError: the data or the classes file does not exist, or the output path is a file.
         """
         # Here, because this imports OpenCV, which only this check needs.
-        from msbreg.data.sources import EMBEDDED, split_layout
+        from msbreg.data.sources import check_source
 
-        check_data(split_layout(self.data)[1], EMBEDDED)
+        check_source(self.data)
         check_output(self.output)
         if self.classes_file is not None and not self.classes_file.is_file():
             raise UserError(

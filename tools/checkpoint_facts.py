@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from msbreg.backbones.resnet import build_backbone
+from msbreg.backbones.spec import describe_input
 from msbreg.backbones.trained import (
     NormLayer,
     feature_statistics,
@@ -21,7 +22,7 @@ from msbreg.backbones.trained import (
 from msbreg.backbones.vit_architectures import TIMM, is_resnet
 from msbreg.checkpoints.convert.to_detectron2 import DETECTRON2
 from msbreg.checkpoints.layouts import FORMATS
-from msbreg.checkpoints.layouts.match import INSPECT_HINT, Match, contents, describe_input, identify
+from msbreg.checkpoints.layouts.match import INSPECT_HINT, Match, contents, identify
 from msbreg.checkpoints.layouts.tensors import groups
 from msbreg.checkpoints.load import load_exactly
 from msbreg.checkpoints.read import FileContent, read_file

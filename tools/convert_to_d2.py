@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from msbreg.backbones.architectures import ARCHITECTURES
-from msbreg.backbones.vit_architectures import is_resnet, no_resnet
+from msbreg.backbones.architectures import architecture
+from msbreg.backbones.vit_architectures import no_resnet
 from msbreg.run.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -74,11 +74,13 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="folder of runs whose scores are listed on the model card of --to safetensors",
     )
     options = parser.parse_args(arguments)
-    if options.arch is not None and not is_resnet(options.arch):
-        known = f"expected one of: {', '.join(ARCHITECTURES)}"
-        raise UserError(
-            f"--arch: {no_resnet(options.arch) or f'{options.arch!r} is unknown; {known}'}"
-        )
+    if options.arch is not None:
+        if reason := no_resnet(options.arch):
+            raise UserError(f"--arch: {reason}")
+        try:
+            architecture(options.arch)
+        except UserError as error:
+            raise UserError(f"--arch: {error}") from error
     check_checkpoint(str(options.checkpoint))
     if options.runs and options.to != "safetensors":
         raise UserError(

@@ -73,8 +73,7 @@ if __name__ == "__main__":  # options and paths are checked before PyTorch is im
 from rich.console import Console
 from rich.table import Table
 
-from msbreg.backbones.spec import Normalization
-from msbreg.checkpoints.layouts.match import describe_input
+from msbreg.backbones.spec import Normalization, describe_input
 from tools.checkpoint_facts import Facts, Request, facts_of, families
 
 Row = tuple[str, ...]

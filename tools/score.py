@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from msbreg.run.errors import EXIT_FAILED, EXIT_USER_ERROR, RunFailed, UserError, exit_codes
-from msbreg.run.inputs import check_data
+from msbreg.run.inputs import check_folder
 from msbreg.run.options import ToolParser
 
 METRICS = ("auto", "voc-11-point", "voc-area", "coco")
@@ -61,7 +61,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             "predictions.npz, or COCO results JSON"
         )
     if options.data is not None:
-        check_data(str(options.data))
+        check_folder(options.data)
     return options
 
 

@@ -97,12 +97,18 @@ class Config(LabeledConfig):
             raise UserError(
                 f"rate_per is {self.rate_per} and loading {self.loading}; expected 0 or more"
             )
-        if (self.schedule == "steps") != bool(self.drops) or any(
-            not 0 < drop < self.epochs for drop in self.drops
+        if self.schedule == "steps" and (
+            not self.drops or any(not 0 < drop < self.epochs for drop in self.drops)
         ):
             raise UserError(
-                f"schedule is {self.schedule} and drops {list(self.drops)}; expected epochs between 0 and "
-                f"{self.epochs} with the schedule steps, and none with others"
+                f"schedule is steps and drops {list(self.drops)}; expected epochs between 0 and "
+                f"{self.epochs}, the epochs of the run. Set them, such as with --drops "
+                f"{self.epochs / 3:.4g} {self.epochs * 2 / 3:.4g}, or use --schedule cosine --drops '[]'"
+            )
+        if self.schedule != "steps" and self.drops:
+            raise UserError(
+                f"drops is {list(self.drops)}, but the schedule is {self.schedule}; expected --schedule "
+                "steps, or no drops: --drops '[]'"
             )
         if self.head == "attentive" and (self.route != "streamed" or self.queries < 1):
             raise UserError(

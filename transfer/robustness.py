@@ -221,6 +221,8 @@ def _outputs(
     """The images of a split, and the logits of its classes."""
     assert config.data is not None
     images = open_source(config.data, split, layout=layout)
+    for note in images.notes:
+        network.job.warn(f"{config.data}: {note}")
     columns = columns_of_classes(images, layout, root, probe.classes)
     features = network.features(images, split)
     if features.x.shape[1] != len(probe.weight):

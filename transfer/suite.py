@@ -14,7 +14,7 @@ if not __package__:
 
 from msbreg.run.config import Card
 from msbreg.run.errors import UserError
-from msbreg.run.inputs import check_checkpoint, check_data, check_output
+from msbreg.run.inputs import check_checkpoint, check_output
 from msbreg.run.options import main, parse, read_options
 from transfer.detectors.config.supported import check_run
 from transfer.detectors.config.yaml_file import read_config
@@ -79,7 +79,12 @@ class Config:
         Raises:
             UserError: they do not, or cannot.
         """
-        from msbreg.data.sources import EMBEDDED, data_root, split_layout  # imports OpenCV
+        from msbreg.data.sources import (
+            EMBEDDED,
+            check_source,
+            data_root,
+            split_layout,
+        )  # imports OpenCV
         from msbreg.data.voc import find_voc
 
         check_checkpoint(str(self.checkpoint))
@@ -88,8 +93,8 @@ class Config:
             _card(self.which_cards, name)
         if self.data is None or self.data in EMBEDDED:
             return
+        check_source(self.data)
         _, folder = split_layout(self.data)
-        check_data(folder, EMBEDDED)
         if "svm" in self.protocols:
             try:
                 find_voc(data_root(folder, "voc"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from msbreg.run.errors import UserError
+from msbreg.run.errors import UserError, did_you_mean
 
 Stem = Literal["imagenet", "cifar", "small"]
 
@@ -129,7 +129,8 @@ def architecture(name: str) -> Architecture:
     """
     if name not in ARCHITECTURES:
         raise UserError(
-            f"backbone {name!r} is unknown; expected one of: {', '.join(ARCHITECTURES)}"
+            f"backbone {name!r} is unknown{did_you_mean(name, ARCHITECTURES) or '.'}\n"
+            f"Expected one of: {', '.join(ARCHITECTURES)}"
         )
     return ARCHITECTURES[name]
 

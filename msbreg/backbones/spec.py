@@ -79,6 +79,13 @@ def of_gray_levels(mean: Sequence[float], std: Sequence[float], channels: str) -
     return Normalization(scaled_mean, scaled_std, channels)  # type: ignore[arg-type]
 
 
+def describe_input(normalization: Normalization) -> str:
+    """An input normalization as text."""
+    n = normalization
+    mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (n.mean, n.std))
+    return f"{n.channels} / 255, mean {mean}, std {std}"
+
+
 # The statistics of ImageNet's training images (torchvision, MoCo, BYOL, ...), which our own pre-training uses
 # for all data sets.
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

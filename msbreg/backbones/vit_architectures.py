@@ -9,7 +9,7 @@ from functools import cache
 from typing import Literal
 
 from msbreg.backbones.architectures import ARCHITECTURES
-from msbreg.run.errors import UserError
+from msbreg.run.errors import UserError, did_you_mean
 
 Positions = Literal["offset", "bicubic", "antialiased", "fixed"]
 """How position embeddings are adapted to images of another size than the network's own.
@@ -133,9 +133,10 @@ def check_backbone_name(name: str) -> None:
         UserError: it is none of these; the message lists the known names.
     """
     if name not in ARCHITECTURES and name not in VITS and not _timm_name().fullmatch(name):
+        known = (*ARCHITECTURES, *VITS)
         raise UserError(
-            f"backbone {name!r} is unknown; expected one of: {', '.join((*ARCHITECTURES, *VITS))}, or "
-            f"{TIMM}NAME, a model of timm"
+            f"backbone {name!r} is unknown{did_you_mean(name, known) or '.'}\n"
+            f"Expected one of: {', '.join(known)}, or {TIMM}NAME, a model of timm"
         )
 
 

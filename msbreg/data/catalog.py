@@ -11,7 +11,6 @@ voc:FOLDER:SPLIT       any classes in VOC's layout
 coco:JSON:IMAGES       any instances JSON and its folder of images
 """
 
-import difflib
 import logging
 import os
 from collections import Counter
@@ -25,7 +24,7 @@ from msbreg.data.digits.writers import NAMES as DIGITS
 from msbreg.data.scenes import Scene, Scenes
 from msbreg.data.sources import data_root
 from msbreg.data.voc import VOC_CLASSES, UnknownClass, classes_of, find_voc, voc_scenes
-from msbreg.run.errors import UserError
+from msbreg.run.errors import UserError, did_you_mean
 
 log = logging.getLogger("msbreg")
 
@@ -95,10 +94,8 @@ def _by_name(name: str, root: Path | None, **reading: bool) -> Scenes:
         return coco_scenes(name, file, images, **reading)
     known = [*VOC_NAMES, *COCO_NAMES, *CITYSCAPES_NAMES, *DIGITS_NAMES]
     if name not in known:
-        similar = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {similar[0]}?" if similar else "."
         raise UserError(
-            f"data set {name!r} is unknown{hint}\n"
+            f"data set {name!r} is unknown{did_you_mean(name, known) or '.'}\n"
             f"Expected voc:FOLDER:SPLIT, coco:JSON:IMAGES or one of: {', '.join(known)}"
         )
     folder = root if root is not None else Path(os.environ.get(ROOT_VARIABLE) or "datasets")

@@ -31,7 +31,7 @@ class LabeledImages(abc.ABC):
         classes: class names; empty if the images have no labels.
         fingerprint: identifies names and contents, in order; independent of where the data are stored.
         skipped: entries of unreadable images that were skipped on request.
-        notes: sentences about the data that a user should know; logged by ``open_source``.
+        notes: sentences about the data that a user should know; reported by whoever opens them.
     """
 
     labels: np.ndarray | None

@@ -5,7 +5,7 @@ new layout, write a function ``open_LAYOUT(root, split)`` and add it to ``SOURCE
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from msbreg.data.classification.cifar import CIFAR, cifar_splits, open_cifar
-from msbreg.data.classification.file_lists import PublishedSplit, WrongLayout
+from msbreg.data.classification.file_lists import NoSplit, PublishedSplit, WrongLayout
 from msbreg.data.classification.fine_grained import (
     FINE_GRAINED,
     fine_grained_splits,
@@ -45,7 +45,7 @@ from msbreg.data.digits.generate import prepare_digits
 from msbreg.data.folder import ImageList, is_image, list_fingerprint, list_images
 from msbreg.data.images import LabeledImages
 from msbreg.data.voc import find_voc, image_labels
-from msbreg.run.errors import UserError
+from msbreg.run.errors import UserError, did_you_mean
 
 log = logging.getLogger("msbreg")
 
@@ -158,10 +158,13 @@ class Layout:
         """Open one split.
 
         Raises:
-            UserError: the data are missing or have a different layout, which the message names.
+            UserError: the data are missing or have a different layout, which the message names; or there is
+                no such split, and the message names a similar one.
         """
         try:
             return self.open(root, split)
+        except NoSplit as error:
+            raise NoSplit(f"{error}{_similar_split(split, self.splits(root))}") from error
         except WrongLayout as error:
             present = sorted(e.name for e in root.iterdir()) if root.is_dir() else []
             hint = f"\nFound: {', '.join(present[:8]) or 'nothing'}"
@@ -220,13 +223,33 @@ def data_root(data: str, layout: str) -> Path:
     """
     if data in EMBEDDED:
         return EMBEDDED[data]() / layout
-    path = Path(data).expanduser()
-    if not path.exists():
+    check_source(data)
+    return Path(data).expanduser()
+
+
+def check_source(data: str) -> None:
+    """Check that a data set is a known name, a folder, or LAYOUT:FOLDER.
+
+    Raises:
+        UserError: it is none of these; an unknown layout is named.
+    """
+    given, folder = split_layout(data)
+    if folder in EMBEDDED or Path(folder).expanduser().is_dir():
+        return
+    layout, colon, _ = folder.partition(":")
+    if colon and not given and "/" not in layout:
         raise UserError(
-            f"data {data!r} is neither a folder nor a known name; expected a path or one of: "
-            f"{', '.join(EMBEDDED)}"
+            f"data {data!r} has the unknown layout {layout!r}{did_you_mean(layout, SOURCES) or '.'}\n"
+            f"Expected a folder, or LAYOUT:FOLDER with one of: {', '.join(SOURCES)}"
         )
-    return path
+    what = (
+        "is a file"
+        if Path(folder).expanduser().exists()
+        else "is neither a folder nor a known name"
+    )
+    raise UserError(
+        f"data {folder!r} {what}; expected a folder, LAYOUT:FOLDER or one of: {', '.join(EMBEDDED)}"
+    )
 
 
 def split_layout(data: str) -> tuple[str, str]:
@@ -254,15 +277,14 @@ def data_name(data: str) -> str:
 def open_source(data: str, split: str, *, layout: str = "folder") -> LabeledImages:
     """Open one split of a data set, given as a name, a folder in ``layout``, or LAYOUT:FOLDER.
 
+    The caller reports the ``notes`` of the images, which several splits may share.
+
     Raises:
         UserError: the data are missing or have a different layout.
     """
     given, folder = split_layout(data)
     layout = given or layout
-    images = SOURCES[layout](data_root(folder, layout), split)
-    for note in images.notes:
-        log.warning("%s: %s", data, note)
-    return images
+    return SOURCES[layout](data_root(folder, layout), split)
 
 
 def as_source(images: "str | Path | Sequence[str | Path] | ImageSource") -> "ImageSource":
@@ -301,7 +323,10 @@ def training_images(data: str, *, classes_file: Path | None = None) -> LabeledIm
             raise UserError(
                 f"--classes-file selects class folders, but {data} has none; omit --classes-file"
             )
-        return open_source(data, "train")
+        images = open_source(data, "train")
+        for note in images.notes:
+            log.warning("%s: %s", data, note)
+        return images
     root = data_root(data, "folder")
     folder = root / "train" if (root / "train").is_dir() else root
     if splits := folder_splits(folder):
@@ -335,9 +360,14 @@ def _missing_split(root: Path, split: str) -> str:
         f"{root} has no folder {split!r}; expected {root}/{split}/CLASS/*.jpg, "
         f"found: {', '.join(present[:8]) or 'nothing'}"
     )
-    common = ("val", "test", "validation", "valid", "train", "training")
-    splits = [name for name in present if name.lower() in common and (root / name).is_dir()]
+    return message + _similar_split(split, folder_splits(root))
+
+
+def _similar_split(split: str, present: Iterable[str]) -> str:
+    """The end of a message about a missing split: one to train or to test on instead, if there is one."""
     for_training = split.lower().startswith("train")
     option = "--train-split" if for_training else "--val-split"
-    similar = [name for name in splits if name.lower().startswith("train") == for_training]
-    return message + (f".\nUse another split with {option} {similar[0]}" if similar else "")
+    for name in present:
+        if name.lower() in SPLIT_NAMES and name.lower().startswith("train") == for_training:
+            return f".\nUse another split with {option} {name}"
+    return ""

@@ -84,17 +84,23 @@ class TrainingTransform:
 
     def __post_init__(self) -> None:
         (smallest, largest), (narrowest, widest) = self.area, self.ratio
-        if (
-            self.crop < 1
-            or not 0 < smallest <= largest <= 1
-            or not 0 < narrowest <= widest
-            or not 0 <= self.flip <= 1
-        ):
-            raise UserError(
-                f"the augmentation has crop {self.crop}, area {self.area}, ratio {self.ratio} and flip "
-                f"{self.flip}; expected a positive size, 0 < smallest <= largest <= 1, "
-                "0 < narrowest <= widest, and a probability"
-            )
+        expect = {
+            "crop": (self.crop >= 1, "at least 1 pixel"),
+            "area": (
+                0 < smallest <= largest <= 1,
+                "two numbers, 0 < smallest <= largest <= 1, such as 0.08 1",
+            ),
+            "ratio": (
+                0 < narrowest <= widest < math.inf,
+                "two numbers, 0 < narrowest <= widest, such as 0.75 1.33",
+            ),
+            "flip": (0 <= self.flip <= 1, "a probability from 0 to 1"),
+        }
+        for name, (right, words) in expect.items():
+            if not right:
+                given = getattr(self, name)
+                shown = " ".join(map(str, given)) if isinstance(given, tuple) else given
+                raise UserError(f"{name} of the augmentation is {shown}; expected {words}")
 
     def __call__(
         self,
@@ -195,6 +201,9 @@ class AugmentationOptions:
     """Probability of a horizontal flip (null: 0.5)."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """Interpolation (null: that of the evaluation)."""
+
+    def __post_init__(self) -> None:
+        self.over(TrainingTransform())  # refuses invalid values with the options, before any work
 
     def over(self, default: TrainingTransform) -> TrainingTransform:
         """The default with the settings that are not null."""

@@ -6,6 +6,7 @@ identity, a constant or a no-op, so callers never need to distinguish the two ca
 
 import contextlib
 import datetime
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,8 @@ _cpu_group: Any = None
 _alone = False
 _LONGEST_WAIT = datetime.timedelta(days=30)
 """On the CPU. Processes wait for work of very different length; a process that ends is noticed at once."""
+
+_SECONDS_FOR_AGENT = datetime.timedelta(seconds=10)
 
 T = TypeVar("T")
 
@@ -159,6 +162,43 @@ def from_main(make: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     return value
+
+
+def say_once(message: str, say: Callable[[str], None]) -> None:
+    """Call ``say`` in the first of torchrun's processes that has this message; the others wait for it.
+
+    Asks the store of torchrun's agent, so that it also works before and after the process group exists. If
+    the agent cannot be reached, every process says it: a message that appears twice is better than none.
+    """
+    store = _agent_store()
+    if store is None:
+        say(message)
+        return
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    digest = hashlib.sha256(message.encode(errors="surrogatepass")).hexdigest()
+    key = f"msbreg/{attempt}/{digest}"
+    if store.add(f"{key}/claimed", 1) == 1:
+        say(message)
+        store.set(f"{key}/said", "yes")
+    else:  # torchrun ends all processes when one has ended, also the one that is about to say it
+        with contextlib.suppress(RuntimeError):
+            store.wait([f"{key}/said"], _SECONDS_FOR_AGENT)
+
+
+def _agent_store() -> dist.TCPStore | None:
+    """The store of torchrun's agent; None without torchrun, for a single process, or if it is unreachable."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if not several or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    try:
+        return dist.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=_SECONDS_FOR_AGENT,
+        )
+    except RuntimeError:  # among them DistNetworkError
+        return None
 
 
 def total(local: Tensor) -> Tensor:

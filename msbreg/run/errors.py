@@ -1,8 +1,10 @@
 """Exceptions whose message is shown to the user without a traceback, and their exit codes."""
 
 import contextlib
+import difflib
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 EXIT_FAILED = 1
@@ -32,6 +34,19 @@ class Interrupted(Exception):
     """The run received Ctrl-C or SIGTERM and has saved everything needed to continue."""
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the most similar known one; empty if none is similar.
+
+    Leading hyphens are not compared.
+
+    >>> did_you_mean("resnet5", ["resnet50", "vit"]), did_you_mean("--x", ["--resnet50", "--vit"])
+    ('; did you mean resnet50?', '')
+    """
+    names = {other.lstrip("-"): other for other in known}
+    similar = difflib.get_close_matches(name.lstrip("-"), names, 1)
+    return f"; did you mean {names[similar[0]]}?" if similar else ""
+
+
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn known errors into one message and an exit code; other errors keep their traceback."""
@@ -48,6 +63,18 @@ def exit_codes() -> Iterator[None]:
 
 
 def exit_with(message: str, code: int) -> NoReturn:
-    """Print a message to standard error and exit."""
-    print(message, file=sys.stderr)
+    """Print a message to standard error and exit.
+
+    Of torchrun's processes with the same message, only one prints it.
+    """
+
+    def say(message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from msbreg.run import distributed  # here, because it imports PyTorch, as torchrun has
+
+        distributed.say_once(message, say)
+    else:
+        say(message)
     sys.exit(code)

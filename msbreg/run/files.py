@@ -162,8 +162,9 @@ def open_no_follow(path: Path, flags: int) -> int:
 def output_folder(folder: Path) -> Iterator[bool]:
     """Create the output folder and lock it; yield whether the folder is new.
 
-    The system releases the lock when the process and its workers end. If a new folder contains nothing
-    but the lock file on exit, it is removed, along with the parent folders that were created for it.
+    The system releases the lock when the process ends, even if it is killed: its workers do not hold it. If
+    a new folder contains nothing but the lock file on exit, it is removed, along with the parent folders
+    that were created for it.
 
     Raises:
         UserError: the folder is not writable, or another run is using it.
@@ -175,6 +176,7 @@ def output_folder(folder: Path) -> Iterator[bool]:
         try:
             _lock(file, folder)
             if _is_at(file, folder / LOCK):
+                _locks.add(file)
                 break
         except BaseException:
             os.close(file)
@@ -189,7 +191,29 @@ def output_folder(folder: Path) -> Iterator[bool]:
             with contextlib.suppress(OSError):  # another run may already be using it
                 for path in reversed(made):
                     path.rmdir()
+        _unlock(file)
+
+
+# ``flock`` belongs to the open file, which forked workers share, and those of a killed process live on for
+# some seconds. POSIX locks are not shared, but get lost when the process closes any descriptor of the file.
+_locks: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
+def _unlock(file: int) -> None:
+    """Close a lock; a forked child has already closed its copy, and may use the number for another file."""
+    if file in _locks:
+        _locks.remove(file)
         os.close(file)
+
+
+def _close_copies() -> None:
+    """Close a forked child's copies of the locks; the parent still holds them."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_close_copies)
 
 
 def _make(folder: Path) -> list[Path]:

@@ -1,7 +1,6 @@
 """Check the paths given in options, before PyTorch is imported."""
 
 import re
-from collections.abc import Collection
 from pathlib import Path
 
 from msbreg.run.errors import UserError
@@ -27,17 +26,16 @@ def check_checkpoint(checkpoint: str) -> None:
         )
 
 
-def check_data(data: str, known: Collection[str] = ()) -> None:
-    """Check that a data set is a known name or a folder.
+def check_folder(data: Path) -> None:
+    """Check that the root folder of data sets is a folder.
 
     Raises:
-        UserError: it is neither.
+        UserError: it is not.
     """
-    path = Path(data).expanduser()
-    if data not in known and not path.is_dir():
-        what = "is a file" if path.exists() else "is neither a folder nor a known name"
-        names = f", LAYOUT:FOLDER or one of: {', '.join(known)}" if known else ""
-        raise UserError(f"data {data!r} {what}; expected a folder{names}")
+    path = data.expanduser()
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise UserError(f"data {str(data)!r} {what}; expected a folder")
 
 
 def check_output(output: Path) -> None:

@@ -18,7 +18,6 @@ cards or paths appear within a second. A script reads its options before its hea
 import argparse
 import ast
 import dataclasses
-import difflib
 import inspect
 import itertools
 import json
@@ -36,7 +35,7 @@ import jsonargparse
 import yaml
 
 from msbreg.run.config import Card, PlainLoader, differences, plain, read_yaml
-from msbreg.run.errors import EXIT_USER_ERROR, UserError, exit_codes, exit_with
+from msbreg.run.errors import EXIT_USER_ERROR, UserError, did_you_mean, exit_codes, exit_with
 from msbreg.run.signals import end_at_signals, interrupt_at_signals
 
 C = TypeVar("C")
@@ -195,8 +194,25 @@ def _read_argv(
                 raise UserError(
                     f"{flag(name)} has no value; expected {describe_type(kind)}.\n{_HELP}"
                 )
-        given.append((name, _as_list(values, kind) if _element(kind) else values[0]))
+        if _group(kind) is not None:
+            given += _of_mapping(name, values[0], options)
+        else:
+            given.append((name, _as_list(values, kind) if _element(kind) else values[0]))
     return given, []
+
+
+def _of_mapping(name: str, value: str, options: Mapping[str, Option]) -> list[Assignment]:
+    """The settings in ``--group '{one: 1, other: 2}'``; any other value of a group as it is."""
+    try:
+        content = _CardLoader(value).get_single_data()
+    except (yaml.YAMLError, ValueError, OverflowError):
+        content = None
+    if not isinstance(content, dict) or not content:
+        return [(name, value)]
+    found = list(_assignments(content, options, f"{name}."))
+    for unknown in [each for each, _ in found if each not in options]:
+        raise UserError(f"{_unknown(flag(unknown), map(flag, options))}\n{_HELP}")
+    return found
 
 
 _HELP = "Run with --help to list all options."
@@ -209,9 +225,7 @@ def flag(name: str) -> str:
 
 def _unknown(name: str, known: Iterable[str]) -> str:
     """The message for an unknown option or key, with a suggestion if one is similar."""
-    names = {other.lstrip("-"): other for other in known}
-    similar = difflib.get_close_matches(name.lstrip("-"), names, 1)
-    return f"{name} is unknown" + (f"; did you mean {names[similar[0]]}?" if similar else ".")
+    return f"{name} is unknown{did_you_mean(name, known) or '.'}"
 
 
 def _as_list(values: Sequence[str], kind: Any) -> str:
@@ -360,8 +374,11 @@ def _reason(
         values = [value for other, value in given if other == name]
         if values and name in options:
             where = f"{source}: {name}" if source else flag(name)
-            value = values[-1].strip("[]") if _element(options[name].kind) else values[-1]
-            return f"{where} is {value!r}; expected {describe_type(options[name].kind)}." + (
+            kind = options[name].kind
+            value = values[-1].strip("[]") if _element(kind) else values[-1]
+            wrong = [word for word in re.split("[, ]+", value) if word not in _choices(kind)]
+            similar = did_you_mean(wrong[0], _choices(kind)) if wrong else ""
+            return f"{where} is {value!r}; expected {describe_type(kind)}{similar or '.'}" + (
                 "" if source else f"\n{_HELP}"
             )
     return f"{source}: {error}" if source else str(error)
@@ -390,6 +407,15 @@ def _element(kind: Any) -> Any:
     return None
 
 
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The values of a Literal, or of the elements of a list of them; empty for any other type."""
+    found: list[str] = []
+    for one in (*_alternatives(kind), _element(kind)):
+        if typing.get_origin(one) is typing.Literal:
+            found += map(str, typing.get_args(one))
+    return tuple(found)
+
+
 def describe_type(kind: Any) -> str:
     """Describe a type for a message.
 
@@ -397,24 +423,34 @@ def describe_type(kind: Any) -> str:
     'an integer, or null'
     >>> describe_type(tuple[float, ...])
     'numbers, separated by spaces or commas'
+    >>> describe_type(tuple[float, float])
+    '2 numbers, separated by spaces or commas, such as 0.5 1'
     """
     names = {int: "an integer", float: "a number", bool: "true or false", Path: "a path"}
-    several = {int: "integers", float: "numbers"}
     parts = []
     for one in _alternatives(kind):
-        arguments = typing.get_args(one)
         if typing.get_origin(one) is typing.Literal:
-            parts.append(" or ".join(map(str, arguments)))
+            parts.append(" or ".join(map(str, typing.get_args(one))))
         elif typing.get_origin(one) is tuple:
-            count = "" if ... in arguments else f"{len(arguments)} "
-            parts.append(
-                f"{count}{several.get(arguments[0], 'strings')}, separated by spaces or commas"
-            )
+            parts.append(_describe_list(typing.get_args(one)))
         elif dataclasses.is_dataclass(one):
             parts.append("a mapping of " + ", ".join(f.name for f in dataclasses.fields(one)))
         else:
             parts.append(names.get(one, "text"))
     return " or ".join(parts) + (", or null" if type(None) in typing.get_args(kind) else "")
+
+
+def _describe_list(elements: tuple[Any, ...]) -> str:
+    """Describe a list by the arguments of its tuple type: ``(int, ...)`` or ``(float, float)``."""
+    if choices := _choices(elements[0]):
+        return f"one or more of {', '.join(choices)}, separated by spaces or commas"
+    several = {int: "integers", float: "numbers"}.get(elements[0], "strings")
+    if ... in elements:
+        return f"{several}, separated by spaces or commas"
+    count = len(elements)
+    example = " ".join(f"{number / count:g}" for number in range(1, count + 1))
+    shown = f", such as {example}" if elements[0] is float else ""
+    return f"{count} {several}, separated by spaces or commas{shown}"
 
 
 # ---- Help

@@ -292,7 +292,7 @@ def test_a_collapse_is_recorded_as_a_warning(data, tmp_path):
         ("--views 1", "views is 1; expected at least 2"),
         ("--batch_size 1", "batch_size is 1; expected at least 2"),
         ("--batch_size 400", "there are only 16 images"),
-        ("--arch resnet19", "arch is 'resnet19'; expected one of"),
+        ("--arch resnet19", "'resnet19' is unknown; did you mean resnet18?"),
         ("--augment.crop_area [0.5,2]", "crop_area"),
         ("--nonsense 3", "nonsense"),
         ("--device cuda:99", "requires GPU 99"),

@@ -447,6 +447,15 @@ def test_the_first_line_names_checkpoint_and_data(tmp_path, data, checkpoint, ca
     assert capsys.readouterr().err.startswith(f"knn of {checkpoint} on {data}\n")
 
 
+def test_a_note_that_both_splits_share_is_printed_once_and_recorded(
+    tmp_path, data, checkpoint, capsys
+):
+    knn.run(knn.Config(**common(tmp_path, f"places205:{data}", checkpoint), k=(3,)))
+    assert capsys.readouterr().err.count("those of the published lists may differ") == 1
+    (warning,) = read_record(tmp_path / "run")["warnings"]
+    assert warning.startswith(f"places205:{data}: the labels of this Places205 mirror")
+
+
 def test_files_that_are_not_images_are_counted_in_the_record(tmp_path, data, checkpoint):
     (data / "val" / "class0" / "dance.gif").write_bytes(b"GIF89a")
     knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(3,)))
@@ -632,8 +641,12 @@ def test_attentive_probes_are_chosen_and_scored_like_linear_heads(tmp_path, data
         ({"head": "attentive"}, "expected one of none and no_affine"),
         ({"head": "attentive", "route": "cached"}, "expected --route streamed"),
         ({"schedule": "steps"}, "schedule is steps and drops"),
-        ({"drops": (2.0,)}, "schedule is cosine and drops"),
+        ({"drops": (2.0,)}, "but the schedule is cosine; expected --schedule steps, or no drops"),
         ({"schedule": "steps", "drops": (80.0,)}, "epochs between 0 and 6"),
+        (
+            {"schedule": "steps", "drops": (80.0,)},
+            r"such as with --drops 2 4, or use --schedule cosine",
+        ),
         ({"standardize": True}, "standardize needs the features of all images"),
         ({"norms": ()}, "at least one of each"),
         ({"weight_decays": (-1.0,)}, "numbers of 0 or more"),

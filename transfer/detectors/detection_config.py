@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from msbreg.run.config import flat
 from msbreg.run.errors import UserError
-from msbreg.run.inputs import check_checkpoint, check_data, check_output
+from msbreg.run.inputs import check_checkpoint, check_folder, check_output
 from msbreg.run.options import NO_OPTION
 from transfer.detectors.config.supported import check_run
 from transfer.detectors.config.yaml_file import read_config
@@ -109,7 +109,7 @@ class Config:
         if self.checkpoint is not None:
             check_checkpoint(self.checkpoint)
         if self.data is not None:
-            check_data(str(self.data))
+            check_folder(self.data)
         check_output(self.output or Path(settings.OUTPUT_DIR))
 
     def resolved(self, settings: CfgNode, engine: EngineName) -> "Config":

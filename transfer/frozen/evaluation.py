@@ -288,16 +288,22 @@ def labeled_images(
     for images in lists.values():
         if note := images.ignored_files():
             job.warn(note)
-    check_images(lists, job)
+    check_images(lists, job, data=config.data)
     return lists
 
 
-def check_images(lists: dict[str, LabeledImages], job: Job) -> None:
-    """Check that no file is in two splits, and record their fingerprints.
+def check_images(lists: dict[str, LabeledImages], job: Job, *, data: str) -> None:
+    """Check that no file is in two splits, and record their fingerprints and notes.
+
+    Args:
+        data: the data set as the user gave it.
 
     Raises:
         UserError: the splits share files.
     """
+    for images in lists.values():
+        for note in images.notes:
+            job.warn(f"{data}: {note}")
     for pair in itertools.combinations(lists.items(), 2):
         _check_files(*pair)
     job.record.content["data"] = {

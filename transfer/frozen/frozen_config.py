@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from msbreg.backbones.vit_architectures import check_backbone_name
 from msbreg.data.transforms import TransformOptions
 from msbreg.run.errors import UserError
-from msbreg.run.inputs import check_checkpoint, check_data, check_output
+from msbreg.run.inputs import check_checkpoint, check_output
 
 
 def default_cache() -> Path:
@@ -100,13 +100,13 @@ class FrozenConfig:
         Raises:
             UserError: the checkpoint or the data do not exist, or the output cannot be a folder.
         """
-        from msbreg.data.sources import EMBEDDED, split_layout  # imports OpenCV
+        from msbreg.data.sources import check_source  # imports OpenCV
 
         check_checkpoint(self.checkpoint)
         if self.twin_of is not None:
             check_checkpoint(str(self.twin_of))
         if self.data is not None:
-            check_data(split_layout(self.data)[1], EMBEDDED)
+            check_source(self.data)
         check_output(self.output)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msbreg.backbones.spec import describe_input, normalization_of
 from msbreg.run.errors import UserError
 from msbreg.run.json_files import Shape, misfits, read_json
 from transfer.report import formatting
@@ -225,5 +226,18 @@ def _origin(run: Run) -> dict[str, str]:
         "layout": formatting.cut(
             f"{network['family']}; {encoder} of {network['arch']}, {tensors} tensors"
         ),
+        "input": formatting.cut(_input(network)),
         "details": formatting.settings(network["details"]),
     }
+
+
+def _input(network: dict[str, Any]) -> str:
+    """What the tensors of a network do not show, as text; records of version 0.1.0 may lack it."""
+    parts = []
+    if "normalization" in network:
+        parts.append(describe_input(normalization_of(network["normalization"])))
+    if size := network.get("image_size"):
+        parts.append(f"images of {size} pixels")
+    if "stride" in network:
+        parts.append(f"stride 2 in the {network['stride']} convolutions")
+    return "; ".join(parts) or "not recorded"

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from msbreg.backbones.spec import normalization_of
 from msbreg.run.config import flat
 from msbreg.run.errors import UserError
 from msbreg.run.json_files import Shape, is_number, misfits
@@ -23,7 +24,12 @@ _NETWORK: Shape = {
     **dict.fromkeys(("name", "arch", "family", "sha256", "source"), str),
     "details": dict,
 }
-_NETWORK_IF_ANY: Shape = {"encoder": str, "tensors": int, "warnings": list}
+_NETWORK_IF_ANY: Shape = {
+    **dict.fromkeys(("encoder", "stride"), str),
+    **dict.fromkeys(("tensors", "image_size"), int),
+    "normalization": dict,
+    "warnings": list,
+}
 _ENVIRONMENT_IF_ANY: Shape = {
     **dict.fromkeys(("python", "system", "cpu_capability"), str),
     **{"packages": dict, "gpus": list, "commit": (str, type(None))},
@@ -175,6 +181,11 @@ def _check(folder: Path, record: dict[str, Any]) -> None:
     if record["status"] == "done" and "network" in record:
         found = misfits(record["network"], _NETWORK, _NETWORK_IF_ANY)
         wrong += [f"network.{name}" for name in found]
+        if not found and "normalization" in record["network"]:
+            try:
+                normalization_of(record["network"]["normalization"])
+            except UserError as error:
+                raise UserError(f"{folder / FILE_NAME}: network: {error}.") from error
     if wrong:
         raise UserError(
             f"{folder / FILE_NAME} is not a complete record; missing or of the wrong type: "

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from msbreg.backbones.architectures import ARCHITECTURES
-from msbreg.backbones.spec import IMAGENET, BackboneSpec, Normalization
+from msbreg.backbones.spec import IMAGENET, BackboneSpec, describe_input
 from msbreg.backbones.vit_architectures import VITS
 from msbreg.checkpoints.layouts import FORMATS
 from msbreg.checkpoints.layouts.format import (
@@ -25,6 +25,7 @@ from msbreg.checkpoints.layouts.format import (
 )
 from msbreg.checkpoints.layouts.stated import stated_by
 from msbreg.checkpoints.layouts.tensors import (
+    NOT_FINITE,
     complete,
     groups,
     matches,
@@ -36,16 +37,19 @@ from msbreg.checkpoints.layouts.tensors import (
 from msbreg.checkpoints.layouts.vit_names import TransformerNames
 from msbreg.checkpoints.read import FileContent
 from msbreg.checkpoints.read.inert import plain, printable
-from msbreg.run.errors import UserError
+from msbreg.run.errors import UserError, did_you_mean
 
 INSPECT_HINT = "Inspect it with:  python tools/inspect_checkpoint.py {path}"
+
+OTHER_OF_TIMM = (
+    "For a model of timm that is not among the architectures here, give --arch timm/NAME."
+)
 
 # Files without a plain ResNet: key pattern -> explanation.
 HINTS = {
     "*mlp.w12.weight": "It contains DINOv2's ViT-g, whose SwiGLU blocks this suite does not build.",
     "*fc_norm.weight": "It contains a transformer with a norm after its pooling: give --arch timm/NAME.",
-    "*patch_embed*": f"It contains a vision transformer; the known ones are: {', '.join(VITS)}. For other "
-    "models of timm, give --arch timm/NAME.",
+    "*patch_embed*": f"It contains a vision transformer. {OTHER_OF_TIMM}",
     "*encoder1.conv1.weight": "CMC splits Lab images over two half networks: there is no RGB ResNet in it.",
     "*conv1.0.weight": "It contains a deep stem (ResNet-C or -D), which is not the ResNet-50 of the papers.",
     "*_flat_param": "FSDP flattened its tensors, which cannot be separated again: save the FULL_STATE_DICT.",
@@ -66,10 +70,30 @@ def mismatch_message(
     """The error message for a file with a known layout whose tensors do not match."""
     row = candidate.row
     assert candidate.encoder is not None
+    layout = f"{path} has the layout {row.name} ({candidate.encoder.name})"
+    inspect = INSPECT_HINT.format(path=path)
+    if lines and not candidate.unexplained and all(line.startswith(NOT_FINITE) for line in lines):
+        return "\n".join(
+            [
+                f"{layout} and the tensors of {arch}, but {len(lines)} of {len(candidate.state)} contain "
+                "NaN or infinity:",
+                *_first(lines, 3),
+                "Its training diverged, or the file is damaged: give an earlier or another checkpoint.",
+                inspect,
+            ]
+        )
+    if arch in VITS and (sizes := _other_sizes(candidate.state, arch)):
+        return "\n".join(
+            [
+                f"{layout}, but another size than the architectures known for it:",
+                *sizes,
+                _hint(content) or OTHER_OF_TIMM,
+                inspect,
+            ]
+        )
     known = mismatches(candidate.state, arch, row.names)
-    if not row.states_arch and len(known) > len(candidate.state) // 2:
-        vit = isinstance(row.names, TransformerNames)
-        lines = [*(_tokens if vit else _stages)(candidate.state), *lines]
+    if not row.states_arch and len(known) > len(candidate.state) // 2 and arch not in VITS:
+        lines = [*_stages(candidate.state), *lines]
     for head, keys in groups(candidate.unexplained).items():
         shown_head, example = printable(head), printable(keys[0])
         lines.append(f"unexplained  {shown_head} ({len(keys)} keys), such as {example}")
@@ -80,16 +104,20 @@ def mismatch_message(
             "Its 3x3 stem is for small images. Weights do not determine the stride, padding and pooling "
             "of such a stem, so it is not guessed."
         )
-    shown = [f"  {line}" for line in lines[:12]]
-    shown += [f"  ... and {len(lines) - 12} more"] if len(lines) > 12 else []
     return "\n".join(
         [
-            f"{path} has the layout {row.name} ({candidate.encoder.name}), but does not match {arch}:",
-            *shown,
+            f"{layout}, but does not match {arch}:",
+            *_first(lines),
             *([hint] if hint else []),
-            INSPECT_HINT.format(path=path),
+            inspect,
         ]
     )
+
+
+def _first(lines: list[str], count: int = 12) -> list[str]:
+    """The first lines, indented, and how many more there are."""
+    more = [f"  ... and {len(lines) - count} more"] if len(lines) > count else []
+    return [*(f"  {line}" for line in lines[:count]), *more]
 
 
 def _stages(state: Mapping[str, Any]) -> list[str]:
@@ -103,12 +131,24 @@ def _stages(state: Mapping[str, Any]) -> list[str]:
     return [f"contains     {blocks} blocks in its four stages, conv1 {shape}"]
 
 
-def _tokens(state: Mapping[str, Any]) -> list[str]:
-    """The actual vision transformer, as far as names and shapes determine it."""
-    blocks = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+def _other_sizes(state: Mapping[str, Any], arch: str) -> list[str]:
+    """One line per size in which a vision transformer differs from the nearest known one."""
+    a = VITS[arch]
     projection = state.get("patch_embed.proj.weight")
-    shape = tuple(projection.shape) if isinstance(projection, Tensor) else "absent"
-    return [f"contains     {blocks} blocks, patch_embed.proj.weight {shape}"]
+    shape = tuple(projection.shape) if isinstance(projection, Tensor) else ()
+    if len(shape) != 4:
+        return []
+    blocks = [int(name.split(".")[1]) for name in state if name.startswith("blocks.")]
+    sizes = {
+        "patch": (shape[2], a.patch),
+        "width": (shape[0], a.width),
+        "depth": (max(blocks, default=-1) + 1, a.depth),
+    }
+    return [
+        f"  {name}  {size}; the nearest one, {arch}, has {wanted}"
+        for name, (size, wanted) in sizes.items()
+        if size != wanted
+    ]
 
 
 def unknown_layout_message(
@@ -150,13 +190,6 @@ def _hint(content: Mapping[str, Any]) -> str:
         if any(matches(unwrapped(key), (pattern,)) for key in keys):
             return sentence
     return ""
-
-
-def describe_input(normalization: Normalization) -> str:
-    """An input normalization as text."""
-    n = normalization
-    mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (n.mean, n.std))
-    return f"{n.channels} / 255, mean {mean}, std {std}"
 
 
 # ---- Find the one row of FORMATS that matches a file, or fail with the differences
@@ -270,8 +303,10 @@ def _rows(family: str | None, encoder: str | None) -> tuple[Format, ...]:
     if family in OTHERS:
         return (other(family, encoder),)
     if family is not None and family not in known:
+        every = (*known, *OTHERS)
         raise UserError(
-            f"unknown family {family!r}; expected one of: {', '.join((*known, *OTHERS))}"
+            f"--family {family!r} is unknown{did_you_mean(family, every) or '.'}\n"
+            f"Expected one of: {', '.join(every)}"
         )
     if family is None:
         return tuple(row for row in FORMATS if not row.on_request)

@@ -211,6 +211,10 @@ def mismatches(state: Mapping[str, Any], arch: str, names: Names = torchvision) 
     return lines + [f"unexpected   {printable(name)}" for name in state if name not in wanted]
 
 
+NOT_FINITE = "not finite"
+"""Start of the line about a tensor with NaN or infinity."""
+
+
 def _tensor_problem(name: str, value: Any, shape: tuple[int, ...]) -> str:
     if not isinstance(value, Tensor):
         return f"not a tensor {name} is a {type(value).__name__}"
@@ -226,7 +230,7 @@ def _tensor_problem(name: str, value: Any, shape: tuple[int, ...]) -> str:
         form = "" if plain else f" ({value.layout}, {value.device.type})".replace("torch.", "")
         return f"wrong type   {name} is {kind}{form}, expected a floating-point type"
     finite = torch.isfinite(value.float())
-    return "" if finite.all() else f"not finite   {name}: {int((~finite).sum())} values"
+    return "" if finite.all() else f"{NOT_FINITE}   {name}: {int((~finite).sum())} values"
 
 
 def nearest_arch(

@@ -17,6 +17,7 @@ import numpy as np
 
 from msbreg.data.classification.binary_images import BinaryImages
 from msbreg.data.classification.file_lists import (
+    NoSplit,
     PublishedSplit,
     WrongLayout,
     check_labels,
@@ -80,7 +81,7 @@ def open_cifar(name: str, root: Path, split: str) -> BinaryImages:
     if base is None:
         raise WrongLayout(_missing(version, root))
     if split not in version.files:
-        raise UserError(f"{name} has no split {split!r}; expected train or test")
+        raise NoSplit(f"{name} has no split {split!r}; expected train or test")
     classes = tuple(line.strip() for line in read_lines(base / version.names))
     digest = hashlib.sha256()
     labels = []

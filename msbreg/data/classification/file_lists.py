@@ -18,6 +18,10 @@ class WrongLayout(UserError):
     """A folder does not have the layout of the data set."""
 
 
+class NoSplit(UserError):
+    """The data set has no split of this name."""
+
+
 class MissingImages(UserError):
     """Some images of a split are missing on the disk.
 

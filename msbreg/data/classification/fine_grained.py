@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from msbreg.data.classification.file_lists import (
+    NoSplit,
     PublishedSplit,
     WrongLayout,
     first_folder,
@@ -81,7 +82,7 @@ def open_fine_grained(name: str, root: Path, split: str) -> ImageList:
     """
     one = FINE_GRAINED[name]
     if split not in one.published:
-        raise UserError(
+        raise NoSplit(
             f"{one.title} has no split {split!r}; expected one of: {', '.join(one.published)}"
         )
     base = one.base(root)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from msbreg.data.classification.file_lists import (
+    NoSplit,
     PublishedSplit,
     WrongLayout,
     check_labels,
@@ -73,7 +74,7 @@ def open_imagenet(root: Path, split: str, *, classes_file: Path | None = None) -
         return _listed(root, base, folder, subset, classes_file)
     if not (base / split).is_dir():
         present = ", ".join(imagenet_splits(root))
-        raise UserError(
+        raise NoSplit(
             f"{base} has no folder {split!r}; found the splits: {present}{_archives(root)}"
         )
     names, images = _contents(base / split)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from msbreg.data.classification.file_lists import (
+    NoSplit,
     PublishedSplit,
     WrongLayout,
     check_labels,
@@ -90,12 +91,12 @@ def open_variant(name: str, root: Path, split: str) -> ImageList:
 
     Raises:
         WrongLayout: the folder is not there, or has other class folders.
-        UserError: there is no such split.
+        NoSplit: there is no such split.
     """
     if split not in VARIANTS[name]:
         known = list(VARIANTS[name])
         shown = ", ".join(known[:6]) + (", ..." if len(known) > 6 else "")
-        raise UserError(f"{name} has no split {split!r}; expected {shown}")
+        raise NoSplit(f"{name} has no split {split!r}; expected {shown}")
     folder = _folder(name, root, split)
     if folder is None:
         raise WrongLayout(

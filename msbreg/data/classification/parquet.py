@@ -28,7 +28,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from msbreg.data.classification.file_lists import WrongLayout, check_labels
+from msbreg.data.classification.file_lists import NoSplit, WrongLayout, check_labels
 from msbreg.data.decoding import ImageIOError, UnreadableImage, decode_image
 from msbreg.data.folder import file_size, is_image
 from msbreg.data.images import LabeledImages
@@ -122,10 +122,7 @@ def open_parquet(root: Path, split: str) -> TableImages:
             f"{root} contains no .parquet or .arrow files, neither itself nor below it"
         )
     if split not in splits:
-        raise UserError(
-            f"{root} has no split {split!r}; found: {', '.join(splits)}. "
-            "Choose one with --train-split or --val-split"
-        )
+        raise NoSplit(f"{root} has no split {split!r}; found: {', '.join(splits)}")
     files = splits[split]
     _check_shards(files, root, split)
     shards = _Shards(files)
@@ -305,7 +302,8 @@ def _pyarrow() -> ModuleType:
         import pyarrow.parquet
     except ImportError as error:
         raise UserError(
-            "Parquet and Arrow files need pyarrow, which is not installed; run: pip install 'msbreg[hub]'"
+            "Parquet and Arrow files need pyarrow, which is not installed; run in the clone: "
+            "pip install -e '.[hub]'"
         ) from error
     return pyarrow
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from msbreg.data.classification.binary_images import BinaryImages
 from msbreg.data.classification.file_lists import (
+    NoSplit,
     PublishedSplit,
     WrongLayout,
     check_labels,
@@ -57,7 +58,7 @@ def open_stl10(root: Path, split: str) -> BinaryImages:
     if base is None:
         raise WrongLayout(f"{root} contains no train_X.bin, neither itself nor in stl10_binary/")
     if split not in STL10:
-        raise UserError(
+        raise NoSplit(
             f"STL-10 has no split {split!r}; expected train, test, unlabeled, train+unlabeled, or "
             "train-fold0 to train-fold9"
         )

@@ -104,5 +104,8 @@ def test_seeded_weights_are_reproducible_without_the_global_generator():
 
 
 def test_an_unknown_name_lists_the_known_names():
-    with pytest.raises(UserError, match=r"'resnet19' is unknown; expected one of: resnet18, "):
+    with pytest.raises(
+        UserError,
+        match=r"'resnet19' is unknown; did you mean resnet18\?\nExpected one of: resnet18, ",
+    ):
         build_backbone("resnet19")

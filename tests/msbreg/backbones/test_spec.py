@@ -36,7 +36,7 @@ def test_missing_entries_of_a_record_take_their_defaults():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"arch": "resnet19"}, "'resnet19' is unknown; expected one of: resnet18"),
+        ({"arch": "resnet19"}, "'resnet19' is unknown; did you mean resnet18"),
         ({"arch": None}, "arch is None"),
         ({"stride": "5x5"}, "stride is '5x5'; expected 3x3 or 1x1"),
         ({"image_size": -1}, "image_size is -1"),

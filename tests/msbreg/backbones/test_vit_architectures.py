@@ -54,9 +54,7 @@ def test_a_backbone_has_a_valid_name(name):
     "name", ["resnet19", "vit_small_patch17", "timm/", "timm/hf-hub:a/b", "timm/local-dir:x", "x/y"]
 )
 def test_an_unknown_name_and_an_address_are_refused(name):
-    with pytest.raises(
-        UserError, match=re.escape(f"backbone {name!r} is unknown; expected one of: ")
-    ):
+    with pytest.raises(UserError, match=re.escape(f"backbone {name!r} is unknown")):
         check_backbone_name(name)
 
 

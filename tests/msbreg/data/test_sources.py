@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from msbreg.data.classification.imagenet100 import CMC_LIST
-from msbreg.data.sources import SOURCES, as_source, data_name, open_source, training_images
+from msbreg.data.sources import (
+    SOURCES,
+    as_source,
+    check_source,
+    data_name,
+    open_source,
+    training_images,
+)
 from msbreg.run.errors import UserError
 from tests.msbreg.data.classification.fine_grained_trees import FINE_GRAINED_TREES
 from tests.msbreg.data.classification.published_trees import TREES, imagenet_tree
@@ -129,7 +136,7 @@ def test_a_folder_in_the_layout_of_coco_suggests_detection(tmp_path):
 def test_parquet_files_without_pyarrow_name_the_extra_to_install(tmp_path, monkeypatch):
     (tmp_path / "train.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match=r"need pyarrow, .*: pip install 'msbreg\[hub\]'"):
+    with pytest.raises(UserError, match=r"need pyarrow, .*: pip install -e '\.\[hub\]'"):
         open_source(f"parquet:{tmp_path}", "train")
 
 
@@ -138,3 +145,26 @@ def test_pre_training_takes_a_layout_by_name(make_folder):
     assert len(training_images(f"folder:{root}")) == len(training_images(str(root))) == 6
     with pytest.raises(UserError, match="--classes-file selects class folders"):
         training_images(f"folder:{root}", classes_file=root / "classes.txt")
+
+
+def test_a_misspelt_layout_suggests_the_known_one(tmp_path):
+    with pytest.raises(
+        UserError, match=r"has the unknown layout 'imgnet'; did you mean imagenet\?\nExpected"
+    ):
+        check_source(f"imgnet:{tmp_path}")
+
+
+def test_a_layout_that_resembles_no_other_is_answered_with_all(tmp_path):
+    with pytest.raises(UserError, match=r"layout 'qqq'\.\n.*LAYOUT:FOLDER with one of: stl10, "):
+        check_source(f"qqq:{tmp_path}")
+
+
+@pytest.mark.parametrize("layout", ["stl10", "cifar10", "parquet"])
+def test_a_layout_without_the_default_split_suggests_its_own(layout, tmp_path):
+    if layout == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow, the extra hub, is not installed")
+    write = TREES[layout] if layout in TREES else FINE_GRAINED_TREES[layout][0]
+    write(tmp_path)
+    other = "validation" if layout == "parquet" else "test"
+    with pytest.raises(UserError, match=f"\\.\nUse another split with --val-split {other}$"):
+        open_source(f"{layout}:{tmp_path}", "val")

@@ -7,7 +7,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 
 from msbreg.backbones.resnet import normalize
 from msbreg.backbones.spec import IMAGENET, Normalization
-from msbreg.data.transforms import EvaluationTransform
+from msbreg.data.transforms import AugmentationOptions, EvaluationTransform
 from msbreg.run.errors import UserError
 
 
@@ -75,3 +75,20 @@ def test_for_bgr_the_channels_are_reversed_before_normalization():
     bgr = Normalization((0.3, 0.2, 0.1), (1 / 255,) * 3, "BGR")
     out = normalize(images, torch.device("cpu"), bgr)
     torch.testing.assert_close(out.flatten(), torch.tensor([30 - 76.5, 20 - 51, 10 - 25.5]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"area": (1.0, 0.5)},
+            "area of the augmentation is 1.0 0.5; expected two numbers, .* 0.08 1",
+        ),
+        ({"ratio": (0.0, 1.0)}, "ratio of the augmentation is 0.0 1.0; expected two numbers"),
+        ({"flip": 2.0}, "flip of the augmentation is 2.0; expected a probability"),
+        ({"crop": 0}, "crop of the augmentation is 0; expected at least 1 pixel"),
+    ],
+)
+def test_an_option_of_the_augmentation_out_of_range_is_refused_with_the_options(wrong, message):
+    with pytest.raises(UserError, match=message):
+        AugmentationOptions(**wrong)

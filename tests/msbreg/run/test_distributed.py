@@ -1,6 +1,7 @@
-"""Decisions that the main process makes for all processes."""
+"""Decisions that the main process makes for all processes, and messages that they share."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.distributed as dist
 
 from msbreg.run import distributed
 from msbreg.run.errors import UserError
-from tests.processes import run_pair
+from tests.processes import ROOT, Program, run_pair
 
 
 def test_decisions_and_errors_of_the_main_process_reach_all_processes(make_folder, tmp_path):
@@ -50,3 +51,40 @@ def test_with_gpus_control_messages_use_a_group_of_their_own_on_the_cpu(monkeypa
     distributed.join(torch.device("cuda", 0))
     assert distributed.any_of([True, False]) == [True, False]
     assert used == ["nccl", ("cpu", "a group of gloo")]
+
+
+@pytest.fixture
+def agent() -> Iterator[dict[str, str]]:
+    """The environment that torchrun's agent gives to its processes, with its store."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    yield {
+        "TORCHELASTIC_RUN_ID": "test",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "WORLD_SIZE": "2",
+    }
+    del store
+
+
+def ends_of(agent: dict[str, str], *options: str) -> list[tuple[int, str]]:
+    """Exit code and messages of a process of torchrun for each option."""
+    script = ROOT / "transfer" / "knn.py"
+    programs = [
+        Program(script, [option], environment=agent | {"RANK": str(rank)})
+        for rank, option in enumerate(options)
+    ]
+    return [(code, err) for code, _, err in (program.wait() for program in programs)]
+
+
+def test_of_several_processes_with_the_same_error_one_prints_it(agent):
+    (first, one), (second, other) = ends_of(agent, "--temprature=3", "--temprature=3")
+    assert first == second == 2
+    assert sorted([one, other])[0] == ""
+    assert "did you mean --temperature?" in one + other
+
+
+def test_processes_with_different_errors_print_both(agent):
+    (_, one), (_, other) = ends_of(agent, "--temprature=3", "--xyzzy=3")
+    assert "--temprature is unknown" in one
+    assert "--xyzzy is unknown" in other

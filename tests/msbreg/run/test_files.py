@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -196,3 +197,35 @@ def test_a_file_is_on_disk_before_it_replaces_the_old_one(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append("replace"), replace(a, b)))
     write_atomically(tmp_path / "record.json", b"{}")
     assert done == ["sync", "replace", "sync"]  # the file, then the name in its folder
+
+
+KILLED_WITH_A_WORKER = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+from msbreg.run.files import output_folder
+
+def work():
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+with output_folder(Path(sys.argv[1])):
+    multiprocessing.get_context("fork").Process(target=work).start()
+    time.sleep(600)
+"""
+
+
+def test_the_workers_of_a_killed_run_do_not_hold_its_lock(tmp_path):
+    command = [sys.executable, "-c", KILLED_WITH_A_WORKER, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        worker = int(run.stdout.readline())
+        try:
+            with pytest.raises(UserError, match="another run"), output_folder(tmp_path):
+                pass
+            run.kill()
+            run.wait()
+            os.kill(worker, 0)  # raises if the worker has ended
+            with output_folder(tmp_path):
+                pass
+        finally:
+            os.kill(worker, signal.SIGKILL)

@@ -44,6 +44,8 @@ class Settings:
 
     method: Literal["a", "b"] = "a"
     """Which ``one``."""
+    kind: Literal["linear", "attentive"] = "linear"
+    norms: tuple[Literal["none", "affine"], ...] = ("none",)
     output: Path = Path("out")
     sizes: tuple[int, ...] = (1, 2)
     """Several
@@ -136,13 +138,28 @@ def test_an_optional_group_accepts_a_mapping_or_single_fields():
         ("--xyzzy 1", "--xyzzy is unknown."),
         ("--skip-som", "--skip-som is unknown; did you mean --skip-some?"),
         ("--method c", "--method is 'c'; expected a or b."),
+        ("--kind lineer", "--kind is 'lineer'; expected linear or attentive; did you mean linear?"),
+        (
+            "--norms bn",
+            "--norms is 'bn'; expected one or more of none, affine, separated by spaces or commas.",
+        ),
+        (
+            "--norms none,afine",
+            "--norms is 'none, afine'; expected one or more of none, affine, separated by spaces or "
+            "commas; did you mean affine?",
+        ),
+        ('--inner {"base_rat":1}', "--inner.base-rat is unknown; did you mean --inner.base-rate?"),
+        ('--inner {"base_rate":"x"}', "--inner.base-rate is 'x'; expected a number."),
         ("--inner.base-rate x", "--inner.base-rate is 'x'; expected a number."),
         ("--limit x", "--limit is 'x'; expected an integer, or null."),
         (
             "--sizes 5 x",
             "--sizes is '5, x'; expected integers, separated by spaces or commas.",
         ),
-        ("--area 1", "--area is '1'; expected 2 numbers, separated by spaces or commas, or null."),
+        (
+            "--area 1",
+            "--area is '1'; expected 2 numbers, separated by spaces or commas, such as 0.5 1, or null.",
+        ),
         ("--skip-some=maybe", "--skip-some is 'maybe'; expected true or false."),
         ("--limit", "--limit has no value; expected an integer, or null."),
         ("--limit --skip-some", "--limit has no value; expected an integer, or null."),

@@ -49,7 +49,7 @@ WRONG = [
     (
         "transfer/knn.py",
         "--arch resnet19",
-        "arch: backbone 'resnet19' is unknown; expected one of: resnet18",
+        "arch: backbone 'resnet19' is unknown; did you mean resnet18",
     ),
     ("transfer/knn.py", "--arch timm/hf-hub:a/b", "arch: backbone 'timm/hf-hub:a/b' is unknown"),
     ("pretrain/run.py", "--arch vit_small_patch16", "only ResNets can be pre-trained"),

@@ -271,3 +271,25 @@ def test_each_curve_is_drawn_once(runs, tmp_path, monkeypatch):
     )
     report_of(runs, tmp_path)
     assert 0 < len(drawn) <= len(list(runs.rglob("curve.jsonl")))
+
+
+@pytest.mark.parametrize("form", ["html", "md"])
+def test_the_page_names_the_input_of_the_checkpoint_and_of_its_untrained_twin(tmp_path, form):
+    caffe = {"mean": [0.406, 0.456, 0.485], "std": [0.225, 0.224, 0.229], "channels": "BGR"}
+    spec = {"normalization": caffe, "stride": "1x1", "image_size": 96}
+    write_knn(tmp_path / "a", 60.0, network(**spec))
+    write_knn(tmp_path / "b", 30.0, network(random=True, **spec))
+    page = write_report([tmp_path], tmp_path / "report").with_suffix(f".{form}").read_text()
+    stated = (
+        "BGR / 255, mean 0.406, 0.456, 0.485, std 0.225, 0.224, 0.229; images of 96 pixels; stride 2 in "
+        "the 1x1 convolutions"
+    )
+    assert page.count(stated) == 2
+
+
+def test_a_record_with_an_impossible_normalization_is_listed_as_invalid(tmp_path):
+    wrong = {"mean": [0.4], "std": [0.2], "channels": "RGB"}
+    write_knn(tmp_path / "a", 60.0, network())
+    write_knn(tmp_path / "b", 30.0, network(normalization=wrong))
+    page = write_report([tmp_path], tmp_path / "report").read_text()
+    assert "the normalization has channels RGB" in page

@@ -267,7 +267,10 @@ def test_a_bare_state_dict_with_a_classifier_needs_a_family():
 
 
 def test_the_error_for_an_unknown_family_lists_the_known():
-    with pytest.raises(UserError, match=r"unknown family 'mocov9'; expected one of: msbreg, "):
+    with pytest.raises(
+        UserError,
+        match=r"--family 'mocov9' is unknown; did you mean moco\?\nExpected one of: msbreg, ",
+    ):
         identify(file_with({}), family="mocov9")
 
 

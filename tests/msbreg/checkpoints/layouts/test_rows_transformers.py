@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 
-from msbreg.backbones.vit_architectures import VITS
+from msbreg.backbones.vit_architectures import VITS, Transformer
 from msbreg.checkpoints.layouts import FORMATS, vit_names
 from msbreg.checkpoints.layouts.match import Match, identify
 from msbreg.checkpoints.layouts.rows_transformers import TRANSFORMERS
@@ -340,6 +340,44 @@ def test_an_untrained_network_is_reported(tmp_path):
     assert sign.startswith(
         "untouched initialization: 2 of 5 LayerNorm layers, such as blocks.0.norm1"
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "line"),
+    [
+        (Transformer(8, 32, 3, 2, image_size=32), "depth  3; the nearest one, vit_base_toy, has 2"),
+        (
+            Transformer(8, 48, 2, 2, image_size=32),
+            "width  48; the nearest one, vit_base_toy, has 32",
+        ),
+        (Transformer(4, 32, 2, 2, image_size=32), "patch  4; the nearest one, vit_base_toy, has 8"),
+    ],
+    ids=["depth", "width", "patch"],
+)
+def test_a_network_of_another_size_names_the_layout_and_the_size_only(size, line, monkeypatch):
+    monkeypatch.setattr("msbreg.checkpoints.layouts.tensors.VITS", {PLAIN: VITS[PLAIN]})
+    content = {k: torch.ones(shape) for k, shape in size.shapes(32).items()}
+    content = {"model": content | {"mask_token": torch.zeros(1, 1, 32)}}
+    with pytest.raises(UserError) as caught:
+        identify(file_with(content))
+    layout, *sizes, hint, _ = str(caught.value).splitlines()
+    assert "has the layout mae (encoder), but another size than" in layout
+    assert sizes == [f"  {line}"]
+    assert "--arch timm/NAME" in hint
+
+
+def test_weights_with_nan_are_reported_as_such_and_not_as_another_network():
+    content = content_of("timm")
+    content["blocks.1.norm1.weight"][4] = torch.nan
+    with pytest.raises(UserError) as caught:
+        identify(file_with(content))
+    message = str(caught.value)
+    assert (
+        "layout vit (backbone) and the tensors of vit_base_toy, but 1 of 30 contain NaN" in message
+    )
+    assert "  not finite   blocks.1.norm1.weight: 1 values\n" in message
+    assert "does not match" not in message
+    assert "--arch" not in message
 
 
 def test_networks_that_are_not_built_have_a_hint():

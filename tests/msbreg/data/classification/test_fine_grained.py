@@ -62,20 +62,22 @@ def test_caltech_has_thirty_random_training_images_per_class(root):
 
 
 @pytest.mark.parametrize("root", ["cars"], indirect=True)
-def test_cars_have_the_labels_of_the_devkit_or_of_a_mirrors_folders(root, make_folder, caplog):
+def test_cars_have_the_labels_of_the_devkit_or_of_a_mirrors_folders(root, make_folder):
     images = open_source(f"cars:{root}", "test")
     assert images.classes[0] == "AM General Hummer SUV 2000"
     assert images.labels.tolist() == [0, 1, 0, 1]
     assert images.entry(0) == "00001.jpg"
     mirror = make_folder("mirror", train=2, test=1)
-    assert open_source(f"cars:{mirror}", "train").classes == ("class0", "class1")
-    assert "the labels of this mirror are the sorted names of its folders" in caplog.text
+    images = open_source(f"cars:{mirror}", "train")
+    assert images.classes == ("class0", "class1")
+    assert "the labels of this mirror are the sorted names of its folders" in images.notes[0]
 
 
-def test_birdsnap_is_read_from_mirrors_with_a_warning(make_folder, caplog):
+def test_birdsnap_is_read_from_mirrors_with_a_note(make_folder):
     root = make_folder(train=2, test=1)
-    assert len(open_source(f"birdsnap:{root}", "test")) == 2
-    assert "most links of Birdsnap are dead" in caplog.text
+    images = open_source(f"birdsnap:{root}", "test")
+    assert len(images) == 2
+    assert "most links of Birdsnap are dead" in images.notes[0]
     assert recognized(root) == "folder"
     with pytest.raises(UserError, match="nor class folders in test/"):
         open_source(f"birdsnap:{root / 'train'}", "test")

@@ -10,7 +10,7 @@ from msbreg.run.errors import UserError
 from tests.msbreg.data.classification.published_trees import parquet_tree
 
 pyarrow = pytest.importorskip(
-    "pyarrow", reason="pyarrow, the extra hub, is not installed: pip install 'msbreg[hub]'"
+    "pyarrow", reason="pyarrow, the extra hub, is not installed: pip install -e '.[hub]'"
 )
 
 
