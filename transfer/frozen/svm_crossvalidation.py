@@ -2,7 +2,7 @@
 
 The same protocol as with LIBLINEAR (transfer/frozen/svm_solver.py): stratified folds that are not shuffled,
 scikit-learn's average precision, the first cost wins ties, a refit on all images. Costs are walked upward,
-so that each problem starts from its solution at the cost below.
+so that each problem starts from its solutions at the costs below.
 """
 
 from collections.abc import Callable, Sequence
@@ -162,7 +162,10 @@ def _select_together(
     gaps = np.empty_like(scores)
     warm = rows.exact.new_zeros(len(costs), *start.shape)
     unconverged = 0
-    for done, position in enumerate(np.argsort(costs, kind="stable")):
+    upward = np.argsort(costs, kind="stable")
+    for done, position in enumerate(upward):
+        if done > 1:
+            start = _extrapolated(warm, costs, upward[done - 2 : done + 1])
         solution = batch.solve(np.full(len(repeated), costs[position]), start)
         start = warm[position] = solution.weights
         ranked = stepwise_average_precision(solution.decisions.cpu().numpy(), repeated, held_out)
@@ -189,6 +192,23 @@ def _select_together(
         gaps=final.gaps.cpu().numpy(),
         unconverged=unconverged + int((~final.converged).sum()),
     )
+
+
+def _extrapolated(
+    solutions: Tensor,  # (G, P, W)
+    costs: Sequence[float],
+    positions: np.ndarray,  # (3,), upward in cost; the last one is wanted
+) -> Tensor:  # (P, W)
+    """A guess of the solutions at a cost from those at the two costs below.
+
+    For large costs, weights approach their limit like 1 / cost; the line through two solutions in 1 / cost
+    hardly moves those for small costs.
+    """
+    first, second, wanted = (1 / costs[position] for position in positions)
+    before, last = solutions[positions[0]], solutions[positions[1]]
+    if first == second:  # a cost that is listed twice
+        return last
+    return last + (second - wanted) / (first - second) * (last - before)
 
 
 class _Batch:

@@ -7,7 +7,8 @@ Each of P problems is an L2-regularized squared-hinge SVM, as LIBLINEAR's with i
 where c_i is the cost of image i, times its class weight, or 0 if the problem excludes the image. f is
 piecewise quadratic, so Newton's method with an exact line search ends after a few steps (Keerthi and
 DeCoste, JMLR 2005; Chapelle, Neural Computation 2007). The problems share every product with the features,
-which is where the time goes. Products are float32, sums over steps float64.
+which is where the time goes. Products are float32, save where large terms cancel; sums over steps are
+float64.
 
 A Newton direction comes from conjugate gradients while many images are active (have y_i w.x_i < 1), and
 from a Cholesky factor of the size of the active images, or of the features, where that is cheaper: large
@@ -19,10 +20,13 @@ float64, is at most ``TOLERANCE`` of 1/2 |w|^2, so that |w - w*| <= sqrt(TOLERAN
 compared with f, which is almost independent of w for small costs.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from msbreg.float32_product import product
 
 TOLERANCE = 1e-8
 """Largest duality gap of a solved problem, as a share of 1/2 |w|^2."""
@@ -39,19 +43,42 @@ class Rows:
 
     exact: Tensor  # (N, W) float64
     single: Tensor  # (N, W) float32
-    kernel: Tensor | None  # (N, N) float32, the products of all pairs; None if too large
-    squares: Tensor  # (N, W) float32, for the diagonal of the Hessian
 
     @classmethod
     def of(
         cls,
         features: Tensor,  # (N, D) float64
     ) -> "Rows":
-        """Append the constant and prepare the products."""
+        """Append the constant."""
         exact = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
-        single = exact.float()
-        kernel = single @ single.T if len(single) <= _KERNEL_ROWS else None
-        return cls(exact, single, kernel, single.square())
+        return cls(exact, exact.float())
+
+    # ---- Computed at the first use, which may never come.
+
+    @functools.cached_property
+    def kernel(self) -> Tensor | None:  # (N, N) float32
+        """The products of all pairs of rows; None if they are too many."""
+        return product(self.single, self.single) if len(self.single) <= _KERNEL_ROWS else None
+
+    @functools.cached_property
+    def rotated(self) -> "RotatedRows":
+        """The rows in the basis of their principal axes."""
+        _, basis = torch.linalg.eigh(self.single.T @ self.single)
+        rows = self.single @ basis
+        return RotatedRows(basis, rows, rows.T.contiguous(), rows.square())
+
+
+@dataclass(frozen=True)
+class RotatedRows:
+    """Rows in an orthonormal basis in which X'X is diagonal.
+
+    X' diag(c) X then is nearly diagonal for most weights c, so that its diagonal is a good preconditioner.
+    """
+
+    basis: Tensor  # (W, W) float32, an axis in each column
+    rows: Tensor  # (N, W) float32
+    columns: Tensor  # (W, N) float32, a copy of the same: the fast layout for products over images
+    squares: Tensor  # (N, W) float32, for the diagonal of the Hessian
 
 
 @dataclass(frozen=True)
@@ -158,8 +185,7 @@ class _State:
         """One Newton step with an exact line search."""
         self.gaps_before = self.gaps
         direction = self._direction(rows)
-        change = direction @ rows.single.T
-        direction = direction.double()
+        change = direction.float() @ rows.single.T
         length = line_search(
             (self.gradient * direction).sum(1),
             direction.square().sum(1),
@@ -170,25 +196,25 @@ class _State:
         self.weights = self.weights + length * direction
         self.decisions = self.decisions + length * change
 
-    def _direction(self, rows: Rows) -> Tensor:  # (R, W) float32
+    def _direction(self, rows: Rows) -> Tensor:  # (R, W) float64
         """The solution of H d = -gradient, with H = I + sum over active i of 2 c_i x_i x_i'."""
         curvature = 2 * self.costs * (self.shortfall > 0)  # (R, N)
         active = (curvature > 0).sum(1).double()
         count, width = rows.single.shape
         # Costs in multiplications. Float64 counts twice; gathering an entry takes as long as 500.
         in_rows = active**3 + 500 * active**2
-        if rows.kernel is None:
+        if count > _KERNEL_ROWS:
             in_rows = in_rows + 2 * width * active**2
         in_weights = 4 * active * width**2 + width**3
         worth = torch.minimum(in_rows, in_weights) / (4 * count * width)  # in iterations
         direct = self.stiff | (worth < _FEW_ITERATIONS)
-        gradient = self.gradient.float()
+        gradient = self.gradient
         direction = torch.empty_like(gradient)
         by_rows = direct & (in_rows <= in_weights)
         if by_rows.any():
             direction[by_rows] = _solve_in_rows(rows, curvature[by_rows], gradient[by_rows])
         for problem in (direct & ~by_rows).nonzero()[:, 0].tolist():
-            direction[problem] = _solve_in_weights(rows, curvature[problem], self.gradient[problem])
+            direction[problem] = _solve_in_weights(rows, curvature[problem], gradient[problem])
         if not direct.all():
             rest = ~direct
             direction[rest], slow = _conjugate_gradients(
@@ -240,13 +266,14 @@ def _shortfall(decisions: Tensor, targets: Tensor) -> Tensor:
 def _solve_in_rows(
     rows: Rows,
     curvature: Tensor,  # (P, N) float32
-    gradient: Tensor,  # (P, W) float32
-) -> Tensor:  # (P, W) float32
+    gradient: Tensor,  # (P, W) float64
+) -> Tensor:  # (P, W) float64
     """H d = -g through a system of the size of the active rows A (Woodbury's identity).
 
-    d = X_A' (K_AA + diag(1 / curvature))^-1 X_A g - g.
+    d = X_A' (K_AA + diag(1 / curvature))^-1 X_A g - g. Almost all of g cancels where H is large, so these
+    products are float64.
     """
-    products = gradient @ rows.single.T
+    products = gradient @ rows.exact.T
     combination = torch.zeros_like(products)
     for problem in range(len(gradient)):
         active = curvature[problem].nonzero()[:, 0]
@@ -257,41 +284,43 @@ def _solve_in_rows(
             kernel = rows.kernel.take(active[:, None] * rows.kernel.shape[1] + active)
         kernel = kernel.double()
         kernel.diagonal().add_(1 / curvature[problem, active].double())
-        right = products[problem, active].double()[:, None]
+        right = products[problem, active][:, None]
         solved = torch.cholesky_solve(right, torch.linalg.cholesky(kernel))
-        combination[problem, active] = solved[:, 0].float()
-    return combination @ rows.single - gradient
+        combination[problem, active] = solved[:, 0]
+    return combination @ rows.exact - gradient
 
 
 def _solve_in_weights(
     rows: Rows,
     curvature: Tensor,  # (N,) float32
     gradient: Tensor,  # (W,) float64
-) -> Tensor:  # (W,) float32
+) -> Tensor:  # (W,) float64
     """H d = -g of one problem, by the Cholesky factor of H."""
     active = curvature > 0
     chosen = rows.exact[active]
     hessian = chosen.T @ (curvature[active].double()[:, None] * chosen)
     hessian.diagonal().add_(1)
     factor = torch.linalg.cholesky(hessian)
-    return -torch.cholesky_solve(gradient[:, None], factor)[:, 0].float()
+    return -torch.cholesky_solve(gradient[:, None], factor)[:, 0]
 
 
 def _conjugate_gradients(
     rows: Rows,
     curvature: Tensor,  # (P, N) float32
-    gradient: Tensor,  # (P, W) float32
+    gradient: Tensor,  # (P, W) float64
     limit: Tensor,  # (P,), iterations that a direct solve would cost
     tolerance: float,  # of the residual relative to the gradient
-) -> tuple[Tensor, Tensor]:  # (P, W) float32, (P,) bool
-    """H d = -g approximately, with the diagonal of H as preconditioner; and whether the limit was hit.
+) -> tuple[Tensor, Tensor]:  # (P, W) float64, (P,) bool
+    """H d = -g approximately, preconditioned by the diagonal of H along the principal axes of the rows; and
+    whether the limit was hit.
 
     Also a direction that ends at the limit is a descent direction.
     """
-    x = rows.single
+    rotated = rows.rotated
+    gradient = gradient.float() @ rotated.basis
     solution, slow = torch.zeros_like(gradient), torch.zeros_like(limit, dtype=torch.bool)
     index = torch.arange(len(gradient), device=gradient.device)
-    diagonal = 1 + curvature @ rows.squares
+    diagonal = 1 + curvature @ rotated.squares
     d, residual = torch.zeros_like(gradient), -gradient
     scaled = residual / diagonal
     search, size = scaled, (residual * scaled).sum(1)
@@ -299,9 +328,10 @@ def _conjugate_gradients(
     iteration = 0
     while len(index):
         iteration += 1
-        product = search + (curvature * (search @ x.T)) @ x
-        step = (size / (search * product).sum(1))[:, None]
-        d, residual = d + step * search, residual - step * product
+        weighted = curvature * product(search, rotated.rows)
+        image = search + product(weighted, rotated.columns)
+        step = (size / (search * image).sum(1))[:, None]
+        d, residual = d + step * search, residual - step * image
         scaled = residual / diagonal
         before, size = size, (residual * scaled).sum(1)
         reached = size <= goal
@@ -317,4 +347,4 @@ def _conjugate_gradients(
                 )
             )
         search = scaled + (size / before)[:, None] * search
-    return solution, slow
+    return (solution @ rotated.basis.T).double(), slow

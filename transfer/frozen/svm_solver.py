@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -79,7 +79,7 @@ def fit_svm(
     _check_folds(costs, folds)
     _check_training(features, labels, difficult_train, at_least=folds)
     plan = _Plan(tuple(costs), folds, difficult_train, seed, jobs, device, progress)
-    return _SOLVERS[solver](_normalized(features), labels, plan)
+    return _SOLVERS[solver].select(_normalized(features), labels, plan)
 
 
 def fit_at_cost(
@@ -97,22 +97,8 @@ def fit_at_cost(
     Raises UserError like `fit_svm`; a class needs one positive and one negative image.
     """
     _check_training(features, labels, "exclude", at_least=1)
-    rows, classes = _normalized(features), labels.shape[1]
-    gap = None
-    if solver == "newton":
-        from transfer.frozen.svm_crossvalidation import fit_together  # as in `_fit_by_newton`
-
-        solved = fit_together(rows, labels == 1, labels != 0, cost=cost, device=device)
-        weights, bias, gap = solved.weights, solved.bias, float(solved.gaps.max())
-        unconverged = solved.unconverged
-    else:
-        tasks = (delayed(_fit_column)(rows, column, cost, seed) for column in labels.T)
-        with _ctrl_c_ignored():
-            fits = Parallel(n_jobs=jobs)(tasks)
-        weights = np.stack([machine.coef_[0] for machine, _ in fits])
-        bias = np.array([machine.intercept_[0] for machine, _ in fits])
-        unconverged = sum(stopped_early for _, stopped_early in fits)
-    return SvmModel(weights, bias, np.full(classes, cost), np.empty((classes, 0)), unconverged, gap)
+    plan = _Plan((cost,), 0, "exclude", seed, jobs, device, None)
+    return _SOLVERS[solver].at_cost(_normalized(features), labels, plan)
 
 
 @dataclass(frozen=True)
@@ -120,7 +106,7 @@ class _Plan:
     """What to fit, and with what."""
 
     costs: tuple[float, ...]
-    folds: int
+    folds: int  # 0 = no cross-validation, at one cost
     difficult: Difficult
     seed: int
     jobs: int
@@ -181,9 +167,54 @@ def _fit_by_newton(
     )
 
 
-_SOLVERS: dict[Solver, Callable[[np.ndarray, np.ndarray, _Plan], SvmModel]] = {
-    "liblinear": _fit_by_liblinear,
-    "newton": _fit_by_newton,
+def _fit_at_cost_by_liblinear(
+    rows: np.ndarray,  # (N, D), normalized
+    labels: np.ndarray,  # (N, C)
+    plan: _Plan,
+) -> SvmModel:
+    tasks = (delayed(_fit_column)(rows, column, plan.costs[0], plan.seed) for column in labels.T)
+    with _ctrl_c_ignored():
+        fits = Parallel(n_jobs=plan.jobs)(tasks)
+    return SvmModel(
+        weights=np.stack([machine.coef_[0] for machine, _ in fits]),
+        bias=np.array([machine.intercept_[0] for machine, _ in fits]),
+        costs=np.full(len(fits), plan.costs[0]),
+        cv_scores=np.empty((len(fits), 0)),
+        unconverged=sum(stopped_early for _, stopped_early in fits),
+    )
+
+
+def _fit_at_cost_by_newton(
+    rows: np.ndarray,  # (N, D), normalized
+    labels: np.ndarray,  # (N, C)
+    plan: _Plan,
+) -> SvmModel:
+    from transfer.frozen.svm_crossvalidation import fit_together  # as in `_fit_by_newton`
+
+    found = fit_together(rows, labels == 1, labels != 0, cost=plan.costs[0], device=plan.device)
+    return SvmModel(
+        weights=found.weights,
+        bias=found.bias,
+        costs=np.full(len(found.bias), plan.costs[0]),
+        cv_scores=np.empty((len(found.bias), 0)),
+        unconverged=found.unconverged,
+        largest_gap=float(found.gaps.max()),
+    )
+
+
+_Fit = Callable[[np.ndarray, np.ndarray, _Plan], SvmModel]
+
+
+class _Fits(NamedTuple):
+    """What a solver does."""
+
+    select: _Fit  # choose the cost of each class
+    at_cost: _Fit  # one cost for all classes
+
+
+_SOLVERS: dict[Solver, _Fits] = {
+    "liblinear": _Fits(_fit_by_liblinear, _fit_at_cost_by_liblinear),
+    "newton": _Fits(_fit_by_newton, _fit_at_cost_by_newton),
 }
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score
 
 from msbreg.run.errors import UserError
@@ -64,6 +65,20 @@ def test_the_order_of_the_costs_does_not_change_their_scores(data, model):
     # The warm starts are the same, as costs are walked upward.
     backward = fit_svm(*data, costs=COSTS[::-1], solver="newton")
     np.testing.assert_array_equal(backward.cv_scores[:, ::-1], model.cv_scores)
+
+
+def test_a_guess_at_a_higher_cost_continues_the_line_in_one_over_the_cost():
+    draw = np.random.default_rng(0)
+    limit, slope = torch.from_numpy(draw.standard_normal((2, 4, 5)))
+    costs = (50.0, 10.0, 20.0)  # walked upward: positions 1, 2, 0
+    solutions = torch.stack([limit - slope / cost for cost in costs])
+    guess = svm_crossvalidation._extrapolated(solutions, costs, np.array([1, 2, 0]))
+    np.testing.assert_allclose(guess, solutions[0], rtol=1e-12)
+
+
+def test_a_cost_that_is_listed_twice_has_the_same_scores_both_times(data):
+    found = fit_svm(*data, costs=(1.0, 1.0, 5.0), solver="newton").cv_scores
+    np.testing.assert_array_equal(found[:, 0], found[:, 1])
 
 
 def test_the_first_cost_wins_ties():

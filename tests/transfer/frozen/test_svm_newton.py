@@ -70,13 +70,13 @@ def test_every_way_to_a_newton_direction_solves_the_same_system(route):
     curvature = torch.from_numpy(2 * weights).float()
     gradient = torch.from_numpy(np.random.default_rng(2).standard_normal((4, 9)))
     if route == "by rows":
-        found = svm_newton._solve_in_rows(rows, curvature, gradient.float())
+        found = svm_newton._solve_in_rows(rows, curvature, gradient)
     elif route == "by weights":
         pairs = zip(curvature, gradient, strict=True)
         found = torch.stack([svm_newton._solve_in_weights(rows, *pair) for pair in pairs])
     else:
         found, slow = svm_newton._conjugate_gradients(
-            rows, curvature, gradient.float(), torch.full((4,), 50), 1e-6
+            rows, curvature, gradient, torch.full((4,), 50), 1e-6
         )
         assert not slow.any()
     for problem in range(4):
@@ -86,6 +86,42 @@ def test_every_way_to_a_newton_direction_solves_the_same_system(route):
         expected = np.linalg.solve(hessian, -gradient[problem].numpy())
         # Float32 in the products; the condition of the Hessian is about 100.
         np.testing.assert_allclose(found[problem], expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_rotated_rows_are_the_rows_in_an_orthonormal_basis_of_uncorrelated_axes():
+    rows = Rows.of(torch.from_numpy(problems()[0]))
+    rotated = rows.rotated
+    # Float32; the largest product is about 100.
+    np.testing.assert_allclose(rotated.basis.T @ rotated.basis, np.eye(9), atol=1e-5)
+    np.testing.assert_allclose(rotated.rows @ rotated.basis.T, rows.single, atol=1e-5)
+    products = rotated.rows.T @ rotated.rows
+    np.testing.assert_allclose(products, products.diagonal().diag(), atol=1e-4)
+    assert torch.equal(rotated.columns, rotated.rows.T)
+
+
+def test_one_iteration_along_the_principal_axes_solves_a_system_of_equal_curvatures():
+    # Its Hessian I + c X'X is diagonal there, however ill-conditioned it is.
+    features, _, _ = problems()
+    curvature = torch.full((1, 60), 200.0)
+    gradient = torch.from_numpy(np.random.default_rng(2).standard_normal((1, 9)))
+    _, slow = svm_newton._conjugate_gradients(
+        Rows.of(torch.from_numpy(features)), curvature, gradient, torch.ones(1), 1e-3
+    )
+    assert not slow.any()
+
+
+def test_a_direct_solve_keeps_the_small_directions_of_a_nearly_singular_system():
+    # In float32 the large part of the gradient, which cancels, would drown the solution.
+    features, _, _ = problems(images=40, width=60)
+    rows = Rows.of(torch.from_numpy(features))
+    curvature = torch.full((1, 40), 2000.0)
+    wanted = torch.from_numpy(np.random.default_rng(3).standard_normal((1, 61)))
+    weighted = curvature.double()[:, :, None] * rows.exact
+    hessian = torch.eye(61, dtype=torch.float64) + rows.exact.T @ weighted[0]
+    found = svm_newton._solve_in_rows(rows, curvature, -wanted @ hessian)
+    residual = (found - wanted) @ hessian
+    # 2e-4 by the float32 kernel; with float32 products it would be 6e-3.
+    assert residual.norm() <= 1e-3 * (wanted @ hessian).norm()
 
 
 def test_problems_without_a_kernel_of_all_rows_have_the_same_solutions(monkeypatch):
