@@ -6,7 +6,7 @@ best-supported reading. docs/ambiguities.md lists them with the evidence.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from msbreg.backbones.architectures import architecture
 from msbreg.backbones.vit_architectures import no_resnet
@@ -134,12 +134,16 @@ class Config:
     script: ClassVar[str] = "pretrain/run.py"
     harmless: ClassVar[frozenset[str]] = frozenset({"diagnostics"})
     """Diagnostics do not affect the weights."""
+    added: ClassVar[dict[str, Any]] = {"train_split": "train"}
+    """Settings of later versions, with the values that keep the digests of earlier runs."""
 
     method: Literal["msbreg", "byol"] = "msbreg"
     """msbreg: Eq. 2; byol: only the loss over pairs of different views."""
     data: str = "digits"
-    """digits, or a folder: DATA/train/CLASS/*, DATA/CLASS/*, or images only. Labels are only used for
-    monitoring."""
+    """digits, a folder (DATA/train/CLASS/*, DATA/CLASS/*, or images only), or LAYOUT:FOLDER. Labels are
+    only used for monitoring."""
+    train_split: str = "train"
+    """Split of the data to train on, such as train+unlabeled of stl10:FOLDER."""
     output: Path = Path("runs/pretrain")
     """Folder for checkpoint.pth, record.json, curve.jsonl, log.txt and the TensorBoard files."""
     arch: str = "resnet18-narrow"

@@ -160,7 +160,7 @@ def _run(config: Config, card: Card, job: Job) -> dict[str, Any]:
 
 
 def _images(config: Config, job: Job) -> LabeledImages:
-    images = training_images(config.data, classes_file=config.classes_file)
+    images = training_images(config.data, config.train_split, classes_file=config.classes_file)
     if config.classes_file is not None:  # the digest covers the classes, not the path of the file
         names = "\n".join(images.classes).encode()
         job.record.resolve(classes_file=hashlib.sha256(names).hexdigest())

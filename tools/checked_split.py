@@ -16,6 +16,7 @@ R = TypeVar("R")
 
 TOLERATED_COPIES = 0.01
 """Share of copies in a split that the frozen protocols accept, because public data sets have a few."""
+PAIRS_SHOWN = 3
 THREADS = min(16, os.cpu_count() or 1)
 
 
@@ -31,6 +32,7 @@ class Split:
         notes: anything unusual that does no harm.
         files: names of the files, used to compare splits with boxes.
         hashes: (N,) uint64 of the decoded images, 0 for those that cannot be decoded.
+        name_of: index -> name of an image in messages; its path if it is a file.
         fingerprint: what records of classification protocols cite; empty if the split cannot be opened.
         boxes_fingerprint: what records of detection cite.
     """
@@ -45,6 +47,7 @@ class Split:
     notes: list[str] = field(default_factory=list)
     files: set[str] = field(default_factory=set)
     hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    name_of: Callable[[int], str] = "image {}".format
     fingerprint: str = ""
     boxes_fingerprint: str = ""
 
@@ -85,10 +88,14 @@ def check_contents(read: Callable[[int], np.ndarray], count: int, split: Split) 
 
 def compare_contents(split: Split, other: Split) -> None:
     """Report images of ``split`` that are also in ``other``, whatever their names are."""
-    copies = np.isin(split.hashes, other.hashes[other.hashes != 0])
-    if not copies.any():
+    copies = np.flatnonzero(np.isin(split.hashes, other.hashes[other.hashes != 0]))
+    if not len(copies):
         return
-    count = int(copies.sum())
-    found = f"copies of images in {other.name}: {count}, the first is image {int(copies.argmax())}"
-    few = count <= TOLERATED_COPIES * len(copies)
+    pairs = [
+        f"{split.name_of(int(i))} = {other.name_of(int((other.hashes == split.hashes[i]).argmax()))}"
+        for i in copies[:PAIRS_SHOWN]
+    ]
+    more = ", ..." if len(copies) > len(pairs) else ""
+    found = f"copies of images in {other.name}: {len(copies)}: {', '.join(pairs)}{more}"
+    few = len(copies) <= TOLERATED_COPIES * len(split.hashes)
     (split.warnings if few else split.problems).append(found)

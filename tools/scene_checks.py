@@ -12,8 +12,8 @@ from msbreg.data.annotated_images import read_upright
 from msbreg.data.coco import coco_scenes
 from msbreg.data.decoding import read_image
 from msbreg.data.scenes import Scenes
-from msbreg.data.sources import SOURCES
-from msbreg.data.voc import classes_of, image_labels, read_split, voc_scenes
+from msbreg.data.sources import voc_images
+from msbreg.data.voc import classes_of, voc_scenes
 from msbreg.run.errors import UserError
 from msbreg.run.files import open_regular
 from tools.checked_split import Split, check_contents, check_each, compare_contents
@@ -40,18 +40,19 @@ def check_voc(root: Path) -> Iterator[Split]:
 def _check_presence(root: Path, split: Split) -> None:
     """Check that image-level labels agree with the boxes: 1, 0 if all are difficult, -1 if none."""
     try:
-        listed = image_labels(root, split.name)
+        listed = voc_images(root, split.name)
         scenes = voc_scenes(split.name, root, split.name, look_at_images=False)
-        ids = read_split(root, split.name)
     except UserError as error:
         split.problems.append(str(error))
         return
-    if [path.stem for path in listed.paths] != ids:
+    ids = [Path(path).stem for path in listed.paths]
+    rows = dict(zip(ids, np.asarray(listed.labels), strict=True))
+    if set(ids) != {str(scene.id) for scene in scenes.scenes}:
         split.problems.append(f"the class files and {split.name}.txt list different images")
         return
-    split.fingerprint = SOURCES["voc"](root, split.name).fingerprint
-    for scene, row in zip(scenes.scenes, listed.labels, strict=True):
-        for name, stated in zip(listed.classes, row, strict=True):
+    split.fingerprint = listed.fingerprint
+    for scene in scenes.scenes:
+        for name, stated in zip(listed.classes, rows[str(scene.id)], strict=True):
             difficult = [i.difficult for i in scene.instances if scenes.classes[i.label] == name]
             found = -1 if not difficult else int(not all(difficult))
             if found != stated:
@@ -113,6 +114,7 @@ def check_scenes(layout: str, name: str, read: Callable[[], Scenes]) -> Split:
     split.notes += scenes.warnings
     split.classes = scenes.classes
     split.files = {str(scene.file) for scene in scenes.scenes}
+    split.name_of = lambda i: str(scenes.scenes[i].file)
     split.boxes_fingerprint = _boxes_fingerprint(scenes)
     check_contents(lambda i: np.asarray(read_upright(scenes.scenes[i])), len(scenes.scenes), split)
     return split

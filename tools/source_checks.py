@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from msbreg.data.classification.file_lists import MissingImages, PublishedSplit
+from msbreg.data.classification.imagenet_variants import VARIANTS
 from msbreg.data.images import LabeledImages
 from msbreg.data.sources import SOURCES
 from msbreg.run.errors import UserError
 from tools.checked_split import Split, check_contents, compare_contents
+from transfer.frozen.frozen_config import LabeledConfig
 
 
 def check_source(layout: str, root: Path, names: Sequence[str] = ()) -> Iterator[Split]:
@@ -23,6 +25,7 @@ def check_source(layout: str, root: Path, names: Sequence[str] = ()) -> Iterator
         UserError: the folder has no split of this layout.
     """
     source = SOURCES[layout]
+    all_there = not names
     names = names or source.splits(root)
     if not names:
         source(root, next(iter(source.published), "train"))  # the error says what is missing
@@ -35,7 +38,35 @@ def check_source(layout: str, root: Path, names: Sequence[str] = ()) -> Iterator
             compare_contents(split, other)
             _compare_classes(split, other)
         checked.append(split)
-        yield split
+    if all_there:
+        _check_protocol_splits(layout, checked)
+    yield from checked
+
+
+def _check_protocol_splits(layout: str, splits: Sequence[Split]) -> None:
+    """Say which splits kNN and linear need, where these are not the ones that they use by default."""
+    labeled = [split.name for split in splits if split.labels]
+    needed = LabeledConfig.train_split, LabeledConfig.val_split
+    if layout in ("voc", *VARIANTS) or not labeled or set(needed) <= set(labeled):
+        return
+    train = [name for name in labeled if name.lower().startswith("train")]
+    scored = [name for name in labeled if name not in train]
+    if train and scored:
+        options = [
+            f"--{option} {name}"
+            for option, name, default in (
+                ("train-split", train[0], needed[0]),
+                ("val-split", scored[-1], needed[1]),
+            )
+            if name != default
+        ]
+        splits[0].notes.append(f"kNN and linear need {' '.join(options)}")
+        return
+    missing, option = (needed[1], "--val-split") if train else (needed[0], "--train-split")
+    use = "for pre-training only" if train else "not for training"
+    splits[0].warnings.append(
+        f"{use}: there is no split {missing!r}; kNN and linear need it, or another with {option}"
+    )
 
 
 def check_folder(root: Path, names: Sequence[str] = ()) -> Iterator[Split]:
@@ -72,7 +103,7 @@ def _check_images(
     except UserError as error:
         split.problems.append(str(error))
         return split
-    split.images, split.classes = len(images), images.classes
+    split.images, split.classes, split.name_of = len(images), images.classes, images.name
     if images.labels is not None:
         _count_labels(split, images.labels)
     split.notes += [note for note in (images.ignored_files(), *images.notes) if note]

@@ -83,6 +83,8 @@ from transfer.frozen.evaluation import (
     accuracy_scores,
     evaluate,
     frozen_network,
+    image_facts,
+    record_images,
     split_of,
 )
 from transfer.frozen.linear_probe import LinearProbe, load_probe
@@ -106,7 +108,8 @@ def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - 
 
 def _run(config: Config, job: Job, probe: LinearProbe) -> dict[str, Any]:
     assert config.data is not None
-    layout, root = variant_layout(config.data)
+    data = config.data
+    layout, root = variant_layout(data)
     job.record.content["selection"] = "nothing is selected: the probe is not trained on these data"
     usual = probe.transform
     if layout == "imagenet-c":  # its images are center crops already
@@ -125,9 +128,7 @@ def _run(config: Config, job: Job, probe: LinearProbe) -> dict[str, Any]:
         return _corruptions(config, job, network, probe)
     split = config.split or _first_split(layout, root)
     tested, outputs = _outputs(config, network, probe, layout, root, split)
-    job.record.content["data"] = {
-        split: {"images": len(tested.images), "fingerprint": tested.images.fingerprint}
-    }
+    record_images({split: image_facts(tested.images, data, split, layout)}, job)
     top1, *top5 = accuracy_scores(
         outputs, tested, name="ImageNet probe", rules=_rules(layout, outputs.shape[1])
     )
@@ -251,12 +252,12 @@ def _corruptions(
             tested, outputs = _outputs(config, network, probe, layout, root, split)
             value = top_k_accuracy(outputs, tested.labels, 1)
             accuracies.setdefault(corruption, []).append(value)
-            fingerprint = tested.images.fingerprint
-            data[split] = {"images": len(outputs), "fingerprint": fingerprint, "top1": value}
+            facts = image_facts(tested.images, config.data, split, layout)
+            data[split] = facts | {"top1": value}
             images += len(outputs)
-            digest.update(f"{split} {fingerprint}\n".encode())
+            digest.update(f"{split} {tested.images.fingerprint}\n".encode())
             log.info("top-1 on %s: %.2f %%", split, value)
-    job.record.content["data"] = data
+    record_images(data, job)
     mean = float(np.mean(list(accuracies.values())))
     severities = ", ".join(map(str, config.severities))
     score = Score(

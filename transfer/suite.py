@@ -20,7 +20,9 @@ from transfer.detectors.config.supported import check_run
 from transfer.detectors.config.yaml_file import read_config
 
 CARDS = Path(__file__).resolve().parents[1] / "configs"
-PROTOCOLS = ("knn", "linear", "svm")
+PROTOCOLS = ("knn", "linear", "svm", "logistic")
+# Sets whose published score is the mean over classes (BYOL, arXiv 2006.07733, D.1).
+MEAN_PER_CLASS = ("aircraft", "caltech101", "flowers102", "pets")
 DEFAULT_CHECKPOINT = Path("runs/pretrain/checkpoint.pth")
 
 
@@ -37,7 +39,11 @@ class Config:
     output: Path = Path("runs/suite")
     """Folder for the runs (one per network and protocol) and report/."""
     protocols: tuple[str, ...] = ("knn", "linear", "svm")
-    """Which protocols to run: knn, linear, svm."""
+    """Which protocols to run on the data: knn, linear, svm, logistic."""
+    fine_grained: tuple[str, ...] = ()
+    """Data sets for logistic regression, such as pets:FOLDER, each with its published splits."""
+    robustness: tuple[str, ...] = ()
+    """Test sets for the linear probe of the data, which must be ImageNet: imagenet-a:FOLDER and others."""
     cards: str | None = None
     """Use the cards configs/CARDS_PROTOCOL.yaml (null: digits for the embedded digits, each
     protocol's defaults for other data)."""
@@ -70,6 +76,11 @@ class Config:
                 f"random_seeds is {self.random_seeds} and random_detectors {self.random_detectors}; "
                 "expected 0 or more"
             )
+        if self.robustness and "linear" not in self.protocols:
+            raise UserError(
+                f"robustness is {list(self.robustness)}, but protocols is {list(self.protocols)}; expected "
+                "linear among them, which trains the probe"
+            )
         for name in self.detectors:
             _check_detector(name)
 
@@ -91,6 +102,7 @@ class Config:
         check_output(self.output)
         for name in self.protocols:
             _card(self.which_cards, name)
+        _check_more_data(self)
         if self.data is None or self.data in EMBEDDED:
             return
         check_source(self.data)
@@ -109,6 +121,47 @@ class Config:
         if self.cards is not None:
             return self.cards
         return "digits" if self.data in (None, "digits") else ""
+
+
+def _check_more_data(config: Config) -> None:
+    """Check the data sets of logistic regression and of robustness before any protocol runs."""
+    from msbreg.data.classification.imagenet_variants import VARIANTS
+    from msbreg.data.sources import check_source, recognized, split_layout  # imports OpenCV
+
+    for option, given, known in (
+        ("fine_grained", config.fine_grained, tuple(fine_grained_layouts())),
+        ("robustness", config.robustness, tuple(VARIANTS)),
+    ):
+        layouts = [split_layout(data)[0] for data in given]
+        if not set(layouts) <= set(known) or len(set(layouts)) < len(layouts):
+            raise UserError(
+                f"{option} is {list(given)}; expected LAYOUT:FOLDER with different ones of {', '.join(known)}"
+            )
+        for data in given:
+            check_source(data)
+    if config.robustness:
+        layout, folder = split_layout(config.data or "digits")
+        layout = layout or recognized(Path(folder).expanduser()) or folder
+        if layout != "imagenet":
+            raise UserError(
+                f"robustness is {list(config.robustness)}, which needs a linear probe of ImageNet, but data "
+                f"is {config.data or 'digits'}; expected --data imagenet:FOLDER"
+            )
+
+
+def fine_grained_layouts() -> dict[str, list[str]]:
+    """Layout of a fine-grained data set -> the options of transfer/logistic.py for it."""
+    from msbreg.data.classification.cifar import CIFAR  # imports OpenCV
+    from msbreg.data.classification.fine_grained import FINE_GRAINED
+
+    published = {name: one.published for name, one in FINE_GRAINED.items()} | CIFAR
+    found = {}
+    for layout, splits in published.items():
+        options = [f"--train_split={'train' if 'train' in splits else 'trainval'}"]
+        options += ["--selection_split=val"] if "val" in splits else []
+        options += ["--metric=mean_per_class"] if layout in MEAN_PER_CLASS else []
+        found[layout] = [f"--config={CARDS / 'fine_grained_logistic.yaml'}", *options]
+    return found
 
 
 def _check_detector(name: str) -> None:
@@ -156,6 +209,7 @@ if __name__ == "__main__":  # options, cards and paths are checked before PyTorc
     OPTIONS = read_options(Config)
 
 import statistics
+from collections.abc import Iterator
 
 from rich import box
 from rich.console import Console
@@ -163,13 +217,20 @@ from rich.table import Table
 
 from msbreg.backbones.vit_architectures import no_resnet
 from msbreg.checkpoints.load import load_backbone
+from msbreg.data.sources import split_layout
 from msbreg.run.job import log, log_to_terminal
 from msbreg.run.record import read_record
-from transfer import detection, knn, linear, svm
+from transfer import detection, knn, linear, logistic, robustness, svm
 from transfer.report.render import write_report
 from transfer.scoring.scores import Score, score_from_dict
 
-SCRIPTS = {"knn": knn, "linear": linear, "svm": svm}
+SCRIPTS = {
+    "knn": knn,
+    "linear": linear,
+    "svm": svm,
+    "logistic": logistic,
+    "robustness": robustness,
+}
 
 
 def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
@@ -200,11 +261,10 @@ def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
         folder = config.output / (f"random-{seed}" if random else "pretrained")
         same = arguments_of_all(config, checkpoint, seed)
         if not random or seed < config.random_seeds:
-            for name in config.protocols:
+            for name, own in tasks(config, folder):
                 log.info("---- %s of %s", name, folder.name)
-                protocol = SCRIPTS[name]
-                arguments = [*_card(config.which_cards, name), *same, f"--data={data}"]
-                arguments.append(f"--output={folder / name}")
+                protocol = SCRIPTS[name.partition("-")[0]]
+                arguments = [*own, *same, f"--output={folder / name}"]
                 if random:
                     arguments += [f"--twin_of={config.checkpoint}", *_which(config)]
                 protocol.run(*parse(protocol.Config, arguments))
@@ -275,6 +335,22 @@ def _cell(scores: list[Score]) -> str:
 
 
 # ---- Arguments of the scripts
+
+
+def tasks(config: Config, folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """PROTOCOL or PROTOCOL-LAYOUT, and the options of the script, of each task of one network.
+
+    Args:
+        folder: of the network's runs; robustness uses the probe in ``folder/linear``.
+    """
+    for name in config.protocols:
+        yield name, [*_card(config.which_cards, name), f"--data={config.data or 'digits'}"]
+    for data in config.fine_grained:
+        layout, _ = split_layout(data)
+        yield f"logistic-{layout}", [*fine_grained_layouts()[layout], f"--data={data}"]
+    for data in config.robustness:
+        layout, _ = split_layout(data)
+        yield f"robustness-{layout}", [f"--data={data}", f"--probe={folder / 'linear'}"]
 
 
 def arguments_of_all(config: Config, checkpoint: str, seed: int) -> list[str]:

@@ -123,8 +123,8 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
         for name in (config.train_split, config.test_split)
     }
     chosen = _usable_classes(config, job, *lists.values())
+    check_images(lists, job, config.data, layout="voc")
     lists = {name: _of_classes(images, chosen) for name, images in lists.items()}
-    check_images(lists, job, data=config.data)
     train, test = split_features(config, job, lists, name=data_name(config.data))
     protocol = _low_shot if config.low_shot else _whole_split
     return distributed.from_main(lambda: protocol(config, job, train, test, chosen))

@@ -136,7 +136,7 @@ def list_images(folder: Path, *, classes_file: Path | None = None) -> ImageList:
     parts = [PackedPaths(path for path, _ in found)]
     counts: list[int] = []
     digest = hashlib.sha256()
-    _add_files(digest, found)
+    add_files(digest, found)
     for name in classes:
         inside, others = _split_by_suffix(_files_below(folder / name, f"{name}/"))
         if not inside:
@@ -146,7 +146,7 @@ def list_images(folder: Path, *, classes_file: Path | None = None) -> ImageList:
             )
         parts.append(PackedPaths(path for path, _ in inside))
         counts.append(len(inside))
-        _add_files(digest, inside)
+        add_files(digest, inside)
         ignored += others
     paths = PackedPaths.joined(parts)
     if not paths:
@@ -188,7 +188,8 @@ def _files_below(folder: Path | str, prefix: str = "", recurse: bool = True) -> 
     return found
 
 
-def _add_files(digest: "hashlib._Hash", files: Files) -> None:
+def add_files(digest: "hashlib._Hash", files: Files) -> None:
+    """Add paths and sizes to the fingerprint of a folder."""
     digest.update("".join(f"{path}\0{size}\n" for path, size in files).encode(*NAME_CODEC))
 
 
@@ -247,13 +248,20 @@ def read_classes(file: Path) -> list[str]:
 def _selected_classes(file: Path, present: list[str], folder: Path) -> list[str]:
     wanted = read_classes(file)
     missing = [name for name in wanted if name not in set(present)]
-    if missing or not wanted:
-        raise UserError(
-            f"{file} lists {len(wanted)} classes; expected one or more, one per line, all of them folders "
-            f"in {folder}"
-            + (f". Missing: {', '.join(name[:60] for name in missing[:5])}" if missing else "")
-        )
+    if not wanted:
+        raise UserError(f"{file} lists no classes; expected one or more, one per line")
+    if missing:
+        raise UserError(missing_classes(folder, missing, len(wanted), file))
     return wanted
+
+
+def missing_classes(where: Path, missing: Sequence[str], count: int, file: Path) -> str:
+    """The message for a folder without some of the ``count`` classes that a file lists."""
+    names = ", ".join(name[:60] for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return (
+        f"{where} does not contain {len(missing)} of the {count} classes listed in {file}: {names}.\n"
+        "Expected the images of all of them"
+    )
 
 
 def _suffixes() -> str:

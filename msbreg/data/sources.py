@@ -44,7 +44,7 @@ from msbreg.data.classification.stl10 import STL10, open_stl10, stl10_splits
 from msbreg.data.digits.generate import prepare_digits
 from msbreg.data.folder import ImageList, is_image, list_fingerprint, list_images
 from msbreg.data.images import LabeledImages
-from msbreg.data.voc import find_voc, image_labels
+from msbreg.data.voc import VOC_CLASSES, find_voc, image_labels
 from msbreg.run.errors import UserError, did_you_mean
 
 log = logging.getLogger("msbreg")
@@ -102,8 +102,13 @@ def open_flat(root: Path, split: str) -> ImageList:
 
 
 def open_voc(root: Path, split: str) -> ImageList:
-    """Images with multiple labels in PASCAL VOC's layout, from ``ImageSets/Main/CLASS_SPLIT.txt``."""
-    listed = image_labels(root, split)
+    """Images with multiple labels in PASCAL VOC's layout; ``find_voc`` says where they may be."""
+    return voc_images(find_voc(root), split)
+
+
+def voc_images(voc: Path, split: str) -> ImageList:
+    """Images with multiple labels from ``VOC/ImageSets/Main/CLASS_SPLIT.txt``."""
+    listed = image_labels(voc, split)
     return ImageList(
         root=listed.paths[0].parent,
         paths=tuple(path.name for path in listed.paths),
@@ -125,6 +130,14 @@ SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "tes
 def flat_splits(root: Path) -> tuple[str, ...]:
     """The folder itself, if there are images in it."""
     return ("",) if any(is_image(path) for path in root.glob("*.*")) else ()
+
+
+VOC2007 = {
+    "train": PublishedSplit(2_501, 20),
+    "val": PublishedSplit(2_510, 20),
+    "trainval": PublishedSplit(5_011, 20),
+    "test": PublishedSplit(4_952, 20),
+}
 
 
 def voc_splits(root: Path) -> tuple[str, ...]:
@@ -209,6 +222,23 @@ def recognized(root: Path) -> str | None:
     return next(
         (name for name, one in SOURCES.items() if (one.recognizes or one.splits)(root)), None
     )
+
+
+def published_images(
+    data: str, split: str, images: LabeledImages, *, layout: str = "folder"
+) -> int | None:
+    """The number of images of a split as published; None if the layout is not that of one data set.
+
+    Args:
+        data, layout: as in ``open_source``.
+        images: the split; VOC2007 has a layout that other data sets share, and is recognized by its classes.
+    """
+    layout = split_layout(data)[0] or layout
+    published = SOURCES[layout].published
+    if layout == "voc" and images.classes == VOC_CLASSES:
+        voc = Path(images.where).parent  # of JPEGImages
+        published = VOC2007 if "VOC2007" in (voc.name, voc.resolve().name) else {}
+    return published[split].images if split in published else None
 
 
 # Name -> a function that generates a folder with one subfolder per layout: folder, voc, coco.
@@ -309,13 +339,16 @@ def as_source(images: "str | Path | Sequence[str | Path] | ImageSource") -> "Ima
     )
 
 
-def training_images(data: str, *, classes_file: Path | None = None) -> LabeledImages:
-    """The images for pre-training: ``DATA/train`` if it exists, else DATA; labels are optional.
+def training_images(
+    data: str, split: str = "train", *, classes_file: Path | None = None
+) -> LabeledImages:
+    """The images for pre-training: ``DATA/SPLIT``; labels are optional.
 
-    ``LAYOUT:FOLDER`` uses the split ``train`` of that layout.
+    Without the folder ``DATA/train``, the split ``train`` is DATA itself. ``LAYOUT:FOLDER`` has the splits of
+    that layout.
 
     Raises:
-        UserError: the folder is missing or empty, or contains splits instead of classes.
+        UserError: the folder is missing or empty, contains splits instead of classes, or has no such split.
     """
     layout, _ = split_layout(data)
     if layout:
@@ -323,12 +356,16 @@ def training_images(data: str, *, classes_file: Path | None = None) -> LabeledIm
             raise UserError(
                 f"--classes-file selects class folders, but {data} has none; omit --classes-file"
             )
-        images = open_source(data, "train")
+        images = open_source(data, split)
         for note in images.notes:
             log.warning("%s: %s", data, note)
         return images
     root = data_root(data, "folder")
-    folder = root / "train" if (root / "train").is_dir() else root
+    folder = root / split
+    if split != "train" and not folder.is_dir():
+        raise UserError(_missing_split(root, split))
+    if not folder.is_dir():
+        folder = root
     if splits := folder_splits(folder):
         raise UserError(
             f"{folder} contains {', '.join(splits)}, which look like splits, not classes; "

@@ -68,14 +68,13 @@ def find_voc(root: Path, year: int = 2007) -> Path:
     )
 
 
-def image_labels(root: Path, split: str) -> ImageLabels:
-    """Labels of a split from the files ``<class>_<split>.txt`` of the devkit.
+def image_labels(voc: Path, split: str) -> ImageLabels:
+    """Labels of a split from the files ``<class>_<split>.txt`` in ``VOC/ImageSets/Main``.
 
     Raises:
         UserError: there are no such files, a line is not ``id label``, the files list different images, or an
             image is missing in JPEGImages.
     """
-    voc = find_voc(root)
     main = voc / "ImageSets" / "Main"
     ending = f"_{split}.txt"
     files = sorted(file for file in main.iterdir() if file.name.endswith(ending))

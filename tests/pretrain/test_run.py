@@ -14,9 +14,10 @@ import torch
 from msbreg.checkpoints.load import load_backbone, load_checkpoint
 from msbreg.data.folder import list_images
 from msbreg.data.images import balanced_subset, held_out_tail
+from msbreg.data.sources import open_source
 from msbreg.run.config import Card
 from msbreg.run.errors import UserError
-from msbreg.run.record import read_record
+from msbreg.run.record import is_as_before, read_record
 from pretrain.recipe import (
     AugmentSettings,
     Config,
@@ -28,6 +29,7 @@ from pretrain.recipe import (
 from pretrain.run import run
 from pretrain.view_batches import Order
 from tests.conftest import write_folder
+from tests.msbreg.data.classification.published_trees import stl10_tree
 from tests.processes import Program, run_pair
 
 SCRIPT = Path(__file__).resolve().parents[2] / "pretrain" / "run.py"
@@ -276,6 +278,21 @@ def test_labels_are_not_required(data, tmp_path):
     results = run(small(data / "train" / "class0", tmp_path / "run", epochs=1))
     assert "knn_top1" not in results
     assert "std" in results
+
+
+def test_a_run_trains_on_the_split_that_is_given(tmp_path):
+    stl10_tree(tmp_path / "stl10")
+    split = "train+unlabeled"
+    config = small(f"stl10:{tmp_path / 'stl10'}", tmp_path / "run", train_split=split, epochs=1)
+    run(config)
+    expected = open_source(config.data, split)
+    record = read_record(tmp_path / "run")
+    assert record["data"]["images"] == len(expected)
+    assert record["data"]["fingerprint"] == expected.fingerprint
+
+
+def test_the_default_split_keeps_the_digests_of_earlier_runs(data, tmp_path):
+    assert is_as_before(small(data, tmp_path), "train_split", "train")
 
 
 def test_a_collapse_is_recorded_as_a_warning(data, tmp_path):

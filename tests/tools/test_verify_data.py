@@ -158,6 +158,12 @@ def test_the_passport_has_the_fingerprint_that_a_record_cites(tmp_path, monkeypa
     knn.run(config)
     cited = {name: s["fingerprint"] for name, s in read_record(tmp_path / "run")["data"].items()}
     splits = json.loads((tmp_path / "stl10.json").read_text())["splits"]
+    (warning,) = read_record(tmp_path / "run")["warnings"]
+    assert warning.startswith(
+        "NOT THE PUBLISHED DATA SET: train: published count 5,000, found 20; "
+        "test: published count 8,000, found 10. "
+    )
+    assert read_record(tmp_path / "run")["data"]["test"]["published_images"] == 8_000
     assert cited.items() <= {s["name"]: s["fingerprint"] for s in splits}.items()
     assert set(cited) == {"train", "test"}
 
@@ -168,7 +174,18 @@ def test_a_copy_in_another_format_is_found_by_its_pixels(make_folder, monkeypatc
     cv2.imwrite(str(root / "val" / "class1" / "other.bmp"), image)
     code, output = check(monkeypatch, capsys, root)
     assert code == 1
-    assert "copies of images in train: 1, the first is image 8" in output
+    pair = f"{root / 'val/class1/other.bmp'} = {root / 'train/class0/003.png'}"
+    assert f"copies of images in train: 1: {pair}" in output
+
+
+def test_at_most_three_pairs_of_copies_are_named(make_folder, monkeypatch, capsys):
+    root = make_folder()
+    for index in range(4):
+        name = f"class0/{index:03d}.png"
+        shutil.copy(root / "train" / name, root / "val" / name)
+    _, output = check(monkeypatch, capsys, root)
+    assert "copies of images in train: 4: " in output
+    assert f"{root / 'val/class0/002.png'} = {root / 'train/class0/002.png'}, ..." in output
 
 
 def test_few_copies_are_a_warning_as_in_the_protocols(make_folder, monkeypatch, capsys):
@@ -177,6 +194,28 @@ def test_few_copies_are_a_warning_as_in_the_protocols(make_folder, monkeypatch, 
     code, output = check(monkeypatch, capsys, root)
     assert code == 0
     assert "warning: copies of images in train: 1" in output
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        ({"train": 2}, "warning: for pre-training only: there is no split 'val'; kNN and linear"),
+        ({"val": 2}, "warning: not for training: there is no split 'train'; kNN and linear need"),
+        ({"train": 2, "test": 2}, "note: kNN and linear need --val-split test"),
+        ({"training": 2, "val": 2}, "note: kNN and linear need --train-split training"),
+    ],
+)
+def test_splits_that_the_protocols_do_not_find_are_reported(
+    make_folder, monkeypatch, capsys, splits, words
+):
+    code, output = check(monkeypatch, capsys, make_folder(**splits))
+    assert code == 0, output
+    assert words in output
+
+
+def test_splits_that_the_protocols_find_need_no_option(make_folder, monkeypatch, capsys):
+    _, output = check(monkeypatch, capsys, make_folder())
+    assert "kNN and linear" not in output
 
 
 def test_missing_and_truncated_images_are_found_in_one_pass(tmp_path, monkeypatch, capsys):
@@ -247,6 +286,26 @@ def test_image_labels_of_voc_are_checked_with_and_without_boxes(tmp_path, monkey
             cited = open_source(f"voc:{voc}", name).fingerprint
             assert splits[name]["fingerprint"] == cited
             assert (splits[name]["boxes_fingerprint"] is not None) == boxes
+
+
+def test_class_files_of_another_year_and_in_another_order_are_read_as_by_the_svm(
+    tmp_path, monkeypatch, capsys
+):
+    voc = tmp_path / "VOC2012"
+    make_voc(tmp_path)
+    (tmp_path / "VOC2007").rename(voc)
+    main = voc / "ImageSets" / "Main"
+    for split in ("trainval", "test"):
+        ids = (main / f"{split}.txt").read_text().split()
+        for label in ("blue", "red"):
+            shown = {
+                i: f"<name>{label}<" in (voc / f"Annotations/{i}.xml").read_text() for i in ids
+            }
+            lines = [f"{i} {1 if shown[i] else -1}" for i in reversed(ids)]
+            (main / f"{label}_{split}.txt").write_text("\n".join(lines) + "\n")
+    code, output = check(monkeypatch, capsys, "voc", voc)
+    assert code == 0, output
+    assert "  fingerprint: " in output
 
 
 def test_a_wrong_layout_is_a_user_error_that_names_the_right_one(tmp_path, monkeypatch, capsys):

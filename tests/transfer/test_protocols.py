@@ -16,7 +16,7 @@ from msbreg.backbones.spec import BackboneSpec, Normalization
 from msbreg.checkpoints.load import save_checkpoint
 from msbreg.data import sources
 from msbreg.data.digits.generate import prepare_digits
-from msbreg.data.transforms import AugmentationOptions, EvaluationTransform, TransformOptions
+from msbreg.data.transforms import EvaluationTransform, TransformOptions
 from msbreg.run.errors import RunFailed, UserError, exit_codes
 from msbreg.run.options import parse
 from msbreg.run.record import read_record
@@ -175,27 +175,6 @@ def test_equal_names_and_sizes_in_two_splits_do_not_share_features(tmp_path, dat
                 cv2.imwrite(str(folder / f"{index}.bmp"), image)
     results = knn.run(knn.Config(**common(tmp_path, data, checkpoint), k=(1,)))
     assert results["top1_1nn"] < 90  # noise: each image's nearest neighbor would be itself
-
-
-def test_a_single_learning_rate_needs_no_selection(tmp_path, data, checkpoint):
-    settings = common(tmp_path, data, checkpoint)
-    linear.run(linear.Config(**settings, learning_rates=(0.1,), epochs=2))
-    record = read_record(tmp_path / "run")
-    assert record["selection"] == "nothing is selected: one learning rate was given"
-    assert record["results"]["held_out_top1"] == {}
-
-
-def test_linear_chooses_on_held_out_training_images(tmp_path, data, checkpoint):
-    config = linear.Config(**common(tmp_path, data, checkpoint), epochs=20, standardize=True)
-    results = linear.run(config)
-    record = read_record(tmp_path / "run")
-    assert record["selection"] == (
-        "learning rate on 10 % of the training images, held out; then trained on all 30"
-    )
-    assert results["learning_rate"] in config.learning_rates
-    assert len(results["held_out_top1"]) == 5
-    assert results["top1"] > 50  # three color casts, chance 33
-    assert linear.run(linear.Config(**vars(config) | {"output": tmp_path / "b"})) == results
 
 
 def test_svm_learns_the_objects_in_an_image(tmp_path, voc, checkpoint):
@@ -541,122 +520,6 @@ def test_another_name_of_the_training_split_is_suggested_and_accepted(tmp_path, 
     assert knn.run(knn.Config(**settings, train_split="training"))
 
 
-def streamed(tmp_path, data, checkpoint, output="run", **changes) -> linear.Config:
-    settings = common(tmp_path, data, checkpoint, output) | {
-        "route": "streamed",
-        "epochs": 6,
-        "batch_size": 8,
-        "learning_rates": (0.1, 1.0),
-        "norms": ("no_affine", "affine"),
-        "loading": 0,
-        "held_out": 0.2,
-    }
-    return linear.Config(**settings | changes)
-
-
-def test_streamed_heads_are_chosen_on_held_out_training_images_and_scored_once(
-    tmp_path, data, checkpoint
-):
-    results = linear.run(streamed(tmp_path, data, checkpoint))
-    record = read_record(tmp_path / "run")
-    assert record["selection"] == (
-        "head on 20 % of the training images, held out; scored without training it again"
-    )
-    assert list(results["held_out_top1"]) == [
-        f"{rate}, {norm}" for rate in (0.1, 1.0) for norm in ("no_affine", "affine")
-    ]
-    assert results["head"] in results["held_out_top1"]
-    best = max(results["held_out_top1"].values())
-    assert results["held_out_top1"][results["head"]] == best
-    assert results["top1"] > 50  # three color casts, chance 33
-    assert record["augmentation"] == {
-        "crop": 16,
-        "area": [0.08, 1.0],
-        "ratio": [3 / 4, 4 / 3],
-        "flip": 0.5,
-        "interpolation": "bilinear",
-    }
-    assert "of augmented images" in record["scores"][0]["rules"]
-
-
-def test_a_single_streamed_head_is_trained_on_all_images(tmp_path, data, checkpoint):
-    config = streamed(tmp_path, data, checkpoint, learning_rates=(0.1,), norms=("affine",))
-    linear.run(config)
-    record = read_record(tmp_path / "run")
-    assert record["selection"] == "nothing is selected: one learning rate was given"
-    assert record["results"]["held_out_top1"] == {}
-
-
-def test_streamed_training_continues_bit_for_bit(tmp_path, data, checkpoint, monkeypatch):
-    wanted = linear.run(streamed(tmp_path, data, checkpoint, "whole"))
-    monkeypatch.setattr(linear, "SAVE_SECONDS", 0.0)
-    batches, count = linear.HeadTraining.batches, 0
-
-    def interrupted(self, first_step):
-        nonlocal count
-        for batch in batches(self, first_step):
-            count += 1
-            if count == 5:
-                raise RunFailed("the power went out")
-            yield batch
-
-    monkeypatch.setattr(linear.HeadTraining, "batches", interrupted)
-    with pytest.raises(RunFailed, match="the power went out"):
-        linear.run(streamed(tmp_path, data, checkpoint, "broken"))
-    assert linear.run(streamed(tmp_path, data, checkpoint, "broken")) == wanted
-    assert count > 5
-    whole, broken = (
-        torch.load(tmp_path / name / "heads.pth", weights_only=True)["model"]
-        for name in ("whole", "broken")
-    )
-    assert all(torch.equal(value, broken[name]) for name, value in whole.items())
-
-
-def test_a_frozen_network_that_changes_is_a_failure(tmp_path, data, checkpoint, monkeypatch):
-    features = linear.HeadTraining.losses
-
-    def spoiling(self, forward, batch, step):
-        with torch.no_grad():
-            self.features_of.__self__.network.conv1.weight += 1e-3
-        return features(self, forward, batch, step)
-
-    monkeypatch.setattr(linear.HeadTraining, "losses", spoiling)
-    with pytest.raises(RunFailed, match="weights of the frozen network changed"):
-        linear.run(streamed(tmp_path, data, checkpoint))
-
-
-def test_attentive_probes_are_chosen_and_scored_like_linear_heads(tmp_path, data, checkpoint):
-    settings = {"head": "attentive", "queries": 2, "norms": ("no_affine",)}
-    results = linear.run(streamed(tmp_path, data, checkpoint, **settings))
-    record = read_record(tmp_path / "run")
-    assert record["scores"][0]["name"] == "attentive top-1"
-    assert "attentive probe with 2 queries" in record["scores"][0]["rules"]
-    assert list(results["held_out_top1"]) == ["0.1", "1.0"]
-    assert results["top1"] > 50  # three color casts, chance 33
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"head": "attentive"}, "expected one of none and no_affine"),
-        ({"head": "attentive", "route": "cached"}, "expected --route streamed"),
-        ({"schedule": "steps"}, "schedule is steps and drops"),
-        ({"drops": (2.0,)}, "but the schedule is cosine; expected --schedule steps, or no drops"),
-        ({"schedule": "steps", "drops": (80.0,)}, "epochs between 0 and 6"),
-        (
-            {"schedule": "steps", "drops": (80.0,)},
-            r"such as with --drops 2 4, or use --schedule cosine",
-        ),
-        ({"standardize": True}, "standardize needs the features of all images"),
-        ({"norms": ()}, "at least one of each"),
-        ({"weight_decays": (-1.0,)}, "numbers of 0 or more"),
-    ],
-)
-def test_impossible_settings_of_heads_are_rejected(tmp_path, data, checkpoint, changes, words):
-    with pytest.raises(UserError, match=words):
-        streamed(tmp_path, data, checkpoint, **changes)
-
-
 def test_images_without_labels_are_rejected(tmp_path, data, checkpoint):
     settings = common(tmp_path, f"flat:{data}", checkpoint) | {"k": (3,)}
     with pytest.raises(UserError, match="the images of train and val have no labels"):
@@ -699,29 +562,9 @@ def test_options_of_the_transform_keep_the_rest_of_the_networks_default(tmp_path
     }
 
 
-def test_options_of_the_augmentation_keep_the_rest_of_the_default(tmp_path, data, checkpoint):
-    augmentation = AugmentationOptions(flip=0.0)
-    linear.run(streamed(tmp_path, data, checkpoint, augmentation=augmentation, epochs=1))
-    used = read_record(tmp_path / "run")["augmentation"]
-    assert (used["crop"], used["flip"], used["area"]) == (16, 0.0, [0.08, 1.0])
-
-
 @pytest.mark.parametrize("protocol", [knn, linear])
 def test_images_with_several_labels_are_rejected(tmp_path, voc, checkpoint, protocol):
     settings = common(tmp_path, f"voc:{voc}", checkpoint)
     settings |= {"train_split": "trainval", "val_split": "test"}
     with pytest.raises(UserError, match=r"several labels per image(.|\n)*use transfer/svm\.py"):
         protocol.run(protocol.Config(**settings))
-
-
-def test_features_of_the_streamed_route_cannot_be_written(tmp_path, data, checkpoint):
-    with pytest.raises(UserError, match="streamed has other features in every epoch"):
-        streamed(tmp_path, data, checkpoint, features_out=tmp_path / "x.npz")
-
-
-@pytest.mark.parametrize("route", ["cached", "streamed"])
-def test_a_head_that_diverges_to_finite_numbers_is_a_warning(tmp_path, data, checkpoint, route):
-    settings = {"route": route, "learning_rates": (1e20,), "norms": ("none",), "epochs": 2}
-    linear.run(streamed(tmp_path, data, checkpoint, **settings))
-    (warning,) = read_record(tmp_path / "run")["warnings"]
-    assert "that of equal scores for all classes is 1.1: the head diverged" in warning

@@ -7,6 +7,9 @@ from msbreg.checkpoints.load import save_checkpoint
 from msbreg.run.errors import UserError
 from msbreg.run.options import parse
 from msbreg.run.record import read_record
+from tests.msbreg.data.classification.fine_grained_trees import FINE_GRAINED_TREES
+from tests.msbreg.data.classification.published_trees import imagenet_tree
+from tests.msbreg.data.classification.variant_trees import VARIANT_TREES
 from tests.transfer.boxes_data import make_voc, tiny_card
 from transfer import detection, knn, suite
 
@@ -79,6 +82,59 @@ def test_the_report_is_written_after_each_run(tmp_path, make_folder, monkeypatch
     with pytest.raises(UserError, match="is empty"):
         suite.run(config)
     assert "20-NN top-1" in (tmp_path / "runs" / "report" / "report.md").read_text()
+
+
+def test_the_suite_runs_logistic_regression_and_robustness_of_the_probe(tmp_path, monkeypatch):
+    """A probe of three classes of ImageNet, two images of each in ImageNet-A, and a tiny Pets."""
+    monkeypatch.setenv("MSBREG_CACHE", str(tmp_path / "cache"))
+    save_untrained(tmp_path / "checkpoint.pth")
+    imagenet_tree(tmp_path / "imagenet")
+    VARIANT_TREES["imagenet-a"][0](tmp_path / "a")
+    FINE_GRAINED_TREES["pets"][0](tmp_path / "pets")
+    monkeypatch.setattr(suite, "CARDS", tmp_path)
+    (tmp_path / "fine_grained_logistic.yaml").write_text(
+        "regularizations: [1.0]\nval_split: test\n"
+    )
+    (tmp_path / "few_linear.yaml").write_text("learning_rates: [0.1]\nepochs: 1\n")
+    config = suite.Config(
+        checkpoint=tmp_path / "checkpoint.pth",
+        data=f"imagenet:{tmp_path / 'imagenet'}",
+        output=tmp_path / "runs",
+        protocols=("linear",),
+        cards="few",
+        fine_grained=(f"pets:{tmp_path / 'pets'}",),
+        robustness=(f"imagenet-a:{tmp_path / 'a'}",),
+        random_seeds=1,
+        device="cpu",
+        workers=1,
+    )
+    suite.run(config)
+    for network in ("pretrained", "random-0"):
+        for name in ("linear", "logistic-pets", "robustness-imagenet-a"):
+            assert read_record(tmp_path / "runs" / network / name)["status"] == "done"
+    logistic = read_record(tmp_path / "runs" / "pretrained" / "logistic-pets")["config"]
+    assert (logistic["train_split"], logistic["val_split"]) == ("trainval", "test")
+    assert logistic["metric"] == "mean_per_class"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"fine_grained": ("pets",)}, "fine_grained is .* expected LAYOUT:FOLDER with different"),
+        ({"fine_grained": ("pets:/no/such",)}, "/no/such' is neither a folder"),
+        ({"robustness": ("imagenet-a:.",)}, "needs a linear probe of ImageNet, but data is digits"),
+        ({"robustness": ("stl10:.",)}, "robustness is .* expected LAYOUT:FOLDER with different"),
+        ({"robustness": ("imagenet-a:.",), "protocols": ("knn",)}, "linear among them"),
+    ],
+)
+def test_unusable_data_sets_are_reported_before_anything_runs(tmp_path, given, words):
+    save_untrained(tmp_path / "checkpoint.pth")
+    with pytest.raises(UserError, match=words):
+        suite.Config(checkpoint=tmp_path / "checkpoint.pth", **given).check_inputs()
+
+
+def test_the_protocols_of_the_demo_are_unchanged():
+    assert suite.Config().protocols == ("knn", "linear", "svm")
 
 
 def test_data_without_voc_layout_is_reported_before_anything_runs(tmp_path, make_folder):

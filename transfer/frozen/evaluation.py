@@ -17,7 +17,7 @@ from msbreg.backbones.twin import random_backbone
 from msbreg.backbones.vit_architectures import TIMM, is_resnet
 from msbreg.checkpoints.load import file_sha256, load_backbone
 from msbreg.data.images import LabeledImages
-from msbreg.data.sources import data_name, open_source
+from msbreg.data.sources import data_name, open_source, published_images
 from msbreg.data.transforms import EvaluationTransform, default_transform
 from msbreg.run import distributed
 from msbreg.run.config import Card, plain
@@ -288,15 +288,17 @@ def labeled_images(
     for images in lists.values():
         if note := images.ignored_files():
             job.warn(note)
-    check_images(lists, job, data=config.data)
+    check_images(lists, job, config.data)
     return lists
 
 
-def check_images(lists: dict[str, LabeledImages], job: Job, *, data: str) -> None:
-    """Check that no file is in two splits, and record their fingerprints and notes.
+def check_images(
+    lists: dict[str, LabeledImages], job: Job, data: str, *, layout: str = "folder"
+) -> None:
+    """Check that no file is in two splits, and record the images of each and their notes.
 
     Args:
-        data: the data set as the user gave it.
+        data, layout: as in ``open_source``.
 
     Raises:
         UserError: the splits share files.
@@ -306,10 +308,32 @@ def check_images(lists: dict[str, LabeledImages], job: Job, *, data: str) -> Non
             job.warn(f"{data}: {note}")
     for pair in itertools.combinations(lists.items(), 2):
         _check_files(*pair)
-    job.record.content["data"] = {
-        split: {"images": len(images), "fingerprint": images.fingerprint}
-        for split, images in lists.items()
-    }
+    record_images(
+        {split: image_facts(images, data, split, layout) for split, images in lists.items()}, job
+    )
+
+
+def image_facts(images: LabeledImages, data: str, split: str, layout: str) -> dict[str, Any]:
+    """What a record says about the images of a split; ``published_images`` only if their number differs."""
+    facts = {"images": len(images), "fingerprint": images.fingerprint}
+    published = published_images(data, split, images, layout=layout)
+    return facts if published in (None, len(images)) else facts | {"published_images": published}
+
+
+def record_images(facts: dict[str, dict[str, Any]], job: Job) -> None:
+    """Record ``image_facts`` of each split; warn if they are not those of the published data set."""
+    job.record.content["data"] = facts
+    different = [
+        f"{split}: published count {of['published_images']:,}, found {of['images']:,}"
+        for split, of in facts.items()
+        if "published_images" in of
+    ]
+    if different:
+        more = f"; and {len(different) - 3} more splits" if len(different) > 3 else ""
+        job.warn(
+            f"NOT THE PUBLISHED DATA SET: {'; '.join(different[:3])}{more}. Scores are not comparable with "
+            "published ones; tools/verify_data.py lists the differences"
+        )
 
 
 def labeled_splits(config: LabeledConfig, job: Job) -> tuple[Split, Split]:

@@ -125,3 +125,22 @@ class LabeledConfig(FrozenConfig):
             raise UserError(
                 f"train_split and val_split are both {self.train_split!r}; expected two splits"
             )
+
+
+def check_drops(schedule: str, drops: tuple[float, ...], epochs: int) -> None:
+    """Check the epochs at which the schedule ``steps`` lowers the learning rate.
+
+    Raises:
+        UserError: there are none, one is outside of the training, or the schedule is another.
+    """
+    if schedule == "steps" and (not drops or any(not 0 < drop < epochs for drop in drops)):
+        raise UserError(
+            f"schedule is steps and drops {list(drops)}; expected epochs between 0 and {epochs}, the epochs "
+            f"of the run. Set them, such as with --drops {epochs / 3:.4g} {epochs * 2 / 3:.4g}, or use "
+            "--schedule cosine --drops '[]'"
+        )
+    if schedule != "steps" and drops:
+        raise UserError(
+            f"drops is {list(drops)}, but the schedule is {schedule}; expected --schedule steps, or no "
+            "drops: --drops '[]'"
+        )

@@ -61,6 +61,7 @@ class Run:
     Attributes:
         network: provenance of the evaluated network; None for pre-training.
         images: fingerprint of every split that the run used.
+        incomplete: splits whose number of images is not the published one, as text.
         scores: scores of a finished run.
         facts: settings and results to show, by name.
         numbers: numeric settings, by dotted name.
@@ -86,6 +87,7 @@ class Run:
     network: dict[str, Any] | None
     transform: dict[str, Any]
     images: dict[str, str]
+    incomplete: tuple[str, ...]
     scores: tuple[Score, ...]
     facts: dict[str, Any]
     numbers: dict[str, float]
@@ -161,6 +163,7 @@ def _run(folder: Path, record: dict[str, Any] | str, shared: dict[str, dict[str,
         network=_network(record) if "network" in record else None,
         transform=record.get("transform") or {},
         images={k: str(v) for k, v in data.items() if k.split(".")[-1] == "fingerprint"},
+        incomplete=_incomplete(record.get("data") or {}),
         scores=tuple(scores),
         facts=_facts(record, settings, data),
         numbers={
@@ -198,6 +201,21 @@ def _scores(folder: Path, record: dict[str, Any]) -> list[Score]:
         return [score_from_dict(fields) for fields in record["scores"]]
     except UserError as error:
         raise UserError(f"{folder / FILE_NAME}: {error}.") from error
+
+
+def _incomplete(data: dict[str, Any]) -> tuple[str, ...]:
+    found = []
+    for split, of in data.items():
+        counts = (
+            [of.get(name) for name in ("images", "published_images")]
+            if isinstance(of, dict)
+            else []
+        )
+        if counts and all(type(count) is int for count in counts):
+            found.append(
+                f"{formatting.cut(split, 40)} has {counts[0]:,} images, published are {counts[1]:,}"
+            )
+    return tuple(found)
 
 
 def _network(record: dict[str, Any]) -> dict[str, Any]:

@@ -136,7 +136,11 @@ class PerClass:
 
 @dataclass(frozen=True)
 class Table:
-    """All scores on one data set: ``rows[i][1][j]`` maps each variant of the protocol to its entry."""
+    """All scores on one data set: ``rows[i][1][j]`` maps each variant of the protocol to its entry.
+
+    Attributes:
+        incomplete: a sentence about splits that are not the published ones; empty if all are.
+    """
 
     title: str
     columns: list[Column]
@@ -144,6 +148,7 @@ class Table:
     differences: list[Difference]
     per_class: list[PerClass]
     left_out: str = ""
+    incomplete: str = ""
 
 
 @dataclass
@@ -228,7 +233,15 @@ def _table(
         differences=_differences(rows),
         per_class=_per_class(members, columns, limits)[:room],
         left_out=f"Not shown: {', '.join(left_out)}." if left_out else "",
+        incomplete=_incomplete(run for runs in members.values() for run in runs),
     )
+
+
+def _incomplete(runs: Iterable[Run]) -> str:
+    """At most three splits whose number of images is not the published one."""
+    found = list(dict.fromkeys(text for run in runs for text in run.incomplete))
+    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"Not the published data set: {'; '.join(found[:3])}{more}." if found else ""
 
 
 def _title(data: DataId, by_data: dict[DataId, dict[Column, int]]) -> str:

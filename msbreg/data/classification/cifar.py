@@ -74,7 +74,7 @@ def open_cifar(name: str, root: Path, split: str) -> BinaryImages:
 
     Raises:
         WrongLayout: the binary files are not there.
-        UserError: there is no such split, a file is truncated, or a label is out of range.
+        UserError: the split does not exist, a file is truncated, or a label is out of range.
     """
     version = _VERSIONS[name]
     base = _folder(version, root)

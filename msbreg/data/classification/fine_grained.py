@@ -78,7 +78,7 @@ def open_fine_grained(name: str, root: Path, split: str) -> ImageList:
     Raises:
         WrongLayout: the files are not there.
         MissingImages: some of the listed images are missing.
-        UserError: there is no such split, or a list is invalid.
+        UserError: the split does not exist, or a list is invalid.
     """
     one = FINE_GRAINED[name]
     if split not in one.published:

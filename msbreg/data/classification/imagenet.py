@@ -23,11 +23,9 @@ from msbreg.data.classification.file_lists import (
     NoSplit,
     PublishedSplit,
     WrongLayout,
-    check_labels,
     first_folder,
     listed_images,
     read_lines,
-    relabeled,
 )
 from msbreg.data.classification.imagenet_validation import flat_validation
 from msbreg.data.folder import ImageList, list_images, read_classes
@@ -81,7 +79,7 @@ def open_imagenet(root: Path, split: str, *, classes_file: Path | None = None) -
     if images and not names:
         if split == "test":
             raise UserError(f"{base / split}: the labels of ImageNet's test images are not public")
-        return _selected(flat_validation(base / split, root), classes_file)
+        return flat_validation(base / split, root, classes_file)
     if strange := [name for name in names if not WNID.fullmatch(name)]:
         raise WrongLayout(
             f"{base / split} contains the folder {strange[0]!r}; expected folders with names such as "
@@ -187,29 +185,5 @@ def _list_file(root: Path, folder: str, subset: str) -> Path:
     return file
 
 
-# ---- Some of the classes
-
-
 def _classes(classes_file: Path | None) -> Collection[str]:
     return read_classes(classes_file) if classes_file is not None else ()
-
-
-def _selected(images: ImageList, classes_file: Path | None) -> ImageList:
-    """The images of the classes in a file."""
-    chosen = _classes(classes_file)
-    if not chosen:
-        return images
-    assert images.labels is not None
-    if missing := sorted(set(chosen) - set(images.classes)):
-        raise UserError(
-            f"{classes_file} lists {len(chosen)} classes, of which {len(missing)} are not in {images.root}: "
-            f"{', '.join(missing[:5])}"
-        )
-    classes = tuple(sorted(chosen))
-    new_label = np.full(len(images.classes), -1)
-    new_label[[images.classes.index(name) for name in classes]] = np.arange(len(classes))
-    labels = new_label[images.labels]
-    kept = images.subset(np.flatnonzero(labels >= 0))
-    labels = labels[labels >= 0]
-    check_labels(labels, classes, str(images.root))
-    return relabeled(kept, labels, classes)

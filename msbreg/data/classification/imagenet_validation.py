@@ -5,6 +5,7 @@ Two files have them. Kaggle's ``LOC_val_solution.csv`` names the wnid of each im
 sorted wnids: ``meta.mat`` of the devkit translates it.
 """
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -14,10 +15,16 @@ from msbreg.data.classification.file_lists import (
     check_labels,
     first_folder,
     read_lines,
-    relabeled,
     without_missing,
 )
-from msbreg.data.folder import ImageList, list_images
+from msbreg.data.folder import (
+    ImageList,
+    add_files,
+    file_size,
+    list_images,
+    missing_classes,
+    read_classes,
+)
 from msbreg.data.packed_paths import PackedPaths
 from msbreg.run.errors import UserError
 from msbreg.run.files import open_regular
@@ -27,12 +34,17 @@ GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 META = "meta.mat"
 
 
-def flat_validation(folder: Path, root: Path) -> ImageList:
+def flat_validation(folder: Path, root: Path, classes_file: Path | None = None) -> ImageList:
     """The validation images of a flat folder, with labels from the files below or above ``root``.
+
+    Their order and fingerprint are those of class folders with the same images.
+
+    Args:
+        classes_file: file with one wnid per line; only these classes are used, in sorted order.
 
     Raises:
         MissingImages: some of the labeled images are missing.
-        UserError: there are no labels, or images without a label.
+        UserError: there are no labels, images without a label, or classes without images.
     """
     wnids, label_file = _labels_of_stems(folder, root)
     found = list_images(folder)
@@ -41,20 +53,31 @@ def flat_validation(folder: Path, root: Path) -> ImageList:
         raise UserError(
             f"{label_file} has no label for {len(unknown)} images of {folder}, such as {unknown[0]}"
         )
-    classes = tuple(sorted(set(wnids.values())))
+    known = sorted(set(wnids.values()))
+    classes = tuple(known if classes_file is None else read_classes(classes_file))
+    if classes_file is not None and (absent := [c for c in classes if c not in set(known)]):
+        raise UserError(missing_classes(folder, absent, len(classes), classes_file))
     index = {wnid: label for label, wnid in enumerate(classes)}
-    labels = np.array([index[wnid] for wnid in wnids.values()], np.int64)
+    listed = sorted(
+        (wnid, by_stem.get(stem, f"{stem}.JPEG")) for stem, wnid in wnids.items() if wnid in index
+    )
+    labels = np.array([index[wnid] for wnid, _ in listed], np.int64)
     check_labels(labels, classes, str(label_file))
-    listed = ImageList(
+    sizes = [file_size(folder / path) for _, path in listed]
+    digest = hashlib.sha256()
+    add_files(
+        digest,
+        [(f"{wnid}/{path}", size) for (wnid, path), size in zip(listed, sizes, strict=True)],
+    )
+    images = ImageList(
         root=folder,
-        paths=PackedPaths(by_stem.get(stem, f"{stem}.JPEG") for stem in wnids),
-        labels=None,
-        classes=(),
-        fingerprint=found.fingerprint,
+        paths=PackedPaths(path for _, path in listed),
+        labels=labels,
+        classes=classes,
+        fingerprint=digest.hexdigest(),
         ignored=found.ignored,
     )
-    missing = np.array([stem not in by_stem for stem in wnids])
-    return without_missing(relabeled(listed, labels, classes), missing, label_file)
+    return without_missing(images, np.array(sizes) < 0, label_file)
 
 
 def _labels_of_stems(folder: Path, root: Path) -> tuple[dict[str, str], Path]:

@@ -30,7 +30,7 @@ def open_inaturalist18(root: Path, split: str) -> ImageList:
     Raises:
         WrongLayout: there is no json file.
         MissingImages: some of the listed images are missing.
-        UserError: there is no such split, or the json file is invalid.
+        UserError: the split does not exist, or the json file is invalid.
     """
     if split not in INATURALIST18:
         raise UserError(

@@ -113,8 +113,8 @@ def open_parquet(root: Path, split: str) -> TableImages:
 
     Raises:
         WrongLayout: there are no such files.
-        UserError: pyarrow is not installed, there is no such split, a shard is missing, there is no image
-            column, or a label is out of range.
+        UserError: pyarrow is not installed, the split does not exist, one of its files is missing or has no
+            image column, or a label is out of range.
     """
     splits = _split_files(root)
     if not splits:
@@ -122,18 +122,23 @@ def open_parquet(root: Path, split: str) -> TableImages:
             f"{root} contains no .parquet or .arrow files, neither itself nor below it"
         )
     if split not in splits:
-        raise NoSplit(f"{root} has no split {split!r}; found: {', '.join(splits)}")
+        raise NoSplit(f"{root} has no split {split!r}; expected one of: {', '.join(splits)}")
     files = splits[split]
     _check_shards(files, root, split)
     shards = _Shards(files)
     columns = [_image_and_label(shards, file, part) for part, file in enumerate(files)]
     if len(set(columns)) > 1:
-        raise UserError(f"the files of {split} in {root} have different columns or class names")
+        raise UserError(
+            f"{root}: the files of the split {split} have different columns or class names; expected "
+            "the same in all of them"
+        )
     image, label, names = columns[0]
     shards.column = image
     counts = [shards[part].count for part in range(len(files))]
     if not sum(counts):
-        raise UserError(f"the files of {split} in {root} have no rows")
+        raise UserError(
+            f"{root}: the files of the split {split} have no rows; expected one row per image"
+        )
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
     if label is not None:

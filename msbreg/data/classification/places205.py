@@ -41,7 +41,7 @@ def open_places205(root: Path, split: str) -> ImageList:
     Raises:
         WrongLayout: there are neither lists nor class folders.
         MissingImages: some of the listed images are missing.
-        UserError: there is no such split, or a line or a label of its list is invalid.
+        UserError: the split does not exist, or a line or a label of its list is invalid.
     """
     if split not in PLACES205:
         raise UserError(

@@ -52,7 +52,7 @@ def open_stl10(root: Path, split: str) -> BinaryImages:
 
     Raises:
         WrongLayout: the binary files are not there.
-        UserError: there is no such split, a file is truncated, or a label is out of range.
+        UserError: the split does not exist, a file is truncated, or a label is out of range.
     """
     base = _binary_folder(root)
     if base is None:

@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 
 from msbreg.data.classification.imagenet100 import CMC_LIST
+from msbreg.data.folder import ImageList
 from msbreg.data.sources import (
     SOURCES,
     as_source,
     check_source,
     data_name,
     open_source,
+    published_images,
     training_images,
 )
+from msbreg.data.voc import VOC_CLASSES
 from msbreg.run.errors import UserError
 from tests.msbreg.data.classification.fine_grained_trees import FINE_GRAINED_TREES
-from tests.msbreg.data.classification.published_trees import TREES, imagenet_tree
+from tests.msbreg.data.classification.published_trees import TREES, imagenet_tree, stl10_tree
 from tests.msbreg.data.classification.variant_trees import VARIANT_TREES
 
 
@@ -168,3 +171,41 @@ def test_a_layout_without_the_default_split_suggests_its_own(layout, tmp_path):
     other = "validation" if layout == "parquet" else "test"
     with pytest.raises(UserError, match=f"\\.\nUse another split with --val-split {other}$"):
         open_source(f"{layout}:{tmp_path}", "val")
+
+
+def test_pre_training_takes_any_split(tmp_path, make_folder):
+    stl10_tree(tmp_path / "stl10")
+    images = training_images(f"stl10:{tmp_path / 'stl10'}", "train+unlabeled")
+    train = open_source(f"stl10:{tmp_path / 'stl10'}", "train")
+    assert images.labels is None
+    assert len(images) > len(train)
+    root = make_folder(train=3, extra=2)
+    assert len(training_images(str(root), "extra")) == 4
+    with pytest.raises(UserError, match="no folder 'other'"):
+        training_images(str(root), "other")
+
+
+def test_the_published_counts_are_those_of_the_named_layout(tmp_path):
+    stl10_tree(tmp_path)
+    images = open_source(f"stl10:{tmp_path}", "train")
+    assert published_images(f"stl10:{tmp_path}", "train", images) == 5_000
+    assert published_images(str(tmp_path), "train", images) is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "classes", "count"),
+    [
+        ("VOC2007", VOC_CLASSES, 5_011),
+        ("VOC2012", VOC_CLASSES, None),
+        ("VOC2007", ("blue", "red"), None),
+    ],
+)
+def test_the_published_counts_of_voc_are_those_of_2007(tmp_path, folder, classes, count):
+    image = tmp_path / folder / "JPEGImages" / "1.jpg"
+    image.parent.mkdir(parents=True)
+    image.touch()
+    images = ImageList(
+        root=image.parent, paths=("1.jpg",), labels=None, classes=classes, fingerprint=""
+    )
+    found = published_images(str(tmp_path), "trainval", images, layout="voc")
+    assert found == count

@@ -1,7 +1,7 @@
 import pytest
 
 from msbreg.data.sources import data_root
-from msbreg.data.voc import image_labels
+from msbreg.data.voc import find_voc, image_labels
 from msbreg.run.errors import UserError
 
 
@@ -18,7 +18,7 @@ def write(root, files, images=("a", "b")):
 
 def test_labels_are_a_matrix_over_images_and_sorted_classes(tmp_path):
     root = write(tmp_path, {"dog_test.txt": "a  1\nb -1\n", "cat_test.txt": "a  0\nb  1\n"})
-    read = image_labels(root, "test")
+    read = image_labels(find_voc(root), "test")
     assert read.classes == ("cat", "dog")
     assert read.labels.tolist() == [[0, 1], [1, -1]]
     assert [path.name for path in read.paths] == ["a.jpg", "b.jpg"]
@@ -42,15 +42,15 @@ def test_labels_are_a_matrix_over_images_and_sorted_classes(tmp_path):
 )
 def test_invalid_files_are_reported(tmp_path, files, words):
     with pytest.raises(UserError, match=words):
-        image_labels(write(tmp_path, files), "test")
+        image_labels(find_voc(write(tmp_path, files)), "test")
 
 
 def test_a_folder_in_another_layout_is_rejected(tmp_path):
     with pytest.raises(UserError, match="does not have VOC's layout"):
-        image_labels(tmp_path, "test")
+        find_voc(tmp_path)
 
 
 def test_the_embedded_scenes_include_difficult_objects():
-    read = image_labels(data_root("digits", "voc"), "trainval")
+    read = image_labels(find_voc(data_root("digits", "voc")), "trainval")
     assert len(read.classes) == 10
     assert set(read.labels.flatten().tolist()) == {-1, 0, 1}

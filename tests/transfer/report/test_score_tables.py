@@ -47,6 +47,23 @@ def test_a_single_run_shows_the_standard_error_of_the_test_set(tmp_path):
     assert str(only_entry(tmp_path)) == "61.2 ± 2.0 (test)"
 
 
+def test_splits_that_are_not_the_published_ones_are_named_below_the_table(tmp_path):
+    data = {
+        "train": {"images": 20, "fingerprint": "aa", "published_images": 1_281_167},
+        "val": {"images": 500, "fingerprint": "bb"},
+    }
+    write_knn(tmp_path / "a", 61.2, network(), data=data)
+    table, _ = only_table(tmp_path)
+    assert table.incomplete == (
+        "Not the published data set: train has 20 images, published are 1,281,167."
+    )
+
+
+def test_complete_splits_are_not_mentioned(tmp_path):
+    write_knn(tmp_path / "a", 61.2, network())
+    assert only_table(tmp_path)[0].incomplete == ""
+
+
 def test_repeated_equal_evaluations_do_not_count_as_seeds(tmp_path):
     write_knn(tmp_path / "a", 61.2, network())
     write_knn(tmp_path / "b", 61.2, network())

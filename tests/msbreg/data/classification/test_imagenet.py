@@ -50,6 +50,22 @@ def test_the_labels_of_kaggle_are_found_above_its_tree(tmp_path):
         assert len(open_source(f"imagenet:{root}", "train")) == 12
 
 
+@pytest.mark.parametrize("layout", ["imagenet", "imagenet100"])
+def test_class_folders_and_both_flat_layouts_have_one_fingerprint_and_order(tmp_path, layout):
+    found = []
+    for name in ("folders", "devkit", "kaggle"):
+        labels = imagenet_tree(tmp_path / name, flat=name != "folders")
+        if name == "devkit":
+            write_devkit(tmp_path / name, labels, ids={WNIDS[2]: 1, WNIDS[0]: 2, WNIDS[1]: 3})
+        if name == "kaggle":
+            write_kaggle_labels(tmp_path / name, labels)
+        (tmp_path / name / "imagenet100.txt").write_text("\n".join(WNIDS[:2]))
+        images = open_source(f"{layout}:{tmp_path / name}", "val")
+        order = [images.entry(i).rpartition("/")[2] for i in range(len(images))]
+        found.append((images.fingerprint, images.classes, images.labels.tolist(), order))
+    assert found[0] == found[1] == found[2]
+
+
 def test_other_labels_give_another_fingerprint(tmp_path):
     fingerprints = set()
     for name, ids in (("a", (1, 2, 3)), ("b", (2, 1, 3))):

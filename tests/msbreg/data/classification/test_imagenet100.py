@@ -42,9 +42,12 @@ def test_flat_validation_images_and_lists_are_filtered(tmp_path):
     labels = imagenet_tree(tmp_path, wnids=classes, train=1, val=1, flat=True)
     write_kaggle_labels(tmp_path, labels)
     val = open_source(f"imagenet100:{tmp_path}", "val")
-    assert [(val.entry(i)[:-5], val.classes[val.label(i)]) for i in range(100)] == [
-        item for item in labels.items() if item[1] in CMC
-    ]
+    found = {val.entry(i)[:-5]: val.classes[val.label(i)] for i in range(len(val))}
+    assert found == {stem: wnid for stem, wnid in labels.items() if wnid in CMC}
+    (tmp_path / "imagenet100.txt").write_text("n01440764\nn99999999\n")
+    with pytest.raises(UserError, match="val does not contain 1 of the 2 classes listed in"):
+        open_source(f"imagenet100:{tmp_path}", "val")
+    (tmp_path / "imagenet100.txt").unlink()
     (tmp_path / "one.txt").write_text("".join(f"{wnid}_3.JPEG\n" for wnid in classes))
     assert len(open_source(f"imagenet100:{tmp_path}", "train-one")) == 100
 
@@ -62,7 +65,10 @@ def test_a_list_in_the_folder_replaces_that_of_cmc_with_a_note(tmp_path):
 
 def test_missing_classes_and_another_set_of_100_are_errors(tmp_path):
     imagenet_tree(tmp_path / "few")
-    with pytest.raises(UserError, match="lists 100 classes; .* Missing: n"):
+    with pytest.raises(
+        UserError,
+        match="few/train does not contain 9[89] of the 100 classes listed in .*: n.*, ...",
+    ):
         open_source(f"imagenet100:{tmp_path / 'few'}", "train")
     for wnid in (*CMC[1:], WNIDS[1]):
         (tmp_path / "other" / "train" / wnid).mkdir(parents=True)
