@@ -21,6 +21,7 @@ import dataclasses
 import inspect
 import itertools
 import json
+import os
 import re
 import sys
 import textwrap
@@ -92,7 +93,10 @@ def parse(
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if {"--help", "-h"} & set(argv):
-        print(help_text(config_type, sys.modules["__main__"].__doc__, pairs=pairs))
+        try:
+            print(help_text(config_type, sys.modules["__main__"].__doc__, pairs=pairs), flush=True)
+        except BrokenPipeError:  # `| head`; keep Python from failing when it closes stdout
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     options = _options(config_type)
     if pairs is not None:

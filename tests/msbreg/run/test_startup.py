@@ -1,6 +1,7 @@
 """``--help`` and errors in options, cards and paths appear before PyTorch is imported."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,12 @@ def test_invalid_input_is_reported_before_pytorch_is_imported(outcomes, script, 
     assert message in stderr
     assert "Traceback" not in stderr
     assert stdout.endswith("imported:\n")
+
+
+def test_help_ends_silently_when_its_reader_has_enough():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "transfer/linear.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
