@@ -21,22 +21,26 @@ Product = Callable[[Tensor, Tensor], Tensor]
 def product(
     left: Tensor,  # (M, D) float32
     right: Tensor,  # (N, D) float32
+    memory: Tensor | None = None,  # (M, N) float32
 ) -> Tensor:  # (M, N) float32
     """`left @ right.T`, equal to it up to the rounding of float32 sums in another order.
+
+    The result is written to ``memory`` if the library can do that, and to new memory otherwise.
 
     >>> product(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
     tensor([[11.]])
     """
-    route = matmul if left.device.type != "cpu" or mkl_is_fast() else onednn_product() or matmul
-    return route(left, right)
+    onednn = None if left.device.type != "cpu" or mkl_is_fast() else onednn_product()
+    return matmul(left, right, memory) if onednn is None else onednn(left, right)
 
 
 def matmul(
     left: Tensor,  # (M, D)
     right: Tensor,  # (N, D)
+    memory: Tensor | None = None,  # (M, N)
 ) -> Tensor:  # (M, N)
-    """`left @ right.T`."""
-    return left @ right.T
+    """`left @ right.T`, written to ``memory`` if that is given."""
+    return torch.mm(left, right.T, out=memory)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from msbreg.float32_product import full_precision
 from msbreg.neighbors.shortlist import COLUMNS, QUERIES, UNIT, Metric, Shortlist, margin
 from msbreg.neighbors.vectors import Vectors, ordinary
 
-_ROWS_IN_CACHE = 64
+_ROWS_IN_CACHE = 32
 _ROWS_ON_GPU = 1 << 15  # rows in float64 at a time: 512 MB at dimension 2048
 
 
@@ -107,15 +107,19 @@ def rerank(
     chosen = shortlist.complete.nonzero()[:, 0]
     if not len(chosen):
         return np.empty((0, k), dtype=np.float32), np.empty((0, k), dtype=np.int64)
-    index = shortlist.candidates[chosen]
-    query = torch.from_numpy(shortlist.queries).to(index.device)[chosen]
+    query = torch.from_numpy(shortlist.queries).to(chosen.device)[chosen]
     own = _queries_in_float64(compared, query)
+    scores, order = shortlist.scores[chosen].sort(dim=1, descending=True)
+    index = shortlist.candidates[chosen].gather(1, order)
     if index.device.type == "cpu":
-        found = _query_by_query(compared, own, index, k)
+        floors = shortlist.constants[chosen] + shortlist.bounds[chosen]
+        found = _query_by_query(compared, own, index, scores + floors[:, None], k)
     else:
         width = max(1, _ROWS_ON_GPU // max(1, len(index)))
         parts = index.clamp(min=0).split(width, dim=1)
-        found = torch.cat([_in_float64(compared, own, part) for part in parts], dim=1)
+        found = torch.cat(
+            [_in_float64(compared, own, compared.bank.take(part).double()) for part in parts], dim=1
+        )
         found.masked_fill_(index < 0, -torch.inf)
     present = found > -torch.inf
     error = compared.relative_error * (1.0 if compared.metric == "cosine" else found.abs())
@@ -135,38 +139,45 @@ def _query_by_query(
     compared: Comparison,
     own: Tensor,  # (Q, D) float64, normalized for the cosine
     index: Tensor,  # (Q, W), -1 at the end of a row: none
+    highest: Tensor,  # (Q, W) float64, descending; for the cosine, upper bounds of the similarities
     k: int,
 ) -> Tensor:  # (Q, W) float64, -inf: none, or certainly not among the k nearest
-    """Similarities, with a few rows in the cache at a time."""
+    """Similarities of the first k candidates, then of those whose bounds reach the lowest of them."""
     found = torch.full(index.shape, -torch.inf, dtype=torch.float64)
-    counts = (index >= 0).sum(1).tolist()
-    for row, (query, count) in enumerate(zip(own, counts, strict=True)):
-        candidates = index[row, :count]
-        kept = _narrowed(compared, query, candidates, k)
-        parts = candidates[kept].split(_ROWS_IN_CACHE)
-        found[row, kept] = torch.cat(
-            [_in_float64(compared, query[None], part[None])[0] for part in parts]
-        )
+    memory = torch.empty(_ROWS_IN_CACHE, own.shape[1], dtype=torch.float64)
+    may_narrow = ordinary(compared.bank.lengths)
+
+    def similarities(query: Tensor, candidates: Tensor) -> Tensor:
+        parts = candidates.split(_ROWS_IN_CACHE)
+        rows = (memory[: len(part)].copy_(compared.bank.take(part)) for part in parts)
+        return torch.cat([_in_float64(compared, query, part) for part in rows])
+
+    for row, count in enumerate((index >= 0).sum(1).tolist()):
+        first = k if compared.metric == "cosine" else count
+        found[row, :first] = similarities(own[row], index[row, :first])
+        lowest = found[row, :first].min()
+        rest = (highest[row, first:count] >= lowest).nonzero()[:, 0] + first
+        if may_narrow and len(rest) > _ROWS_IN_CACHE:
+            rest = rest[_may_reach(compared, own[row], index[row, rest], lowest)]
+        if len(rest):
+            found[row, rest] = similarities(own[row], index[row, rest])
     return found
 
 
-def _narrowed(
+def _may_reach(
     compared: Comparison,
-    query: Tensor,  # (D,) float64
+    query: Tensor,  # (D,) float64, normalized
     candidates: Tensor,  # (W,)
-    k: int,
-) -> Tensor:  # (<= W,) places of those that may be among the k nearest
-    """Compare by float32 products, which cost a third of float64's."""
-    lengths = torch.from_numpy(compared.bank.lengths)[candidates]
-    few = len(candidates) < k + _ROWS_IN_CACHE
-    if few or compared.metric == "euclidean" or not ordinary(lengths.numpy()):
-        return torch.arange(len(candidates))
-    parts = candidates.split(_ROWS_IN_CACHE)
+    lowest: Tensor,  # () float64
+) -> Tensor:  # (W,) bool
+    """Whether cosines may reach the lowest, by float32 products, which cost a third of float64's."""
     with full_precision():
-        products = torch.cat([compared.bank.take(part) @ query.float() for part in parts])
-    scores = products / lengths.float()
-    room = margin(torch.ones(1), 1.0, len(query), "cosine").float()
-    return (scores >= scores.topk(k, sorted=False).values.amin() - room).nonzero()[:, 0]
+        rounded_query = query.float()
+        parts = candidates.split(_ROWS_IN_CACHE)
+        products = torch.cat([compared.bank.take(part) @ rounded_query for part in parts])
+    lengths = torch.from_numpy(compared.bank.lengths)[candidates]
+    bound = margin(torch.ones(1, dtype=torch.float64), 1.0, len(query), "cosine") / 2
+    return products / lengths >= lowest - bound
 
 
 def _queries_in_float64(
@@ -181,13 +192,12 @@ def _queries_in_float64(
 
 def _in_float64(
     compared: Comparison,
-    own: Tensor,  # (Q, D) float64, normalized for the cosine
-    index: Tensor,  # (Q, W)
-) -> Tensor:  # (Q, W) float64
-    rows = compared.bank.take(index).double()
+    own: Tensor,  # (..., D) float64, normalized for the cosine
+    rows: Tensor,  # (..., W, D) float64, of the bank; overwritten
+) -> Tensor:  # (..., W) float64
     if compared.metric == "euclidean":
-        return torch.linalg.vector_norm(rows.sub_(own[:, None]), dim=-1).neg_()
-    return (rows @ own[:, :, None])[:, :, 0] / compared.bank.exact_lengths(index, rows)
+        return torch.linalg.vector_norm(rows.sub_(own[..., None, :]), dim=-1).neg_()
+    return (rows @ own[..., None])[..., 0] / torch.linalg.vector_norm(rows, dim=-1)
 
 
 def _ordered(

@@ -122,12 +122,11 @@ def scan_with_faiss(
         scores = np.take_along_axis(scores, order, axis=1)
         candidates = np.take_along_axis(candidates, order, axis=1)
     lengths = torch.from_numpy(queries.lengths[wanted] * scale)
-    room = margin(lengths, bank.longest * scale, dimension, metric).numpy()
-    complete = (scores[:, -1] < scores[:, k - 1] - room) | (width == len(bank))
-    yield Shortlist(
-        wanted,
-        *(torch.from_numpy(part).to(bank.device) for part in (candidates, scores, complete)),
-    )
+    room = margin(lengths, bank.longest * scale, dimension, metric)
+    complete = (scores[:, -1] < scores[:, k - 1] - room.numpy()) | (width == len(bank))
+    constants = np.zeros(len(wanted))
+    found = (candidates, scores, complete, constants, room.numpy() / 2)
+    yield Shortlist(wanted, *(torch.from_numpy(part).to(bank.device) for part in found))
 
 
 def _float32(

@@ -20,6 +20,7 @@ from msbreg.neighbors.vectors import Matrix, Vectors
 from msbreg.run import distributed
 from msbreg.run.errors import UserError
 
+_QUERIES_FOR_BFLOAT16 = 256  # rounding the bank costs as much as float32 products with 100 to 250
 Backend = Literal["auto", "torch", "faiss", "faiss-gpu"]
 Search = Callable[[np.ndarray], Iterator[Shortlist]]  # from indices of queries
 
@@ -48,7 +49,8 @@ def nearest(
     Args:
         backend: torch, faiss (CPU) or faiss-gpu (all GPUs); auto is torch.
         device: where PyTorch computes; `distributed.pick_device` finds the GPU of a process.
-        precision: of the first products in PyTorch; auto is bfloat16 where the device has units for it.
+        precision: of the first products in PyTorch; auto is bfloat16 where the device has units for it,
+            from 256 queries on.
         rows_at_once: rows of the bank in one product (None: 2048 in PyTorch, 32,768 in FAISS), at least k.
 
     Raises:
@@ -155,7 +157,8 @@ def _searches(
     if backend != "torch":
         return [by_faiss, by_torch("float32")]
     if precision == "auto":
-        precision = "bfloat16" if has_fast_bfloat16(bank.device) else "float32"
+        worthwhile = len(queries) >= _QUERIES_FOR_BFLOAT16 and has_fast_bfloat16(bank.device)
+        precision = "bfloat16" if worthwhile else "float32"
     return [by_torch("bfloat16"), by_torch("float32")][precision == "float32" :]
 
 

@@ -28,7 +28,7 @@ COLUMNS = (
 QUERIES = 1024
 _QUERIES_IN_MEMORY = 1 << 15
 _SCORES_IN_MEMORY = 1 << 24
-_GROUP = 16
+_ROWS_IN_CACHE = 64
 
 
 @dataclass
@@ -41,12 +41,16 @@ class Shortlist:
         scores: (Q, W) their scores.
         complete: (Q,) whether the candidates certainly include the k nearest and everything equal to
             the k-th.
+        constants: (Q,) float64, what to add to scores for cosines, or 0 for Euclidean distances.
+        bounds: (Q,) how much scores with constants may differ from similarities rounded to float32.
     """
 
     queries: np.ndarray
     candidates: Tensor
     scores: Tensor
     complete: Tensor
+    constants: Tensor
+    bounds: Tensor
 
 
 def scan(
@@ -78,7 +82,8 @@ def scan(
                 scores = scorer.scores(chunk)
                 candidates.add(scores, scorer.margin[chunk], start)
         for chunk, candidates in zip(chunks, found, strict=True):
-            yield Shortlist(part[chunk], *candidates.result())
+            bounds = scorer.margin[chunk] / 2
+            yield Shortlist(part[chunk], *candidates.result(), scorer.constants[chunk], bounds)
 
 
 def margin(
@@ -109,6 +114,7 @@ class Float32Scores:
 
     Attributes:
         margin: (Q,) what a score may be below the k-th largest, see ``margin``.
+        constants: (Q,) float64, see `Shortlist`.
     """
 
     def __init__(self, queries: Vectors, bank: Vectors, part: np.ndarray, metric: Metric) -> None:
@@ -126,6 +132,7 @@ class Float32Scores:
             if self.scale != 1:
                 rows = (rows.double() * self.scale).float()
         self.queries = rows
+        self._memories: dict[str, Tensor] = {}
         self._prepare(lengths * self.scale)
 
     def _prepare(
@@ -134,9 +141,17 @@ class Float32Scores:
     ) -> None:
         longest, dimension = self.bank.longest * self.scale, self.queries.shape[1]
         self.margin = margin(self._tensor(lengths), longest, dimension, self.metric).float()
+        self.constants = torch.zeros_like(self.margin, dtype=torch.float64)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def _memory(self, name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        """Memory that is reused under a name: the first use of new memory costs page faults."""
+        size = shape[0] * shape[1]
+        if name not in self._memories or self._memories[name].numel() < size:
+            self._memories[name] = torch.empty(size, dtype=dtype, device=self.device)
+        return self._memories[name][:size].view(shape)
 
     def load(self, start: int, stop: int) -> None:
         """Take the rows to compare with; on the CPU they are not copied."""
@@ -151,9 +166,11 @@ class Float32Scores:
                 self.rows = (self.rows.double() * self.scale).float()
             self.offsets = ((lengths * self.scale).square() / 2).float()
 
-    def scores(self, chunk: slice) -> Tensor:  # (Q, B) float32
+    def scores(self, chunk: slice) -> Tensor:  # (Q, B) float32, overwritten by the next call
+        queries = self.queries[chunk]
+        shape = len(queries), len(self.rows)
         with full_precision():
-            products = product(self.queries[chunk], self.rows)
+            products = product(queries, self.rows, self._memory("scores", shape, torch.float32))
         if self.metric == "euclidean":
             return products.sub_(self.offsets)
         return products if self.divide_rows else products.mul_(self.factors)
@@ -173,6 +190,9 @@ class BFloat16Scores(Float32Scores):
         if self.metric == "cosine":
             rows /= self._tensor(self.bank.lengths[sample]).float()[:, None]
         self.center = (rows * self.scale).mean(0)
+        self.constants = torch.zeros(len(self.queries), dtype=torch.float64, device=self.device)
+        if self.metric == "cosine":
+            self.constants = self.queries.double() @ self.center.double()
         centered = self.queries - self.center
         self.queries = centered.bfloat16()
         self.query_lengths = torch.linalg.vector_norm(centered, dim=1) * (1 + 2**-10)
@@ -182,30 +202,48 @@ class BFloat16Scores(Float32Scores):
         self.longest_seen = self.largest_error = 0.0
         self.largest_seen = torch.zeros_like(self.query_lengths)
         self.margin = torch.zeros_like(self.query_lengths)
-        self.float_rows: Tensor | None = None
 
     def load(self, start: int, stop: int) -> None:
         super().load(start, stop)
-        if self.float_rows is None:
-            self.float_rows = torch.empty_like(self.rows)
-            self.rounded_rows = torch.empty_like(self.rows, dtype=torch.bfloat16)
-        rows, rounded_rows = self.float_rows[: stop - start], self.rounded_rows[: stop - start]
-        if self.metric == "cosine" and not self.divide_rows:
-            torch.addcmul(-self.center, self.rows, self.factors[:, None], out=rows)
-        else:
-            torch.sub(self.rows, self.center, out=rows)
-        lengths = torch.linalg.vector_norm(rows, dim=1)
-        self.offsets = rows @ self.center if self.metric == "cosine" else lengths.square() / -2
-        self.rows = rounded_rows.copy_(rows)
+        shape, rows = (stop - start, self.rows.shape[1]), self.rows
+        self.rows = self._memory("rounded rows", shape, torch.bfloat16)
+        # A few rows at a time, which stay in the cache from one operation to the next.
+        height = len(rows) if self.device.type == "cuda" else _ROWS_IN_CACHE
+        slices = [slice(first, first + height) for first in range(0, len(rows), height)]
+        divide = self.metric == "cosine" and not self.divide_rows
+        parts = [
+            self._round(rows[part], self.rows[part], self.factors[part] if divide else None)
+            for part in slices
+        ]
+        offsets, lengths, errors = (torch.cat(part) for part in zip(*parts, strict=True))
+        self.offsets = offsets
         self.longest_seen = max(self.longest_seen, float(lengths.max()) * (1 + 2**-10))
-        errors = torch.linalg.vector_norm(rows.sub_(self.rows.float()), dim=1)
         self.largest_error = max(self.largest_error, float(errors.max()) * (1 + 2**-10))
+
+    def _round(
+        self,
+        rows: Tensor,  # (R, D)
+        rounded: Tensor,  # (R, D) bfloat16; receives the centered rows
+        factors: Tensor | None,  # (R,)
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (R,) offsets, lengths, rounding errors
+        shape = len(rows), rows.shape[1]
+        centered, back = (self._memory(name, shape, torch.float32) for name in ("centered", "back"))
+        if factors is not None:
+            rows = torch.mul(rows, factors[:, None], out=centered)
+        torch.sub(rows, self.center, out=centered)
+        lengths = torch.linalg.vector_norm(centered, dim=1)
+        offsets = centered @ self.center if self.metric == "cosine" else lengths.square() / -2
+        back.copy_(rounded.copy_(centered))
+        return offsets, lengths, torch.linalg.vector_norm(centered.sub_(back), dim=1)
 
     def scores(self, chunk: slice) -> Tensor:  # (Q, B) float32
         if self.device.type == "cuda":
             products = torch.mm(self.queries[chunk], self.rows.T, out_dtype=torch.float32)
         else:
-            products = (self.queries[chunk] @ self.rows.T).float()  # rounded to bfloat16 in between
+            shape = len(self.queries[chunk]), len(self.rows)
+            rounded = self._memory("rounded scores", shape, torch.bfloat16)
+            torch.mm(self.queries[chunk], self.rows.T, out=rounded)
+            products = self._memory("scores", shape, torch.float32).copy_(rounded)
             largest = products.amax(1).maximum(-products.amin(1))
             self.largest_seen[chunk] = self.largest_seen[chunk].maximum(largest)
         self.margin[chunk] = self._margin_now(chunk)
@@ -259,24 +297,27 @@ class _Candidates:
     ) -> None:
         self.margin = margin
         if start == 0:  # B >= k
-            self.kth = scores.topk(self.k, sorted=False).values.amin(1)
-        query, column = _at_least(scores, self.kth - margin)
-        self.parts.append((query, column + start, scores[query, column]))
+            self.kth = _kth_largest(scores, self.k)
+        place = _at_least(scores, self.kth - margin)
+        query = place // scores.shape[1]
+        column = place - query * scores.shape[1]
+        self.parts.append((query, column + start, scores.view(-1)[place]))
         self.waiting += len(query)
-        if 2 * self.waiting > self.kept:
+        if self.waiting > self.kept:
             self._drop()
 
     def _drop(self) -> None:
         """Find the k-th largest score, and drop what is below it by more than the margin."""
         index, score = self._padded()
         if score.shape[1] >= self.k:
-            largest = score.topk(self.k, sorted=False).values.amin(1)
-            self.kth = torch.maximum(self.kth, largest)
-        kept = score >= (self.kth - self.margin)[:, None]
-        crowded = kept.sum(1) > self.most
+            self.kth = torch.maximum(self.kth, _kth_largest(score, self.k))
+        place = _at_least(score, self.kth - self.margin)
+        query = place // score.shape[1]
+        crowded = torch.bincount(query, minlength=len(score)) > self.most
         self.kth[crowded] = torch.inf  # collects nothing from now on
-        kept[crowded] = False
-        self.parts = [(kept.nonzero()[:, 0], index[kept], score[kept])]
+        if crowded.any():
+            place, query = (part[~crowded[query]] for part in (place, query))
+        self.parts = [(query, index.view(-1)[place], score.view(-1)[place])]
         self.kept, self.waiting = len(self.parts[0][0]), 0
 
     def _padded(self) -> tuple[Tensor, Tensor]:
@@ -303,18 +344,18 @@ class _Candidates:
 def _at_least(
     scores: Tensor,  # (Q, B)
     floor: Tensor,  # (Q,)
-) -> tuple[Tensor, Tensor]:  # (M,), (M,) rows and columns, in the order of rows
-    """Where scores are at least the floor.
+) -> Tensor:  # (M,) places in the flattened matrix, ascending
+    """Where scores are at least the floor of their row; on the CPU by NumPy, which is faster for few hits."""
+    if scores.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(scores.numpy() >= floor.numpy()[:, None]))
+    return (scores >= floor[:, None]).flatten().nonzero()[:, 0]
 
-    Groups of 16 are compared by their largest score first: reading it off is as fast as memory, while
-    `nonzero` on every score would take a sixth of the time of the product.
-    """
-    groups = scores.shape[1] // _GROUP
-    if groups * _GROUP != scores.shape[1]:
-        row, column = (scores >= floor[:, None]).nonzero(as_tuple=True)
-        return row, column
-    largest = scores.unflatten(1, (_GROUP, groups)).amax(1)
-    row, group = (largest >= floor[:, None]).nonzero(as_tuple=True)
-    columns = group[:, None] + groups * torch.arange(_GROUP, device=scores.device)  # (M, 16)
-    hit, member = (scores[row[:, None], columns] >= floor[row][:, None]).nonzero(as_tuple=True)
-    return row[hit], columns[hit, member]
+
+def _kth_largest(
+    scores: Tensor,  # (Q, B)
+    k: int,
+) -> Tensor:  # (Q,)
+    """`topk`, on the CPU by NumPy's partition, which uses vector instructions."""
+    if scores.device.type == "cpu":
+        return torch.from_numpy(np.partition(scores.numpy(), -k, axis=1)[:, -k].copy())
+    return scores.topk(k, sorted=False).values.amin(1)

@@ -56,10 +56,6 @@ class Vectors:
         self._all = as_tensor(rows) if isinstance(rows, np.ndarray) else None
         self.lengths = self._measured()
         _check(self.lengths, name, zeros=zeros)
-        # Norms in float64, computed when they are first needed.
-        self._exact_lengths = torch.full(
-            (len(rows),), torch.nan, dtype=torch.float64, device=device
-        )
         size = 4 * len(rows) * rows.shape[1]
         if device.type == "cuda" and size < _SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0]:
             whole = torch.empty(tuple(rows.shape), device=device)
@@ -99,17 +95,6 @@ class Vectors:
         else:
             taken = self._all.index_select(0, flat.to(self._all.device))
         return taken.to(self.device, torch.float32).view(*indices.shape, self.rows.shape[1])
-
-    def exact_lengths(
-        self,
-        indices: Tensor,  # (...,) int64
-        rows: Tensor,  # (..., D) float64, of these indices
-    ) -> Tensor:  # (...,) float64
-        """Norms with the relative error of float64 sums."""
-        missing = self._exact_lengths[indices].isnan()
-        if missing.any():
-            self._exact_lengths[indices[missing]] = torch.linalg.vector_norm(rows[missing], dim=-1)
-        return self._exact_lengths[indices]
 
 
 def ordinary(lengths: np.ndarray) -> bool:

@@ -62,3 +62,8 @@ def test_full_precision_restores_the_setting_even_after_an_error(matrices):
 def test_matmul_multiplies_by_the_transpose(matrices):
     left, right = matrices
     assert torch.equal(matmul(left, right), left @ right.T)
+
+
+def test_a_product_in_given_memory_is_that_in_new_memory(matrices):
+    memory = torch.full((37, 53), torch.nan)
+    assert torch.equal(product(*matrices, memory), product(*matrices))

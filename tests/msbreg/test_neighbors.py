@@ -13,7 +13,8 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from msbreg.neighbors import majority_vote, nearest, weighted_vote
 from msbreg.neighbors.exact import fixed_order_sums
-from msbreg.neighbors.shortlist import scan
+from msbreg.neighbors.faiss_search import scan_with_faiss
+from msbreg.neighbors.shortlist import BFloat16Scores, scan
 from msbreg.neighbors.vectors import Vectors
 from msbreg.run.errors import UserError
 from tests.msbreg import search_processes
@@ -238,6 +239,90 @@ def test_neighbors_of_hard_vectors_are_those_of_the_reference(way, kind, metric)
         expected_similarities, expected = slow.nearest(queries, bank, k, metric)
         assert np.array_equal(indices, expected)
         assert np.array_equal(similarities, expected_similarities)
+
+
+def near_ties(scale=1.0):
+    """Two queries and 500 rows: 100 rows of nearly the same direction, copies, and copies one bit away."""
+    draw = np.random.default_rng(7)
+    center = 1 + draw.random((1, 48), dtype=np.float32)
+    rows = center + 1e-4 * draw.standard_normal((100, 48), dtype=np.float32)
+    shifted = rows.copy()
+    shifted[:, 3] = np.nextafter(shifted[:, 3], np.float32(9))
+    # A power of two times a row has the same cosine, bit for bit.
+    bank = np.concatenate([rows, shifted, 2 * rows, rows, 1.5 * shifted])
+    return np.concatenate([center, rows[:1]]), np.float32(scale) * draw.permutation(bank)
+
+
+@pytest.fixture(scope="module")
+def order_of_near_ties():
+    queries, bank = near_ties()
+    return {
+        metric: slow.nearest(queries, bank, len(bank), metric) for metric in ("cosine", "euclidean")
+    }
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("k", [1, 20, 333, 499, 500])
+@pytest.mark.parametrize("way", WAYS)
+def test_near_ties_have_the_order_of_the_reference(order_of_near_ties, way, k, metric):
+    queries, bank = near_ties()
+    expected = order_of_near_ties[metric]
+    for wanted in (slice(0, 1), slice(0, 2)):
+        similarities, indices = nearest(
+            queries[wanted], bank, k, metric=metric, rows_at_once=37, **WAYS[way]
+        )
+        assert np.array_equal(indices, expected[1][wanted, :k])
+        assert np.array_equal(similarities, expected[0][wanted, :k])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_near_ties_of_rows_too_short_for_float32_products_have_the_order_of_the_reference(way):
+    queries, bank = near_ties(scale=1e-41)  # products keep few bits
+    similarities, indices = nearest(queries, bank, 20, **WAYS[way])
+    expected_similarities, expected = slow.nearest(queries, bank, 20)
+    assert np.array_equal(indices, expected)
+    assert np.array_equal(similarities, expected_similarities)
+
+
+def shortlists(way, queries, bank, k):
+    cpu = torch.device("cpu")
+    vectors = [Vectors(rows, "rows", cpu, zeros=False) for rows in (queries, bank)]
+    wanted = np.arange(len(queries))
+    if way == "faiss":
+        return scan_with_faiss(*vectors, wanted, k, metric="cosine", gpus=False)
+    return scan(*vectors, wanted, k, metric="cosine", precision=way, rows_at_once=64)
+
+
+@pytest.mark.parametrize("kind", HARD)
+@pytest.mark.parametrize("way", WAYS)
+def test_scores_with_constants_are_within_their_bounds_of_the_cosine(way, kind):
+    queries, bank = hard_vectors(kind)
+    unit_queries, unit_bank = (
+        rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        for rows in (queries.astype(np.longdouble), bank.astype(np.longdouble))
+    )
+    cosines = torch.from_numpy((unit_queries @ unit_bank.T).astype(np.float64))
+    for found in shortlists(way, queries, bank, 5):
+        expected = cosines.gather(1, found.candidates.clamp(min=0))
+        error = (found.scores + found.constants[:, None] - expected).abs()
+        assert (error <= found.bounds[:, None])[found.candidates >= 0].all()
+
+
+def test_auto_searches_in_bfloat16_only_for_many_queries(features, monkeypatch):
+    used = []
+
+    class Recorded(BFloat16Scores):
+        def __init__(self, *arguments):
+            used.append(True)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("msbreg.neighbors.shortlist.BFloat16Scores", Recorded)
+    monkeypatch.setattr("msbreg.neighbors.search.has_fast_bfloat16", lambda device: True)
+    few = nearest(*features[:2], 20)
+    assert not used
+    many = nearest(np.repeat(features[0], 2, axis=0), features[1], 20)
+    assert used
+    assert np.array_equal(few[1], many[1][::2])
 
 
 @pytest.mark.parametrize("way", WAYS)
