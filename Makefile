@@ -33,7 +33,7 @@ demo: install ## Pre-train on the embedded digits, convert, evaluate against the
 		--random-seeds 1 --detectors '[digits_voc_c4, digits_coco_fpn]'
 
 test: install ## Run the tests (what CI runs)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --dist loadfile --numprocesses $$(( $$(nproc 2> /dev/null || echo 1) + 1 ))
 
 lint: install ## Check style and types
 	$(BIN)/ruff check $(SOURCES)

@@ -431,8 +431,9 @@ def test_a_note_that_both_splits_share_is_printed_once_and_recorded(
 ):
     knn.run(knn.Config(**common(tmp_path, f"places205:{data}", checkpoint), k=(3,)))
     assert capsys.readouterr().err.count("those of the published lists may differ") == 1
-    (warning,) = read_record(tmp_path / "run")["warnings"]
+    warning, counts = read_record(tmp_path / "run")["warnings"]
     assert warning.startswith(f"places205:{data}: the labels of this Places205 mirror")
+    assert counts.startswith("NOT THE PUBLISHED DATA SET: train: published count 2,448,873, found")
 
 
 def test_files_that_are_not_images_are_counted_in_the_record(tmp_path, data, checkpoint):
