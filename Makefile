@@ -32,8 +32,9 @@ demo: install ## Pre-train on the embedded digits, convert, evaluate against the
 	$(BIN)/python transfer/suite.py --checkpoint $(RUNS)/pretrain/checkpoint.pth --output $(RUNS) --data digits \
 		--random-seeds 1 --detectors '[digits_voc_c4, digits_coco_fpn]'
 
+# Bytecode is kept even where the environment says otherwise: several processes import the same files.
 test: install ## Run the tests (what CI runs)
-	$(BIN)/python -m pytest --dist loadfile --numprocesses $$(( $$(nproc 2> /dev/null || echo 1) + 1 ))
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadfile --numprocesses $$(( $$(nproc 2> /dev/null || echo 1) + 1 ))
 
 lint: install ## Check style and types
 	$(BIN)/ruff check $(SOURCES)

@@ -97,6 +97,7 @@ CURVES, SHEET = "curves_{}.svg", "detections.webp"
 SHOWN_SCORE = 0.5  # detections with lower scores are drawn only if they are the picked one
 NAMED = 8  # pictures with more boxes only label the picked one
 _QUALITY = 80  # of WebP: 0.1 MB per sheet instead of 0.9 MB as PNG, without a visible difference
+_EFFORT = 2  # of WebP: in less than half the time of the default, 5 % more bytes
 _THICK = 3
 _SIDE, _GAP, _LINE = (
     224,
@@ -121,7 +122,7 @@ def write_drawings(
         written.append(CURVES.format(name))
         write_atomically(folder / written[-1], precision_recall_curves(of_name).encode())
     buffer = io.BytesIO()
-    detection_sheet(scenes, predictions).save(buffer, "WEBP", quality=_QUALITY)
+    detection_sheet(scenes, predictions).save(buffer, "WEBP", quality=_QUALITY, method=_EFFORT)
     write_atomically(folder / SHEET, buffer.getvalue())
     return [*written, SHEET]
 

@@ -1,8 +1,5 @@
 """The choice of the engine, and the equality of the two."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +7,7 @@ import torch
 
 from msbreg.run.errors import UserError
 from msbreg.train.loop import Plan
+from tests.processes import run_code
 from tests.transfer.detectors.toys import fit
 from transfer.detectors import detectron2_engine
 from transfer.detectors.config.yaml_file import read_config
@@ -107,7 +105,10 @@ OLD = {
     "config.py": "import PIL.Image\nDOWN = PIL.Image.LINEAR_OF_OLD",
 }
 ASK_FOR_BOTH = """
-import logging
+import logging, sys
+for name in [name for name in sys.modules if name.split(".")[0] == "detectron2"]:
+    del sys.modules[name]
+sys.path.insert(0, sys.argv[1])
 from msbreg.run.errors import UserError
 from transfer.detectors.engine import choose
 
@@ -124,20 +125,13 @@ def test_a_detectron2_that_is_too_old_for_pillow_is_skipped_with_a_warning(tmp_p
     (tmp_path / "detectron2").mkdir()
     for name, text in OLD.items():
         (tmp_path / "detectron2" / name).write_text(text)
-    root = str(Path(__file__).resolve().parents[3])
-    done = subprocess.run(
-        [sys.executable, "-c", ASK_FOR_BOTH],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), root])},
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    code, out, err = run_code(ASK_FOR_BOTH, tmp_path)
+    assert code == 0, err
     words = "cannot be imported: AttributeError: module 'PIL.Image' has no attribute"
-    assert "auto: torchvision" in done.stdout
-    assert f"warned: Detectron2 is installed, but {words}" in done.stderr
-    assert f"error: --engine detectron2: Detectron2 is installed, but {words}" in done.stdout
-    assert "--engine torchvision" in done.stdout
+    assert "auto: torchvision" in out
+    assert f"warned: Detectron2 is installed, but {words}" in err
+    assert f"error: --engine detectron2: Detectron2 is installed, but {words}" in out
+    assert "--engine torchvision" in out
 
 
 def test_a_missing_detectron2_is_reported(monkeypatch):
