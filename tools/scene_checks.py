@@ -62,10 +62,12 @@ def _check_presence(root: Path, split: Split) -> None:
 
 
 def check_coco(root: Path) -> Iterator[Split]:
-    """Every annotations/instances_SPLIT.json with the images in SPLIT/."""
-    for file in sorted((root / "annotations").glob("instances_*.json")):
-        name = file.stem.removeprefix("instances_")
-        yield check_scenes("coco", name, partial(coco_scenes, name, file, root / name))
+    """Every annotations/instances_SPLIT.json and person_keypoints_SPLIT.json with the images in SPLIT/."""
+    for kind in ("instances_", "person_keypoints_"):
+        for file in sorted((root / "annotations").glob(f"{kind}*.json")):
+            images = root / file.stem.removeprefix(kind)
+            name = file.stem.removeprefix("instances_")
+            yield check_scenes("coco", name, partial(coco_scenes, name, file, images))
 
 
 def check_segmentation(root: Path) -> Iterator[Split]:

@@ -129,6 +129,9 @@ def read(options: argparse.Namespace) -> tuple[Scenes, tuple[Prediction, ...]]:
     saved = load_predictions(path / PREDICTIONS if path.is_dir() else path)
     scenes = load(name or saved.scenes, options.data, saved.classes, look_at_images)
     saved.check_split(scenes)
+    if scenes.keypoints is not None:  # the run's TEST.KEYPOINT_OKS_SIGMAS
+        sigmas = tuple(saved.extra.get("oks_sigmas", ()))
+        scenes = replace(scenes, keypoints=replace(scenes.keypoints, sigmas=sigmas))
     return scenes, saved.predictions
 
 
@@ -149,11 +152,13 @@ def load(name: str, root: Path | None, classes: Sequence[str], look_at_images: b
 def scored(
     scenes: Scenes, predictions: Sequence[Prediction], metric: str = "auto", ties: Ties = "numpy"
 ) -> Scores:
-    """Scores for ``box`` and ``mask``; "auto" computes the metric that a run uses for these scenes."""
+    """Scores for ``box``, ``mask``, ``keypoint``; "auto" takes the metric of a run on these scenes."""
     if metric == "coco":
         scores: Scores = {"box": coco_ap(scenes, predictions)}
         if any(prediction.masks is not None for prediction in predictions):
             scores["mask"] = coco_ap(scenes, predictions, "segm")
+        if any(prediction.keypoints is not None for prediction in predictions):
+            scores["keypoint"] = coco_ap(scenes, predictions, "keypoints")
         return scores
     rules = VocRules.of_year(scenes.year)
     if metric != "auto":

@@ -69,7 +69,10 @@ def _layouts_at(base: Path) -> list[str]:
     boxes = {
         "voc": (sets / "Main").is_dir() and (base / "JPEGImages").is_dir(),
         "segmentation": (sets / "Segmentation").is_dir() and (base / "SegmentationClass").is_dir(),
-        "coco": any((base / "annotations").glob("instances_*.json")),
+        "coco": any(
+            any((base / "annotations").glob(f"{kind}_*.json"))
+            for kind in ("instances", "person_keypoints")
+        ),
     }
     if any(boxes.values()):
         return [layout for layout, present in boxes.items() if present]
@@ -101,7 +104,7 @@ def verify(data: str, layout: str, names: Sequence[str] = ()) -> list[Split]:
     if not root.is_dir():
         raise UserError(
             f"data {data!r} is neither a folder nor the name of a data set; expected digits, a folder, "
-            "voc:FOLDER:SPLIT or coco:JSON:IMAGES"
+            "voc:FOLDER:SPLIT, coco:JSON:IMAGES or lvis:JSON:IMAGES"
         )
     if names and layout in ("all", "voc", "segmentation", "coco"):
         raise UserError(
@@ -121,7 +124,7 @@ def verify(data: str, layout: str, names: Sequence[str] = ()) -> list[Split]:
             "  folder        expects train/CLASS/ and val/CLASS/, CLASS/, or images alone\n"
             "  voc           expects ImageSets/Main/ and JPEGImages/\n"
             "  segmentation  expects ImageSets/Segmentation/ and SegmentationClass/\n"
-            "  coco          expects annotations/instances_*.json\n"
+            "  coco          expects annotations/instances_*.json or person_keypoints_*.json\n"
             "in this folder or up to two levels below."
         )
     return splits

@@ -1,4 +1,4 @@
-"""Object detection by fine-tuning: Faster R-CNN C4 and Mask R-CNN FPN, configured by Detectron2's yaml.
+"""Object detection by fine-tuning: Faster, Mask and Keypoint R-CNN, configured by Detectron2's yaml.
 
 The transfer protocols of MoCo, SwAV, Barlow Twins, VICReg, PixPro and MSBReg (configs/voc_c4.yaml and
 others). Detectron2 trains the detector if it is installed; otherwise an equivalent engine built from
@@ -50,6 +50,7 @@ from transfer.detectors.detector_training import (
 )
 from transfer.detectors.engine import Engine, choose
 from transfer.detectors.mapper import Sample, mapper_settings
+from transfer.detectors.repeat_factors import repeat_factors
 from transfer.detectors.results import run_trials
 from transfer.detectors.samples import share_of_batch, training_batches
 from transfer.detectors.solver import check_schedule, unreached_steps
@@ -154,6 +155,12 @@ def _run(config: Config, settings: CfgNode, engine: Engine, job: Job) -> dict[st
         evaluate(0)
         return results.numbers(scores)
 
+    loading, repeats = settings.DATALOADER, None
+    if loading.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        repeats = repeat_factors(
+            data.train, loading.REPEAT_THRESHOLD, square_root=loading.REPEAT_SQRT
+        )
+
     def batches(first: int, seed: int, workers: int) -> Iterator[list[Sample]]:
         return training_batches(
             data.train,
@@ -164,7 +171,8 @@ def _run(config: Config, settings: CfgNode, engine: Engine, job: Job) -> dict[st
             rank=rank,
             world=world,
             workers=workers,
-            group=settings.DATALOADER.ASPECT_RATIO_GROUPING,
+            group=loading.ASPECT_RATIO_GROUPING,
+            repeats=repeats,
         )
 
     # ---- Training; continues from a checkpoint in the output folder.

@@ -3,12 +3,16 @@
 voc_2007_trainval      ROOT/VOC2007, ROOT/VOCdevkit/VOC2007 or ROOT itself
 coco_2017_train        ROOT/coco/annotations/instances_train2017.json and ROOT/coco/train2017,
                        or the same in ROOT itself
+keypoints_coco_2017_train
+                       the same with person_keypoints_train2017.json
+lvis_v1_train          ROOT/lvis/lvis_v1_train.json, and ROOT/coco/train2017 and val2017
 cityscapes_fine_instance_seg_train
                        ROOT/cityscapes/leftImg8bit/train and ROOT/cityscapes/gtFine/train, or the
                        same in ROOT itself
 digits_voc_trainval    embedded data, generated on first use
 voc:FOLDER:SPLIT       any classes in VOC's layout
 coco:JSON:IMAGES       any instances JSON and its folder of images
+lvis:JSON:IMAGES       any JSON in LVIS's format, and COCO's folder of train2017 and val2017
 """
 
 import logging
@@ -20,6 +24,8 @@ from pathlib import Path
 
 from msbreg.data.cityscapes import cityscapes_scenes
 from msbreg.data.coco import coco_scenes
+from msbreg.data.coco_variants.keypoints import labeled
+from msbreg.data.coco_variants.lvis import lvis_scenes
 from msbreg.data.digits.writers import NAMES as DIGITS
 from msbreg.data.scenes import Scene, Scenes
 from msbreg.data.sources import data_root
@@ -36,6 +42,12 @@ VOC_NAMES = {
 }
 COCO_NAMES = {
     f"coco_{year}_{split}": f"{split}{year}" for year in (2014, 2017) for split in ("train", "val")
+}
+KEYPOINT_NAMES = {f"keypoints_{name}": split for name, split in COCO_NAMES.items()}
+LVIS_NAMES = {
+    f"lvis_{version}_{split}": f"lvis_{version}_{split}.json"
+    for version in ("v1", "v0.5")
+    for split in ("train", "val")
 }
 DIGITS_NAMES = {
     **{f"digits_voc_{split}": split for split in ("trainval", "train", "val", "test")},
@@ -68,17 +80,17 @@ def load_scenes(
     """
     reading = {"look_at_images": look_at_images, "strict": strict}
     kind, colon, rest = name.partition(":")
-    if colon and kind in ("voc", "coco"):
+    if colon and kind in ("voc", "coco", "lvis"):
         first, colon, last = rest.rpartition(":")
         if not (first and last):
-            form = "voc:FOLDER:SPLIT" if kind == "voc" else "coco:JSON:IMAGES"
+            form = "voc:FOLDER:SPLIT" if kind == "voc" else f"{kind}:JSON:IMAGES"
             raise UserError(f"data set {name!r} is incomplete; expected {form}")
         base = root if root is not None else Path()
         path = base / Path(first).expanduser()
-        if kind == "coco":
+        if kind != "voc":
             _no_classes(name, classes)
             images = base / Path(last).expanduser()
-            return coco_scenes(name, path, images, **reading)
+            return (coco_scenes if kind == "coco" else lvis_scenes)(name, path, images, **reading)
         return voc_scenes(name, _only_voc(path), last, classes=classes, **reading)
     _no_classes(name, classes)
     return _by_name(name, root, **reading)
@@ -92,11 +104,13 @@ def _by_name(name: str, root: Path | None, **reading: bool) -> Scenes:
             return voc_scenes(name, voc, split, classes=DIGITS, **reading)
         file, images = _coco_files(data_root("digits", "coco"), split)
         return coco_scenes(name, file, images, **reading)
-    known = [*VOC_NAMES, *COCO_NAMES, *CITYSCAPES_NAMES, *DIGITS_NAMES]
+    coco = [*COCO_NAMES, *KEYPOINT_NAMES, *LVIS_NAMES]
+    known = [*VOC_NAMES, *coco, *CITYSCAPES_NAMES, *DIGITS_NAMES]
     if name not in known:
         raise UserError(
             f"data set {name!r} is unknown{did_you_mean(name, known) or '.'}\n"
-            f"Expected voc:FOLDER:SPLIT, coco:JSON:IMAGES or one of: {', '.join(known)}"
+            "Expected voc:FOLDER:SPLIT, coco:JSON:IMAGES, lvis:JSON:IMAGES or one of: "
+            f"{', '.join(known)}"
         )
     folder = root if root is not None else Path(os.environ.get(ROOT_VARIABLE) or "datasets")
     if not folder.is_dir():
@@ -109,7 +123,13 @@ def _by_name(name: str, root: Path | None, **reading: bool) -> Scenes:
         return _named_voc(name, find_voc(folder, year), year, split, **reading)
     if name in CITYSCAPES_NAMES:
         return cityscapes_scenes(name, _cityscapes(folder), CITYSCAPES_NAMES[name], **reading)
-    file, images = _coco_files(folder, COCO_NAMES[name])
+    if name in LVIS_NAMES:
+        file, images = _lvis_files(folder, LVIS_NAMES[name])
+        return lvis_scenes(name, file, images, **reading)
+    if name in KEYPOINT_NAMES:
+        file, images = _coco_files(folder, KEYPOINT_NAMES[name], kind="person_keypoints")
+    else:
+        file, images = _coco_files(folder, COCO_NAMES[name])
     return coco_scenes(name, file, images, **reading)
 
 
@@ -145,6 +165,10 @@ def join_scenes(parts: Sequence[Scenes]) -> Scenes:
                 f"{first.name} and {part.name} have different classes, so they cannot be joined:\n"
                 f"  {', '.join(first.classes)}\n  {', '.join(part.classes)}"
             )
+        if part.keypoints != first.keypoints:
+            raise UserError(
+                f"{first.name} and {part.name} have different keypoints, so they cannot be joined"
+            )
     files = Counter(scene.file.resolve() for part in parts for scene in part.scenes)
     file, count = files.most_common(1)[0]
     if count > 1:
@@ -170,6 +194,7 @@ def join_scenes(parts: Sequence[Scenes]) -> Scenes:
         warnings=tuple(warning for part in parts for warning in part.warnings),
         oddities=dict(sum((Counter(part.oddities) for part in parts), Counter())),
         sized_boxes=first.sized_boxes,
+        keypoints=first.keypoints,
     )
 
 
@@ -211,17 +236,57 @@ def without_empty(scenes: Scenes) -> Scenes:
     return replace(scenes, scenes=kept)
 
 
-def _coco_files(root: Path, split: str) -> tuple[Path, Path]:
+def with_labeled_keypoints(scenes: Scenes, least: int) -> Scenes:
+    """Keep the scenes with at least this many labeled keypoints, those of crowds included.
+
+    As Detectron2 does for training with MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+    (detectron2/data/build.py); not used in testing.
+
+    Raises:
+        UserError: no scene remains.
+    """
+    kept = tuple(
+        s for s in scenes.scenes if sum(labeled(i.keypoints) for i in s.instances) >= least
+    )
+    if not kept:
+        raise UserError(
+            f"none of the {len(scenes.scenes)} images of {scenes.name} has {least} labeled keypoints; "
+            "use data with keypoints, such as keypoints_coco_2017_train, or lower "
+            "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE"
+        )
+    dropped = len(scenes.scenes) - len(kept)
+    if dropped:
+        log.info(
+            "%s: dropped %d images with fewer than %d labeled keypoints, %d remain",
+            scenes.name, dropped, least, len(kept),
+        )  # fmt: skip
+    return replace(scenes, scenes=kept)
+
+
+def _coco_files(root: Path, split: str, *, kind: str = "instances") -> tuple[Path, Path]:
     """The paths of the JSON file and of the image folder."""
     folders = [root / "coco", root]
     for folder in folders:
-        file = folder / "annotations" / f"instances_{split}.json"
+        file = folder / "annotations" / f"{kind}_{split}.json"
         if file.is_file():
             return file, folder / split
     raise UserError(
-        f"{root} does not have COCO's layout; expected annotations/instances_{split}.json in one of: "
+        f"{root} does not have COCO's layout; expected annotations/{kind}_{split}.json in one of: "
         f"{', '.join(map(str, folders))}"
     )
+
+
+def _lvis_files(root: Path, file_name: str) -> tuple[Path, Path]:
+    """The paths of the JSON file and of the folder that contains COCO's folders of images.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    files = [root / "lvis" / file_name, root / file_name]
+    for file in files:
+        if file.is_file():
+            return file, root / "coco" if (root / "coco").is_dir() else root
+    raise UserError(f"{root} does not contain LVIS; expected one of: {', '.join(map(str, files))}")
 
 
 def _cityscapes(root: Path) -> Path:

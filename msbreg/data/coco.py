@@ -1,4 +1,4 @@
-"""COCO instances in one JSON file, with any classes and ids.
+"""COCO instances in one JSON file, with any classes and ids, and keypoints if the categories define them.
 
 Read like Detectron2 (detectron2/data/datasets/coco.py): images by ascending id, annotations of an image in
 the order of the file, labels by ascending category id. Data that Detectron2 drops are dropped at the same
@@ -32,6 +32,7 @@ from msbreg.data.annotated_images import (
     quote,
     size_problem,
 )
+from msbreg.data.coco_variants.keypoints import KeypointSet, keypoint_set, keypoints_of
 from msbreg.data.run_lengths import check_runs
 from msbreg.data.scenes import Box, Instance, Polygons, RunLengths, Scene, Scenes
 from msbreg.run.errors import UserError
@@ -60,12 +61,27 @@ def coco_scenes(
     """
     if look_at_images and not images.is_dir():
         raise UserError(f"folder {images} not found; expected the images of {file}")
+    with without_collection():
+        content = read_json(file)
+        return scenes_of(content, name, file, images, look_at_images=look_at_images, strict=strict)
+
+
+def scenes_of(
+    content: dict[str, Any],
+    name: str,
+    file: Path,
+    images: Path,
+    *,
+    look_at_images: bool = True,
+    strict: bool = False,
+) -> Scenes:
+    """``coco_scenes`` of the content of the JSON file, which is modified."""
     odd = Oddities(file, strict=strict)
-    with _without_collection(), advising():
-        content = _read_json(file)
+    with advising():
         categories = _categories(content["categories"], str(file))
+        keypoints = keypoint_set(content["categories"], str(file))
         listed = _images(content["images"], odd)
-        instances = _instances(content["annotations"], listed, categories, odd)
+        instances = _instances(content["annotations"], listed, categories, odd, keypoints)
         scenes = tuple(
             Scene(image_id, images / file_name, height, width, tuple(instances[image_id]))
             for image_id, (file_name, height, width) in sorted(listed.items())
@@ -81,11 +97,12 @@ def coco_scenes(
         warnings=odd.sentences(),
         oddities=odd.counts(),
         sized_boxes=True,
+        keypoints=keypoints,
     )
 
 
 @contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Disable the garbage collector: it would take a third of the time, and there are no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
@@ -101,7 +118,12 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """Read an object with the lists images, annotations and categories.
+
+    Raises:
+        UserError: the file is missing or has another content.
+    """
     try:
         with open_regular(file) as opened:
             content = json.loads(opened.read())
@@ -216,6 +238,7 @@ def _instances(
     images: dict[ImageId, tuple[str, int, int]],
     categories: dict[int, str],
     odd: Oddities,
+    keypoints: KeypointSet | None,
 ) -> dict[ImageId, list[Instance]]:
     """Image id -> its instances."""
     columns = _columns(entries, images, categories, odd)
@@ -240,7 +263,10 @@ def _instances(
                 f"{where(index)}: ignore is set, which Detectron2 does not support; remove it, or use "
                 "iscrowd to mark a crowd"
             )
-        instances[image_id].append(Instance(box, label, mask=mask, area=area, crowd=bool(crowd)))
+        points = None if keypoints is None else keypoints_of(entry, keypoints, where(index))
+        instances[image_id].append(
+            Instance(box, label, mask=mask, area=area, crowd=bool(crowd), keypoints=points)
+        )
     return instances
 
 

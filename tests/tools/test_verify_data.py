@@ -21,6 +21,7 @@ from tests.msbreg.data.classification.published_trees import (
 )
 from tests.msbreg.data.classification.variant_trees import VARIANT_TREES
 from tests.transfer.boxes_data import make_voc
+from tests.transfer.keypoints_data import make_keypoints
 from tools import verify_data
 from transfer import knn
 
@@ -103,6 +104,16 @@ def test_missing_data_are_a_user_error(monkeypatch, capsys, tmp_path, arguments)
     code, output = check(monkeypatch, capsys, *arguments)
     assert code == 2
     assert output.startswith("error: ")
+
+
+def test_keypoints_and_lvis_are_checked(monkeypatch, capsys, tmp_path):
+    root = make_keypoints(tmp_path)
+    code, output = check(monkeypatch, capsys, "coco", root)
+    assert code == 0, output
+    assert "person_keypoints_val2017: person 6" in output
+    monkeypatch.chdir(root)
+    code, output = check(monkeypatch, capsys, "lvis:lvis/lvis_v1_val.json:coco")
+    assert code == 0, output
 
 
 # ---- Published layouts

@@ -133,6 +133,12 @@ FPN: dict[str, Any] = {
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 256,
     "MODEL.ROI_MASK_HEAD.NORM": "",
 }
+TWICE: dict[str, Any] = {  # COCO's 2x schedule
+    "SOLVER.BASE_LR": 0.02,
+    "SOLVER.WARMUP_ITERS": 1000,
+    "SOLVER.STEPS": (120000, 160000),
+    "SOLVER.MAX_ITER": 180000,
+}
 PROTOCOLS: dict[str, dict[str, Any]] = {
     # MoCo's pascal_voc_R_50_C4_24k_moco.yaml; MSBReg: "initial lr 0.02", the rest as MoCo.
     "voc_c4": VOC | C4 | {"SOLVER.BASE_LR": 0.02, "SOLVER.WARMUP_ITERS": 100},
@@ -158,6 +164,36 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     },
     # Barlow Twins C.2: 0.03, on MoCo's C4 network.
     "coco_mask_c4": COCO | C4 | {"SOLVER.BASE_LR": 0.03, "SOLVER.WARMUP_ITERS": 1000},
+    # MMSelfSup's keypoint_rcnn_R_50_FPN_2x_moco.yaml, on Detectron2's Base-Keypoint-RCNN-FPN.yaml.
+    "coco_keypoint_fpn_moco": COCO
+    | {key: value for key, value in FPN.items() if "ROI_MASK_HEAD" not in key}
+    | TWICE
+    | {
+        "DATASETS.TRAIN": ("keypoints_coco_2017_train",),
+        "DATASETS.TEST": ("keypoints_coco_2017_val",),
+        "MODEL.KEYPOINT_ON": True,
+        "MODEL.MASK_ON": False,
+        "MODEL.ROI_HEADS.NUM_CLASSES": 1,
+        "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 0.5,
+        "MODEL.RPN.POST_NMS_TOPK_TRAIN": 1500,
+        "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": (512,) * 8,
+        "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 17,
+        "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE": 1,
+        "MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS": True,
+    },
+    # Detectron2's LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml.
+    "lvis_v1_mask_fpn_moco": COCO
+    | FPN
+    | TWICE
+    | {
+        "DATASETS.TRAIN": ("lvis_v1_train",),
+        "DATASETS.TEST": ("lvis_v1_val",),
+        "DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler",
+        "DATALOADER.REPEAT_THRESHOLD": 0.001,
+        "MODEL.ROI_HEADS.NUM_CLASSES": 1203,
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0001,
+        "TEST.DETECTIONS_PER_IMAGE": 300,
+    },
 }
 
 

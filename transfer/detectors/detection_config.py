@@ -19,7 +19,7 @@ EngineName = Literal["auto", "detectron2", "torchvision"]
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of a detection run: Faster or Mask R-CNN from Detectron2's yaml, on any backbone."""
+    """Settings of a detection run: an R-CNN from Detectron2's yaml, on any backbone."""
 
     script: ClassVar[str] = "transfer/detection.py"
     harmless: ClassVar[frozenset[str]] = frozenset(
@@ -39,7 +39,7 @@ class Config:
     """Backbone checkpoint, whole detector, or ``random`` for the untrained twin (null: the yaml's
     MODEL.WEIGHTS)."""
     data: Path | None = None
-    """Folder that contains VOC2007/, VOC2012/ or COCO's annotations/ (null: $DETECTRON2_DATASETS, or
+    """Folder that contains VOC2007/, VOC2012/, lvis/ or COCO's annotations/ (null: $DETECTRON2_DATASETS, or
     ./datasets)."""
     strict_data: bool = False
     """Fail on unusual annotations that Detectron2 accepts, such as boxes outside their image. By default

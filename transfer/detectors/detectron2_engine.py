@@ -180,7 +180,6 @@ POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool")
 
 LIMITED: dict[str, tuple[Any, ...]] = {
     "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),
-    "MODEL.KEYPOINT_ON": (False,),
     "MODEL.LOAD_PROPOSALS": (False,),
     "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN",),
     "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
@@ -192,7 +191,7 @@ LIMITED: dict[str, tuple[Any, ...]] = {
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE": POOLERS,
 }
 """Settings that Detectron2 only reads while training, or that need data a Sample does not have (rotated
-boxes, proposals, keypoints, class frequencies) -> supported values. Sources: box_regression.py, poolers.py
+boxes, proposals, class frequencies) -> supported values. Sources: box_regression.py, poolers.py
 and roi_heads/fast_rcnn.py in detectron2/modeling."""
 
 LIMITED_IF_NARROW: dict[str, tuple[Any, ...]] = {
@@ -376,7 +375,7 @@ def _register() -> None:
 def _detector_type() -> type[nn.Module]:
     """GeneralizedRCNN that takes our samples and returns our detections, with the same parameter names."""
     from detectron2.modeling import GeneralizedRCNN
-    from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+    from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
     from detectron2.utils.events import EventStorage
 
     def targets(sample: Sample) -> Any:
@@ -388,6 +387,8 @@ def _detector_type() -> type[nn.Module]:
             instances.gt_masks = PolygonMasks([list(rings) for rings in sample.polygons])
         if sample.bitmasks is not None:
             instances.gt_masks = BitMasks(sample.bitmasks)
+        if sample.keypoints is not None:
+            instances.gt_keypoints = Keypoints(sample.keypoints)
         return instances
 
     class Detector(GeneralizedRCNN):
@@ -412,6 +413,7 @@ def _detector_type() -> type[nn.Module]:
 
     def detections(found: Any) -> Detections:
         masks = found.pred_masks if found.has("pred_masks") else None
-        return Detections(found.pred_boxes.tensor, found.scores, found.pred_classes, masks)
+        points = found.pred_keypoints if found.has("pred_keypoints") else None
+        return Detections(found.pred_boxes.tensor, found.scores, found.pred_classes, masks, points)
 
     return Detector

@@ -2,8 +2,8 @@
 
 The steps are those of detectron2/data/dataset_mapper.py: EXIF rotation; conversion to RGB; Pillow's
 bilinear resize of 8-bit pixels to a random shortest side; a random flip; the channel order of INPUT.FORMAT.
-Boxes and polygons are transformed in float64; boxes are then clipped and converted to float32. Resizing
-and flipping follow ResizeShortestEdge (detectron2/data/transforms) and fvcore's HFlipTransform.
+Boxes, polygons and keypoints are transformed in float64; boxes are then clipped and converted to float32.
+Resizing and flipping follow ResizeShortestEdge (detectron2/data/transforms) and fvcore's HFlipTransform.
 """
 
 from dataclasses import dataclass
@@ -121,6 +121,8 @@ class Sample:
         polygons: N lists of rings (float64 arrays x0, y0, x1, y1, ...) in pixels of ``image``; None
             without polygon masks.
         bitmasks: (N, H, W) bool; None unless the config's INPUT.MASK_FORMAT is bitmask.
+        keypoints: (N, K, 3) float32, x, y in pixels of ``image`` and visibility (0: not labeled, or outside
+            the image); None without MODEL.KEYPOINT_ON.
     """
 
     scene: str | int
@@ -131,6 +133,7 @@ class Sample:
     labels: Tensor | None = None
     polygons: tuple[tuple[np.ndarray, ...], ...] | None = None
     bitmasks: Tensor | None = None
+    keypoints: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,8 @@ class MapperSettings:
         flip: horizontal, vertical or none; in training, with probability 0.5.
         test_size: shortest side; 0 means no resizing.
         masks: polygon, bitmask, or None for a detector without masks.
+        keypoints: whether the detector predicts keypoints.
+        mirror: for each keypoint, the one that it becomes in a mirrored image (``KeypointSet.mirror``).
     """
 
     channels: str = "RGB"
@@ -156,10 +161,12 @@ class MapperSettings:
     test_size: int = 800
     test_longest: int = 1333
     masks: str | None = None
+    keypoints: bool = False
+    mirror: tuple[int, ...] = ()
 
 
 def mapper_settings(config: Any) -> MapperSettings:
-    """The mapper's settings from INPUT.* and MODEL.MASK_ON of Detectron2's config.
+    """The mapper's settings from INPUT.*, MODEL.MASK_ON and MODEL.KEYPOINT_ON of Detectron2's config.
 
     Raises:
         UserError: a value is invalid or not implemented.
@@ -193,6 +200,7 @@ def mapper_settings(config: Any) -> MapperSettings:
         test_size=given.MIN_SIZE_TEST,
         test_longest=given.MAX_SIZE_TEST,
         masks=given.MASK_FORMAT if config.MODEL.MASK_ON else None,
+        keypoints=config.MODEL.KEYPOINT_ON,
     )
 
 
@@ -222,8 +230,8 @@ def training_sample(
             Detectron2 adds these in float32, which changes the last bit.
 
     Raises:
-        UserError: the image cannot be read or its size differs from the annotation, or a mask is missing
-            or cannot be converted to the requested format.
+        UserError: the image cannot be read or its size differs from the annotation, keypoints are missing,
+            or a mask is missing or cannot be converted to the requested format.
     """
     image = read_upright(scene)
     old = (scene.height, scene.width)
@@ -250,6 +258,7 @@ def training_sample(
         labels=torch.tensor([instance.label for instance in kept], dtype=torch.int64),
         polygons=_polygons(scene, kept, geometry) if settings.masks == "polygon" else None,
         bitmasks=None if bitmasks is None else bitmasks[full],
+        keypoints=_keypoints(scene, kept, geometry, settings) if settings.keypoints else None,
     )
 
 
@@ -317,6 +326,36 @@ def _bitmasks(
             drawn = decode(to_rle(instance.mask, *geometry.old)).astype(np.uint8)
             out[number] = geometry.pixels(Image.fromarray(drawn)) > 0
     return torch.from_numpy(out)
+
+
+def _keypoints(
+    scene: Scene, instances: list[Instance], geometry: Geometry, settings: MapperSettings
+) -> np.ndarray:  # (N, K, 3) float32
+    """As in Detectron2 (detection_utils.py, transform_keypoint_annotations).
+
+    Keypoints outside the image become unlabeled, and unlabeled ones move to (0, 0). A horizontal flip
+    exchanges left and right; a vertical flip does not, although it also mirrors.
+    """
+    given = [instance.keypoints for instance in instances if instance.keypoints is not None]
+    if len(given) < len(instances):
+        raise UserError(keypoint_problem(scene))
+    points = np.array(given, dtype=np.float64).reshape(len(given), len(settings.mirror), 3)
+    for axis in (0, 1):
+        place = geometry.scaled(points[:, :, axis], axis)
+        points[:, :, axis] = place
+        points[(place < 0) | (place > geometry.new[1 - axis]), 2] = 0
+    if geometry.flip == "horizontal":
+        points = points[:, list(settings.mirror)]
+    points[points[:, :, 2] == 0] = 0
+    return points.astype(np.float32)
+
+
+def keypoint_problem(scene: Scene) -> str:
+    """The error message for a scene with objects without keypoints."""
+    return (
+        f"image {scene.id!r} ({scene.file}) has an object without keypoints, but MODEL.KEYPOINT_ON is "
+        "True: set it to False, or use data with keypoints for each object"
+    )
 
 
 def mask_problem(scene: Scene, masks: str) -> str:

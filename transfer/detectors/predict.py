@@ -113,4 +113,5 @@ def _prediction(model: nn.Module, sample: Sample) -> Prediction:
         scores=found.scores.float().cpu().numpy(),
         labels=found.labels.cpu().numpy().astype(np.int64),
         masks=None if found.masks is None else encode(found.masks.cpu().numpy()),
+        keypoints=None if found.keypoints is None else found.keypoints.float().cpu().numpy(),
     )

@@ -17,24 +17,29 @@ from msbreg.run.job import Job, log, log_to_terminal
 from msbreg.run.record import read_record
 from transfer.drawing.detection_sheets import write_drawings
 from transfer.scoring.coco_ap import coco_ap
+from transfer.scoring.lvis_ap import lvis_ap
 from transfer.scoring.predictions import save_predictions
 from transfer.scoring.scores import DataId, DetectionScores, Score
 from transfer.scoring.voc_ap import voc_ap
 
 PREDICTIONS = "predictions.npz"
 PER_CLASS = "per_class.json"
+BY_CLASS, BY_FREQUENCY = ("AP", "AP50", "AP75"), ("APr", "APc", "APf")
 
 
 def score(scenes: Scenes, predictions: Sequence[Prediction]) -> dict[str, DetectionScores]:
-    """Scores of ``box`` and, for a detector with masks, of ``mask``.
+    """Scores of ``box`` and, for a detector with masks or keypoints, of ``mask`` and ``keypoint``.
 
-    The metric is COCO's if the data set has COCO category ids, otherwise VOC's.
+    The metric is LVIS's if the data set is federated, else COCO's if it has COCO category ids, else VOC's.
     """
     if not scenes.category_ids:
         return {"box": voc_ap(scenes, predictions)}
-    scores: dict[str, DetectionScores] = {"box": coco_ap(scenes, predictions)}
+    average_precision = coco_ap if scenes.federation is None else lvis_ap
+    scores: dict[str, DetectionScores] = {"box": average_precision(scenes, predictions)}
     if any(prediction.masks is not None for prediction in predictions):
-        scores["mask"] = coco_ap(scenes, predictions, "segm")
+        scores["mask"] = average_precision(scenes, predictions, "segm")
+    if any(prediction.keypoints is not None for prediction in predictions):
+        scores["keypoint"] = coco_ap(scenes, predictions, "keypoints")
     return scores
 
 
@@ -48,11 +53,11 @@ def numbers(scores: dict[str, DetectionScores]) -> dict[str, float | None]:
 
 
 def scores_of(
-    scores: dict[str, DetectionScores],  # by "box" and "mask"
+    scores: dict[str, DetectionScores],  # by "box", "mask" and "keypoint"
     data: DataId,
     images: int,
 ) -> list[Score]:
-    """AP, AP50 and AP75 of boxes and masks, each with its per-class values."""
+    """AP, AP50 and AP75, with their values by class, and LVIS's APr, APc and APf."""
     return [
         Score(
             name=f"{kind} {name}",
@@ -63,10 +68,13 @@ def scores_of(
             per_class={
                 str(row["class"]): math.nan if (value := row[name]) is None else float(value)
                 for row in of_kind.table()
-            },
+            }
+            if name in BY_CLASS
+            else None,
         )
         for kind, of_kind in scores.items()
-        for name in ("AP", "AP50", "AP75")
+        for name in (*BY_CLASS, *BY_FREQUENCY)
+        if name in of_kind.numbers
     ]
 
 
@@ -79,12 +87,14 @@ def write(
         RunFailed: a file cannot be written.
     """
     record = job.record.content
-    about = {
+    about: dict[str, Any] = {
         "iteration": iteration,
         "digest": record["digest"],
         "engine": record["engine"]["name"],
         "network": {name: record["network"].get(name) for name in ("name", "source", "sha256")},
     }
+    if scenes.keypoints is not None:
+        about["oks_sigmas"] = scenes.keypoints.sigmas
     save_predictions(job.output / PREDICTIONS, scenes, predictions, about)
     scores = score(scenes, predictions)
     tables = {k: {"metric": s.metric, "classes": s.table()} for k, s in scores.items()}

@@ -1,7 +1,8 @@
 """Batches of decoded samples: the order of the scenes, and the worker processes that decode them.
 
 The order is a function of seed, process and iteration: that of TrainingSampler and InferenceSampler in
-detectron2/data/samplers and AspectRatioGroupedDataset in detectron2/data/common.py. Without worker
+detectron2/data/samplers and AspectRatioGroupedDataset in detectron2/data/common.py (or
+RepeatFactorTrainingSampler, see repeat_factors.py). Without worker
 processes the batches equal Detectron2's. With them, Detectron2's order depends on the number of workers;
 ours does not.
 """
@@ -22,23 +23,35 @@ from msbreg.run.errors import UserError
 from transfer.detectors.mapper import (
     MapperSettings,
     Sample,
+    keypoint_problem,
     mask_problem,
     random_state,
     testing_sample,
     training_sample,
 )
+from transfer.detectors.repeat_factors import repeated
 
 Key = tuple[int, int]
 """(position in the stream of all processes, index of the scene)."""
 
 
-def endless_order(size: int, seed: int, *, rank: int, world: int) -> Iterator[Key]:
-    """Endless shuffles of ``size`` indices; process ``rank`` gets every ``world``-th index."""
+def endless_order(
+    size: int, seed: int, *, rank: int, world: int, repeats: Tensor | None = None
+) -> Iterator[Key]:
+    """Endless shuffles of ``size`` indices; process ``rank`` gets every ``world``-th index.
+
+    Args:
+        repeats: (size,) float32, how often each index occurs in a shuffle, on average; None: once.
+    """
 
     def shuffles() -> Iterator[int]:
         generator = torch.Generator().manual_seed(seed)
         while True:
-            yield from torch.randperm(size, generator=generator).tolist()
+            if repeats is None:
+                yield from torch.randperm(size, generator=generator).tolist()
+            else:
+                indices = repeated(repeats, generator)
+                yield from indices[torch.randperm(len(indices), generator=generator)].tolist()
 
     return islice(enumerate(shuffles()), rank, None, world)
 
@@ -62,6 +75,7 @@ def training_keys(
     rank: int,
     world: int,
     first: int = 0,
+    repeats: Tensor | None = None,
 ) -> Iterator[list[Key]]:
     """An endless iterator over the batches of one process, from iteration ``first`` on.
 
@@ -71,12 +85,13 @@ def training_keys(
     Args:
         wide: for grouping, whether each scene is wider than high; without grouping, the number of scenes.
         batch: batch size of this process.
+        repeats: how often each scene occurs in a shuffle (see ``endless_order``).
     """
+    size = wide if isinstance(wide, int) else len(wide)
+    order = endless_order(size, seed, rank=rank, world=world, repeats=repeats)
     if isinstance(wide, int):
-        order = endless_order(wide, seed, rank=rank, world=world)
         batches = iter(lambda: list(islice(order, batch)), [])
     else:
-        order = endless_order(len(wide), seed, rank=rank, world=world)
         batches = grouped(order, wide, batch)
     return islice(batches, first, None)
 
@@ -214,6 +229,7 @@ def training_batches(
     world: int,
     workers: int,
     group: bool = True,
+    repeats: Tensor | None = None,
 ) -> Generator[list[Sample]]:
     """This process's batches from iteration ``first`` on, until the generator is closed.
 
@@ -228,18 +244,26 @@ def training_batches(
         workers: number of decoding processes; 0 decodes in this process.
         group: whether batches contain either wide or tall images only
             (DATALOADER.ASPECT_RATIO_GROUPING).
+        repeats: how often each scene occurs in a shuffle (``repeat_factors``); None: once.
 
     Raises:
-        UserError: when called, if the batch cannot be divided among the processes or a mask is missing or in
-            another format; while iterating, if an image cannot be read (the message names the file).
+        UserError: when called, if the batch cannot be divided among the processes, keypoints are missing, or
+            a mask is missing or in another format; while iterating, if an image cannot be read (the message
+            names the file).
     """
     _check_masks(scenes, settings)
+    if settings.keypoints:
+        _check_keypoints(scenes)
+        mirror = () if scenes.keypoints is None else scenes.keypoints.mirror
+        settings = replace(settings, mirror=mirror)
     share = share_of_batch(batch, world)
     wide = [scene.width > scene.height for scene in scenes.scenes]
     shapes: Sequence[bool] | int = wide if group else len(wide)
 
     def keys() -> Iterator[list[Key]]:
-        return training_keys(shapes, share, seed, rank=rank, world=world, first=first)
+        return training_keys(
+            shapes, share, seed, rank=rank, world=world, first=first, repeats=repeats
+        )
 
     make = _Training(settings, seed, sized=scenes.sized_boxes)
     return decoded(Samples(scenes.scenes, make), keys, workers)
@@ -307,3 +331,14 @@ def _check_masks(scenes: Scenes, settings: MapperSettings) -> None:
     for scene in scenes.scenes:
         if any(map(unusable, scene.instances)):
             raise UserError(f"{scenes.name}: {mask_problem(scene, settings.masks or '')}")
+
+
+def _check_keypoints(scenes: Scenes) -> None:
+    """Check that every training object has keypoints.
+
+    Raises:
+        UserError: one does not; the message names its image.
+    """
+    for scene in scenes.scenes:
+        if any(i.keypoints is None and not i.crowd for i in scene.instances):
+            raise UserError(f"{scenes.name}: {keypoint_problem(scene)}")

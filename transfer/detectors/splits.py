@@ -8,7 +8,14 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from msbreg.data.catalog import drawable, join_scenes, load_scenes, without_empty
+from msbreg.data.catalog import (
+    drawable,
+    join_scenes,
+    load_scenes,
+    with_labeled_keypoints,
+    without_empty,
+)
+from msbreg.data.coco_variants.keypoints import PERSON_KEYPOINTS
 from msbreg.data.folder import list_fingerprint
 from msbreg.data.scenes import Scenes
 from msbreg.run.errors import UserError
@@ -82,6 +89,8 @@ def data_of(config: CfgNode, root: Path | None, *, train: bool, strict: bool = F
     _check_classes(config, test)
     if config.MODEL.MASK_ON:
         _check_masks(test)
+    if config.MODEL.KEYPOINT_ON:
+        test = _with_sigmas(test, config)
     if all(i.crowd or i.difficult for scene in test.scenes for i in scene.instances):
         raise UserError(
             f"{test.name} has nothing to score: none of its {len(test.scenes)} images shows an object "
@@ -99,8 +108,14 @@ def data_of(config: CfgNode, root: Path | None, *, train: bool, strict: bool = F
             f"{_some(test.classes)}; expected the same, in the same order"
         )
     joined = drawable(joined)
-    keeps_all = not config.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    return Data(joined if keeps_all else without_empty(joined), test)
+    if config.MODEL.KEYPOINT_ON:
+        joined = _with_sigmas(joined, config)
+    if config.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        joined = without_empty(joined)
+    if config.MODEL.KEYPOINT_ON:
+        least = config.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+        joined = with_labeled_keypoints(joined, least)
+    return Data(joined, test)
 
 
 def _fingerprint(annotations: str, scenes: Scenes) -> str:
@@ -151,6 +166,30 @@ def _check_masks(test: Scenes) -> None:
             f"mask, for example {without[0]!r}; expected a mask for each object.\nUse other data, or "
             "MODEL.MASK_ON False to detect boxes only."
         )
+
+
+def _with_sigmas(scenes: Scenes, config: CfgNode) -> Scenes:
+    """The scenes with TEST.KEYPOINT_OKS_SIGMAS, checked against the settings of the keypoint head."""
+    found = scenes.keypoints
+    if found is None:
+        raise UserError(
+            f"MODEL.KEYPOINT_ON is True, but {scenes.name} has no keypoints; use data whose categories "
+            "define keypoints, such as keypoints_coco_2017_val, or set MODEL.KEYPOINT_ON to False"
+        )
+    count, given = len(found.names), config.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    if given != count:
+        raise UserError(
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {given}, but {scenes.name} has {count} keypoints "
+            f"({_some(found.names)}).\nGive: MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS {count}"
+        )
+    sigmas = tuple(config.TEST.KEYPOINT_OKS_SIGMAS)
+    if len(sigmas) != count and (sigmas or count != PERSON_KEYPOINTS):
+        raise UserError(
+            f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers; expected {count}, one for each keypoint "
+            f"of {scenes.name} (the default, an empty list, is for COCO's {PERSON_KEYPOINTS} keypoints of "
+            "persons)"
+        )
+    return replace(scenes, keypoints=replace(found, sigmas=sigmas))
 
 
 def _some(names: tuple[str, ...]) -> str:

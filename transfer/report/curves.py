@@ -46,6 +46,7 @@ _PLOTS = {
     "detection losses": (
         Quantity("total_loss", "total", GRAY),
         Quantity("loss_mask", "masks", GREEN),
+        Quantity("loss_keypoint", "keypoints", PURPLE),
         Quantity("loss_cls", "classes", BLUE),
         Quantity("loss_box_reg", "boxes", ORANGE),
         Quantity("loss_rpn_cls", "proposal scores", BLUE, dashed=True),
@@ -56,6 +57,8 @@ _PLOTS = {
         Quantity("box_AP", "box AP", BLUE),
         Quantity("mask_AP50", "mask AP50", GREEN, dashed=True),
         Quantity("mask_AP", "mask AP", GREEN),
+        Quantity("keypoint_AP50", "keypoint AP50", PURPLE, dashed=True),
+        Quantity("keypoint_AP", "keypoint AP", PURPLE),
     ),
     "kNN monitor, top-1 [%]": (Quantity("knn_top1", "", GREEN),),
     "std per dimension × √D": (Quantity("std", "", BLUE),),

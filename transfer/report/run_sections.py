@@ -22,6 +22,7 @@ MOST_RECORDS = 250  # in the provenance section
 _TITLES = {
     "curves_box": "Precision and recall of boxes",
     "curves_mask": "Precision and recall of masks",
+    "curves_keypoint": "Precision and recall of keypoints",
     "detections": "Most confident hits and misses",
 }
 _NEAR: Shape = {"path": str, "class": str, "similarity": (int, float)}

@@ -1,4 +1,4 @@
-"""COCO's average precision and recall of boxes and masks, computed by pycocotools' COCOeval.
+"""COCO's average precision and recall of boxes, masks and keypoints, by pycocotools' COCOeval.
 
 Scenes and predictions are passed in memory instead of as JSON, and one loop is replaced: COCOeval's greedy
 matching visits all pairs of detections and objects at each of ten thresholds and four size ranges. Most
@@ -16,8 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
+from msbreg.data.coco_variants.keypoints import PIXEL_CENTER, labeled
 from msbreg.data.run_lengths import all_to_rle, area
-from msbreg.data.scenes import Prediction, RunLengths, Scene, Scenes
+from msbreg.data.scenes import Instance, Prediction, RunLengths, Scene, Scenes
 from msbreg.run.errors import UserError
 from transfer.scoring.predictions import in_order
 from transfer.scoring.scores import DetectionScores
@@ -25,9 +26,9 @@ from transfer.scoring.scores import DetectionScores
 # ---- COCOeval with annotations in memory and faster matching
 
 
-Kind = Literal["bbox", "segm"]
+Kind = Literal["bbox", "segm", "keypoints"]
 Labeled = tuple[int, dict[str, Any]]
-"""A label and an annotation: bbox or segmentation, area, and score, or iscrowd and ignore."""
+"""A label and an annotation: bbox, segmentation or keypoints, area, and score, or iscrowd and ignore."""
 
 
 class Evaluation(COCOeval):
@@ -128,6 +129,7 @@ _NUMBERS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
     *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
 )
+_KEYPOINT_NUMBERS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 _ALL_SIZES, _MOST_DETECTIONS = (
     0,
     -1,
@@ -136,27 +138,30 @@ _ALL_SIZES, _MOST_DETECTIONS = (
 
 @dataclass(frozen=True)
 class CocoScores(DetectionScores):
-    """Scores of boxes or masks.
+    """Scores of boxes, masks or keypoints.
 
     ``numbers`` contains COCO's twelve metrics in percent: AP (mean over IoU .50:.95), AP50, AP75, AP of small
     (below 32^2 pixels), medium and large (96^2 and above) objects, and the average recall with 1, 10 and 100
-    detections per image and class, and by size. NaN if the split has no such object.
+    detections per image and class, and by size. NaN if the split has no such object. For keypoints: AP and
+    average recall (AR) at all thresholds, at 0.50, at 0.75, and of medium and large objects, with 20
+    detections per image; the overlap is the object keypoint similarity.
     """
 
     kind: Kind
 
 
 def coco_ap(scenes: Scenes, predictions: Sequence[Prediction], kind: Kind = "bbox") -> CocoScores:
-    """Score boxes ("bbox") or masks ("segm") like Detectron2's COCOEvaluator.
+    """Score boxes ("bbox"), masks ("segm") or "keypoints" like Detectron2's COCOEvaluator.
 
     Sides of predicted boxes are float32 differences. The size of an object is its annotated area, otherwise
     the area of its mask, otherwise that of its box; the size of a detection is the area of its box or mask.
-    Crowds are ignored regions; ``difficult`` is not used. Equal scores are ranked by ascending image id.
-    Without any detection the score is 0 (in Detectron2 NaN).
+    Crowds are ignored regions, and for keypoints also the objects without labeled ones; the size of a
+    detection with keypoints is that of its box. ``difficult`` is not used. Equal scores are ranked by
+    ascending image id. Without any detection the score is 0 (in Detectron2 NaN).
 
     Raises:
         UserError: the split has no scenes or no classes; the predictions do not match it (see ``in_order``);
-            or kind is "segm" and an object or a prediction has no mask.
+            or an object or a prediction lacks the masks or keypoints to score.
     """
     if not scenes.scenes or not scenes.classes:
         raise UserError(
@@ -164,11 +169,12 @@ def coco_ap(scenes: Scenes, predictions: Sequence[Prediction], kind: Kind = "bbo
             "expected at least one of each."
         )
     ordered = in_order(scenes, predictions)
-    ranks = sorted(range(len(ordered)), key=lambda i: _by_id(scenes.scenes[i]))
     evaluation = Evaluation(len(scenes.scenes), len(scenes.classes), kind)
-    for place, index in enumerate(ranks):
+    if kind == "keypoints" and scenes.keypoints is not None and scenes.keypoints.sigmas:
+        evaluation.params.kpt_oks_sigmas = np.array(scenes.keypoints.sigmas)
+    for place, index in enumerate(ranked(scenes)):
         scene = scenes.scenes[index]
-        evaluation.add(place, _objects(scene, kind), _detections(scene, ordered[index], kind))
+        evaluation.add(place, objects_of(scene, kind), detections_of(scene, ordered[index], kind))
     with contextlib.redirect_stdout(io.StringIO()):  # COCOeval prints its progress
         evaluation.evaluate()
         evaluation.accumulate()
@@ -176,8 +182,17 @@ def coco_ap(scenes: Scenes, predictions: Sequence[Prediction], kind: Kind = "bbo
     return _scores(scenes, evaluation, kind)
 
 
-def _objects(scene: Scene, kind: Kind) -> list[Labeled]:
-    """Label and annotation of each object."""
+def ranked(scenes: Scenes) -> list[int]:
+    """Indices of the scenes by ascending id, which is the order of equal scores."""
+    return sorted(range(len(scenes.scenes)), key=lambda i: _by_id(scenes.scenes[i]))
+
+
+def objects_of(scene: Scene, kind: Kind) -> list[Labeled]:
+    """Label and annotation of each object.
+
+    Raises:
+        UserError: an object lacks the mask or the keypoints to score.
+    """
     boxes = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (o.box for o in scene.instances)]
     sizes = [o.area for o in scene.instances]
     entries: list[dict[str, Any]] = [
@@ -190,6 +205,9 @@ def _objects(scene: Scene, kind: Kind) -> list[Labeled]:
             f"an object of scene {scene.id!r} has no mask; scoring masks needs one for each "
             "object.\nScore boxes, or use data with masks."
         )
+    if kind == "keypoints":
+        for instance, entry in zip(scene.instances, entries, strict=True):
+            _add_keypoints(scene, instance, entry)
     if kind == "segm" or None in sizes:
         masks = _masks(scene)
         for i, mask, pixels in zip(drawn, masks, area(masks).tolist(), strict=True):
@@ -198,6 +216,25 @@ def _objects(scene: Scene, kind: Kind) -> list[Labeled]:
     for entry, size, (_, _, width, height) in zip(entries, sizes, boxes, strict=True):
         entry["area"] = width * height if size is None else size
     return [(o.label, entry) for o, entry in zip(scene.instances, entries, strict=True)]
+
+
+def _add_keypoints(scene: Scene, instance: Instance, entry: dict[str, Any]) -> None:
+    if instance.keypoints is None:
+        raise UserError(
+            f"an object of scene {scene.id!r} has no keypoints; scoring keypoints needs them for each "
+            "object.\nScore boxes, or use data with keypoints."
+        )
+    points = pixel_indices(np.array(instance.keypoints).reshape(-1, 3))
+    count = labeled(instance.keypoints)
+    entry |= {"keypoints": points.ravel().tolist(), "num_keypoints": count}
+    entry["ignore"] = int(instance.crowd or count == 0)
+
+
+def pixel_indices(
+    keypoints: np.ndarray,  # (..., 3)
+) -> np.ndarray:  # (..., 3), of the same type
+    """Keypoints whose coordinates are COCO's indices of pixels instead of the centers of pixels."""
+    return keypoints - np.array([PIXEL_CENTER, PIXEL_CENTER, 0], dtype=keypoints.dtype)
 
 
 def _masks(scene: Scene) -> list[RunLengths]:
@@ -209,8 +246,12 @@ def _masks(scene: Scene) -> list[RunLengths]:
         raise UserError(f"scene {scene.id!r} has {error}") from error
 
 
-def _detections(scene: Scene, prediction: Prediction, kind: Kind) -> list[Labeled]:
-    """Label and annotation of each detection."""
+def detections_of(scene: Scene, prediction: Prediction, kind: Kind) -> list[Labeled]:
+    """Label and annotation of each detection.
+
+    Raises:
+        UserError: the prediction lacks the masks or keypoints to score.
+    """
     labels, scores = prediction.labels.tolist(), prediction.scores.astype(np.float32).tolist()
     if kind == "segm":
         if prediction.masks is None and labels:
@@ -225,6 +266,14 @@ def _detections(scene: Scene, prediction: Prediction, kind: Kind) -> list[Labele
         sides = boxes[:, 2:] - boxes[:, :2]
         rows = np.concatenate([boxes[:, :2], sides], axis=1).tolist()
         shapes = [{"bbox": box, "area": box[2] * box[3]} for box in rows]
+    if kind == "keypoints" and labels:
+        if prediction.keypoints is None:
+            raise UserError(
+                f"the prediction for scene {scene.id!r} has no keypoints.\n"
+                "Score boxes, or use a detector with a keypoint head."
+            )
+        points = pixel_indices(prediction.keypoints).reshape(len(labels), -1).tolist()
+        shapes = [shape | {"keypoints": own} for shape, own in zip(shapes, points, strict=True)]
     return [
         (label, {"score": score, "iscrowd": 0, **shape})
         for label, score, shape in zip(labels, scores, shapes, strict=True)
@@ -242,7 +291,9 @@ def _scores(scenes: Scenes, evaluation: Evaluation, kind: Kind) -> CocoScores:
     stats = [100 * float(value) if value > -1 else float("nan") for value in evaluation.stats]
     return CocoScores(
         metric=f"COCO {kind} AP",
-        numbers=dict(zip(_NUMBERS, stats, strict=True)),
+        numbers=dict(
+            zip(_KEYPOINT_NUMBERS if kind == "keypoints" else _NUMBERS, stats, strict=True)
+        ),
         classes=scenes.classes,
         thresholds=tuple(evaluation.params.iouThrs.tolist()),
         class_ap=100 * precision.mean(axis=1),

@@ -8,15 +8,19 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from msbreg.data.annotated_images import quote
+from msbreg.data.coco_variants.keypoints import PIXEL_CENTER
 from msbreg.data.run_lengths import boxes_around, characters, check_runs
-from msbreg.data.scenes import Prediction, RunLengths, Scene, Scenes
+from msbreg.data.scenes import KeypointSet, Prediction, RunLengths, Scene, Scenes
 from msbreg.run.errors import UserError
 from msbreg.run.files import open_regular, write_atomically
+from transfer.scoring.coco_ap import pixel_indices
 from transfer.scoring.predictions import in_order
 
 
 def write_coco_results(path: Path, scenes: Scenes, predictions: Sequence[Prediction]) -> None:
-    """Write a list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"[, "segmentation"]}``.
+    """Write a list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score", ...}``.
+
+    Entries also have ``segmentation`` or ``keypoints`` if the predictions have masks or keypoints.
 
     Category ids are those of the data set, or 1..K if it has none; sides are float32 differences, as in
     Detectron2.
@@ -39,6 +43,8 @@ def write_coco_results(path: Path, scenes: Scenes, predictions: Sequence[Predict
                 mask = prediction.masks[index]
                 counts = characters(mask).decode("ascii")
                 entry["segmentation"] = {"size": list(mask["size"]), "counts": counts}
+            if prediction.keypoints is not None:
+                entry["keypoints"] = pixel_indices(prediction.keypoints)[index].ravel().tolist()
             entries.append(entry)
     write_atomically(path, json.dumps(entries).encode())
 
@@ -71,24 +77,41 @@ def read_coco_results(path: Path, scenes: Scenes) -> tuple[Prediction, ...]:
     known = {scene.id: scene for scene in scenes.scenes}
     labels = {number: label for label, number in enumerate(_category_ids(scenes))}
     with_masks = any(isinstance(e, dict) and "segmentation" in e for e in entries)
+    with_points = any(isinstance(e, dict) and "keypoints" in e for e in entries)
     rows: dict[str | int, list[_Row]] = {scene.id: [] for scene in scenes.scenes}
     for number, entry in enumerate(entries, 1):
         try:
             scene = known[_one_of(entry, "image_id", known)]
             label = labels[_one_of(entry, "category_id", labels)]
-            rows[scene.id].append(_row(entry, scene, label, with_masks))
+            row = _row(entry, scene, label, with_masks)
+            points = _points(entry, scenes.keypoints) if with_points else None
+            rows[scene.id].append((*row, points))
         except UserError as error:
             raise UserError(f"{path}: detection {number} of {len(entries)} {error}") from error
-    found = tuple(_prediction(scene, rows[scene.id], with_masks) for scene in scenes.scenes)
+    count = len(scenes.keypoints.names) if with_points and scenes.keypoints is not None else None
+    found = tuple(_prediction(scene, rows[scene.id], with_masks, count) for scene in scenes.scenes)
     return tuple(in_order(scenes, found))
 
 
 _LARGEST = float(np.finfo(np.float32).max) / 2  # the sum of two is still finite
-_Row = tuple[list[float], float, int, RunLengths | None]
+_Row = tuple[list[float], float, int, RunLengths | None, list[float] | None]
+"""Box as XYXY, score, label, mask, keypoints."""
 
 
-def _row(entry: dict[str, Any], scene: Scene, label: int, with_masks: bool) -> _Row:
-    """Box as XYXY, score, label, mask."""
+def _points(entry: dict[str, Any], expected: KeypointSet | None) -> list[float]:
+    """x, y, score of each keypoint, at the centers of pixels."""
+    given, count = entry.get("keypoints"), 0 if expected is None else len(expected.names)
+    if not isinstance(given, list) or len(given) != 3 * count or not all(map(_is_number, given)):
+        raise UserError(
+            f"has keypoints {quote(given)}; expected {3 * count} numbers: x, y, score for each of the "
+            f"{count} keypoints of the data"
+        )
+    return [v + (PIXEL_CENTER if i % 3 < 2 else 0) for i, v in enumerate(given)]
+
+
+def _row(
+    entry: dict[str, Any], scene: Scene, label: int, with_masks: bool
+) -> tuple[list[float], float, int, RunLengths | None]:
     mask = entry.get("segmentation")
     if with_masks:
         if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str):
@@ -119,7 +142,9 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and (value != value or abs(value) <= _LARGEST)
 
 
-def _prediction(scene: Scene, rows: list[_Row], with_masks: bool) -> Prediction:
+def _prediction(
+    scene: Scene, rows: list[_Row], with_masks: bool, keypoints: int | None
+) -> Prediction:
     rows = sorted(rows, key=lambda row: -row[1])  # stable
     return Prediction(
         scene.id,
@@ -127,6 +152,9 @@ def _prediction(scene: Scene, rows: list[_Row], with_masks: bool) -> Prediction:
         np.array([row[1] for row in rows], dtype=np.float32),
         np.array([row[2] for row in rows], dtype=np.int64),
         tuple(row[3] for row in rows if row[3] is not None) if with_masks else None,
+        None
+        if keypoints is None
+        else np.array([row[4] for row in rows], dtype=np.float32).reshape(-1, keypoints, 3),
     )
 
 

@@ -22,12 +22,25 @@ from msbreg.run.files import write_atomically
 def split_digest(scenes: Scenes) -> str:
     """SHA-256 of everything in a split that affects a score, except for folders and pixels.
 
-    It covers classes, ids, sizes and annotations, and the year, which determines the metric.
+    It covers classes, ids, sizes and annotations, the year, which determines the metric, and the federation.
+    The sigmas of keypoints are a setting of the metric.
     """
-    head = [scenes.classes, scenes.category_ids, scenes.year]
+    head: list[Any] = [scenes.classes, scenes.category_ids, scenes.year]
+    if scenes.keypoints is not None:
+        head.append(scenes.keypoints.names)
+    if (federation := scenes.federation) is not None:
+        head.append(federation.frequencies)
+        head += [
+            [(s.id, sorted(of_scene.get(s.id, ()))) for s in scenes.scenes]
+            for of_scene in (federation.absent, federation.incomplete)
+        ]
     digest = hashlib.sha256(json.dumps(head).encode())
     for scene in scenes.scenes:
-        objects = [(o.box, o.label, o.mask, o.area, o.crowd, o.difficult) for o in scene.instances]
+        objects: list[Any] = [
+            (o.box, o.label, o.mask, o.area, o.crowd, o.difficult) for o in scene.instances
+        ]
+        if scenes.keypoints is not None:
+            objects += [o.keypoints for o in scene.instances]
         content = [scene.id, scene.height, scene.width, objects]
         digest.update(json.dumps(content, default=_number).encode())
     return digest.hexdigest()
@@ -81,6 +94,11 @@ def _misfit(scene: Scene, prediction: Prediction, classes: int) -> str | None:
         return "has a box whose right edge is left of its left edge, or bottom above top"
     if n and not (labels.min() >= 0 and labels.max() < classes):
         return f"has labels in {labels.min()}..{labels.max()}; expected 0..{classes - 1}"
+    points = prediction.keypoints
+    if points is not None and (points.ndim != 3 or (len(points), points.shape[2]) != (n, 3)):
+        return f"has keypoints of shape {points.shape}; expected ({n}, K, 3)"
+    if points is not None and not np.isfinite(points).all():
+        return "has keypoints that are not finite numbers; the detector diverged"
     if prediction.masks is None:
         return None
     if len(prediction.masks) != n:
@@ -179,6 +197,9 @@ def save_predictions(
         "scores": np.concatenate([np.zeros(0), *(p.scores for p in ordered)]).astype(np.float32),
         "labels": np.concatenate([np.zeros(0), *(p.labels for p in ordered)]).astype(np.int32),
     }
+    keypoints = [p.keypoints for p in ordered if p.keypoints is not None]
+    if keypoints and len(keypoints) == len(ordered):
+        arrays["keypoints"] = np.concatenate(keypoints).astype(np.float32)
     if with_masks:
         counts = [characters(mask) for p in ordered for mask in p.masks or ()]
         arrays["mask_characters"] = np.array([len(text) for text in counts], np.int32)
@@ -240,11 +261,13 @@ def _packed(arrays: dict[str, np.ndarray]) -> bytes:
 def _unpacked(ids: list[str | int], arrays: dict[str, np.ndarray]) -> tuple[Prediction, ...]:
     sizes, found, boxes, scores, labels = (arrays[name] for name in _ARRAYS)
     masks = _unpacked_masks(arrays, np.repeat(sizes, found, axis=0))
+    keypoints = arrays.get("keypoints")
     ends = np.cumsum(found)
     if not len(ids) == len(sizes) == len(found) or (found < 0).any():
         raise ValueError("its arrays have different lengths")
     total = int(ends[-1]) if len(ends) else 0
-    if not len(boxes) == len(scores) == len(labels) == total:
+    equal = len(boxes) == len(scores) == len(labels) == total
+    if not equal or (keypoints is not None and len(keypoints) != total):
         raise ValueError("its arrays have different lengths")
     parts = list(zip(ids, (ends - found).tolist(), ends.tolist(), strict=True))
     for (scene, start, end), (height, width) in zip(parts, sizes.tolist(), strict=True):
@@ -259,6 +282,7 @@ def _unpacked(ids: list[str | int], arrays: dict[str, np.ndarray]) -> tuple[Pred
             scores[start:end].astype(np.float32, copy=False),
             labels[start:end].astype(np.int64),
             None if masks is None else masks[start:end],
+            None if keypoints is None else keypoints[start:end],
         )
         for scene, start, end in parts
     )

@@ -61,6 +61,14 @@ PIXPRO_HEADS = [
     "MODEL.ROI_BOX_HEAD.NORM", "SyncBN",
     "MODEL.ROI_MASK_HEAD.NORM", "SyncBN",
 ]  # fmt: skip
+KEYPOINTS = [
+    "MODEL.KEYPOINT_ON", True,
+    "MODEL.ROI_HEADS.NUM_CLASSES", 1,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8,
+    "TEST.DETECTIONS_PER_IMAGE", 8,
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", 0.5,
+    "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [48, 32],
+]  # fmt: skip
 PLAIN_HEADS = ["MODEL.ROI_BOX_HEAD.NUM_FC", 2]
 
 CASES = {
@@ -83,6 +91,16 @@ CASES = {
     "c4-frozen-bgr": [*FEW],
     "fpn-r18-freeze-bn": [*RGB, *R18, *FPN, *MASKS, *SYNC, *PLAIN_HEADS,
                           "MODEL.BACKBONE.FREEZE_AT", 3, "INPUT.MASK_FORMAT", "bitmask"],
+    "fpn-r18-keypoints": [*RGB, *R18, *FPN, *SYNC, *PLAIN_HEADS, *KEYPOINTS],
+    # the loss divided by a fixed number
+    "fpn-r18-narrow-mask-keypoints": [*RGB, *R18, *NARROW, *FPN, *MASKS, *SYNC, *PLAIN_HEADS, *KEYPOINTS,
+                                      "MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS", False,
+                                      "MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 0.5,
+                                      "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 5,
+                                      "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION", 7,
+                                      "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE", "ROIAlign",
+                                      "MODEL.ROI_HEADS.NUM_CLASSES", 3],
+    "fpn-r50-keypoints-frozen-bgr": [*FPN, *PLAIN_HEADS, *KEYPOINTS],
 }  # fmt: skip
 """Name -> overrides of the defaults, after SMALL."""
 
@@ -119,7 +137,20 @@ def sample_of(config, *, seed, height, width, objects, scale=1.5, scene=0):
         labels=labels,
         polygons=tuple(polygons) if masks and not bitmap else None,
         bitmasks=_bitmaps(boxes, height, width) if masks and bitmap else None,
+        keypoints=_keypoints(config, boxes, generator) if config.MODEL.KEYPOINT_ON else None,
     )
+
+
+def _keypoints(config, boxes, generator):
+    """Points in and around the boxes, a third of them not labeled; one on an edge of its box."""
+    count = config.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    shape = (len(boxes), count)
+    place = torch.rand(*shape, 2, generator=generator) * 1.2 - 0.1
+    points = boxes[:, None, :2] + place * (boxes[:, None, 2:] - boxes[:, None, :2])
+    points[:, 0] = boxes[:, 2:]
+    visibility = torch.randint(3, (*shape, 1), generator=generator)
+    visibility[:, 0] = 2
+    return (torch.cat((points, visibility), 2) * (visibility > 0)).numpy()
 
 
 def _octagon(box):

@@ -35,6 +35,8 @@ def entry(scene, *, sized_boxes):
         if instance.mask is not None:
             mask = instance.mask
             annotation["segmentation"] = mask if isinstance(mask, dict) else [list(r) for r in mask]
+        if instance.keypoints is not None:
+            annotation["keypoints"] = list(instance.keypoints)
         annotations.append(annotation)
     return {
         "file_name": str(scene.file),
@@ -60,7 +62,10 @@ def mapper(settings, training):
     config.INPUT.MAX_SIZE_TEST = settings.test_longest
     config.MODEL.MASK_ON = settings.masks is not None
     config.INPUT.MASK_FORMAT = settings.masks or "polygon"
-    return data.DatasetMapper(config, is_train=training)
+    made = data.DatasetMapper(config, is_train=training)
+    # Its config takes the mirrored keypoints from registered data sets.
+    made.use_keypoint, made.keypoint_hflip_indices = settings.keypoints, settings.mirror
+    return made
 
 
 def mapped(scene, settings, seed, *, sized_boxes, training=True):
@@ -76,6 +81,7 @@ def mapped_entry(given, settings, seed, *, training=True):
         with warnings.catch_warnings():
             # pycocotools 2.0 does not support NumPy 2's __array__(copy=).
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            warnings.filterwarnings("ignore", "Creating a tensor from a list", UserWarning)
             # fvcore's vertical flip passes Pillow's read-only array to PyTorch.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
             return mapper(settings, training)(given)

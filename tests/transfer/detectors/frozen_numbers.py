@@ -21,6 +21,8 @@ CASES = (
     "fpn-r18-boxes",
     "fpn-r18-freeze-bn",
     "fpn-r50-frozen-bgr",
+    "fpn-r18-keypoints",
+    "fpn-r18-narrow-mask-keypoints",
 )
 
 
@@ -58,6 +60,9 @@ def numbers_of(model: nn.Module, name: str) -> dict[str, Any]:
                     "scores": d.scores.mean().item(),
                     "labels": d.labels.float().mean().item(),
                     "masks": None if d.masks is None else d.masks.float().mean().item(),
+                    "keypoints": None
+                    if d.keypoints is None
+                    else d.keypoints.float().mean((0, 1)).tolist(),
                 }
                 for d in model(batch)
             ]

@@ -36,7 +36,6 @@ def test_the_cards_are_supported(card):
     ("card", "key", "value"),
     [
         (FPN, "MODEL.META_ARCHITECTURE", "RetinaNet"),
-        (FPN, "MODEL.KEYPOINT_ON", "True"),
         (FPN, "MODEL.LOAD_PROPOSALS", "True"),
         (FPN, "MODEL.ANCHOR_GENERATOR.NAME", "RotatedAnchorGenerator"),
         (FPN, "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
@@ -68,7 +67,13 @@ def test_federated_loss_is_rejected_even_with_sigmoid_cross_entropy():
 
 @needs_detectron2
 def test_settings_are_checked_before_anything_is_built():
-    with pytest.raises(UserError, match="MODEL.KEYPOINT_ON is True"):
+    with pytest.raises(UserError, match="MODEL.LOAD_PROPOSALS is True"):
+        detectron2_engine.build_detector(config(C4, "MODEL.LOAD_PROPOSALS", "True"))
+
+
+@needs_detectron2
+def test_a_c4_detector_with_keypoints_is_an_error_that_names_the_key():
+    with pytest.raises(UserError, match="MODEL.KEYPOINT_ON is True with Res5ROIHeads"):
         detectron2_engine.build_detector(config(C4, "MODEL.KEYPOINT_ON", "True"))
 
 

@@ -46,3 +46,8 @@ def test_detections(numbers):
         assert one["labels"] == pytest.approx(right["labels"], abs=0.15)
         assert (one["masks"] is None) == (right["masks"] is None)
         assert one["masks"] is None or one["masks"] == pytest.approx(right["masks"], rel=3e-2)
+        assert (one["keypoints"] is None) == (right["keypoints"] is None)
+        if one["keypoints"] is not None:
+            *place, probability = one["keypoints"]
+            assert place == pytest.approx(right["keypoints"][:2], abs=0.5)
+            assert probability == pytest.approx(right["keypoints"][2], rel=1e-2)

@@ -316,8 +316,9 @@ def config(**changes):
         "MASK_FORMAT": "polygon",
         "CROP": SimpleNamespace(ENABLED=False),
     }
-    assert changes.keys() <= given.keys() | {"MASK_ON"}
-    model = SimpleNamespace(MASK_ON=changes.pop("MASK_ON", False))
+    parts = {name: changes.pop(name, False) for name in ("MASK_ON", "KEYPOINT_ON")}
+    assert changes.keys() <= given.keys()
+    model = SimpleNamespace(**parts)
     return SimpleNamespace(INPUT=SimpleNamespace(**(given | changes)), MODEL=model)
 
 
@@ -326,6 +327,8 @@ def test_settings_are_read_from_detectron2s_keys():
         channels="BGR", train_sizes=(640, 800), masks="polygon"
     )
     assert mapper_settings(config()).masks is None
+    assert not mapper_settings(config()).keypoints
+    assert mapper_settings(config(KEYPOINT_ON=True)).keypoints
     assert mapper_settings(config(MIN_SIZE_TRAIN=600)).train_sizes == (600, 600)
 
 

@@ -104,6 +104,8 @@ def test_detections_and_intermediate_values(twins, run):
         if config.MODEL.MASK_ON:
             assert torch.equal(one.masks, right.masks)
             assert 0 < one.masks.float().mean() < 1
+        if config.MODEL.KEYPOINT_ON:
+            assert torch.equal(one.keypoints.to(right.keypoints.dtype), right.keypoints)
 
 
 def test_losses_and_intermediate_values(twins, run):

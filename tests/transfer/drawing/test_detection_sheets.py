@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msbreg.data.scenes import Instance, Prediction, Scene, Scenes
+from msbreg.data.scenes import Instance, KeypointSet, Prediction, Scene, Scenes
 from msbreg.run.errors import UserError
 from tests.transfer.scoring.drawn import box_masks, coco_scenes, predict
 from transfer.drawing.detection_sheets import (
@@ -138,3 +138,38 @@ def test_an_image_that_is_missing_is_named(drawn):
     gone = replace(scenes, scenes=tuple(replace(s, file=Path("gone.png")) for s in scenes.scenes))
     with pytest.raises(UserError, match=r"gone\.png"):
         detection_sheet(gone, predictions)
+
+
+def test_keypoints_and_their_skeleton_are_drawn_if_labeled(tmp_path):
+    points = (20.5, 20.5, 2.0, 60.5, 20.5, 2.0, 40.5, 50.5, 0.0)
+    box = (10.0, 10.0, 80.0, 55.0)
+    scenes, found = one(tmp_path, [Instance(box, 0, keypoints=points)], [box])
+    edges = KeypointSet(("a", "b", "c"), skeleton=((0, 1), (1, 2)))
+    scenes = replace(scenes, keypoints=edges)
+    sheet = np.asarray(detection_sheet(scenes, found))[:, :, :3]
+    top, scale = 22, 224 / 100
+
+    def green(x, y):
+        return tuple(sheet[top + int(y * scale), int(x * scale)]) == GREEN
+
+    assert green(20.5, 20.5)
+    assert green(60.5, 20.5)
+    assert any(green(40.5, y) for y in (20, 20.3, 20.6))
+    assert not green(40.5, 50.5)
+    assert not green(50.5, 35.5)
+
+
+def test_of_many_classes_those_with_the_most_objects_have_plots(drawn):
+    scores = coco_ap(*drawn)
+    count = 101
+    many = replace(
+        scores,
+        classes=tuple(f"class {k}" for k in range(count)),
+        objects=np.arange(count),
+        detections=np.zeros(count, np.int64),
+        class_ap=np.zeros((10, count)),
+        precision=np.zeros((10, 101, count)),
+    )
+    text = precision_recall_curves(many)
+    assert ">class 0:" not in text
+    assert text.index(">class 1:") < text.index(">class 100:")

@@ -74,6 +74,8 @@ def _pyramids(config: CfgNode) -> list[str]:
 def _heads(config: CfgNode) -> list[str]:
     heads, box = config.MODEL.ROI_HEADS, config.MODEL.ROI_BOX_HEAD
     if heads.NAME in C4_HEADS:
+        if config.MODEL.KEYPOINT_ON:
+            return [f"MODEL.KEYPOINT_ON is True with {heads.NAME}; supported: '{STANDARD_HEADS}'"]
         if list(heads.IN_FEATURES) != ["res4"]:
             return [
                 f"MODEL.ROI_HEADS.IN_FEATURES is {list(heads.IN_FEATURES)} with {heads.NAME}; "
@@ -168,8 +170,16 @@ FROM_1 = (
     "MODEL.ROI_BOX_HEAD.FC_DIM",
     "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION",
     "MODEL.ROI_MASK_HEAD.CONV_DIM",
+    "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION",
+    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS",
 )
-FROM_0 = ("SOLVER.MOMENTUM", "SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM")
+FROM_0 = (
+    "DATALOADER.REPEAT_THRESHOLD",
+    "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE",
+    "SOLVER.MOMENTUM",
+    "SOLVER.WEIGHT_DECAY",
+    "SOLVER.WEIGHT_DECAY_NORM",
+)
 
 Test = Callable[[Any], bool]
 OTHERS: dict[str, tuple[str, Test]] = {
@@ -177,6 +187,11 @@ OTHERS: dict[str, tuple[str, Test]] = {
         "None, or a number of 0 or more",
         lambda v: v is None or (_number(v) and v >= 0),
     ),
+    "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": (
+        "integers of 1 or more",
+        lambda v: all(_whole(n) and n >= 1 for n in v),
+    ),
+    "TEST.KEYPOINT_OKS_SIGMAS": ("numbers above 0", lambda v: _above_0(v)),
     "SOLVER.STEPS": ("integers", lambda v: all(map(_whole, v))),
     "MODEL.RPN.IOU_THRESHOLDS": ("numbers", lambda v: all(map(_number, v))),
     "MODEL.ROI_HEADS.IOU_THRESHOLDS": ("numbers", lambda v: all(map(_number, v))),

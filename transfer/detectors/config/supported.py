@@ -31,7 +31,7 @@ LIMITED_DATA: dict[Key, Values] = {
     "VERSION": (VERSION,),
     "DATASETS.PROPOSAL_FILES_TRAIN": ((),),
     "DATASETS.PROPOSAL_FILES_TEST": ((),),
-    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
+    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
     "INPUT.FORMAT": ("RGB", "BGR"),
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
@@ -55,7 +55,6 @@ LIMITED_DATA: dict[Key, Values] = {
 
 LIMITED_NETWORK: dict[Key, Values] = {
     "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),
-    "MODEL.KEYPOINT_ON": (False,),
     "MODEL.LOAD_PROPOSALS": (False,),
     "MODEL.BACKBONE.NAME": (RESNET, PYRAMID),
     "MODEL.BACKBONE.FREEZE_AT": (0, 1, 2, 3, 4, 5),
@@ -85,6 +84,8 @@ LIMITED_NETWORK: dict[Key, Values] = {
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign"),
     "MODEL.ROI_MASK_HEAD.NORM": ("", *NORMS),
     "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": (False,),
+    "MODEL.ROI_KEYPOINT_HEAD.NAME": ("KRCNNConvDeconvUpsampleHead",),
+    "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign"),
 }
 """Key -> supported values, for the networks of the torchvision engine."""
 

@@ -1,6 +1,7 @@
-"""Faster and Mask R-CNN built from torchvision's operators, on the CPU bit for bit equal to Detectron2's.
+"""Faster, Mask and Keypoint R-CNN from torchvision's operators, on the CPU bit for bit Detectron2's.
 
-In reading order: backbone, boxes, proposals, regions, branches, roi_heads, model; then weights.
+In reading order: backbone, boxes, proposals, regions, branches, keypoint_branch, roi_heads, model;
+then weights.
 """
 
 from transfer.detectors.rcnn.model import RCNN, build_model

@@ -17,11 +17,12 @@ from transfer.detectors.rcnn.roi_heads import Truth, build_heads
 
 
 class RCNN(nn.Module):
-    """Faster or Mask R-CNN with Detectron2's names of parameters and buffers.
+    """Faster, Mask or Keypoint R-CNN with Detectron2's names of parameters and buffers.
 
     In training mode, ``model(samples)`` returns a dict of scalar losses to sum and minimize: loss_cls,
-    loss_box_reg, loss_mask (with masks), loss_rpn_cls and loss_rpn_loc. In eval mode it returns a list of
-    Detections, one per sample. Samples may be on any device; they are moved to the model's.
+    loss_box_reg, loss_mask (with masks), loss_keypoint (with keypoints), loss_rpn_cls and loss_rpn_loc. In
+    eval mode it returns a list of Detections, one per sample. Samples may be on any device; they are moved to
+    the model's.
     """
 
     pixel_mean: Tensor
@@ -48,7 +49,8 @@ class RCNN(nn.Module):
         """Losses in training mode, detections in eval mode.
 
         Raises:
-            UserError: in training, a sample has no boxes, or no masks although MODEL.MASK_ON is True.
+            UserError: in training, a sample has no boxes, or no masks or keypoints although MODEL.MASK_ON or
+                MODEL.KEYPOINT_ON is True.
             FloatingPointError: in training, predictions are not finite.
         """
         images, sizes = self.prepare(samples)
@@ -85,9 +87,18 @@ class RCNN(nn.Module):
         """A sample's targets on the model's device."""
         if sample.boxes is None or sample.labels is None:
             raise UserError(f"scene {sample.scene} has no boxes, but the model is in training mode")
-        bitmasks = sample.bitmasks
+        bitmasks, keypoints = sample.bitmasks, None
+        if self.config.MODEL.KEYPOINT_ON:
+            if sample.keypoints is None:
+                raise UserError(
+                    f"scene {sample.scene} has no keypoints, but MODEL.KEYPOINT_ON is True.\n"
+                    "Train on data with keypoints, or give MODEL.KEYPOINT_ON False."
+                )
+            keypoints = torch.from_numpy(sample.keypoints).to(self.device)
         if not self.config.MODEL.MASK_ON:
-            return Truth(sample.boxes.to(self.device), sample.labels.to(self.device))
+            return Truth(
+                sample.boxes.to(self.device), sample.labels.to(self.device), keypoints=keypoints
+            )
         if sample.polygons is None and bitmasks is None:
             raise UserError(
                 f"scene {sample.scene} has no masks, but MODEL.MASK_ON is True.\n"
@@ -98,6 +109,7 @@ class RCNN(nn.Module):
             sample.labels.to(self.device),
             sample.polygons,
             None if bitmasks is None else bitmasks.to(self.device),
+            keypoints,
         )
 
 
@@ -111,13 +123,20 @@ def restore(
 
     Boxes that are empty after clipping to the image are dropped.
     """
-    scale = torch.tensor([sample.width / size[1], sample.height / size[0]] * 2).to(found.boxes)
+    scales = (sample.width / size[1], sample.height / size[0])
+    scale = torch.tensor(scales * 2).to(found.boxes)
     boxes = clip_boxes_to_image(found.boxes * scale, (sample.height, sample.width))
     keep = larger_than(boxes, 0.0)
     pasted = None
     if masks is not None:
         pasted = paste(masks[keep], boxes[keep], (sample.height, sample.width))
-    return Detections(boxes[keep], found.scores[keep].float(), found.labels[keep], pasted)
+    points = None
+    if found.keypoints is not None:
+        points = found.keypoints[keep]
+        for axis, factor in enumerate(scales):
+            points[:, :, axis] *= factor
+        points = points.float()
+    return Detections(boxes[keep], found.scores[keep].float(), found.labels[keep], pasted, points)
 
 
 def build_model(config: CfgNode) -> RCNN:

@@ -41,12 +41,15 @@ class Detections:
         scores: (N,) float32 in [0, 1].
         labels: (N,) int64 in [0, K).
         masks: (N, H, W) bool, in the size of the stored image; None from a model without masks.
+        keypoints: (N, K, 3), x, y in pixels of the image as stored, and a score; None from a model without
+            keypoints.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    keypoints: Tensor | None = None
 
 
 class RegionPooler(nn.Module):

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from fvcore.common.config import CfgNode
@@ -21,6 +21,14 @@ from transfer.detectors.rcnn.branches import (
     mask_probabilities,
     mask_targets,
 )
+from transfer.detectors.rcnn.keypoint_branch import (
+    KeypointHead,
+    find_keypoints,
+    fixed_normalizer,
+    keypoint_loss,
+    keypoint_targets,
+    shows_keypoint,
+)
 from transfer.detectors.rcnn.layers import build_norm
 from transfer.detectors.rcnn.regions import Detections, RegionPooler, Regions
 
@@ -37,12 +45,14 @@ class Truth:
         labels: (G,) int64.
         polygons: one entry per object, or None.
         bitmasks: (G, H, W) bool, or None.
+        keypoints: (G, K, 3) float32, in pixels of the network's input, or None.
     """
 
     boxes: Tensor
     labels: Tensor
     polygons: Sequence[Polygons] | None = None
     bitmasks: Tensor | None = None
+    keypoints: Tensor | None = None
 
 
 @torch.no_grad()
@@ -111,8 +121,47 @@ def loss_of_masks(
     return {"loss_mask": mask_loss(logits, labels, joined)}
 
 
+@dataclass(frozen=True)
+class KeypointRegions:
+    """The regions of an image that the keypoint branch trains on, with the keypoints of their objects.
+
+    Attributes:
+        boxes: (R, 4).
+        keypoints: (R, K, 3).
+    """
+
+    boxes: Tensor
+    keypoints: Tensor
+
+
+def with_keypoints(objects: Regions, truth: Truth) -> KeypointRegions:
+    """The regions with at least one labeled keypoint of their object."""
+    assert truth.keypoints is not None, "the model checks that each sample has keypoints"
+    assert objects.matched is not None
+    if (
+        len(objects.boxes) == 0
+    ):  # perhaps because the image has no objects, and no keypoints to index
+        return KeypointRegions(objects.boxes, truth.keypoints[:0])
+    keypoints = truth.keypoints[objects.matched]
+    index = shows_keypoint(keypoints, objects.boxes).nonzero().squeeze(1)
+    return KeypointRegions(objects.boxes[index], keypoints[index])
+
+
 Masks = list[Tensor] | None
 """(N, 1, S, S) mask probabilities for each image's detections; None without a mask branch."""
+
+
+def loss_of_keypoints(
+    logits: Tensor,  # (R, K, S, S)
+    shown: list[KeypointRegions],
+    config: CfgNode,
+) -> dict[str, Tensor]:
+    """The keypoint loss over the regions of all images."""
+    boxes = torch.cat([region.boxes for region in shown])
+    keypoints = torch.cat([region.keypoints for region in shown])
+    cells, valid = keypoint_targets(keypoints, boxes, logits.shape[2])
+    loss = keypoint_loss(logits, cells, valid, fixed_normalizer(config, len(shown)))
+    return {"loss_keypoint": loss * config.MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT}
 
 
 def _pooler(settings: CfgNode, strides: list[int]) -> RegionPooler:
@@ -215,6 +264,10 @@ class StandardHeads(RegionHeads):
         if config.MODEL.MASK_ON:
             self.mask_pooler = _pooler(config.MODEL.ROI_MASK_HEAD, self.strides)
             self.mask_head = MaskHead(config, width)
+        self.keypoint_head: KeypointHead | None = None
+        if config.MODEL.KEYPOINT_ON:
+            self.keypoint_pooler = _pooler(config.MODEL.ROI_KEYPOINT_HEAD, self.strides)
+            self.keypoint_head = KeypointHead(config, width)
 
     def losses_of(
         self, maps: list[Tensor], chosen: list[Regions], truths: list[Truth]
@@ -226,6 +279,11 @@ class StandardHeads(RegionHeads):
             objects = [objects_of(r, self.classes) for r in chosen]
             masks = self.mask_head(self.mask_pooler(maps, [r.boxes for r in objects]))
             losses |= loss_of_masks(masks, objects, truths)
+        if self.keypoint_head is not None:
+            objects = [objects_of(r, self.classes) for r in chosen]
+            shown = [with_keypoints(r, t) for r, t in zip(objects, truths, strict=True)]
+            logits = self.keypoint_head(self.keypoint_pooler(maps, [r.boxes for r in shown]))
+            losses |= loss_of_keypoints(logits, shown, self.config)
         return losses
 
     def detect(
@@ -235,10 +293,15 @@ class StandardHeads(RegionHeads):
         x = self.box_head(self.box_pooler(maps, [r.boxes for r in regions]))
         logits, offsets = self.box_predictor(x)
         found = detect(logits, offsets, regions, self.config)
-        if self.mask_head is None:
-            return found, None
-        masks = self.mask_head(self.mask_pooler(maps, [d.boxes for d in found]))
-        return found, self.masks_of(masks, found)
+        boxes = [d.boxes for d in found]
+        masks = None
+        if self.mask_head is not None:
+            masks = self.masks_of(self.mask_head(self.mask_pooler(maps, boxes)), found)
+        if self.keypoint_head is not None:
+            logits = self.keypoint_head(self.keypoint_pooler(maps, boxes))
+            points = find_keypoints(logits, torch.cat(boxes)).split([len(b) for b in boxes])
+            found = [replace(d, keypoints=p) for d, p in zip(found, points, strict=True)]
+        return found, masks
 
 
 def build_heads(

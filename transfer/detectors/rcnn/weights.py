@@ -25,6 +25,7 @@ FRESH = {
     "roi_heads.box_head.*": "the box head is trained with the detector",
     "roi_heads.box_predictor.*": "the predictors are trained with the detector",
     "roi_heads.mask_head.*": "the mask head is trained with the detector",
+    "roi_heads.keypoint_head.*": "the keypoint head is trained with the detector",
     "roi_heads.res5.norm.*": "backbones do not have the extra norm of the C4 head",
 }
 """Parts that backbones do not have -> why they keep their initial weights."""

@@ -31,18 +31,15 @@ CARDS = sorted(
 
 UNREAD = {
     "DATASETS.PRECOMPUTED_": "MODEL.LOAD_PROPOSALS",
-    "DATALOADER.REPEAT_": "DATALOADER.SAMPLER_TRAIN",
     "INPUT.CROP.": "INPUT.CROP.ENABLED",
     "MODEL.ANCHOR_GENERATOR.ANGLES": "MODEL.ANCHOR_GENERATOR.NAME",
     "MODEL.RESNETS.DEFORM_": "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
     "MODEL.ROI_BOX_HEAD.FED_LOSS_": "MODEL.ROI_BOX_HEAD.USE_FED_LOSS",
     "MODEL.ROI_BOX_CASCADE_HEAD.": "MODEL.ROI_HEADS.NAME",
-    "MODEL.ROI_KEYPOINT_HEAD.": "MODEL.KEYPOINT_ON",
     "MODEL.SEM_SEG_HEAD.": "MODEL.META_ARCHITECTURE",
     "MODEL.PANOPTIC_FPN.": "MODEL.META_ARCHITECTURE",
     "MODEL.RETINANET.": "MODEL.META_ARCHITECTURE",
     "TEST.AUG.": "TEST.AUG.ENABLED",
-    "TEST.KEYPOINT_OKS_SIGMAS": "MODEL.KEYPOINT_ON",
     "GLOBAL.": "",  # Detectron2 never reads it
 }
 """Prefix of a key -> the limited key that determines whether Detectron2 reads it."""
@@ -89,7 +86,7 @@ def changed(*overrides):
     ("overrides", "words"),
     [
         (["MODEL.META_ARCHITECTURE", "RetinaNet"], ["'RetinaNet'", "GeneralizedRCNN"]),
-        (["MODEL.KEYPOINT_ON", True], ["MODEL.KEYPOINT_ON", "True", "False"]),
+        (["MODEL.KEYPOINT_ON", True], ["MODEL.KEYPOINT_ON", "True", "StandardROIHeads"]),
         (["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"], ["CascadeROIHeads", "StandardROIHeads"]),
         (["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True]], ["DEFORM_ON"]),
         (["MODEL.RESNETS.DEPTH", 200], ["200", "101"]),
@@ -118,8 +115,8 @@ def test_unsupported_values_are_named_with_the_supported_ones(overrides, words):
 
 def test_all_unsupported_settings_are_listed_at_once():
     with pytest.raises(UserError) as caught:
-        check_supported(changed("MODEL.KEYPOINT_ON", True, "TEST.AUG.ENABLED", True))
-    assert "MODEL.KEYPOINT_ON" in str(caught.value)
+        check_supported(changed("MODEL.LOAD_PROPOSALS", True, "TEST.AUG.ENABLED", True))
+    assert "MODEL.LOAD_PROPOSALS" in str(caught.value)
     assert "TEST.AUG.ENABLED" in str(caught.value)
 
 
@@ -131,6 +128,10 @@ def test_all_unsupported_settings_are_listed_at_once():
         ("MODEL.FPN.OUT_CHANNELS", ["0", "-1"]),
         ("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", ["0"]),
         ("SOLVER.MOMENTUM", ["-0.5"]),
+        ("DATALOADER.REPEAT_THRESHOLD", ["-0.1"]),
+        ("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", ["0"]),
+        ("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", ["[0]", "[512, 'a']", "[1.5]"]),
+        ("TEST.KEYPOINT_OKS_SIGMAS", ["[0.1, 0]", "['a']"]),
         ("SOLVER.STEPS", ["('a',)", "(None,)", "((1,2),)", "(0.5,)"]),
         ("SOLVER.WEIGHT_DECAY_BIAS", ["x", "-1.0"]),
         ("MODEL.RPN.BBOX_REG_WEIGHTS", ["()", "(1,1,1)", "(1,1,1,0)", "(1,1,1,'a')"]),
@@ -148,4 +149,4 @@ def test_values_out_of_range_are_named_before_anything_is_built(key, values):
 def test_data_and_loop_are_checked_without_the_network():
     check_run(changed("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"))
     with pytest.raises(UserError, match=r"DATALOADER.SAMPLER_TRAIN"):
-        check_run(changed("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"))
+        check_run(changed("DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"))
