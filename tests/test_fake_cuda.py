@@ -19,6 +19,11 @@ from transfer.detectors.rcnn import build_model
 from transfer.frozen.head_optimizer import HeadOptimizer
 from transfer.frozen.head_training import HeadBatch, HeadPlan, HeadTraining
 from transfer.frozen.heads import Head, Heads, Norm
+from transfer.segmenters.crops import Batch
+from transfer.segmenters.fcn import build_fcn
+from transfer.segmenters.segmentation_config import Config as SegmentationConfig
+from transfer.segmenters.segmentation_config import NetworkOptions
+from transfer.segmenters.segmenter_training import SegmenterTraining
 
 
 def test_fake_cuda_detects_a_tensor_on_the_wrong_device():
@@ -132,3 +137,25 @@ def test_detector_features_and_proposals_are_on_the_gpu(case):
         names = config.MODEL.RPN.IN_FEATURES
         found = [model.proposal_generator.rpn_head(features[name]) for name in names]
     assert devices(*features.values(), *(tensor for pair in found for tensor in pair)) == {"cuda"}
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available.*autocast:UserWarning")
+@pytest.mark.filterwarnings("ignore:User provided device_type of .cuda.:UserWarning")
+@pytest.mark.parametrize("amp", ["no", "bf16"])
+def test_segmentation_losses_and_logits_are_on_the_gpu(amp):
+    options = NetworkOptions(channels=8, auxiliary=0.4)
+    spec = BackboneSpec("resnet18-narrow", Normalization((0.5,) * 3, (0.2,) * 3, "BGR"))
+    network = build_fcn(spec, 3, options)
+    config = SegmentationConfig(network=options, amp=amp)
+    training = SegmenterTraining(network, config, 0.1, spec.normalization, CUDA)
+    training.train_mode()
+    with fake_cuda(), torch.no_grad():
+        on_fake_cuda(network)
+        pixels = torch.empty(2, 3, 48, 48, dtype=torch.uint8)
+        labels = torch.empty(2, 48, 48, dtype=torch.uint8)
+        sizes = torch.empty(2, 2, dtype=torch.int64)
+        (loss,) = training.losses(network, Batch(pixels, labels, sizes), 0)
+        network.eval()
+        logits = network(torch.empty(1, 3, 48, 48, device=CUDA))
+    assert len(loss.terms) == 2
+    assert devices(loss.total, *loss.terms.values(), logits) == {"cuda"}

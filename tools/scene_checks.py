@@ -1,25 +1,22 @@
-"""Checks of splits with boxes or label maps: the layouts voc, segmentation and coco."""
+"""Checks of splits with boxes or label maps: the layouts voc, coco and segmentation (of any label maps)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from msbreg.data.annotated_images import read_upright
 from msbreg.data.coco import coco_scenes
-from msbreg.data.decoding import read_image
 from msbreg.data.scenes import Scenes
+from msbreg.data.segmentation.label_maps import LabelMaps, pixel_counts
+from msbreg.data.segmentation.map_sources import MAP_SOURCES, recognized_maps
 from msbreg.data.sources import voc_images
-from msbreg.data.voc import classes_of, voc_scenes
+from msbreg.data.voc import voc_scenes
 from msbreg.run.errors import UserError
-from msbreg.run.files import open_regular
 from tools.checked_split import Split, check_contents, check_each, compare_contents
-from tools.source_checks import check_source
-
-VOID = 255
+from tools.source_checks import check_source, differences
 
 
 def check_voc(root: Path) -> Iterator[Split]:
@@ -70,36 +67,34 @@ def check_coco(root: Path) -> Iterator[Split]:
             yield check_scenes("coco", name, partial(coco_scenes, name, file, images))
 
 
-def check_segmentation(root: Path) -> Iterator[Split]:
-    """Label maps in SegmentationClass: palette images of the right size with labels in range."""
-    classes = len(classes_of(root)) if (root / "Annotations").is_dir() else 20
+def check_segmentation(root: Path, names: Sequence[str] = ()) -> Iterator[Split]:
+    """Label maps in any layout of transfer/segmentation.py: of the right size, with labels in range."""
+    layout = MAP_SOURCES[recognized_maps(root)]
+    lists = root / "ImageSets" / "Segmentation"
+    names = names or (_splits(root, "Segmentation") if lists.is_dir() else layout.splits(root))
     splits = []
-    for name in _splits(root, "Segmentation"):
+    for name in names:
         split = Split("segmentation", name)
-        ids = (root / "ImageSets" / "Segmentation" / f"{name}.txt").read_text().split()
-        split.images, split.files = len(ids), set(ids)
-
-        def check(i: int, ids: list[str] = ids) -> list[str]:
-            image_id = ids[i]
-            height, width = read_image(root / "JPEGImages" / f"{image_id}.jpg").shape[:2]
-            file = root / "SegmentationClass" / f"{image_id}.png"
-            with open_regular(file) as opened, Image.open(opened) as labels:
-                mode, size, values = labels.mode, labels.size, np.unique(np.asarray(labels))
-            if mode != "P":
-                raise UserError(
-                    f"{image_id}: the label map has mode {mode}; expected a palette (P)"
-                )
-            if size != (width, height):
-                raise UserError(
-                    f"{image_id}: the label map is {size}, but the image is {(width, height)}"
-                )
-            if wrong := [int(v) for v in values if v > classes and v != VOID]:
-                raise UserError(f"{image_id}: labels {wrong}, but there are {classes} classes")
-            return [str(value) for value in values]
-
-        for found in filter(None, check_each(check, len(ids), split)):
-            split.labels.update(found)
         splits.append(split)
+        try:
+            source = layout.open(root, name)
+        except UserError as error:
+            split.problems.append(str(error))
+            continue
+        split.images, split.classes = len(source), source.classes
+        split.fingerprint = source.fingerprint
+        split.files = {source.name(i) for i in range(len(source))}
+        published = layout.published.get(name)
+        if published is not None and published.classes == len(source.classes):
+            split.warnings += differences(split, published)
+
+        def check(i: int, source: LabelMaps = source) -> list[str]:
+            found = pixel_counts(source, i)
+            return [source.classes[k] for k in np.flatnonzero(found[: len(source.classes)])]
+
+        for labels in filter(None, check_each(check, len(source), split)):
+            split.labels.update(labels)
+        check_contents(source.image, len(source), split)
     for split in splits:
         yield _compared(split, splits)
 
@@ -138,7 +133,13 @@ def _splits(root: Path, kind: str) -> list[str]:
 
 def _compared(split: Split, splits: list[Split]) -> Split:
     """The split, with added problems for images that it shares with a disjoint split."""
-    apart = {"train": ("val", "test"), "val": ("train", "test"), "test": ("trainval",)}
+    apart = {
+        "train": ("val", "test"),
+        "training": ("validation",),
+        "trainaug": ("val",),
+        "val": ("train", "test"),
+        "test": ("trainval",),
+    }
     by_name = {other.name: other for other in splits}
     for name in apart.get(split.name, ()):
         if name not in by_name:

@@ -5,6 +5,7 @@
     python tools/verify_data.py imagenet /data/imagenet --passport imagenet.json
     python tools/verify_data.py imagenet /data/imagenet --splits train-1pct val
     python tools/verify_data.py voc /data/VOCdevkit
+    python tools/verify_data.py segmentation /data/cityscapes --splits train val
     python tools/verify_data.py coco:JSON:IMAGES                 # any name that transfer/detection.py accepts
 
 A name before the path is that of a layout; without one, the layout is recognized. Prints one row per split,
@@ -25,6 +26,9 @@ from functools import partial
 
 from msbreg.data.catalog import load_scenes
 from msbreg.data.digits.generate import prepare_digits
+from msbreg.data.segmentation.ade20k import ade20k_root
+from msbreg.data.segmentation.cityscapes_maps import cityscapes_root
+from msbreg.data.segmentation.label_folders import label_folder_splits
 from msbreg.data.sources import SOURCES, folder_splits, recognized, split_layout
 from msbreg.run.errors import UserError, exit_codes
 from msbreg.run.options import ToolParser
@@ -68,7 +72,9 @@ def _layouts_at(base: Path) -> list[str]:
     sets = base / "ImageSets"
     boxes = {
         "voc": (sets / "Main").is_dir() and (base / "JPEGImages").is_dir(),
-        "segmentation": (sets / "Segmentation").is_dir() and (base / "SegmentationClass").is_dir(),
+        "segmentation": ((sets / "Segmentation").is_dir() and (base / "SegmentationClass").is_dir())
+        or base in (cityscapes_root(base), ade20k_root(base))
+        or bool(label_folder_splits(base)),
         "coco": any(
             any((base / "annotations").glob(f"{kind}_*.json"))
             for kind in ("instances", "person_keypoints")
@@ -106,10 +112,12 @@ def verify(data: str, layout: str, names: Sequence[str] = ()) -> list[Split]:
             f"data {data!r} is neither a folder nor the name of a data set; expected digits, a folder, "
             "voc:FOLDER:SPLIT, coco:JSON:IMAGES or lvis:JSON:IMAGES"
         )
-    if names and layout in ("all", "voc", "segmentation", "coco"):
+    if names and layout in ("all", "voc", "coco"):
         raise UserError(
             f"--splits needs the layout before the path; expected one of {', '.join(SOURCES)}"
         )
+    if layout == "segmentation" and names:
+        return list(check_segmentation(root, names))
     if layout == "folder" and names:
         return list(check_folder(root, names))
     if layout not in ("all", *LAYOUTS):
@@ -123,7 +131,8 @@ def verify(data: str, layout: str, names: Sequence[str] = ()) -> list[Split]:
             f"{root} has no {layout} layout.\n"
             "  folder        expects train/CLASS/ and val/CLASS/, CLASS/, or images alone\n"
             "  voc           expects ImageSets/Main/ and JPEGImages/\n"
-            "  segmentation  expects ImageSets/Segmentation/ and SegmentationClass/\n"
+            "  segmentation  expects ImageSets/Segmentation/ and SegmentationClass/, or the label maps of\n"
+            "                Cityscapes, ADE20K, or labels/SPLIT, images/SPLIT and classes.txt\n"
             "  coco          expects annotations/instances_*.json or person_keypoints_*.json\n"
             "in this folder or up to two levels below."
         )

@@ -26,9 +26,11 @@ if __name__ == "__main__":  # options, cards and paths are checked before PyTorc
 import torch
 from fvcore.common.config import CfgNode
 
+from msbreg.data.training_order import part_of, share_of_batch
 from msbreg.run import distributed
 from msbreg.run.job import AlreadyFinished, Job, log, seed_everything, start_job
 from msbreg.run.progress import Progress
+from msbreg.run.trials import run_trials
 from msbreg.train.health import memory_advice, memory_used
 from msbreg.train.loop import train
 from msbreg.train.state import State
@@ -43,7 +45,6 @@ from transfer.detectors.detector_training import (
     MemoryNeeds,
     checkpoint_of,
     format_losses,
-    part_of,
     plan_of,
     resume,
     training_advice,
@@ -51,8 +52,7 @@ from transfer.detectors.detector_training import (
 from transfer.detectors.engine import Engine, choose
 from transfer.detectors.mapper import Sample, mapper_settings
 from transfer.detectors.repeat_factors import repeat_factors
-from transfer.detectors.results import run_trials
-from transfer.detectors.samples import share_of_batch, training_batches
+from transfer.detectors.samples import BATCH_SIZE, training_batches
 from transfer.detectors.solver import check_schedule, unreached_steps
 from transfer.detectors.splits import data_of
 from transfer.detectors.start import start_detector, weights_digest
@@ -100,7 +100,7 @@ def _run(config: Config, settings: CfgNode, engine: Engine, job: Job) -> dict[st
     mapper = mapper_settings(settings)
     size = settings.SOLVER.IMS_PER_BATCH
     if not config.eval_only:  # check --accumulate before reading the data, which may take long
-        part_of(share_of_batch(size, world), config.accumulate)
+        part_of(share_of_batch(size, world, name=BATCH_SIZE), config.accumulate)
     data = data_of(settings, config.data, train=not config.eval_only, strict=config.strict_data)
     job.record.content["data"] = data.described()
     for warning in data.warnings():
@@ -191,7 +191,7 @@ def _run(config: Config, settings: CfgNode, engine: Engine, job: Job) -> dict[st
     checkpoint = checkpoint_of(job.output / CHECKPOINT, about)
     if checkpoint.path.exists():
         resume(trainable, state, checkpoint, job, about)
-    share = share_of_batch(size, world)
+    share = share_of_batch(size, world, name=BATCH_SIZE)
     job.record.content["batch"] = {
         "images": size,
         "processes": world,

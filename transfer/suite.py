@@ -20,7 +20,7 @@ from transfer.detectors.config.supported import check_run
 from transfer.detectors.config.yaml_file import read_config
 
 CARDS = Path(__file__).resolve().parents[1] / "configs"
-PROTOCOLS = ("knn", "linear", "svm", "logistic")
+PROTOCOLS = ("knn", "linear", "svm", "logistic", "segmentation")
 # Sets whose published score is the mean over classes (BYOL, arXiv 2006.07733, D.1).
 MEAN_PER_CLASS = ("aircraft", "caltech101", "flowers102", "pets")
 DEFAULT_CHECKPOINT = Path("runs/pretrain/checkpoint.pth")
@@ -39,7 +39,7 @@ class Config:
     output: Path = Path("runs/suite")
     """Folder for the runs (one per network and protocol) and report/."""
     protocols: tuple[str, ...] = ("knn", "linear", "svm")
-    """Which protocols to run on the data: knn, linear, svm, logistic."""
+    """Which protocols to run on the data: knn, linear, svm, logistic, segmentation."""
     fine_grained: tuple[str, ...] = ()
     """Data sets for logistic regression, such as pets:FOLDER, each with its published splits."""
     robustness: tuple[str, ...] = ()
@@ -220,7 +220,7 @@ from msbreg.checkpoints.load import load_backbone
 from msbreg.data.sources import split_layout
 from msbreg.run.job import log, log_to_terminal
 from msbreg.run.record import read_record
-from transfer import detection, knn, linear, logistic, robustness, svm
+from transfer import detection, knn, linear, logistic, robustness, segmentation, svm
 from transfer.report.render import write_report
 from transfer.scoring.scores import Score, score_from_dict
 
@@ -230,6 +230,7 @@ SCRIPTS = {
     "svm": svm,
     "logistic": logistic,
     "robustness": robustness,
+    "segmentation": segmentation,
 }
 
 
@@ -253,6 +254,8 @@ def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
     )
     if config.detectors and (reason := no_resnet(provenance.arch)):
         raise UserError(f"detectors is {list(config.detectors)}, but {reason}. Omit --detectors")
+    if "segmentation" in config.protocols and (reason := no_resnet(provenance.arch)):
+        raise UserError(f"protocols is {list(config.protocols)}, but {reason}. Omit segmentation")
     twins = max(config.random_seeds, config.random_detectors if config.detectors else 0)
     networks: list[tuple[str, int]] = [(str(config.checkpoint), provenance.details.get("seed", 0))]
     networks += [("random", seed) for seed in range(twins)]

@@ -74,6 +74,45 @@ def decode_image(
     return image
 
 
+def read_label_map(path: Path) -> np.ndarray:  # (H, W) uint8
+    """Decode a label map: the indices of a palette image, or the gray levels of an 8-bit one.
+
+    Raises:
+        UnreadableImage: the file is not an image, is too large or truncated, or stores colors.
+        ImageIOError: the file cannot be read.
+    """
+    data = read_bytes(path)
+    check_header(path, data)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode not in ("P", "L", "1"):
+                raise UnreadableImage(
+                    f"label map {path} has mode {image.mode}; expected one label per pixel: a palette image "
+                    "(P) or 8 bits of gray (L). Convert its colors to the indices of their classes"
+                )
+            return np.array(image, dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, UserError):  # a ValueError
+            raise
+        raise UnreadableImage(f"label map {path} cannot be decoded: {error}") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) in the header of an image file; the EXIF orientation is ignored.
+
+    Raises:
+        UnreadableImage: the file has no valid header.
+        ImageIOError: the file cannot be read.
+    """
+    try:
+        with open_regular(path) as file, Image.open(file) as image:
+            return image.height, image.width
+    except (UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableImage(f"{path} is not an image in a known format: {error}") from error
+    except OSError as error:
+        raise ImageIOError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of an image file.
 

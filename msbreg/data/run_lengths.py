@@ -94,6 +94,11 @@ def empty(height: int, width: int) -> RunLengths:
     )
 
 
+def union(masks: Sequence[RunLengths]) -> RunLengths:
+    """The pixels of any of the compressed masks, which have one size; there is at least one mask."""
+    return _as_text(codec.merge(list(masks)))
+
+
 def to_rle(mask: Polygons | RunLengths, height: int, width: int) -> RunLengths:
     """Convert polygons, run lengths or compressed run lengths to compressed run lengths.
 

@@ -5,7 +5,7 @@ new layout, write a function ``open_LAYOUT(root, split)`` and add it to ``SOURCE
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -257,20 +257,24 @@ def data_root(data: str, layout: str) -> Path:
     return Path(data).expanduser()
 
 
-def check_source(data: str) -> None:
+def check_source(data: str, layouts: Collection[str] = ()) -> None:
     """Check that a data set is a known name, a folder, or LAYOUT:FOLDER.
+
+    Args:
+        layouts: names of the layouts; empty: those of classified images.
 
     Raises:
         UserError: it is none of these; an unknown layout is named.
     """
-    given, folder = split_layout(data)
+    known = layouts or SOURCES
+    given, folder = split_layout(data, known)
     if folder in EMBEDDED or Path(folder).expanduser().is_dir():
         return
     layout, colon, _ = folder.partition(":")
     if colon and not given and "/" not in layout:
         raise UserError(
-            f"data {data!r} has the unknown layout {layout!r}{did_you_mean(layout, SOURCES) or '.'}\n"
-            f"Expected a folder, or LAYOUT:FOLDER with one of: {', '.join(SOURCES)}"
+            f"data {data!r} has the unknown layout {layout!r}{did_you_mean(layout, known) or '.'}\n"
+            f"Expected a folder, or LAYOUT:FOLDER with one of: {', '.join(known)}"
         )
     what = (
         "is a file"
@@ -282,25 +286,31 @@ def check_source(data: str) -> None:
     )
 
 
-def split_layout(data: str) -> tuple[str, str]:
+def split_layout(data: str, layouts: Collection[str] = ()) -> tuple[str, str]:
     """Split LAYOUT:FOLDER into (layout, folder); the layout is empty if none is given.
+
+    Args:
+        layouts: names of the layouts; empty: those of classified images.
 
     >>> split_layout("voc:/data/VOCdevkit"), split_layout("digits")
     (('voc', '/data/VOCdevkit'), ('', 'digits'))
     """
     layout, colon, folder = data.partition(":")
-    if colon and layout in SOURCES and not Path(data).exists():
+    if colon and layout in (layouts or SOURCES) and not Path(data).exists():
         return layout, folder
     return "", data
 
 
-def data_name(data: str) -> str:
+def data_name(data: str, layouts: Collection[str] = ()) -> str:
     """The name of a data set in tables: its name, or the last component of its path.
+
+    Args:
+        layouts: names of the layouts; empty: those of classified images.
 
     >>> data_name("digits"), data_name("/data/imagenet/"), data_name("voc:/data/VOCdevkit")
     ('digits', 'imagenet', 'VOCdevkit')
     """
-    _, folder = split_layout(data)
+    _, folder = split_layout(data, layouts)
     return Path(folder).name or folder
 
 

@@ -261,6 +261,22 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module
     return module
 
 
+@torch.no_grad()
+def share_buffers(module: nn.Module) -> None:
+    """Copy the first process's buffers, which checkpoints contain, to all processes.
+
+    BatchNorm statistics differ between processes with plain BatchNorm, and precise ones slightly with SyncBN,
+    since batches are weighted by their size in each process. With shared statistics, the scores are those of
+    the checkpoint.
+    """
+    if not _grouped():
+        return
+    mine = {name: value.cpu() for name, value in module.named_buffers()}
+    first = gather_objects(mine if is_main() else {})[0]
+    for name, value in module.named_buffers():
+        value.copy_(first[name])
+
+
 def data_parallel(module: nn.Module) -> nn.Module:
     """Wrap the module in DistributedDataParallel, which averages gradients over processes.
 

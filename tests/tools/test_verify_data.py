@@ -20,6 +20,7 @@ from tests.msbreg.data.classification.published_trees import (
     stl10_tree,
 )
 from tests.msbreg.data.classification.variant_trees import VARIANT_TREES
+from tests.msbreg.data.segmentation.map_trees import cityscapes_tree, folders_tree
 from tests.transfer.boxes_data import make_voc
 from tests.transfer.keypoints_data import make_keypoints
 from tools import verify_data
@@ -342,3 +343,17 @@ def test_invalid_arguments_are_reported_before_anything_is_read(
     code, output = check(monkeypatch, capsys, *arguments)
     assert code == 2
     assert words in output
+
+
+def test_label_maps_of_any_layout_are_checked(tmp_path, monkeypatch, capsys):
+    root = folders_tree(tmp_path / "maps")
+    code, output = check(monkeypatch, capsys, root)
+    assert code == 0, output
+    assert "segmentation train: background 6" in output
+    (root / "labels" / "val" / "val0.png").unlink()
+    code, output = check(monkeypatch, capsys, "segmentation", root)
+    assert code == 1
+    assert "1 images without a label map: val0" in output
+    code, output = check(monkeypatch, capsys, cityscapes_tree(tmp_path / "cityscapes"))
+    assert code == 0, output
+    assert "warning: 1 images; the published data set has 2,975" in output

@@ -1,13 +1,11 @@
-"""BatchNorm in detectors: a CPU replacement of SyncBatchNorm, and precise and shared statistics."""
+"""BatchNorm in detectors: a CPU replacement of SyncBatchNorm, and precise statistics."""
 
 import warnings
 from collections.abc import Iterable
 from itertools import islice
 
-import torch
 from torch import nn
 
-from msbreg.run import distributed
 from transfer.detectors.mapper import Sample
 
 # ---- Local BatchNorm in place of SyncBatchNorm, which PyTorch implements for CUDA only
@@ -47,17 +45,3 @@ def make_precise(model: nn.Module, batches: Iterable[list[Sample]], number: int)
     """
     if number and get_bn_modules(model):
         update_bn_stats(model, islice(batches, number), number)
-
-
-@torch.no_grad()
-def share_statistics(model: nn.Module) -> None:
-    """Copy the first process's statistics, which checkpoints contain, to all processes.
-
-    They differ between processes with plain BatchNorm, and slightly with SyncBN, since ``make_precise``
-    weights batches by their size in each process. With shared statistics, the scores are those of the
-    checkpoint.
-    """
-    mine = {name: value.cpu() for name, value in model.named_buffers()}
-    first = distributed.gather_objects(mine if distributed.is_main() else {})[0]
-    for name, value in model.named_buffers():
-        value.copy_(first[name])

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from msbreg.checkpoints.layouts.tensors import overview
 from msbreg.checkpoints.load import load_exactly
 from msbreg.checkpoints.read import read_file
+from msbreg.data.training_order import part_of
+from msbreg.run import distributed
 from msbreg.run.errors import UserError
 from msbreg.run.job import Job, log
 from msbreg.train.loop import Loss, Plan, Trainable
 from msbreg.train.state import Checkpoint, State, require_record
-from transfer.detectors.batch_norm import make_precise, share_statistics
+from transfer.detectors.batch_norm import make_precise
 from transfer.detectors.mapper import Sample
 from transfer.detectors.solver import Solver
 
@@ -99,7 +101,7 @@ class DetectorTraining(Trainable):
             with contextlib.closing(_closing(self.statistics_batches(step))) as batches:
                 parts = (part for batch in batches for part in divide(batch, self.parts))
                 make_precise(self.model, parts, self.precise_bn * self.parts)
-        share_statistics(self.model)
+        distributed.share_buffers(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -110,21 +112,6 @@ class DetectorTraining(Trainable):
             self.optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
             raise UserError(f"the optimizer state is from another detector: {error}") from error
-
-
-def part_of(images: int, parts: int) -> int:
-    """Number of images in each part of a process's batch.
-
-    Raises:
-        UserError: the number of images is not a multiple of the number of parts.
-    """
-    if images % parts:
-        divisors = [str(n) for n in range(1, images + 1) if images % n == 0]
-        raise UserError(
-            f"--accumulate {parts} does not divide the {images} images of each process; "
-            f"expected one of: {', '.join(divisors)}"
-        )
-    return images // parts
 
 
 def divide(samples: Batch, parts: int) -> list[Batch]:

@@ -204,15 +204,6 @@ def mapper_settings(config: Any) -> MapperSettings:
     )
 
 
-def random_state(seed: int, position: int) -> np.random.RandomState:
-    """The random generator of one sample, independent of the process that makes it and of the time.
-
-    Args:
-        position: position of the sample in the stream of all processes.
-    """
-    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence((seed, position))))
-
-
 def training_sample(
     scene: Scene,
     settings: MapperSettings,

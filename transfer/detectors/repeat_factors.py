@@ -53,3 +53,12 @@ def repeated(
     whole = factors.trunc()
     up = torch.rand(len(factors), generator=generator) < factors - whole
     return torch.arange(len(factors)).repeat_interleave((whole + up).long())
+
+
+def shuffled(
+    factors: Tensor,  # (N,) float32
+    generator: torch.Generator,
+) -> Tensor:  # (M,) int64
+    """A shuffle of the ``repeated`` indices."""
+    indices = repeated(factors, generator)
+    return indices[torch.randperm(len(indices), generator=generator)]

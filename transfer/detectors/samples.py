@@ -11,6 +11,7 @@ import pickle
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -19,41 +20,25 @@ from torch import Tensor
 
 from msbreg.data.loading import stream
 from msbreg.data.scenes import Instance, Scene, Scenes
+from msbreg.data.training_order import (
+    Key,
+    endless_order,
+    random_state,
+    share_of_batch,
+    testing_share,
+)
 from msbreg.run.errors import UserError
 from transfer.detectors.mapper import (
     MapperSettings,
     Sample,
     keypoint_problem,
     mask_problem,
-    random_state,
     testing_sample,
     training_sample,
 )
-from transfer.detectors.repeat_factors import repeated
+from transfer.detectors.repeat_factors import shuffled
 
-Key = tuple[int, int]
-"""(position in the stream of all processes, index of the scene)."""
-
-
-def endless_order(
-    size: int, seed: int, *, rank: int, world: int, repeats: Tensor | None = None
-) -> Iterator[Key]:
-    """Endless shuffles of ``size`` indices; process ``rank`` gets every ``world``-th index.
-
-    Args:
-        repeats: (size,) float32, how often each index occurs in a shuffle, on average; None: once.
-    """
-
-    def shuffles() -> Iterator[int]:
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            if repeats is None:
-                yield from torch.randperm(size, generator=generator).tolist()
-            else:
-                indices = repeated(repeats, generator)
-                yield from indices[torch.randperm(len(indices), generator=generator)].tolist()
-
-    return islice(enumerate(shuffles()), rank, None, world)
+BATCH_SIZE = "SOLVER.IMS_PER_BATCH"
 
 
 def grouped(order: Iterator[Key], wide: Sequence[bool], batch: int) -> Iterator[list[Key]]:
@@ -85,35 +70,16 @@ def training_keys(
     Args:
         wide: for grouping, whether each scene is wider than high; without grouping, the number of scenes.
         batch: batch size of this process.
-        repeats: how often each scene occurs in a shuffle (see ``endless_order``).
+        repeats: how often each scene occurs in a shuffle (``repeat_factors``); None: once.
     """
     size = wide if isinstance(wide, int) else len(wide)
-    order = endless_order(size, seed, rank=rank, world=world, repeats=repeats)
+    shuffle = None if repeats is None else partial(shuffled, repeats)
+    order = endless_order(size, seed, rank=rank, world=world, shuffle=shuffle)
     if isinstance(wide, int):
         batches = iter(lambda: list(islice(order, batch)), [])
     else:
         batches = grouped(order, wide, batch)
     return islice(batches, first, None)
-
-
-def share_of_batch(total: int, world: int) -> int:
-    """Batch size of one process.
-
-    Raises:
-        UserError: the total is not a multiple of the number of processes.
-    """
-    if total < 1 or total % world:
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH is {total} with {world} processes; expected a positive multiple of {world}"
-        )
-    return total // world
-
-
-def testing_share(size: int, *, rank: int, world: int) -> range:
-    """The scenes of one process, in order; the first processes take one more if the split is uneven."""
-    least, left = divmod(size, world)
-    begin = rank * least + min(rank, left)
-    return range(begin, begin + least + (rank < left))
 
 
 # ---- Decoding in worker processes: what is sent to them and what they return
@@ -256,7 +222,7 @@ def training_batches(
         _check_keypoints(scenes)
         mirror = () if scenes.keypoints is None else scenes.keypoints.mirror
         settings = replace(settings, mirror=mirror)
-    share = share_of_batch(batch, world)
+    share = share_of_batch(batch, world, name=BATCH_SIZE)
     wide = [scene.width > scene.height for scene in scenes.scenes]
     shapes: Sequence[bool] | int = wide if group else len(wide)
 

@@ -22,7 +22,7 @@ HEAVY = (
 )
 FROZEN = ("transfer/knn.py", "transfer/linear.py", "transfer/svm.py")
 SCRIPTS = ("pretrain/run.py", *FROZEN, "transfer/detection.py", "transfer/suite.py")
-LATER = ("transfer/logistic.py", "transfer/robustness.py")
+LATER = ("transfer/logistic.py", "transfer/robustness.py", "transfer/segmentation.py")
 TOOLS = (
     "tools/convert_to_d2.py",
     "tools/inspect_checkpoint.py",
@@ -69,6 +69,8 @@ WRONG = [
     ("transfer/detection.py", f"{VOC} --data nowhere", "data 'nowhere'"),
     ("transfer/detection.py", f"{VOC} SOLVER.MAX_ITERS 3", "SOLVER.MAX_ITERS"),
     ("transfer/detection.py", f"{VOC} SOLVER.MAX_ITER many", "SOLVER.MAX_ITER is 'many'"),
+    ("transfer/segmentation.py", "--data nowhere --checkpoint random", "data 'nowhere' is neither"),
+    ("transfer/segmentation.py", "--config configs/digits_knn.yaml", "a card for transfer/knn.py"),
     ("tools/convert_to_d2.py", "nowhere.pth", "nowhere.pth does not exist"),
     ("tools/convert_to_d2.py", "README.md --to nothing", "invalid choice: 'nothing'"),
     ("tools/inspect_checkpoint.py", "nowhere.pth", "nowhere.pth does not exist"),

@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools import mask as codec
 
 from msbreg.data.scenes import Instance, Scene
+from msbreg.data.training_order import random_state
 from msbreg.run.errors import UserError
 from tests.msbreg.data.annotated_folders import noise
 from tests.transfer.detectors import data_by_detectron2 as by_detectron2
@@ -18,7 +19,6 @@ from transfer.detectors.mapper import (
     Geometry,
     MapperSettings,
     mapper_settings,
-    random_state,
     resized,
     testing_sample,
     training_sample,

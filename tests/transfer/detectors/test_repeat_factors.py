@@ -1,5 +1,6 @@
 """Images of rare classes are repeated exactly as by Detectron2's RepeatFactorTrainingSampler."""
 
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 from msbreg.data.scenes import Instance, Scene, Scenes
 from tests.transfer.detectors import data_by_detectron2 as by_detectron2
-from transfer.detectors.repeat_factors import repeat_factors, repeated
+from transfer.detectors.repeat_factors import repeat_factors, repeated, shuffled
 from transfer.detectors.samples import endless_order, training_keys
 
 SHOWN = [[0], [0, 1], [], [0, 0], [0], [0], [1, 2], [0], [0], [0]]
@@ -54,7 +55,9 @@ def indices(keys):
 
 def test_the_order_equals_that_recorded_from_detectron2():
     factors = repeat_factors(scenes(SHOWN), 0.4)
-    found = indices(islice(endless_order(10, 5, rank=0, world=1, repeats=factors), 26))
+    found = indices(
+        islice(endless_order(10, 5, rank=0, world=1, shuffle=partial(shuffled, factors)), 26)
+    )
     assert found == RECORDED
     batches = training_keys(10, 2, 5, rank=1, world=2, first=3, repeats=factors)
     assert indices(next(batches)) == RECORDED[13:16:2]
@@ -73,5 +76,5 @@ def test_factors_and_order_equal_detectron2s(rank, world, square_root):
         assert torch.equal(ours, theirs)
         sampler = Sampler(theirs, seed=5)
         sampler._rank, sampler._world_size = rank, world
-        order = endless_order(10, 5, rank=rank, world=world, repeats=ours)
+        order = endless_order(10, 5, rank=rank, world=world, shuffle=partial(shuffled, ours))
         assert indices(islice(order, 200)) == list(islice(sampler, 200))

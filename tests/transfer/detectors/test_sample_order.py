@@ -4,17 +4,9 @@ from itertools import islice
 
 import pytest
 
-from msbreg.run.errors import UserError
 from tests.transfer.detectors import data_by_detectron2 as by_detectron2
-from transfer.detectors.samples import (
-    endless_order,
-    grouped,
-    share_of_batch,
-    testing_share,
-    training_keys,
-)
+from transfer.detectors.samples import grouped, training_keys
 
-testing_share.__test__ = False
 WIDE = [number % 3 != 0 for number in range(17)]
 
 
@@ -47,21 +39,6 @@ def test_batches_equal_those_recorded_from_detectron2():
     assert second == [[15, 6, 1, 10], [0, 11, 12, 5], [6, 4, 16, 15]]
 
 
-def test_processes_share_one_order_without_overlap():
-    whole = list(islice(endless_order(7, 3, rank=0, world=1), 60))
-    for world in (2, 3):
-        shares = [list(islice(endless_order(7, 3, rank=r, world=world), 20)) for r in range(world)]
-        assert sorted(key for share in shares for key in share) == whole[: 20 * world]
-
-
-def test_every_scene_occurs_once_before_any_repeats():
-    keys = list(islice(endless_order(7, 3, rank=0, world=1), 21))
-    assert [position for position, _ in keys] == list(range(21))
-    epochs = [[index for _, index in keys[at : at + 7]] for at in (0, 7, 14)]
-    assert [sorted(epoch) for epoch in epochs] == [list(range(7))] * 3
-    assert epochs[0] != epochs[1]
-
-
 def test_batches_are_wide_or_not_and_lose_no_scene():
     batches = list(islice(training_keys(WIDE, 3, 0, rank=0, world=1), 40))
     assert all(len({WIDE[index] for _, index in batch}) == 1 for batch in batches)
@@ -82,20 +59,3 @@ def test_an_order_continues_where_it_stopped(first, shapes):
     whole = islice(training_keys(shapes, 2, 9, rank=1, world=2), first, first + 20)
     later = islice(training_keys(shapes, 2, 9, rank=1, world=2, first=first), 20)
     assert list(whole) == list(later)
-
-
-def test_processes_share_a_batch_equally():
-    assert share_of_batch(16, 8) == 2
-    with pytest.raises(
-        UserError, match="IMS_PER_BATCH is 15 with 2 processes; expected a positive multiple of 2"
-    ):
-        share_of_batch(15, 2)
-    with pytest.raises(UserError, match="IMS_PER_BATCH is 0 with 1 processes"):
-        share_of_batch(0, 1)
-
-
-@pytest.mark.parametrize(("size", "world"), [(10, 3), (2, 4), (9, 1), (8, 2)])
-def test_test_shares_partition_the_scenes_in_order(size, world):
-    shares = [testing_share(size, rank=rank, world=world) for rank in range(world)]
-    assert [index for share in shares for index in share] == list(range(size))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -1,0 +1,386 @@
+"""Semantic segmentation by fine-tuning a fully convolutional network on a dilated backbone.
+
+The transfer protocols of MoCo and BYOL (configs/voc12_fcn.yaml), MMSegmentation's FCN-D8, and a linear
+classifier on frozen features. The score is the mean IoU from totals over all images, at the resolution of
+the label maps. After an interruption (Ctrl-C, SIGTERM, a crash) the same command continues from the last
+checkpoint.
+"""
+
+import dataclasses
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from msbreg.run.config import Card
+from msbreg.run.errors import Interrupted, UserError
+from msbreg.run.options import main, read_options
+from transfer.segmenters.segmentation_config import Config
+
+if __name__ == "__main__":  # options, cards and paths are checked before PyTorch is imported
+    OPTIONS = read_options(Config)
+
+import numpy as np
+import torch
+
+from msbreg.backbones.resnet import ResNet
+from msbreg.backbones.spec import Provenance
+from msbreg.backbones.twin import random_backbone
+from msbreg.checkpoints.load import file_sha256, load_exactly, load_resnet
+from msbreg.checkpoints.read import read_file
+from msbreg.data.segmentation.label_maps import LabelMaps, survey
+from msbreg.data.segmentation.map_sources import MAP_SOURCES, open_label_maps
+from msbreg.data.sources import data_name
+from msbreg.data.training_order import part_of, share_of_batch
+from msbreg.run import distributed
+from msbreg.run.job import AlreadyFinished, Job, log, seed_everything, start_job
+from msbreg.run.progress import Progress
+from msbreg.run.trials import run_trials
+from msbreg.train.health import memory_advice, memory_used
+from msbreg.train.loop import train
+from msbreg.train.state import Checkpoint, State, require_record
+from transfer.scoring.iou import SegmentationScores
+from transfer.scoring.scores import DataId
+from transfer.segmenters import segmentation_results as results
+from transfer.segmenters.crops import training_batches
+from transfer.segmenters.fcn import Segmenter
+from transfer.segmenters.segmenter_engine import Engine, choose
+from transfer.segmenters.segmenter_training import (
+    BATCH_SIZE,
+    KIND,
+    TESTING_ADVICE,
+    SegmenterTraining,
+    format_losses,
+    plan_of,
+)
+
+CHECKPOINT = "checkpoint.pth"
+FINAL = "final"  # the phase that trains on all images; others choose a learning rate
+
+
+def run(config: Config, card: Card | None = None) -> dict[str, Any]:
+    """Train and evaluate a segmentation network and return the results; scores are in percent."""
+    if config.trials > 1:
+        return run_trials(config, card, run)
+    engine = choose(config.engine)
+    config = dataclasses.replace(config, engine=engine.name)
+    inputs = {"checkpoint": _digest(config.checkpoint), "twin_of": _digest(str(config.twin_of))}
+    try:
+        with start_job(
+            config, card or Card(), kind="segmentation", resume_file=CHECKPOINT, inputs=inputs
+        ) as current:
+            log.info("segmentation of %s on %s", config.checkpoint, config.data)
+            current.record.content["engine"] = engine.described()
+            current.results = _run(config, engine, current)
+            return current.results
+    except AlreadyFinished as finished:
+        log.info("%s already contains this completed run; skipping", finished)
+        return {}
+
+
+def _digest(checkpoint: str) -> str:
+    file = Path(checkpoint).expanduser()
+    return file_sha256(file) if file.is_file() else checkpoint
+
+
+def _run(config: Config, engine: Engine, job: Job) -> dict[str, Any]:
+    share = share_of_batch(config.solver.batch_size, distributed.world_size(), name=BATCH_SIZE)
+    part_of(share, config.accumulate)
+    fitted, tested = _data(config, job)
+    backbone, provenance = _backbone(config, job)
+    protocol = Protocol(config, engine, job, backbone, provenance, _unfinished(job))
+
+    # ---- Choose a learning rate on held-out training images.
+    rates, choice = config.solver.learning_rates, dict(protocol.before.get("choice", {}))
+    selection = "fixed schedule (no selection)"
+    if len(rates) > 1:
+        kept, held = held_out(fitted, config.solver.held_out, config.seed)
+        for rate in rates:
+            if (name := f"{rate:g}") not in choice:
+                log.info("---- learning rate %s, scored on %d held-out images", name, len(held))
+                scores = protocol.fit(Phase(name, rate, kept, held, choice))
+                choice[name] = scores.mean_iou
+        rates = (max(rates, key=lambda rate: choice[f"{rate:g}"]),)
+        selection = f"learning rate on {len(held)} held-out training images, then trained on all"
+        log.info("---- learning rate %g, on all training images", rates[0])
+    job.record.content["selection"] = selection
+
+    # ---- Train on all images; evaluate on the test images once.
+    scores = protocol.fit(Phase(FINAL, rates[0], fitted, tested, choice))
+    return results.numbers(scores) | {
+        "iterations": config.solver.iterations,
+        "learning_rate": rates[0],
+        "checkpoint": CHECKPOINT,
+        **({"held_out_mIoU": choice} if choice else {}),
+    }
+
+
+# ---- Data and backbone
+
+
+def _data(config: Config, job: Job) -> tuple[LabelMaps, LabelMaps]:
+    """Both splits. Every label map is read once, so that errors appear before anything is computed."""
+    splits = {}
+    for split in (config.train_split, config.val_split):
+        source = open_label_maps(config.data, split)
+
+        def read(source: LabelMaps = source, split: str = split) -> Any:
+            with Progress(f"checking {split}", len(source), unit="images") as progress:
+                return survey(source, progress=lambda done, _: progress.update(done))
+
+        found = distributed.from_main(read)
+        if len(found.void) and split == config.train_split:
+            job.warn(
+                f"{split}: {len(found.void)} images without a labeled pixel are not trained on"
+            )
+            source = source.subset(np.setdiff1d(np.arange(len(source)), found.void))
+        splits[split] = source
+        job.record.content.setdefault("data", {})[split] = {
+            "images": len(source),
+            "fingerprint": source.fingerprint,
+            "classes": list(source.classes),
+            "pixels": found.pixels.tolist(),
+        }
+        absent = [n for n, count in zip(source.classes, found.pixels, strict=True) if not count]
+        if absent:
+            job.warn(f"{split}: classes without a pixel: {', '.join(absent)}")
+    fitted, tested = splits.values()
+    if fitted.classes != tested.classes:
+        raise UserError(
+            f"{config.train_split} has {len(fitted.classes)} classes and {config.val_split} "
+            f"{len(tested.classes)}, or other names; expected the same, in the same order"
+        )
+    both = _files(fitted) & _files(tested)
+    if both:
+        raise UserError(
+            f"{len(both)} images are in both splits, such as {min(both)}; expected disjoint splits"
+        )
+    return fitted, tested
+
+
+def _files(source: LabelMaps) -> set[str]:
+    """The image files, with links resolved."""
+    return {os.path.realpath(source.name(i)) for i in range(len(source))}
+
+
+def held_out(source: LabelMaps, count: int, seed: int) -> tuple[LabelMaps, LabelMaps]:
+    """Split training images at random into (kept, ``count`` held out).
+
+    Raises:
+        UserError: fewer than one image would be kept.
+    """
+    if count >= len(source):
+        raise UserError(
+            f"solver.held_out is {count}; expected less than {len(source)}, the number of training images"
+        )
+    order = np.random.default_rng(seed).permutation(len(source))
+    return source.subset(np.sort(order[count:])), source.subset(np.sort(order[:count]))
+
+
+def _backbone(config: Config, job: Job) -> tuple[ResNet, Provenance]:
+    """Load the backbone; its provenance goes into the record."""
+
+    def load(path: Path) -> tuple[ResNet, Provenance]:
+        return load_resnet(
+            path.expanduser(),
+            arch=config.arch,
+            encoder=config.encoder,
+            family=config.family,
+            trust_pickle=config.trust_pickle,
+        )
+
+    if config.checkpoint != "random":
+        backbone, provenance = load(Path(config.checkpoint))
+    else:
+        spec = (
+            config.arch or "resnet18-narrow"
+            if config.twin_of is None
+            else load(config.twin_of)[1].spec
+        )
+        twin, provenance = random_backbone(spec, seed=config.seed)
+        if not isinstance(twin, ResNet):
+            raise UserError(f"arch is {config.arch}; expected a ResNet")
+        backbone = twin
+    name = f"{provenance.details.get('method', provenance.family)} {provenance.arch}"
+    name += f", {provenance.encoder}" if config.encoder else ""
+    job.record.content["network"] = provenance.as_dict() | {"name": config.name or name}
+    log.info("%s: %s of %s", config.checkpoint, provenance.encoder, provenance.arch)
+    return backbone, provenance
+
+
+# ---- One phase: training from the backbone, and an evaluation
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A learning rate, the images to train on and to score, and the scores of earlier phases."""
+
+    name: str
+    rate: float
+    fitted: LabelMaps
+    tested: LabelMaps
+    choice: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all phases of a run share.
+
+    Attributes:
+        before: the checkpoint of an interrupted run; empty if there is none.
+    """
+
+    config: Config
+    engine: Engine
+    job: Job
+    backbone: ResNet
+    provenance: Provenance
+    before: dict[str, Any]
+
+    def fit(self, phase: Phase) -> SegmentationScores:
+        """Train a new network and evaluate it; continues an interrupted phase."""
+        config, job = self.config, self.job
+        device, rank, world = job.device, distributed.rank(), distributed.world_size()
+        training = SegmenterTraining(
+            self._network(len(phase.fitted.classes)),
+            config,
+            phase.rate,
+            self.provenance.normalization,
+            device,
+        )
+        seed_everything(config.seed + rank)  # for dropout
+        header = {
+            "kind": KIND,
+            "phase": phase.name,
+            "choice": dict(phase.choice),
+            "data": job.record.content["data"],
+            "network": job.record.content["network"],
+        }
+        state = State()
+        checkpoint = Checkpoint(job.output / CHECKPOINT, lambda step: header | {"iteration": step})
+        if self.before.get("phase") == phase.name:
+            self._resume(training, state, checkpoint)
+        found: list[SegmentationScores] = []
+
+        def evaluate(iteration: int) -> dict[str, Any] | None:
+            with memory_advice(TESTING_ADVICE):
+                found.append(self._evaluate(training.model, phase))
+            if not distributed.is_main():
+                return None
+            return {"iteration": iteration, "scores": results.numbers(found[-1])}
+
+        batches = training_batches(
+            phase.fitted,
+            config.augmentation,
+            batch=config.solver.batch_size,
+            seed=config.seed,
+            first=state.step,
+            rank=rank,
+            world=world,
+            workers=config.workers,
+            pin_memory=device.type == "cuda",
+        )
+        plan = plan_of(config, device)
+        log.info(
+            "%d iterations of %d images on %s; %d training images, %d test images",
+            plan.steps, config.solver.batch_size, f"{world} x {device}", len(phase.fitted),
+            len(phase.tested),
+        )  # fmt: skip
+        job.stop.watched = True  # from here on: save first, then stop
+        with Progress(
+            "training",
+            plan.steps,
+            first=state.step,
+            per_step=config.solver.batch_size,
+            unit="images",
+        ) as progress:
+            train(
+                training,
+                batches,
+                plan,
+                state,
+                checkpoint,
+                job=job,
+                progress=progress,
+                evaluate=evaluate,
+                describe=lambda losses: f"{format_losses(losses)}  {memory_used(device)}",
+            )
+        if not found:  # killed after the last evaluation, before its scores were recorded
+            evaluate(state.step)
+        return found[-1]
+
+    def _network(self, classes: int) -> Segmenter:
+        """A new network with the weights of the backbone, on the device."""
+        config, device = self.config, self.job.device
+        seed_everything(config.seed)
+        network = self.engine.build(self.provenance.spec, classes, config.network)
+        load_exactly(network.backbone, self.backbone.state_dict(), config.checkpoint)
+        if config.channels_last:
+            network.to(memory_format=torch.channels_last)
+        if config.network.freeze != "statistics" and distributed.world_size() > 1:
+            if device.type == "cpu":
+                self.job.warn(
+                    "SyncBN needs CUDA: each process computes its own BatchNorm statistics"
+                )
+            distributed.synchronize_batch_norm(network, device)
+        return network.to(device)
+
+    def _resume(self, training: SegmenterTraining, state: State, checkpoint: Checkpoint) -> None:
+        if self.before["data"] != self.job.record.content["data"]:
+            raise UserError(
+                f"{checkpoint.path} was trained with other data: {self.before['data']}.\n"
+                "Restore them to continue, or start a new run in another --output."
+            )
+        if warning := checkpoint.restore(training, state, self.before):
+            self.job.warn(warning)
+        log.info("continuing after iteration %d", state.step)
+
+    def _evaluate(self, network: Segmenter, phase: Phase) -> SegmentationScores:
+        """Scores of the images of a phase; those of the final one are written to the run's folder."""
+        config, job, final = self.config, self.job, phase.name == FINAL
+        evaluation = results.Evaluation(
+            phase.tested,
+            config.inference,
+            self.provenance.normalization,
+            job.device,
+            job.output / results.PREDICTIONS if final else None,
+            workers=config.workers,
+            each=lambda: _stop_if_requested(job),
+        )
+        scores = results.evaluate(network, evaluation)
+        if final and distributed.is_main():
+            data = DataId(
+                data_name(config.data, MAP_SOURCES), config.val_split, phase.tested.fingerprint
+            )
+            results.write(job, phase.tested, scores, config.inference, data)
+        return scores
+
+
+def _unfinished(job: Job) -> dict[str, Any]:
+    """The checkpoint of an interrupted run with the same settings; empty if there is none."""
+    path = job.output / CHECKPOINT
+    if not path.exists():
+        return {}
+    require_record(path, job.resumed)
+    content = read_file(path).content
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise UserError(
+            f"{path} is not a checkpoint of transfer/segmentation.py; move the file away or give another "
+            "--output"
+        )
+    return content
+
+
+def _stop_if_requested(job: Job) -> None:
+    if job.stop:
+        raise Interrupted(
+            f"{job.stop.name} during the evaluation; the same command continues the run."
+        )
+
+
+if __name__ == "__main__":
+    main(run, *OPTIONS)

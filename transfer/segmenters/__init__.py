@@ -1,0 +1,1 @@
+"""Semantic segmentation: networks on a dilated ResNet, their data, training and inference."""

@@ -1,0 +1,268 @@
+"""Settings of transfer/segmentation.py. Imports no PyTorch: see msbreg/run/options.py."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from msbreg.backbones.vit_architectures import check_backbone_name
+from msbreg.run.errors import UserError
+from msbreg.run.inputs import check_checkpoint, check_output
+
+EngineName = Literal["auto", "torchvision", "mmseg"]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The segmentation network on top of the backbone."""
+
+    output_stride: Literal[4, 8, 16, 32] = 16
+    """Stride of c5. Stages without their stride are dilated instead: conv5 by 2 for 16 (MoCo), conv4 by 2 and
+    conv5 by 4 for 8 (FCN-D8)."""
+    contract_dilation: bool = False
+    """The first block of a dilated stage has half its dilation (MMSegmentation)."""
+    head: Literal["fcn", "linear"] = "fcn"
+    """fcn: 3x3 convolutions and a classifier. linear: BatchNorm and a 1x1 classifier (DINOv2)."""
+    channels: int = 256
+    """fcn: channels of the convolutions."""
+    convolutions: int = 2
+    """fcn: number of 3x3 convolutions."""
+    dilation: int = 6
+    """fcn: dilation of the convolutions."""
+    concatenate: bool = False
+    """fcn: one more 3x3 convolution on c5 and the output of the others (MMSegmentation)."""
+    dropout: float = 0.0
+    """fcn: probability of dropping a channel before the classifiers."""
+    auxiliary: float = 0.0
+    """Weight of the loss of a second head, with one convolution of 256 channels on c4; 0 is none."""
+    align_corners: bool = False
+    """How logits are resized: True aligns the centers of the corner pixels (MMSegmentation's 769 configs)."""
+    freeze: Literal["nothing", "statistics", "backbone"] = "nothing"
+    """statistics: BatchNorm layers use their stored statistics. backbone: only the head is trained."""
+
+
+@dataclass(frozen=True)
+class AugmentationOptions:
+    """Random changes of the training images, in MMSegmentation's order: scale, crop, flip, colors."""
+
+    crop: Size = (513, 513)
+    """Height and width of the crop. Smaller images are padded with the mean, labels with void."""
+    scales: tuple[float, float] = (0.5, 2.0)
+    """Range of the random scale."""
+    base: Size | None = None
+    """Longer and shorter side that an image of scale 1 is fitted into (null: its own size)."""
+    largest_class: float = 1.0
+    """Crops in which a class covers a larger share are drawn again, up to ten times (mmseg: 0.75)."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    photometric: bool = False
+    """Change brightness, contrast, saturation and hue at random (SSD, arXiv 1512.02325, 2.2)."""
+
+
+@dataclass(frozen=True)
+class SolverOptions:
+    """SGD and its schedule."""
+
+    learning_rates: tuple[float, ...] = (0.003,)
+    """The learning rate, or several to choose from on held-out training images."""
+    held_out: int = 0
+    """Training images held out to choose a learning rate (BYOL: 2,119); then all are trained on."""
+    iterations: int = 30_000
+    batch_size: int = 16
+    """Images per step of all processes."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    head_rate: float = 1.0
+    """Factor on the learning rate of the heads."""
+    head_weight_decay: float | None = None
+    """Weight decay of the heads (null: that of the backbone)."""
+    schedule: Literal["step", "poly"] = "step"
+    """step: x 0.1 at each of ``drops``. poly: (1 - t) ^ power down to ``final_rate``."""
+    drops: tuple[float, ...] = (0.7, 0.9)
+    """Fractions of the iterations after which ``step`` lowers the learning rate."""
+    power: float = 0.9
+    final_rate: float = 0.0
+    """Learning rate at the end of ``poly``."""
+    loss_over: Literal["labeled", "all"] = "labeled"
+    """The loss is a sum over the labeled pixels, divided by their number in the batch, or by that of all
+    pixels, with void and padding (MMSegmentation)."""
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How the test images are evaluated; the logits are always resized to the label map."""
+
+    mode: Literal["whole", "center", "slide"] = "whole"
+    """whole image; its central crop, outside of which nothing is scored (BYOL); or overlapping windows."""
+    crop: Size = (513, 513)
+    """Height and width of the central crop or of the windows."""
+    stride: Size = (342, 342)
+    """slide: distance of the windows."""
+    base: Size | None = None
+    """Longer and shorter side that images are fitted into before (null: their own size)."""
+    scales: tuple[float, ...] = (1.0,)
+    """Scales of the image; the probabilities are averaged."""
+    flip: bool = False
+    """Also average over the mirrored image."""
+    ignore_boundary: int = 0
+    """Width in pixels of the band around every boundary in the label map that is not scored."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a segmentation run: trained on one split of DATA, scored on another."""
+
+    script: ClassVar[str] = "transfer/segmentation.py"
+    harmless: ClassVar[frozenset[str]] = frozenset({"trials", "save_every"})
+    not_protocol: ClassVar[frozenset[str]] = frozenset(
+        {"arch", "encoder", "family", "trust_pickle", "twin_of", "channels_last", "evaluate_every"}
+    )
+
+    checkpoint: str = "runs/pretrain/checkpoint.pth"
+    """Backbone checkpoint, or ``random`` for an untrained network."""
+    data: str = "digits"
+    """digits, a folder with label maps, or LAYOUT:FOLDER (voc, cityscapes, ade20k, folders, coco)."""
+    train_split: str = "train"
+    val_split: str = "val"
+    """Split to score."""
+    output: Path = Path("runs/segmentation")
+    """Folder for record.json, curve.jsonl, the checkpoint, predictions, tables and drawings."""
+    seed: int = 0
+    """Random seed; also initializes the weights of ``--checkpoint random``."""
+    trials: int = 1
+    """Number of runs, with seeds 0 to N - 1 in OUTPUT/trial-0, ...; OUTPUT/trials.json has their mean and
+    spread."""
+    name: str = ""
+    """Name of the network in tables (empty: its method and architecture)."""
+    arch: str | None = None
+    """Expected architecture; for ``random``, the one to build (null: resnet18-narrow, the demo's)."""
+    encoder: str | None = None
+    """Which network of a checkpoint that has several (null: the one that its family evaluates)."""
+    family: str | None = None
+    """Layout of the checkpoint, if it matches several (tools/inspect_checkpoint.py --list)."""
+    trust_pickle: bool = False
+    """Read a checkpoint that contains more than tensors; its code is never run."""
+    twin_of: Path | None = None
+    """For ``random``: the checkpoint to compare with, whose architecture and input the network gets."""
+    engine: EngineName = "auto"
+    """auto, torchvision (this suite's own network) or mmseg; auto is mmseg if it is installed."""
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    solver: SolverOptions = field(default_factory=SolverOptions)
+    inference: InferenceOptions = field(default_factory=InferenceOptions)
+    amp: Literal["no", "bf16"] = "no"
+    """bf16: train under bfloat16 autocast; the evaluation stays in float32."""
+    accumulate: int = 1
+    """Split each batch into N parts and accumulate their gradients: less memory, and the same step except for
+    BatchNorm."""
+    channels_last: bool = False
+    """Use the channels-last memory format; often faster."""
+    evaluate_every: int = 0
+    """Iterations between evaluations (0: only at the end)."""
+    save_every: int = 1000
+    """Iterations between checkpoints."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    workers: int = 2
+    """Processes that decode images."""
+    finished: Literal["error", "skip"] = "error"
+    """What to do if the output folder already contains this completed run."""
+
+    def __post_init__(self) -> None:
+        if self.arch is not None:
+            check_backbone_name(self.arch)
+        if self.train_split == self.val_split:
+            raise UserError(
+                f"train_split and val_split are both {self.train_split!r}; expected two splits"
+            )
+        if self.twin_of is not None and self.checkpoint != "random":
+            raise UserError(
+                f"twin_of is {self.twin_of}, but the checkpoint is {self.checkpoint}; "
+                "expected --checkpoint random with --twin-of"
+            )
+        if self.trials > 1 and self.seed != 0:
+            raise UserError("--trials uses the seeds 0, 1, ...; omit --seed")
+        rates = self.solver.learning_rates
+        if (len(rates) > 1) != (self.solver.held_out > 0) or self.solver.held_out < 0:
+            raise UserError(
+                f"learning_rates is {list(rates)} and held_out {self.solver.held_out}; expected one rate, or "
+                "several and a number of held-out training images to choose from them"
+            )
+        for name, valid, value, expected in _limits(self):
+            if not valid:
+                raise UserError(f"{name} is {value}; expected {expected}")
+
+    def check_inputs(self) -> None:
+        """Check that the paths can be used.
+
+        Raises:
+            UserError: the checkpoint or the data do not exist, or the output cannot be a folder.
+        """
+        from msbreg.data.segmentation.map_sources import MAP_SOURCES  # imports OpenCV
+        from msbreg.data.sources import check_source
+
+        check_checkpoint(self.checkpoint)
+        if self.twin_of is not None:
+            check_checkpoint(str(self.twin_of))
+        check_source(self.data, MAP_SOURCES)
+        check_output(self.output)
+
+
+def _limits(c: Config) -> list[tuple[str, bool, object, str]]:
+    """(setting, whether it is valid, its value, what is expected)."""
+    n, a, s, i = c.network, c.augmentation, c.solver, c.inference
+    at_least_1 = "at least 1"
+    low, high = a.scales
+    sizes = {"augmentation.crop": a.crop, "inference.crop": i.crop, "inference.stride": i.stride}
+    sizes |= {
+        name: size
+        for name, size in (("augmentation.base", a.base), ("inference.base", i.base))
+        if size is not None
+    }
+    counts = {
+        "trials": c.trials,
+        "accumulate": c.accumulate,
+        "solver.iterations": s.iterations,
+        "solver.batch_size": s.batch_size,
+        "network.channels": n.channels,
+        "network.dilation": n.dilation,
+    }
+    rest = {"workers": c.workers, "save_every": c.save_every, "evaluate_every": c.evaluate_every}
+    rest |= {"network.convolutions": n.convolutions, "inference.ignore_boundary": i.ignore_boundary}
+    return [
+        ("seed", 0 <= c.seed < 2**31, c.seed, "0 to 2^31 - 1"),
+        *((name, value >= 1, value, at_least_1) for name, value in counts.items()),
+        *((name, value >= 0, value, "0 or more") for name, value in rest.items()),
+        *(
+            (name, min(size) >= 1, list(size), "two sides of at least 1")
+            for name, size in sizes.items()
+        ),
+        ("augmentation.scales", 0 < low <= high, [low, high], "two ascending numbers above 0"),
+        ("augmentation.flip", 0 <= a.flip <= 1, a.flip, "a probability"),
+        (
+            "augmentation.largest_class",
+            0 < a.largest_class <= 1,
+            a.largest_class,
+            "a share above 0",
+        ),
+        ("network.dropout", 0 <= n.dropout < 1, n.dropout, "a probability below 1"),
+        ("network.auxiliary", n.auxiliary >= 0, n.auxiliary, "0 or more"),
+        (
+            "solver.learning_rates",
+            bool(s.learning_rates) and min(s.learning_rates) > 0,
+            list(s.learning_rates),
+            "numbers above 0",
+        ),
+        (
+            "solver.drops",
+            all(0 < d < 1 for d in s.drops),
+            list(s.drops),
+            "fractions between 0 and 1",
+        ),
+        (
+            "inference.scales",
+            bool(i.scales) and min(i.scales) > 0,
+            list(i.scales),
+            "numbers above 0",
+        ),
+    ]
