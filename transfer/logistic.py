@@ -91,6 +91,7 @@ from transfer.frozen.evaluation import (
     accuracy_scores,
     evaluate,
     labeled_images,
+    mean_class_score,
     split_features,
 )
 from transfer.frozen.heads import held_out_split
@@ -103,7 +104,6 @@ from transfer.frozen.logistic_regression import (
 from transfer.scoring.classification import (
     class_accuracies,
     eleven_point_average_precision,
-    mean_class_accuracy,
     top_k_accuracy,
 )
 from transfer.scoring.scores import Score
@@ -242,16 +242,7 @@ def _scores(outputs: np.ndarray, test: Split, rules: str) -> dict[str, Score]:
     if test.labels.ndim == 2:
         return {"map": _mean_average_precision(outputs, test, rules)}
     top1, *top5 = accuracy_scores(outputs, test, name="logistic", rules=rules)
-    value, stderr = mean_class_accuracy(outputs, test.labels)
-    mean = Score(
-        name="logistic mean per class",
-        value=value,
-        data=test.data,
-        rules=f"top-1 accuracy of each class, averaged over classes; {rules}",
-        n=len(test.labels),
-        stderr=stderr,
-        per_class=top1.per_class,
-    )
+    mean = mean_class_score(outputs, test, name="logistic", rules=rules)
     return {"top1": top1, **({"top5": top5[0]} if top5 else {}), "mean_per_class": mean}
 
 

@@ -25,11 +25,21 @@ from msbreg.run.errors import UserError
 from msbreg.run.job import AlreadyFinished, Job, log, start_job
 from transfer.frozen.feature_cache import Features, Pass, export, extract
 from transfer.frozen.feature_store import Rows
-from transfer.frozen.frozen_config import FrozenConfig, LabeledConfig
-from transfer.scoring.classification import class_accuracies, standard_error, top_k_accuracy
+from transfer.frozen.frozen_config import (
+    FrozenConfig,
+    LabeledConfig,
+    NetworkConfig,
+    SplitConfig,
+)
+from transfer.scoring.classification import (
+    class_accuracies,
+    mean_class_accuracy,
+    standard_error,
+    top_k_accuracy,
+)
 from transfer.scoring.scores import DataId, Score
 
-C = TypeVar("C", bound=FrozenConfig)
+C = TypeVar("C", bound=NetworkConfig)
 
 MOST_COPIES = 0.01
 """Largest share of test images that may also be training images.
@@ -95,7 +105,7 @@ def evaluate(
             resume_file=resume_file,
         ) as current:
             log.info("%s of %s on %s", kind, config.checkpoint, config.data)
-            default = FrozenConfig.checkpoint
+            default = NetworkConfig.checkpoint
             if not given and config.checkpoint not in ("random", default):
                 current.warn(
                     f"no --data was given: {config.checkpoint} is evaluated on the EMBEDDED DIGITS, not "
@@ -108,7 +118,7 @@ def evaluate(
         return {}
 
 
-def inputs(config: FrozenConfig) -> dict[str, str]:
+def inputs(config: NetworkConfig) -> dict[str, str]:
     """SHA-256 digests of the checkpoint files; a completed run is recognized by them."""
     named = {"checkpoint": config.checkpoint}
     if config.twin_of is not None:
@@ -123,7 +133,7 @@ def inputs(config: FrozenConfig) -> dict[str, str]:
 # ---- The network
 
 
-def load_network(config: FrozenConfig, job: Job) -> tuple[Backbone, Provenance]:
+def load_network(config: NetworkConfig, job: Job) -> tuple[Backbone, Provenance]:
     """Load the frozen backbone; its provenance goes into the record."""
     if config.checkpoint != "random":
         backbone, provenance = _load(config, Path(config.checkpoint))
@@ -154,7 +164,7 @@ def default_image_size(arch: str) -> int:
     return {"resnet18-narrow": 48}.get(arch, 32 if "-" in arch else 224)
 
 
-def _load(config: FrozenConfig, path: Path) -> tuple[Backbone, Provenance]:
+def _load(config: NetworkConfig, path: Path) -> tuple[Backbone, Provenance]:
     return load_backbone(
         path.expanduser(),
         arch=config.arch,
@@ -164,7 +174,7 @@ def _load(config: FrozenConfig, path: Path) -> tuple[Backbone, Provenance]:
     )
 
 
-def network_name(config: FrozenConfig, provenance: Provenance) -> str:
+def network_name(config: NetworkConfig, provenance: Provenance) -> str:
     """The name of the network in tables."""
     if config.name:
         return config.name
@@ -232,22 +242,10 @@ def frozen_network(config: FrozenConfig, job: Job) -> FrozenNetwork:
             of the size of the transform.
     """
     backbone, provenance = load_network(config, job)
-    transform = config.transform.over(_default_transform(provenance))
-    if note := backbone.adaptation(transform.crop):
-        job.record.content["network"]["adaptation"] = note
-        log.info("%s", note)
-    representation = config.representation or backbone.representations[0]
-    if representation not in backbone.representations:
-        raise UserError(
-            f"representation is {representation!r}; this network has: "
-            f"{', '.join(backbone.representations)}"
-        )
-    job.record.content["transform"] = plain(transform)
-    job.record.content["representation"] = representation
-    job.record.resolve(transform=transform, representation=representation)
+    transform = network_transform(config, job, backbone, provenance)
     settings = Pass(
         cache=config.cache,
-        representation=representation,
+        representation=chosen_representation(config.representation, backbone, job),
         precision=config.precision,
         compiled=config.compile,
         threads=config.workers,
@@ -255,11 +253,45 @@ def frozen_network(config: FrozenConfig, job: Job) -> FrozenNetwork:
     return FrozenNetwork(backbone, provenance, transform, settings, job)
 
 
+def network_transform(
+    config: NetworkConfig, job: Job, backbone: Backbone, provenance: Provenance
+) -> EvaluationTransform:
+    """The transform of the images to evaluate; it goes into the record.
+
+    Raises:
+        UserError: the network does not take images of its size.
+    """
+    transform = config.transform.over(_default_transform(provenance))
+    if note := backbone.adaptation(transform.crop):
+        job.record.content["network"]["adaptation"] = note
+        log.info("%s", note)
+    job.record.content["transform"] = plain(transform)
+    job.record.resolve(transform=transform)
+    return transform
+
+
+def chosen_representation(given: str | None, backbone: Backbone, job: Job) -> str:
+    """The representation to evaluate (None: the network's default); it goes into the record.
+
+    Raises:
+        UserError: the network does not have it.
+    """
+    representation = given or backbone.representations[0]
+    if representation not in backbone.representations:
+        raise UserError(
+            f"representation is {representation!r}; this network has: "
+            f"{', '.join(backbone.representations)}"
+        )
+    job.record.content["representation"] = representation
+    job.record.resolve(representation=representation)
+    return representation
+
+
 # ---- The images and their features
 
 
 def labeled_images(
-    config: LabeledConfig,
+    config: SplitConfig,
     job: Job,
     *,
     more: Sequence[str] = (),
@@ -411,11 +443,32 @@ def accuracy_scores(
     return scores
 
 
+def mean_class_score(
+    outputs: np.ndarray,  # (N, C)
+    split: Labeled,
+    *,
+    name: str,
+    rules: str,
+) -> Score:
+    """``NAME mean per class``, as reported for data sets with unequal classes."""
+    value, stderr = mean_class_accuracy(outputs, split.labels)
+    by_class = class_accuracies(outputs, split.labels)
+    return Score(
+        name=f"{name} mean per class",
+        value=value,
+        data=split.data,
+        rules=f"top-1 accuracy of each class, averaged over classes; {rules}",
+        n=len(split.labels),
+        stderr=stderr,
+        per_class=dict(zip(split.images.classes, by_class.tolist(), strict=True)),
+    )
+
+
 # ---- Checks
 
 
 def _check_classes(
-    lists: dict[str, LabeledImages], pair: tuple[str, str], config: LabeledConfig
+    lists: dict[str, LabeledImages], pair: tuple[str, str], config: SplitConfig
 ) -> None:
     """Check that two splits have the same classes, at least two."""
     (first, second), (train, test) = pair, (lists[name] for name in pair)

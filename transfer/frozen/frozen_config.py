@@ -1,4 +1,4 @@
-"""Settings that every frozen-feature protocol shares. Imports no PyTorch: see msbreg/run/options.py."""
+"""Settings that the protocols on classified images share. Imports no PyTorch: see msbreg/run/options.py."""
 
 import os
 from dataclasses import dataclass, field
@@ -17,16 +17,12 @@ def default_cache() -> Path:
 
 
 @dataclass(frozen=True)
-class FrozenConfig:
-    """Settings that all frozen-feature protocols share."""
+class NetworkConfig:
+    """Settings of every protocol on classified images: the network, the data, the machine."""
 
     not_protocol: ClassVar[frozenset[str]] = frozenset(
-        {"arch", "image_size", "encoder", "family", "trust_pickle", "twin_of", "features_out"}
-        | {"compile"}
+        {"arch", "image_size", "encoder", "family", "trust_pickle", "twin_of"}
     )  # which network, not how it is evaluated
-
-    added: ClassVar[dict[str, Any]] = {"representation": "gap", "precision": "float32"}
-    """Settings of later versions, with the values that keep the digests of earlier runs."""
 
     checkpoint: str = "runs/pretrain/checkpoint.pth"
     """Checkpoint to evaluate, or ``random`` for an untrained network."""
@@ -57,18 +53,6 @@ class FrozenConfig:
     """auto, cpu, cuda or cuda:N."""
     workers: int = 2
     """Threads that decode images, and processes that fit classifiers."""
-    cache: Path = field(default_factory=default_cache)
-    """Folder of the feature cache."""
-    representation: str | None = None
-    """Feature of the network to evaluate (null: its default; for ResNets ``gap``, the global average
-    pool; for vision transformers ``cls``, the class token; also cls+mean, mean, cls-4, ...)."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """bf16: compute and store the features in bfloat16: faster on GPUs, half the space, other numbers."""
-    compile: Literal["auto", "no", "yes"] = "auto"
-    """Compile the network, which takes a minute or two (auto: for 50,000 images or more)."""
-    features_out: Path | None = None
-    """Also write the features to this file: FILE.npz with the labels, paths and classes of both splits,
-    or FILE.npy, one file per split."""
     finished: Literal["error", "skip"] = "error"
     """What to do if the output folder already contains this completed run."""
     transform: TransformOptions = field(default_factory=TransformOptions)
@@ -91,8 +75,6 @@ class FrozenConfig:
                 f"twin_of is {self.twin_of}, but the checkpoint is {self.checkpoint}; "
                 "expected --checkpoint random with --twin-of"
             )
-        if self.features_out is not None and self.features_out.suffix not in (".npz", ".npy"):
-            raise UserError(f"features_out is {self.features_out}; expected FILE.npz or FILE.npy")
 
     def check_inputs(self) -> None:
         """Check that the paths can be used.
@@ -111,8 +93,39 @@ class FrozenConfig:
 
 
 @dataclass(frozen=True)
-class LabeledConfig(FrozenConfig):
-    """Settings of the protocols on DATA/SPLIT/CLASS/*: one label per image."""
+class FrozenConfig(NetworkConfig):
+    """Settings of the protocols on frozen features."""
+
+    not_protocol: ClassVar[frozenset[str]] = NetworkConfig.not_protocol | {
+        "features_out",
+        "compile",
+    }
+
+    added: ClassVar[dict[str, Any]] = {"representation": "gap", "precision": "float32"}
+    """Settings of later versions, with the values that keep the digests of earlier runs."""
+
+    cache: Path = field(default_factory=default_cache)
+    """Folder of the feature cache."""
+    representation: str | None = None
+    """Feature of the network to evaluate (null: its default; for ResNets ``gap``, the global average
+    pool; for vision transformers ``cls``, the class token; also cls+mean, mean, cls-4, ...)."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: compute and store the features in bfloat16: faster on GPUs, half the space, other numbers."""
+    compile: Literal["auto", "no", "yes"] = "auto"
+    """Compile the network, which takes a minute or two (auto: for 50,000 images or more)."""
+    features_out: Path | None = None
+    """Also write the features to this file: FILE.npz with the labels, paths and classes of both splits,
+    or FILE.npy, one file per split."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.features_out is not None and self.features_out.suffix not in (".npz", ".npy"):
+            raise UserError(f"features_out is {self.features_out}; expected FILE.npz or FILE.npy")
+
+
+@dataclass(frozen=True)
+class SplitConfig(NetworkConfig):
+    """Settings of the protocols that fit on one split and score another."""
 
     train_split: str = "train"
     """Folder of the training images."""
@@ -125,6 +138,11 @@ class LabeledConfig(FrozenConfig):
             raise UserError(
                 f"train_split and val_split are both {self.train_split!r}; expected two splits"
             )
+
+
+@dataclass(frozen=True)
+class LabeledConfig(SplitConfig, FrozenConfig):
+    """Settings of the protocols on the frozen features of two splits."""
 
 
 def check_drops(schedule: str, drops: tuple[float, ...], epochs: int) -> None:

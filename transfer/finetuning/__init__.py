@@ -1,0 +1,1 @@
+"""Fine-tuning of a classifier: the network, its training and its selection."""

@@ -1,0 +1,518 @@
+"""Classification by fine-tuning: with 1 % or 10 % of ImageNet's labels, or on any other data set.
+
+A linear layer is put on the backbone, and both are trained on augmented images (or only the layer, with
+``--freeze encoder``). If the settings list several learning rates, weight decays or numbers of epochs, each
+combination is trained without a part of the training images and scored on it; the best one is then trained on
+all training images. The test images are scored once, at the end. After an interruption (Ctrl-C, SIGTERM, a
+crash), the same command continues from the last checkpoint.
+"""
+
+import contextlib
+import copy
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from msbreg.data.transforms import AugmentationOptions, TrainingTransform
+from msbreg.run.config import Card, plain
+from msbreg.run.errors import Interrupted, UserError
+from msbreg.run.options import main, read_options
+from transfer.frozen.frozen_config import SplitConfig, check_drops
+
+
+@dataclass(frozen=True)
+class Config(SplitConfig):
+    """Settings of a fine-tuned classifier: trained on DATA/train, scored on DATA/val."""
+
+    script: ClassVar[str] = "transfer/semisupervised.py"
+    harmless: ClassVar[frozenset[str]] = frozenset({"loading"})
+
+    output: Path = Path("runs/semisupervised")
+    """Folder for record.json, log.txt, curve.jsonl and the checkpoint."""
+    labels: float = 1.0
+    """Fraction of the training images to use, balanced over the classes and drawn with ``seed``. For
+    ImageNet, use the published lists instead: ``--train-split train-1pct``."""
+    representation: str | None = None
+    """Feature of the network below the layer (null: its default; for ResNets ``gap``)."""
+    freeze: Literal["nothing", "statistics", "encoder"] = "nothing"
+    """statistics: BatchNorm keeps the statistics of the checkpoint. encoder: so does everything but the
+    layer."""
+    sync_bn: bool = False
+    """Several GPUs: compute BatchNorm statistics over all processes."""
+    norm_epochs: float = 0.0
+    """The weight of a batch in BatchNorm's running statistics is 0.1, but at most this number divided by the
+    steps per epoch (SimCLR: 10); 0 is no such limit."""
+    learning_rates: tuple[float, ...] = (0.25,)
+    """Learning rates of the layer to choose from."""
+    encoder_rates: tuple[float, ...] = ()
+    """Learning rates of the encoder, one for each of the layer's (empty: the same)."""
+    weight_decays: tuple[float, ...] = (0.0,)
+    """Weight decays to choose from."""
+    decay_over_rate: bool = False
+    """Divide each weight decay by the layer's learning rate (SimCLR)."""
+    epoch_counts: tuple[int, ...] = (30,)
+    """Numbers of passes over the training images to choose from."""
+    steps: int = 0
+    """Train for about this number of steps, rounded to epochs, instead of ``epoch_counts`` (0: do not)."""
+    batch_size: int = 256
+    """Images per step of all processes."""
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    """sgd, or lars (BYOL's form)."""
+    momentum: float = 0.9
+    nesterov: bool = True
+    """sgd: Nesterov momentum."""
+    schedule: Literal["cosine", "steps", "constant"] = "cosine"
+    """cosine to 0, steps (x ``drop_factor`` at each of ``drops``), or constant."""
+    drops: tuple[float, ...] = ()
+    """Epochs after which ``steps`` lowers the learning rate."""
+    drop_factor: float = 0.1
+    every_step: bool = True
+    """Whether the learning rate changes at every step, or once per epoch."""
+    held_out: float = 0.1
+    """Fraction of the training images held out to choose between several candidates."""
+    metric: Literal["top1", "mean_per_class"] = "top1"
+    """The accuracy to choose by: of images, or the mean over classes (Aircraft, Caltech-101, Flowers,
+    Pets)."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: compute in bfloat16 where PyTorch's autocast does."""
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    """Random crop and flip of the training images."""
+    loading: int = 2
+    """Processes that decode and crop training images."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.learning_rates or min(self.learning_rates + self.encoder_rates) <= 0:
+            raise UserError(
+                f"learning_rates is {list(self.learning_rates)} and encoder_rates "
+                f"{list(self.encoder_rates)}; expected numbers above 0"
+            )
+        if self.encoder_rates and len(self.encoder_rates) != len(self.learning_rates):
+            raise UserError(
+                f"there are {len(self.encoder_rates)} encoder_rates and {len(self.learning_rates)} "
+                "learning_rates; expected as many, because they are used in pairs"
+            )
+        if self.encoder_rates and self.freeze == "encoder":
+            raise UserError(
+                f"encoder_rates is {list(self.encoder_rates)}, but the encoder is frozen; expected none"
+            )
+        if not self.weight_decays or min(self.weight_decays) < 0:
+            raise UserError(
+                f"weight_decays is {list(self.weight_decays)}; expected numbers of 0 or more"
+            )
+        if not self.epoch_counts or min(self.epoch_counts) < 1 or self.steps < 0:
+            raise UserError(
+                f"epoch_counts is {list(self.epoch_counts)} and steps {self.steps}; expected at least 1 for "
+                "each, and 0 or more"
+            )
+        if not (0 < self.labels <= 1 and 0 < self.held_out < 1):
+            raise UserError(
+                f"labels is {self.labels} and held_out {self.held_out}; expected fractions above 0, up to 1 "
+                "and below 1"
+            )
+        if self.batch_size < 2 or self.loading < 0 or self.norm_epochs < 0:
+            raise UserError(
+                f"batch_size is {self.batch_size}, loading {self.loading} and norm_epochs "
+                f"{self.norm_epochs}; expected at least 2, 0 and 0"
+            )
+        check_drops(self.schedule, self.drops, min(self.epoch_counts))
+
+
+if __name__ == "__main__":  # options, cards and paths are checked before PyTorch is imported
+    OPTIONS = read_options(Config)
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msbreg.backbones.backbone_interface import Backbone
+from msbreg.backbones.features import feature_batches
+from msbreg.backbones.resnet import normalize
+from msbreg.backbones.spec import Normalization
+from msbreg.checkpoints.read import read_file
+from msbreg.data.images import LabeledImages, balanced_subset
+from msbreg.data.sources import data_name
+from msbreg.data.transforms import EvaluationTransform
+from msbreg.run import distributed
+from msbreg.run.failures import Agreement
+from msbreg.run.job import Job, log, seed_everything
+from msbreg.run.progress import Progress
+from msbreg.train.loop import Plan, train
+from msbreg.train.state import Checkpoint, State
+from transfer.finetuning.classifier_training import (
+    Candidate,
+    Classifier,
+    ClassifierTraining,
+    TrainingRules,
+    step_sizes,
+)
+from transfer.frozen.evaluation import (
+    Labeled,
+    accuracy_scores,
+    chosen_representation,
+    evaluate,
+    labeled_images,
+    load_network,
+    mean_class_score,
+    network_transform,
+)
+from transfer.frozen.head_training import augmented_batches
+from transfer.frozen.heads import held_out_split
+from transfer.scoring.classification import mean_class_accuracy, top_k_accuracy
+from transfer.scoring.scores import DataId
+
+CHECKPOINT = "checkpoint.pth"
+KIND = "msbreg-classifier"
+FINAL = "all training images"
+SAVE_SECONDS = 60.0
+TEST_BATCH = 64
+
+
+def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
+    """Fine-tune a classifier and return its results; accuracies are in percent."""
+    return evaluate("semisupervised", config, card, _run, resume_file=CHECKPOINT)
+
+
+def _run(config: Config, job: Job) -> dict[str, Any]:
+    assert config.data is not None
+    train_images, test_images = labeled_images(config, job).values()
+    train_images = _labeled_part(config, train_images, job)
+    protocol = Protocol(config, job, _network(config, job), _unfinished(job))
+
+    # ---- Choose between the candidates on held-out training images.
+    candidates = candidates_of(config, len(train_images))
+    chosen, held_out = next(iter(candidates)), dict(protocol.before.get("held_out", {}))
+    job.record.content["selection"] = "nothing is selected: one combination of settings was given"
+    if len(candidates) > 1:
+        labels = torch.from_numpy(np.asarray(train_images.labels))
+        kept, held = held_out_split(labels, config.held_out, config.seed)
+        part, rest = train_images.subset(kept.numpy()), train_images.subset(held.numpy())
+        for name, candidate in candidates.items():
+            if name not in held_out:
+                log.info("---- %s, scored on %d held-out images", name, len(held))
+                outputs = protocol.fit(name, candidate, part, rest, held_out)
+                held_out[name] = _accuracy(config, outputs, rest)
+        chosen = max(candidates, key=lambda name: held_out[name])
+        log.info("---- %s, on all training images", chosen)
+        job.record.content["selection"] = (
+            f"settings chosen on {len(held)} held-out training images, then trained on all "
+            f"{len(train_images)}"
+        )
+
+    # ---- Train the chosen one on all training images; score the test images once.
+    outputs = protocol.fit(FINAL, candidates[chosen], train_images, test_images, held_out)
+    identity = DataId(data_name(config.data), config.val_split, test_images.fingerprint)
+    rate = candidates[chosen].head_rate
+    return _results(config, job, outputs, Labeled(test_images, identity), chosen, rate, held_out)
+
+
+def _labeled_part(config: Config, images: LabeledImages, job: Job) -> LabeledImages:
+    """The training images whose labels are used."""
+    if config.labels == 1:
+        return images
+    count = max(len(images.classes), round(config.labels * len(images)))
+    part = balanced_subset(images, count, seed=config.seed)
+    job.record.content["data"][config.train_split] |= {
+        "used": len(part),
+        "fingerprint_of_used": part.fingerprint,
+    }
+    log.info("%d of %d training images are used", len(part), len(images))
+    return part
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network before fine-tuning, and the transforms of its images."""
+
+    backbone: Backbone
+    normalization: Normalization
+    representation: str
+    augmentation: TrainingTransform
+    transform: EvaluationTransform
+
+
+def _network(config: Config, job: Job) -> Network:
+    backbone, provenance = load_network(config, job)
+    transform = network_transform(config, job, backbone, provenance)
+    augmentation = config.augmentation.over(
+        TrainingTransform(crop=transform.crop, interpolation=transform.interpolation)
+    )
+    backbone.adaptation(augmentation.crop)  # refuses sizes that the network does not take
+    job.record.content["augmentation"] = plain(augmentation)
+    job.record.resolve(augmentation=augmentation)
+    representation = chosen_representation(config.representation, backbone, job)
+    return Network(backbone, provenance.normalization, representation, augmentation, transform)
+
+
+# ---- Candidates
+
+
+def candidates_of(config: Config, images: int) -> dict[str, Candidate]:
+    """All combinations of learning rates, weight decays and epochs, by a name of what differs.
+
+    >>> list(candidates_of(Config(learning_rates=(0.1, 0.2), epoch_counts=(30, 50)), 100))[:3]
+    ['learning rate 0.1, 30 epochs', 'learning rate 0.1, 50 epochs', 'learning rate 0.2, 30 epochs']
+    """
+    epoch_counts = config.epoch_counts
+    if config.steps:
+        per_epoch = max(1, len(step_sizes(images, config.batch_size, distributed.world_size())))
+        epoch_counts = (max(1, round(config.steps / per_epoch)),)
+    pairs = zip(config.learning_rates, config.encoder_rates or config.learning_rates, strict=True)
+    found: dict[str, Candidate] = {}
+    for (head, encoder), decay, epochs in itertools.product(
+        pairs, config.weight_decays, epoch_counts
+    ):
+        parts = [f"learning rate {head:g}" + (f" / {encoder:g}" if encoder != head else "")]
+        parts += [f"weight decay {decay:g}"] if len(config.weight_decays) > 1 else []
+        parts += [f"{epochs} epochs"] if len(epoch_counts) > 1 else []
+        weight_decay = decay / head if config.decay_over_rate else decay
+        found[", ".join(parts)] = Candidate(head, encoder, weight_decay, epochs)
+    return found
+
+
+def rules_of(config: Config) -> TrainingRules:
+    """What all candidates have in common."""
+    return TrainingRules(
+        freeze=config.freeze,
+        batch_size=config.batch_size,
+        optimizer=config.optimizer,
+        momentum=config.momentum,
+        nesterov=config.nesterov and config.momentum > 0,
+        schedule=config.schedule,
+        drops=config.drops,
+        drop_factor=config.drop_factor,
+        every_step=config.every_step,
+        norm_epochs=config.norm_epochs,
+        bf16=config.precision == "bf16",
+        seed=config.seed,
+    )
+
+
+def _accuracy(config: Config, outputs: np.ndarray, images: LabeledImages) -> float:
+    """What the candidates are compared by."""
+    labels = np.asarray(images.labels)
+    if config.metric == "mean_per_class":
+        return mean_class_accuracy(outputs, labels)[0]
+    return top_k_accuracy(outputs, labels, 1)
+
+
+# ---- One training, and the outputs for the images to score
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all trainings of a run share.
+
+    Attributes:
+        before: the checkpoint of an interrupted run; empty if there is none.
+    """
+
+    config: Config
+    job: Job
+    network: Network
+    before: dict[str, Any]
+
+    def fit(
+        self,
+        phase: str,
+        candidate: Candidate,
+        fitted: LabeledImages,
+        tested: LabeledImages,
+        held_out: dict[str, float],
+    ) -> np.ndarray:  # (N, C)
+        """Train a new classifier and return its outputs; continues an interrupted training."""
+        config, job = self.config, self.job
+        seed_everything(config.seed + distributed.rank())  # for dropout
+        classifier = Classifier(
+            copy.deepcopy(self.network.backbone),
+            self.network.representation,
+            len(fitted.classes),
+            torch.Generator().manual_seed(config.seed),
+            frozen=config.freeze == "encoder",
+        )
+        if config.sync_bn and distributed.world_size() > 1:
+            if job.device.type == "cpu":
+                job.warn("SyncBN needs CUDA: each process computes its own BatchNorm statistics")
+            distributed.synchronize_batch_norm(classifier, job.device)
+        training = ClassifierTraining(
+            len(fitted),
+            classifier,
+            candidate,
+            rules_of(config),
+            self.network.normalization,
+            batches_of=augmented_batches(
+                fitted,
+                self.network.augmentation,
+                seed=config.seed,
+                workers=config.loading,
+                device=job.device,
+            ),
+            device=job.device,
+        )
+        if left := len(fitted) - sum(training.sizes):
+            job.warn(
+                f"{left} of {len(fitted)} images are left out of each epoch: they do not give each process "
+                "two images"
+            )
+        header = {
+            "kind": KIND,
+            "phase": phase,
+            "held_out": dict(held_out),
+            "data": job.record.content["data"],
+        }
+        self._train(training, header, phase)
+        distributed.share_buffers(classifier)
+        return self._outputs(classifier.eval(), tested)
+
+    def _train(self, training: ClassifierTraining, header: dict[str, Any], phase: str) -> None:
+        job, state = self.job, State()
+        checkpoint = Checkpoint(job.output / CHECKPOINT, lambda step: header)
+        if self.before.get("phase") == phase:
+            if self.before["data"] != header["data"]:
+                raise UserError(
+                    f"{checkpoint.path} was trained with other data: {self.before['data']}.\n"
+                    "Restore them to continue, or start a new run in another --output."
+                )
+            if warning := checkpoint.restore(training, state, self.before):
+                job.warn(warning)
+            log.info("continuing %s from step %d of %d", phase, state.step, training.steps)
+        plan = Plan(
+            steps=training.steps,
+            row_every=training.epoch,
+            save_seconds=SAVE_SECONDS,
+            read_every=1 if job.device.type == "cpu" else min(20, training.epoch),
+        )
+        job.stop.watched = True  # from here on: save first, then stop
+        with Progress(
+            "training",
+            plan.steps,
+            first=state.step,
+            per_step=self.config.batch_size,
+            unit="images",
+        ) as progress:
+            train(
+                training,
+                training.batches(state.step),
+                plan,
+                state,
+                checkpoint,
+                job=job,
+                progress=progress,
+            )
+        job.stop.watched = False
+
+    def _outputs(self, classifier: Classifier, images: LabeledImages) -> np.ndarray:  # (N, C)
+        """The outputs for all images; each process computes those of its images."""
+        mine = range(distributed.rank(), len(images), distributed.world_size())
+        bf16 = self.config.precision == "bf16"
+        outputs = _Outputs(classifier, self.network.normalization, self.job.device, bf16)
+        parts = [torch.empty(0, classifier.head.out_features)]
+        with (
+            Progress("scoring", len(mine), unit="images") as progress,
+            Agreement(),
+            contextlib.closing(
+                feature_batches(
+                    outputs,
+                    images,
+                    mine,
+                    transform=self.network.transform,
+                    batch_size=TEST_BATCH,
+                    threads=self.config.workers,
+                )
+            ) as batches,
+        ):
+            for first, rows in self._stoppable(batches):
+                parts.append(torch.from_numpy(rows))
+                progress.update(first + len(rows))
+        return distributed.gather_by_index(torch.cat(parts), len(images)).numpy()
+
+    def _stoppable(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            yield batch
+            if self.job.stop:
+                raise Interrupted(
+                    f"{self.job.stop.name} during the evaluation; the same command continues the run."
+                )
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """The outputs of a classifier, where ``feature_batches`` expects a network's features."""
+
+    classifier: Classifier
+    normalization: Normalization
+    device: torch.device
+    bf16: bool
+    compiled: ClassVar[bool] = False
+
+    def __call__(self, pixels: Tensor) -> Tensor:  # (B, C), on the CPU
+        images = normalize(pixels, self.device, self.normalization)
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
+        ):
+            logits: Tensor = self.classifier(images)
+            return logits.float().cpu()
+
+
+# ---- Results
+
+
+def _results(
+    config: Config,
+    job: Job,
+    outputs: np.ndarray,  # (N, C)
+    tested: Labeled,
+    chosen: str,
+    rate: float,
+    held_out: dict[str, float],
+) -> dict[str, Any]:
+    """Scores of the test images; ``rate`` is the chosen learning rate of the layer."""
+    trained = {
+        "nothing": "fine-tuned network",
+        "statistics": "fine-tuned network with frozen BatchNorm statistics",
+        "encoder": "linear layer on a frozen network, augmented images",
+    }[config.freeze]
+    share = "" if config.labels == 1 else f", {100 * config.labels:g} % of the labels"
+    rules = f"{trained}, trained on {config.train_split}{share}"
+    top1, *top5 = accuracy_scores(outputs, tested, name="fine-tuned", rules=rules)
+    mean = mean_class_score(outputs, tested, name="fine-tuned", rules=rules)
+    first, others = (mean, [top1]) if config.metric == "mean_per_class" else (top1, [mean])
+    job.record.content["scores"] = [score.as_dict() for score in (first, *top5, *others)]
+    log.info("top-1: %.2f %% with %s", top1.value, chosen)
+    rates = config.learning_rates
+    if len(rates) > 1 and rate in (min(rates), max(rates)):
+        job.warn(f"the chosen learning rate {rate:g} is at the end of the list; extend the list")
+    return {
+        "top1": top1.value,
+        "top1_stderr": top1.stderr,
+        **({"top5": top5[0].value} if top5 else {}),
+        "mean_per_class": mean.value,
+        "chosen": chosen,
+        **({"held_out": held_out} if held_out else {}),
+        "checkpoint": CHECKPOINT,
+    }
+
+
+def _unfinished(job: Job) -> dict[str, Any]:
+    """The checkpoint of an interrupted run with the same settings; empty if there is none."""
+    path = job.output / CHECKPOINT
+    if not (job.resumed and path.exists()):
+        return {}
+    content = read_file(path).content
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise UserError(
+            f"{path} is not a checkpoint of transfer/semisupervised.py; move the file away or give another "
+            "--output"
+        )
+    return content
+
+
+if __name__ == "__main__":
+    main(run, *OPTIONS)
