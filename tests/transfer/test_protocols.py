@@ -20,6 +20,7 @@ from msbreg.data.transforms import EvaluationTransform, TransformOptions
 from msbreg.run.errors import RunFailed, UserError, exit_codes
 from msbreg.run.options import parse
 from msbreg.run.record import read_record
+from tests.transfer.labeled_voc import write_labeled_voc
 from transfer import knn, linear, svm
 from transfer.frozen import evaluation
 from transfer.scoring.scores import score_from_dict
@@ -50,27 +51,7 @@ def checkpoint(tmp_path) -> Path:
 
 @pytest.fixture
 def voc(tmp_path) -> Path:
-    """Images with a red half, a green half or both; in the last, all objects are difficult."""
-    root = tmp_path / "voc" / "VOC2007"
-    (root / "JPEGImages").mkdir(parents=True)
-    (root / "ImageSets" / "Main").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for split, count in (("trainval", 24), ("test", 16)):
-        lines: dict[str, list[str]] = {"green": [], "red": []}
-        for index in range(count):
-            shown = [("red",), ("green",), ("red", "green"), ()][index % 4]
-            image = rng.integers(0, 60, (24, 24, 3), dtype=np.uint8)
-            image[:, :12, 2] += np.uint8(150 * ("red" in shown))
-            image[:, 12:, 1] += np.uint8(150 * ("green" in shown))
-            name = f"{split}{index:03d}"
-            cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), image)
-            for label in lines:
-                value = 1 if label in shown else -1
-                lines[label].append(f"{name} {0 if index == count - 1 else value:2d}")
-        for label, rows in lines.items():
-            file = root / "ImageSets" / "Main" / f"{label}_{split}.txt"
-            file.write_text("\n".join(rows) + "\n")
-    return root.parent
+    return write_labeled_voc(tmp_path / "voc")
 
 
 def common(tmp_path: Path, data: Path, checkpoint: Path | str, output: str = "run") -> dict:
