@@ -82,21 +82,21 @@ class ResNet(Backbone):
         super().__init__()
         self.architecture, self.channels = architecture, architecture.channels
         # Published records depend on the weights of each seed, so they are drawn in the order of version
-        # 0.1.0: first the network with the published width and stem and torchvision's classifier, then the
-        # parts that differ, then all convolutions again.
-        published = Architecture(architecture.depth, inner=architecture.inner)
-        self._build_stem(published)
-        self.bn1 = nn.BatchNorm2d(published.width)
+        # 0.1.0: first the network and torchvision's classifier, then all convolutions again. ResNet-18 was
+        # the only one with other widths and stems; its variants replace parts of the published network.
+        first = Architecture(18) if architecture.depth == 18 else architecture
+        self._build_stem(first)
+        self.bn1 = nn.BatchNorm2d(first.width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool: nn.Module = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        self._build_stages(published)
-        nn.Linear(published.channels["c5"], 1000)
+        self._build_stages(first)
+        nn.Linear(first.channels["c5"], 1000)
         self._initialize()
-        if (architecture.stem, architecture.width) != (published.stem, published.width):
+        if (architecture.stem, architecture.width) != (first.stem, first.width):
             self._build_stem(architecture)
         if architecture.stem != "imagenet":
             self.maxpool = nn.Identity()
-        if architecture.width != published.width:
+        if architecture.width != first.width:
             self.bn1 = nn.BatchNorm2d(architecture.width)
             self._build_stages(architecture)
         self._initialize()

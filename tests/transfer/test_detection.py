@@ -67,8 +67,12 @@ def curve(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
 
 
-def test_a_run_writes_a_record_predictions_tables_drawings_and_a_curve(card, done, tmp_path):
+def test_a_run_writes_a_record_predictions_tables_drawings_and_a_curve(
+    card, done, tmp_path, capsys
+):
     results = run(new_config(card, tmp_path / "run"))
+    train, test = (read_config(card, ()).DATASETS[split][0] for split in ("TRAIN", "TEST"))
+    assert capsys.readouterr().err.startswith(f"detection of random on {train} / {test}\n")
     record = read_record(tmp_path / "run")
     assert not differing(tmp_path / "run", done), "the same seed, the same weights"
     assert curve(tmp_path / "run") == curve(done)
@@ -102,12 +106,6 @@ def test_a_run_writes_a_record_predictions_tables_drawings_and_a_curve(card, don
         (8, True),
     ]
     assert rows[-1]["scores"]["box_AP50"] == results["box_AP50"]
-
-
-def test_the_first_line_names_checkpoint_and_data_sets(card, tmp_path, capsys):
-    run(new_config(card, tmp_path / "run"))
-    train, test = (read_config(card, ()).DATASETS[split][0] for split in ("TRAIN", "TEST"))
-    assert capsys.readouterr().err.startswith(f"detection of random on {train} / {test}\n")
 
 
 def test_different_seeds_give_different_weights(card, done, tmp_path):

@@ -29,6 +29,7 @@ _KEYS: tuple[type, ...] = (str, int, float, bytes, complex, type(None), Inert, T
 _KEYS += (torch.dtype, torch.device)
 # In units of the budget: about a byte of memory, or some nanoseconds of work.
 ITEM, CALL = 128, 2048
+LEAST = 2**28  # what a file of any size may spend
 
 
 class OverBudget(UnpicklingError):
@@ -43,7 +44,7 @@ class Budget:
     """
 
     def __init__(self, size: int) -> None:
-        self.left = 16 * size + 2**28
+        self.left = 16 * size + LEAST
         self.chosen_keys = 0
 
     def spend(self, units: int) -> None:

@@ -1,5 +1,6 @@
 """Read each file in the arguments in a process with limited memory and time; print a JSON list.
 
+The budget of a small file and the limits are a quarter of the real ones, 2**28 units, 2 GiB and 15 seconds.
 Each result is ``[outcome, message]``. Started by ``test_rebuild.py``.
 """
 
@@ -11,16 +12,16 @@ from pathlib import Path
 
 import torch
 
-from msbreg.checkpoints.read import read_file
+from msbreg.checkpoints.read import read_file, rebuild
 from msbreg.run.errors import UserError
 
-GIB, SECONDS = 2**30, 15
+BYTES, SECONDS = 2**29, 4
 
 
 def limited(path: Path) -> list[str]:
     """Limit this process, read one file, and return the result."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2 * GIB, used + 2 * GIB))
+    resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, used + BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     try:
         read_file(path)
@@ -33,6 +34,7 @@ def limited(path: Path) -> list[str]:
 
 def main() -> None:
     torch.set_num_threads(1)
+    rebuild.LEAST //= 4
     results = []
     for name in sys.argv[1:]:
         reading, writing = os.pipe()

@@ -159,7 +159,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """The outcome of each bomb in a process with 15 seconds and 2 GiB beyond what PyTorch needs."""
+    """The outcome of each bomb in a process with limited time and memory."""
     folder = tmp_path_factory.mktemp("bombs")
     files = []
     for number_of_bomb, bomb in enumerate(BOMBS.values()):
