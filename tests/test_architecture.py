@@ -26,6 +26,7 @@ RESTRICTED = {
     "faiss": ("msbreg/neighbors/faiss_search.py",),
     "torch.utils.data": ("msbreg/data/loading.py",),
     "mmseg": ("transfer/segmenters/mmseg_engine.py",),
+    "mmcv": ("transfer/segmenters/mmseg_engine.py",),
     "mmengine": ("transfer/segmenters/mmseg_engine.py",),
     "pyarrow": ("msbreg/data/classification/parquet.py",),
 }

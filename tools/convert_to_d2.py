@@ -103,6 +103,7 @@ from msbreg.run.record import read_record
 from transfer.detectors import detectron2_engine as with_detectron2
 from transfer.report.collection import Collection, collect
 from transfer.report.score_tables import data_name
+from transfer.segmenters import segmenter_engine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -155,6 +156,8 @@ def readers_of(target: Target) -> tuple[Reader, ...]:
     """Readers of toolboxes that msbreg may not import."""
     if target.name == "detectron2" and with_detectron2.available():
         return (with_detectron2.read,)
+    if target.name == "mmseg" and segmenter_engine.mmseg_is_installed():
+        return (segmenter_engine.read_converted,)
     return ()
 
 

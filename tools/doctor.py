@@ -47,6 +47,13 @@ SHARED_MEMORY = (
 )
 DISK = 5 * GIB
 OLDEST_DETECTRON2 = "0.6"
+OLDEST_MMSEG = "1.4"
+MMSEG = {
+    "mmcv": "onedl-mmcv",
+    "mmsegmentation": "onedl-mmsegmentation",
+    "mmengine": "onedl-mmengine",
+}
+"""Distributions of OpenMMLab -> those that install the same modules and work with today's PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,33 @@ def detectron2() -> Finding:
             "install a newer one: https://github.com/facebookresearch/detectron2/blob/main/INSTALL.md",
         )
     return Finding(version)
+
+
+def mmsegmentation() -> Finding:
+    maintained = {name: version for name in MMSEG.values() if (version := version_of(name))}
+    upstream = {
+        name: version
+        for name in (*MMSEG, "mmcv-lite", "mmcv-full")
+        if (version := version_of(name))
+    }
+    install = "pip install onedl-mmcv onedl-mmsegmentation"
+    named = ", ".join(f"{name} {version}" for name, version in (maintained | upstream).items())
+    if maintained and upstream:
+        return Finding(
+            f"{named}; they overwrite each other's files",
+            f"pip uninstall {' '.join(maintained | upstream)}; {install}",
+        )
+    if upstream and "mmsegmentation" in upstream:
+        return Finding(f"{named}; not tried here", f"pip uninstall {' '.join(upstream)}; {install}")
+    version = maintained.get("onedl-mmsegmentation")
+    if version is None:
+        return Finding("not installed; optional: segmentation uses this suite's own network")
+    if "onedl-mmcv" not in maintained or numbers(version) < numbers(OLDEST_MMSEG):
+        return Finding(
+            f"{named}; expected onedl-mmcv, and onedl-mmsegmentation {OLDEST_MMSEG} or newer",
+            f"{install} --upgrade",
+        )
+    return Finding(named)
 
 
 # ---- Hardware
@@ -246,6 +280,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "pycocotools": pycocotools,
     "FAISS": faiss,
     "Detectron2": detectron2,
+    "MMSegmentation": mmsegmentation,
     "CPU": cpu,
     "GPUs": gpus,
     "kNN search": neighbor_search,

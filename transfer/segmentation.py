@@ -37,6 +37,7 @@ from msbreg.data.segmentation.map_sources import MAP_SOURCES, open_label_maps
 from msbreg.data.sources import data_name
 from msbreg.data.training_order import part_of, share_of_batch
 from msbreg.run import distributed
+from msbreg.run.files import write_atomically
 from msbreg.run.job import AlreadyFinished, Job, log, seed_everything, start_job
 from msbreg.run.progress import Progress
 from msbreg.run.trials import run_trials
@@ -45,6 +46,7 @@ from msbreg.train.loop import train
 from msbreg.train.state import Checkpoint, State, require_record
 from transfer.scoring.iou import SegmentationScores
 from transfer.scoring.scores import DataId
+from transfer.segmenters import mmseg_config
 from transfer.segmenters import segmentation_results as results
 from transfer.segmenters.crops import training_batches
 from transfer.segmenters.fcn import Segmenter
@@ -66,7 +68,7 @@ def run(config: Config, card: Card | None = None) -> dict[str, Any]:
     """Train and evaluate a segmentation network and return the results; scores are in percent."""
     if config.trials > 1:
         return run_trials(config, card, run)
-    engine = choose(config.engine)
+    engine = choose(config.engine, config.network)
     config = dataclasses.replace(config, engine=engine.name)
     inputs = {"checkpoint": _digest(config.checkpoint), "twin_of": _digest(str(config.twin_of))}
     try:
@@ -253,6 +255,8 @@ class Protocol:
             device,
         )
         seed_everything(config.seed + rank)  # for dropout
+        if phase.name == FINAL and self.engine.writes_config and distributed.is_main():
+            self._write_mmseg_config(phase)
         header = {
             "kind": KIND,
             "phase": phase.name,
@@ -328,6 +332,16 @@ class Protocol:
                 )
             distributed.synchronize_batch_norm(network, device)
         return network.to(device)
+
+    def _write_mmseg_config(self, phase: Phase) -> None:
+        text = mmseg_config.config_text(
+            self.config,
+            self.provenance.spec,
+            phase.fitted.classes,
+            phase.rate,
+            processes=distributed.world_size(),
+        )
+        write_atomically(self.job.output / mmseg_config.FILE, text.encode())
 
     def _resume(self, training: SegmenterTraining, state: State, checkpoint: Checkpoint) -> None:
         if self.before["data"] != self.job.record.content["data"]:

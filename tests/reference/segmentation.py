@@ -60,9 +60,9 @@ def sliding(
 
 
 def poly_rates(base: float, final: float, power: float, total: int) -> list[float]:
-    """The recursion of mmengine's PolyLR: each rate from the one before."""
-    rates = [base]
+    """The recursion of mmengine's PolyLR: each rate from the one before, the last one is ``final``."""
+    rates, last = [base], total - 1
     for step in range(1, total):
-        factor = (1 - 1 / (total - step + 1)) ** power
+        factor = (1 - 1 / (last - step + 1)) ** power
         rates.append((rates[-1] - final) * factor + final)
     return rates

@@ -57,6 +57,42 @@ def test_an_old_detectron2_conflicts(install, version, old):
     assert bool(doctor.detectron2().remedy) == old
 
 
+def test_mmsegmentation_is_named_with_what_it_needs(install):
+    for name, version in (("onedl-mmcv", "2.3.6"), ("onedl-mmsegmentation", "1.4.2")):
+        install(name, version)
+    finding = doctor.mmsegmentation()
+    assert "onedl-mmcv 2.3.6, onedl-mmsegmentation 1.4.2" in finding.text
+    assert not finding.remedy
+
+
+without_mmseg = pytest.mark.skipif(
+    doctor.version_of("onedl-mmsegmentation") is not None, reason="MMSegmentation is installed"
+)
+
+
+@without_mmseg
+@pytest.mark.parametrize(
+    ("names", "text", "remedy"),
+    [
+        (("onedl-mmcv", "onedl-mmsegmentation", "mmcv"), "overwrite", "pip uninstall onedl-mmcv"),
+        (("onedl-mmsegmentation",), "expected onedl-mmcv", "--upgrade"),
+        (("mmcv", "mmsegmentation"), "not tried here", "pip uninstall mmcv mmsegmentation;"),
+    ],
+)
+def test_other_builds_of_mmsegmentation_conflict(install, names, text, remedy):
+    for name in names:
+        install(name, "1.4.2")
+    finding = doctor.mmsegmentation()
+    assert text in finding.text
+    assert remedy in finding.remedy
+
+
+@without_mmseg
+def test_an_mmcv_of_another_program_does_not_conflict(install):
+    install("mmcv", "2.1.0")
+    assert not doctor.mmsegmentation().remedy
+
+
 def test_more_threads_than_cores_conflict():
     usable = len(os.sched_getaffinity(0))
     before = torch.get_num_threads()

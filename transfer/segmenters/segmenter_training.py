@@ -36,8 +36,9 @@ def rate_at(step: int, base: float, options: SolverOptions) -> float:
     total = options.iterations
     if options.schedule == "step":
         return base * STEP_FACTOR ** sum(step >= round(drop * total) for drop in options.drops)
-    # mmengine's PolyLR in closed form
-    return options.final_rate + (base - options.final_rate) * (1 - step / total) ** options.power
+    # mmengine's PolyLR in closed form, which reaches the final rate in the last step
+    left = 1 - step / max(total - 1, 1)
+    return options.final_rate + (base - options.final_rate) * left**options.power
 
 
 def build_optimizer(network: Segmenter, rate: float, options: SolverOptions) -> torch.optim.SGD:

@@ -4,11 +4,13 @@ from msbreg.checkpoints.layouts import names
 from msbreg.checkpoints.layouts.format import Encoder, Format
 from msbreg.checkpoints.layouts.rows_methods import QUERY
 
-# Modules of OpenSelfSup, MMSelfSup and MMPretrain other than the backbone.
+# Modules of OpenSelfSup, MMSelfSup, MMPretrain and MMSegmentation other than the backbone.
 MM_DROPPED = (
     "neck.*",
     "head.*",
     "head_*",
+    "decode_head.*",
+    "auxiliary_head.*",
     "encoder_q.1.*",
     "encoder_k.*",
     "online_net.1.*",
@@ -32,8 +34,10 @@ MM_MOMENTUM = ("encoder_k.0.", "target_net.0.", "momentum_encoder.0.")
 OPENMMLAB = (
     Format(
         "openmmlab",
-        covers="OpenSelfSup, MMSelfSup, MMPretrain and descendants (DenseCL, ORL): training files",
-        source="open-mmlab/mmselfsup models/algorithms; WXinlong/DenseCL openselfsup/models",
+        covers="OpenSelfSup, MMSelfSup, MMPretrain and descendants (DenseCL, ORL): training files; "
+        "MMSegmentation",
+        source="open-mmlab/mmselfsup models/algorithms; WXinlong/DenseCL openselfsup/models; "
+        "open-mmlab/mmsegmentation models/segmentors",
         entry=("state_dict",),
         encoders=(
             Encoder("backbone", "backbone."),

@@ -149,6 +149,12 @@ def mmselfsup(s: State, t: State) -> Any:
     return {"meta": {"epoch": 200}, "state_dict": state, "message_hub": {}, "param_schedulers": []}
 
 
+def mmsegmentation(s: State, t: State) -> Any:
+    state = under("backbone.", s) | linear("decode_head.psp_modules.0.1.conv.")
+    state |= linear("decode_head.conv_seg.") | linear("auxiliary_head.conv_seg.")
+    return {"meta": {"CLASSES": ("road",), "PALETTE": [[128, 64, 128]]}, "state_dict": state}
+
+
 def vissl(s: State, t: State) -> Any:
     model = {"trunk": under("_feature_blocks.", s), "heads": linear("0.clf.0.")}
     return {
@@ -381,6 +387,7 @@ FAMILIES: dict[str, tuple[str, Builder]] = {
     ),
     "DetCo": ("openmmlab-extracted", lambda s, t: {"state_dict": s}),
     "MMSelfSup 1.x": ("openmmlab", mmselfsup),
+    "MMSegmentation": ("openmmlab", mmsegmentation),
     "VISSL training": ("vissl", vissl),
     "VISSL DINO": ("vissl-dino", vissl_dino),
     "VISSL MoCo": ("vissl", vissl_moco),
