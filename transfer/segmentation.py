@@ -7,7 +7,6 @@ checkpoint.
 """
 
 import dataclasses
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +31,8 @@ from msbreg.backbones.spec import Provenance
 from msbreg.backbones.twin import random_backbone
 from msbreg.checkpoints.load import file_sha256, load_exactly, load_resnet
 from msbreg.checkpoints.read import read_file
-from msbreg.data.segmentation.label_maps import LabelMaps, survey
-from msbreg.data.segmentation.map_sources import MAP_SOURCES, open_label_maps
+from msbreg.data.segmentation.label_maps import LabelMaps
+from msbreg.data.segmentation.map_sources import MAP_SOURCES
 from msbreg.data.sources import data_name
 from msbreg.data.training_order import part_of, share_of_batch
 from msbreg.run import distributed
@@ -50,6 +49,7 @@ from transfer.segmenters import mmseg_config
 from transfer.segmenters import segmentation_results as results
 from transfer.segmenters.crops import training_batches
 from transfer.segmenters.fcn import Segmenter
+from transfer.segmenters.map_splits import checked_splits
 from transfer.segmenters.segmenter_engine import Engine, choose
 from transfer.segmenters.segmenter_training import (
     BATCH_SIZE,
@@ -92,7 +92,7 @@ def _digest(checkpoint: str) -> str:
 def _run(config: Config, engine: Engine, job: Job) -> dict[str, Any]:
     share = share_of_batch(config.solver.batch_size, distributed.world_size(), name=BATCH_SIZE)
     part_of(share, config.accumulate)
-    fitted, tested = _data(config, job)
+    fitted, tested = checked_splits(config.data, (config.train_split, config.val_split), job)
     backbone, provenance = _backbone(config, job)
     protocol = Protocol(config, engine, job, backbone, provenance, _unfinished(job))
 
@@ -122,51 +122,6 @@ def _run(config: Config, engine: Engine, job: Job) -> dict[str, Any]:
 
 
 # ---- Data and backbone
-
-
-def _data(config: Config, job: Job) -> tuple[LabelMaps, LabelMaps]:
-    """Both splits. Every label map is read once, so that errors appear before anything is computed."""
-    splits = {}
-    for split in (config.train_split, config.val_split):
-        source = open_label_maps(config.data, split)
-
-        def read(source: LabelMaps = source, split: str = split) -> Any:
-            with Progress(f"checking {split}", len(source), unit="images") as progress:
-                return survey(source, progress=lambda done, _: progress.update(done))
-
-        found = distributed.from_main(read)
-        if len(found.void) and split == config.train_split:
-            job.warn(
-                f"{split}: {len(found.void)} images without a labeled pixel are not trained on"
-            )
-            source = source.subset(np.setdiff1d(np.arange(len(source)), found.void))
-        splits[split] = source
-        job.record.content.setdefault("data", {})[split] = {
-            "images": len(source),
-            "fingerprint": source.fingerprint,
-            "classes": list(source.classes),
-            "pixels": found.pixels.tolist(),
-        }
-        absent = [n for n, count in zip(source.classes, found.pixels, strict=True) if not count]
-        if absent:
-            job.warn(f"{split}: classes without a pixel: {', '.join(absent)}")
-    fitted, tested = splits.values()
-    if fitted.classes != tested.classes:
-        raise UserError(
-            f"{config.train_split} has {len(fitted.classes)} classes and {config.val_split} "
-            f"{len(tested.classes)}, or other names; expected the same, in the same order"
-        )
-    both = _files(fitted) & _files(tested)
-    if both:
-        raise UserError(
-            f"{len(both)} images are in both splits, such as {min(both)}; expected disjoint splits"
-        )
-    return fitted, tested
-
-
-def _files(source: LabelMaps) -> set[str]:
-    """The image files, with links resolved."""
-    return {os.path.realpath(source.name(i)) for i in range(len(source))}
 
 
 def held_out(source: LabelMaps, count: int, seed: int) -> tuple[LabelMaps, LabelMaps]:
@@ -370,7 +325,7 @@ class Protocol:
             data = DataId(
                 data_name(config.data, MAP_SOURCES), config.val_split, phase.tested.fingerprint
             )
-            results.write(job, phase.tested, scores, config.inference, data)
+            results.write(job, phase.tested, scores, data, rules=results.rules(config.inference))
         return scores
 
 

@@ -23,11 +23,11 @@ from msbreg.data.transforms import AugmentationOptions, TrainingTransform
 from msbreg.run.config import Card, plain
 from msbreg.run.errors import Interrupted, UserError
 from msbreg.run.options import main, read_options
-from transfer.frozen.frozen_config import SplitConfig, check_drops
+from transfer.frozen.frozen_config import SplitConfig, TransformConfig, check_drops
 
 
 @dataclass(frozen=True)
-class Config(SplitConfig):
+class Config(SplitConfig, TransformConfig):
     """Settings of a fine-tuned classifier: trained on DATA/train, scored on DATA/val."""
 
     script: ClassVar[str] = "transfer/semisupervised.py"

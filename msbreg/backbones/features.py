@@ -91,8 +91,15 @@ def extract_features(
     return x
 
 
+class ReadsImages(Protocol):
+    """What ``feature_batches`` needs of an ``ImageSource``."""
+
+    def image(self, i: int) -> np.ndarray:  # (H, W, 3) uint8 RGB
+        """Decode image i."""
+
+
 class PixelFunction(Protocol):
-    """A function of pixels, (B, 3, H, W) uint8 on the CPU, to (B, D) on the CPU.
+    """A function of pixels, (B, 3, H, W) uint8 on the CPU, to (B, D) or (B, T, D) on the CPU.
 
     Attributes:
         compiled: whether all batches should have the same size.
@@ -106,13 +113,13 @@ class PixelFunction(Protocol):
 
 def feature_batches(
     network: PixelFunction,
-    source: ImageSource,
+    source: ReadsImages,
     indices: range,
     *,
     transform: EvaluationTransform,
     batch_size: int,
     threads: int,
-) -> Generator[tuple[int, np.ndarray]]:  # each (B, D) float32
+) -> Generator[tuple[int, np.ndarray]]:  # each (B, D) or (B, T, D) float32
     """Yield (position in ``indices``, features) for one batch after the other.
 
     Threads decode the images of the next batch while the network computes the current one. For a compiled

@@ -66,3 +66,47 @@ def poly_rates(base: float, final: float, power: float, total: int) -> list[floa
         factor = (1 - 1 / (last - step + 1)) ** power
         rates.append((rates[-1] - final) * factor + final)
     return rates
+
+
+def patch_shares(labels: np.ndarray, grid: int, classes: int) -> np.ndarray:
+    """The share of each class in each patch, pixel by pixel; 255 does not count."""
+    counts = np.zeros((grid * grid, classes))
+    height, width = labels.shape
+    for y in range(height):
+        for x in range(width):
+            if labels[y, x] != 255:
+                row, column = int((y + 0.5) / height * grid), int((x + 0.5) / width * grid)
+                counts[row * grid + column, labels[y, x]] += 1
+    return np.stack([c / c.sum() if c.sum() else c for c in counts])
+
+
+def labels_by_patches(
+    query: np.ndarray,  # (grid * grid, D)
+    features: np.ndarray,  # (M, D)
+    labels: np.ndarray,  # (M, C)
+    k: int,
+    temperature: float,
+    size: tuple[int, int],
+) -> np.ndarray:  # (H, W)
+    """Dense kNN of one image: each patch asks all of the memory, each pixel the four patches around it."""
+    grid = math.isqrt(len(query))
+    soft = np.zeros((grid, grid, labels.shape[1]))
+    for number, own in enumerate(query):
+        cosines = [float(own @ f / np.linalg.norm(own) / np.linalg.norm(f)) for f in features]
+        chosen = sorted(range(len(features)), key=lambda m: -cosines[m])[:k]
+        weights = [math.exp(cosines[m] / temperature) for m in chosen]
+        soft[divmod(number, grid)] = sum(
+            w / sum(weights) * labels[m] for w, m in zip(weights, chosen, strict=True)
+        )
+    out = np.zeros(size, int)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            # Positions in units of patches, from the center of the first; borders repeat.
+            v = min(max((y + 0.5) / size[0] * grid - 0.5, 0), grid - 1)
+            u = min(max((x + 0.5) / size[1] * grid - 0.5, 0), grid - 1)
+            top, left = int(v), int(u)
+            bottom, right = min(top + 1, grid - 1), min(left + 1, grid - 1)
+            above = soft[top, left] * (1 - u + left) + soft[top, right] * (u - left)
+            below = soft[bottom, left] * (1 - u + left) + soft[bottom, right] * (u - left)
+            out[y, x] = np.argmax(above * (1 - v + top) + below * (v - top))
+    return out

@@ -4,9 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from transfer.dense_knn import Config as DenseConfig
 from transfer.segmenters.segmentation_config import (
     AugmentationOptions,
     Config,
+    MemoryOptions,
     NetworkOptions,
     SolverOptions,
 )
@@ -34,3 +36,20 @@ def frozen(data: Path, output: Path) -> Config:
     """Without random numbers and batch statistics, so that processes compute what one does."""
     network = NetworkOptions(channels=8, convolutions=1, dilation=1, freeze="statistics")
     return tiny(data, output, network=network)
+
+
+def dense(data: Path, output: Path, **changes: Any) -> DenseConfig:
+    """A memory of 400 patches of whole images and crops."""
+    config = DenseConfig(
+        checkpoint="random",
+        arch="resnet18-tiny",
+        data=f"folders:{data}",
+        output=output,
+        side=32,
+        output_stride=4,
+        k=5,
+        memory=MemoryOptions(patches=400, passes=2),
+        workers=1,
+        device="cpu",
+    )
+    return dataclasses.replace(config, **changes)

@@ -1,4 +1,4 @@
-"""Trains a segmentation network in a process of its own; started by test_segmentation.py."""
+"""Segments in a process of its own; started by test_segmentation.py and test_dense_knn.py."""
 
 import os
 import signal
@@ -9,7 +9,8 @@ import torch
 
 from msbreg.train.loop import Trainable
 from msbreg.train.state import Checkpoint, State
-from tests.transfer.segmentation_runs import frozen, tiny
+from tests.transfer.segmentation_runs import dense, frozen, tiny
+from transfer.dense_knn import run as run_dense
 from transfer.segmentation import run
 
 KILLED_AFTER = 4
@@ -32,5 +33,7 @@ if __name__ == "__main__":
     task, data, output = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     if task == "pair":
         run(frozen(data, output))
+    elif task == "dense":
+        run_dense(dense(data, output))
     else:
         killed_after_a_checkpoint(data, output)

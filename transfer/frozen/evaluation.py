@@ -30,6 +30,7 @@ from transfer.frozen.frozen_config import (
     LabeledConfig,
     NetworkConfig,
     SplitConfig,
+    TransformConfig,
 )
 from transfer.scoring.classification import (
     class_accuracies,
@@ -254,7 +255,7 @@ def frozen_network(config: FrozenConfig, job: Job) -> FrozenNetwork:
 
 
 def network_transform(
-    config: NetworkConfig, job: Job, backbone: Backbone, provenance: Provenance
+    config: TransformConfig, job: Job, backbone: Backbone, provenance: Provenance
 ) -> EvaluationTransform:
     """The transform of the images to evaluate; it goes into the record.
 

@@ -18,7 +18,7 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Settings of every protocol on classified images: the network, the data, the machine."""
+    """Settings of every protocol on a network of any architecture: the network, the data, the machine."""
 
     not_protocol: ClassVar[frozenset[str]] = frozenset(
         {"arch", "image_size", "encoder", "family", "trust_pickle", "twin_of"}
@@ -55,10 +55,6 @@ class NetworkConfig:
     """Threads that decode images, and processes that fit classifiers."""
     finished: Literal["error", "skip"] = "error"
     """What to do if the output folder already contains this completed run."""
-    transform: TransformOptions = field(default_factory=TransformOptions)
-    """Evaluation transform (where null: resize to 256 and center-crop 224 for networks trained above 64
-    pixels, otherwise a center square at the training size; bilinear for ResNets, usually bicubic for
-    others)."""
 
     def __post_init__(self) -> None:
         if self.arch is not None:
@@ -82,18 +78,36 @@ class NetworkConfig:
         Raises:
             UserError: the checkpoint or the data do not exist, or the output cannot be a folder.
         """
-        from msbreg.data.sources import check_source  # imports OpenCV
-
         check_checkpoint(self.checkpoint)
         if self.twin_of is not None:
             check_checkpoint(str(self.twin_of))
         if self.data is not None:
-            check_source(self.data)
+            self.check_data(self.data)
         check_output(self.output)
+
+    def check_data(self, data: str) -> None:
+        """Check that the data set is a known name or a folder.
+
+        Raises:
+            UserError: it is neither, or its layout is unknown.
+        """
+        from msbreg.data.sources import check_source  # imports OpenCV
+
+        check_source(data)
 
 
 @dataclass(frozen=True)
-class FrozenConfig(NetworkConfig):
+class TransformConfig(NetworkConfig):
+    """Settings of the protocols that compute one feature of an image."""
+
+    transform: TransformOptions = field(default_factory=TransformOptions)
+    """Evaluation transform (where null: resize to 256 and center-crop 224 for networks trained above 64
+    pixels, otherwise a center square at the training size; bilinear for ResNets, usually bicubic for
+    others)."""
+
+
+@dataclass(frozen=True)
+class FrozenConfig(TransformConfig):
     """Settings of the protocols on frozen features."""
 
     not_protocol: ClassVar[frozenset[str]] = NetworkConfig.not_protocol | {

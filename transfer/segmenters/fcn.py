@@ -111,7 +111,7 @@ def dilate(backbone: ResNet, output_stride: int, *, contract: bool = False) -> R
     removed = math.log2(8 * stem / output_stride)
     if removed not in (0, 1, 2, 3):
         raise UserError(
-            f"network.output_stride is {output_stride}, but the stem of this backbone has stride {stem}; "
+            f"output_stride is {output_stride}, but the stem of this backbone has stride {stem}; "
             f"expected one of {', '.join(str(stem * 2**k) for k in range(4))}"
         )
     stages = (backbone.layer2, backbone.layer3, backbone.layer4)

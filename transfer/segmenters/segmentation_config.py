@@ -1,4 +1,4 @@
-"""Settings of transfer/segmentation.py. Imports no PyTorch: see msbreg/run/options.py."""
+"""Settings of segmentation, trained or by nearest patches. Imports no PyTorch: see msbreg/run/options.py."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +106,22 @@ class InferenceOptions:
     """Also average over the mirrored image."""
     ignore_boundary: int = 0
     """Width in pixels of the band around every boundary in the label map that is not scored."""
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """transfer/dense_knn.py: what of the training images enters the memory."""
+
+    patches: int | None = 10_240_000
+    """Largest number of patches, equally many of each image (null: all patches)."""
+    passes: int = 1
+    """Passes over the training images: the first takes whole images, the others random crops."""
+    area: tuple[float, float] = (0.5, 1.0)
+    """Range of a crop's share of the image area."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of the aspect ratio of a crop, width / height."""
+    flip: float = 0.0
+    """Probability of a horizontal flip of a crop."""
 
 
 @dataclass(frozen=True)

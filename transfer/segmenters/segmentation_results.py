@@ -173,14 +173,24 @@ def rules(options: InferenceOptions) -> str:
 
 
 def write(
-    job: Job, source: LabelMaps, scores: SegmentationScores, options: InferenceOptions, data: DataId
+    job: Job,
+    source: LabelMaps,
+    scores: SegmentationScores,
+    data: DataId,
+    *,
+    rules: str,
+    prefix: str = "",
 ) -> None:
     """Write scores, the table of classes and drawings to the run's folder; one process calls this.
+
+    Args:
+        rules: how the images were labeled.
+        prefix: of the names of the scores, such as ``30-NN ``.
 
     Raises:
         RunFailed: a file cannot be written.
     """
-    content = {"rules": rules(options), "classes": scores.table()}
+    content = {"rules": rules, "classes": scores.table()}
     write_atomically(job.output / PER_CLASS, (json.dumps(content, indent=1) + "\n").encode())
     buffer = io.BytesIO()
     sheet = segmentation_sheet(
@@ -189,11 +199,11 @@ def write(
     sheet.save(buffer, "WEBP", quality=80)
     write_atomically(job.output / SHEET, buffer.getvalue())
     record = job.record.content
-    shared = functools.partial(Score, data=data, rules=rules(options), n=len(source))
+    shared = functools.partial(Score, data=data, rules=rules, n=len(source))
     per_class = dict(zip(scores.classes, scores.iou.tolist(), strict=True))
     record["scores"] = [
-        shared("mIoU", scores.mean_iou, per_class=per_class).as_dict(),
-        shared("pixel accuracy", scores.pixel_accuracy).as_dict(),
+        shared(f"{prefix}mIoU", scores.mean_iou, per_class=per_class).as_dict(),
+        shared(f"{prefix}pixel accuracy", scores.pixel_accuracy).as_dict(),
     ]
     record["drawings"] = [SHEET]
     if scores.absent:
