@@ -28,6 +28,7 @@ RESTRICTED = {
     "mmseg": ("transfer/segmenters/mmseg_engine.py",),
     "mmcv": ("transfer/segmenters/mmseg_engine.py",),
     "mmengine": ("transfer/segmenters/mmseg_engine.py",),
+    "h5py": ("msbreg/data/segmentation/depth_maps.py",),
     "pyarrow": ("msbreg/data/classification/parquet.py",),
 }
 # Scripts that may run other scripts.
@@ -130,7 +131,7 @@ def test_files_and_folders_stay_few_and_distinctly_named():
     code = [file for file in FILES if file.name != "__init__.py"]
     folders = Counter(str(file.parent.relative_to(ROOT)) for file in code)
     names = Counter(file.stem for file in code if file.relative_to(ROOT).parts[0] != "benchmarks")
-    assert names.total() <= 215, f"{names.total()} files of code"
+    assert names.total() <= 220, f"{names.total()} files of code"
     assert {folder: count for folder, count in folders.items() if count > 15} == {}
     assert [name for name, count in names.items() if count > 1 or name in EMPTY_NAMES] == []
 

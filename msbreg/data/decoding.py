@@ -97,6 +97,28 @@ def read_label_map(path: Path) -> np.ndarray:  # (H, W) uint8
         raise UnreadableImage(f"label map {path} cannot be decoded: {error}") from error
 
 
+def read_gray16(path: Path) -> np.ndarray:  # (H, W) uint16
+    """Decode an image with 16 bits of gray, such as a depth map in millimeters.
+
+    Raises:
+        UnreadableImage: the file is not an image, is too large or truncated, or stores other values.
+        ImageIOError: the file cannot be read.
+    """
+    data = read_bytes(path)
+    check_header(path, data)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if not image.mode.startswith("I;16"):
+                raise UnreadableImage(
+                    f"{path} has mode {image.mode}; expected 16 bits of gray (I;16)"
+                )
+            return np.array(image, dtype=np.uint16)
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, UserError):  # a ValueError
+            raise
+        raise UnreadableImage(f"{path} cannot be decoded: {error}") from error
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) in the header of an image file; the EXIF orientation is ignored.
 

@@ -125,6 +125,30 @@ class MemoryOptions:
 
 
 @dataclass(frozen=True)
+class DepthOptions:
+    """transfer/depth.py: the images, the training of the layer, and the pixels to score."""
+
+    size: Size = (240, 320)
+    """Height and width that images are resized to (BYOL halves the 480 x 640 of NYU-v2)."""
+    crop: Size = (228, 304)
+    """Height and width of the central crop to train on (BYOL)."""
+    flip: float = 0.5
+    """Probability of a horizontal flip in training."""
+    farthest: float = 10.0
+    """Largest predicted depth in meters."""
+    scored: tuple[int, int, int, int] | None = None
+    """First row, end row, first column and end column of the pixels to score (null: whole images)."""
+    learning_rate: float = 0.01
+    iterations: int = 2000
+    batch_size: int = 16
+    """Images per step of all processes."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    power: float = 0.9
+    """The learning rate falls as (1 - t) ^ power."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Settings of a segmentation run: trained on one split of DATA, scored on another."""
 

@@ -1,1 +1,1 @@
-"""Images with a label per pixel: the interface, and one reader per layout."""
+"""Images with a label or a depth per pixel: the interfaces, and one reader per layout."""

@@ -22,7 +22,13 @@ HEAVY = (
 )
 FROZEN = ("transfer/knn.py", "transfer/linear.py", "transfer/svm.py")
 SCRIPTS = ("pretrain/run.py", *FROZEN, "transfer/detection.py", "transfer/suite.py")
-LATER = ("transfer/logistic.py", "transfer/robustness.py", "transfer/segmentation.py")
+LATER = (
+    "transfer/logistic.py",
+    "transfer/robustness.py",
+    "transfer/segmentation.py",
+    "transfer/dense_knn.py",
+    "transfer/depth.py",
+)
 TOOLS = (
     "tools/convert_to_d2.py",
     "tools/inspect_checkpoint.py",
@@ -71,6 +77,10 @@ WRONG = [
     ("transfer/detection.py", f"{VOC} SOLVER.MAX_ITER many", "SOLVER.MAX_ITER is 'many'"),
     ("transfer/segmentation.py", "--data nowhere --checkpoint random", "data 'nowhere' is neither"),
     ("transfer/segmentation.py", "--config configs/digits_knn.yaml", "a card for transfer/knn.py"),
+    ("transfer/dense_knn.py", "--data nowhere --checkpoint random", "data 'nowhere' is neither"),
+    ("transfer/dense_knn.py", "--temperature 0", "temperature is 0"),
+    ("transfer/depth.py", "--checkpoint random", "no data were given"),
+    ("transfer/depth.py", "--data nowhere --checkpoint random", "data 'nowhere' does not exist"),
     ("tools/convert_to_d2.py", "nowhere.pth", "nowhere.pth does not exist"),
     ("tools/convert_to_d2.py", "README.md --to nothing", "invalid choice: 'nothing'"),
     ("tools/inspect_checkpoint.py", "nowhere.pth", "nowhere.pth does not exist"),
