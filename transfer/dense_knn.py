@@ -98,7 +98,8 @@ from msbreg.run import distributed
 from msbreg.run.failures import Agreement
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
-from transfer.frozen.evaluation import evaluate, load_network
+from transfer.frozen.evaluation import evaluate
+from transfer.frozen.frozen_network import load_network
 from transfer.scoring.iou import SegmentationScores, confusion
 from transfer.scoring.scores import DataId
 from transfer.segmenters import segmentation_results as results
@@ -116,8 +117,9 @@ from transfer.segmenters.patch_memory import (
     upsampled_labels,
 )
 
-SEARCHED = 2**18
-"""Patches in one search, at least those of a batch: every search reads the whole memory."""
+SEARCHED = 2**14
+"""Patches in one search, at least those of a batch: every search reads the whole memory, which takes little
+of its time from here on."""
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
@@ -210,7 +212,7 @@ def _evaluate(
                     job.output / results.PREDICTIONS / results.prediction_name(tested, i), found
                 )
                 matrix += confusion(truth, found, len(classes))
-                progress.update(start + place + 1)
+            progress.update(start + len(part))
     total: np.ndarray = sum(distributed.gather_objects(matrix))
     return SegmentationScores(classes, total)
 

@@ -103,7 +103,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from msbreg.checkpoints.read import read_file
 from msbreg.data.images import in_order
 from msbreg.data.segmentation.depth_maps import NYU, DepthMaps, NYUDepths, open_depth_maps
 from msbreg.run import distributed
@@ -111,8 +110,9 @@ from msbreg.run.failures import Agreement
 from msbreg.run.job import Job, log, seed_everything
 from msbreg.run.progress import Progress
 from msbreg.train.loop import Plan, train
-from msbreg.train.state import Checkpoint, State, require_record
-from transfer.frozen.evaluation import evaluate, load_network
+from msbreg.train.state import Checkpoint, State, require_same_data, unfinished_run
+from transfer.frozen.evaluation import evaluate
+from transfer.frozen.frozen_network import load_network
 from transfer.scoring.scores import DataId, Score
 from transfer.segmenters.linear_depth import (
     ROW_EVERY,
@@ -229,21 +229,11 @@ def _resume(
     training: DepthTraining, state: State, checkpoint: Checkpoint, header: dict[str, Any], job: Job
 ) -> None:
     """Continue an interrupted run with the same settings and data."""
-    if not checkpoint.path.exists():
+    before = unfinished_run(checkpoint.path, KIND, job)
+    if not before:
         return
-    require_record(checkpoint.path, job.resumed)
-    content = read_file(checkpoint.path).content
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise UserError(
-            f"{checkpoint.path} is not a checkpoint of transfer/depth.py; move the file away or give another "
-            "--output"
-        )
-    if content["data"] != header["data"]:
-        raise UserError(
-            f"{checkpoint.path} was trained with other data: {content['data']}.\n"
-            "Restore them to continue, or start a new run in another --output."
-        )
-    if warning := checkpoint.restore(training, state, content):
+    require_same_data(checkpoint.path, before, header["data"])
+    if warning := checkpoint.restore(training, state, before):
         job.warn(warning)
     log.info("continuing after iteration %d", state.step)
 

@@ -78,15 +78,14 @@ from msbreg.data.images import LabeledImages
 from msbreg.data.sources import SOURCES, data_name, open_source, recognized, split_layout
 from msbreg.run.job import Job, log
 from transfer.frozen.evaluation import (
-    FrozenNetwork,
     Split,
     accuracy_scores,
     evaluate,
-    frozen_network,
     image_facts,
     record_images,
     split_of,
 )
+from transfer.frozen.frozen_network import FrozenNetwork, frozen_network
 from transfer.frozen.linear_probe import LinearProbe, load_probe
 from transfer.scoring.classification import top_k_accuracy
 from transfer.scoring.scores import DataId, Score

@@ -8,6 +8,7 @@ checkpoint.
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,21 +29,22 @@ import torch
 
 from msbreg.backbones.resnet import ResNet
 from msbreg.backbones.spec import Provenance
-from msbreg.backbones.twin import random_backbone
-from msbreg.checkpoints.load import file_sha256, load_exactly, load_resnet
-from msbreg.checkpoints.read import read_file
+from msbreg.backbones.vit_architectures import no_resnet
+from msbreg.checkpoints.load import load_exactly
 from msbreg.data.segmentation.label_maps import LabelMaps
 from msbreg.data.segmentation.map_sources import MAP_SOURCES
 from msbreg.data.sources import data_name
 from msbreg.data.training_order import part_of, share_of_batch
 from msbreg.run import distributed
 from msbreg.run.files import write_atomically
-from msbreg.run.job import AlreadyFinished, Job, log, seed_everything, start_job
+from msbreg.run.job import Job, log, seed_everything
 from msbreg.run.progress import Progress
 from msbreg.run.trials import run_trials
-from msbreg.train.health import memory_advice, memory_used
+from msbreg.train.health import Diverged, memory_advice, memory_used
 from msbreg.train.loop import train
-from msbreg.train.state import Checkpoint, State, require_record
+from msbreg.train.state import Checkpoint, State, require_same_data, unfinished_run
+from transfer.frozen.evaluation import best_of, evaluate
+from transfer.frozen.frozen_network import load_network
 from transfer.scoring.iou import SegmentationScores
 from transfer.scoring.scores import DataId
 from transfer.segmenters import mmseg_config
@@ -70,43 +72,37 @@ def run(config: Config, card: Card | None = None) -> dict[str, Any]:
         return run_trials(config, card, run)
     engine = choose(config.engine, config.network)
     config = dataclasses.replace(config, engine=engine.name)
-    inputs = {"checkpoint": _digest(config.checkpoint), "twin_of": _digest(str(config.twin_of))}
-    try:
-        with start_job(
-            config, card or Card(), kind="segmentation", resume_file=CHECKPOINT, inputs=inputs
-        ) as current:
-            log.info("segmentation of %s on %s", config.checkpoint, config.data)
-            current.record.content["engine"] = engine.described()
-            current.results = _run(config, engine, current)
-            return current.results
-    except AlreadyFinished as finished:
-        log.info("%s already contains this completed run; skipping", finished)
-        return {}
 
+    def protocol(config: Config, job: Job) -> dict[str, Any]:
+        job.record.content["engine"] = engine.described()
+        return _run(config, engine, job)
 
-def _digest(checkpoint: str) -> str:
-    file = Path(checkpoint).expanduser()
-    return file_sha256(file) if file.is_file() else checkpoint
+    return evaluate("segmentation", config, card or Card(), protocol, resume_file=CHECKPOINT)
 
 
 def _run(config: Config, engine: Engine, job: Job) -> dict[str, Any]:
+    assert config.data is not None
     share = share_of_batch(config.solver.batch_size, distributed.world_size(), name=BATCH_SIZE)
     part_of(share, config.accumulate)
     fitted, tested = checked_splits(config.data, (config.train_split, config.val_split), job)
     backbone, provenance = _backbone(config, job)
-    protocol = Protocol(config, engine, job, backbone, provenance, _unfinished(job))
+    before = unfinished_run(job.output / CHECKPOINT, KIND, job)
+    protocol = Protocol(config, engine, job, backbone, provenance, before)
 
     # ---- Choose a learning rate on held-out training images.
-    rates, choice = config.solver.learning_rates, dict(protocol.before.get("choice", {}))
+    rates, choice = config.solver.learning_rates, dict(before.get("choice", {}))
     selection = "fixed schedule (no selection)"
     if len(rates) > 1:
         kept, held = held_out(fitted, config.solver.held_out, config.seed)
         for rate in rates:
             if (name := f"{rate:g}") not in choice:
                 log.info("---- learning rate %s, scored on %d held-out images", name, len(held))
-                scores = protocol.fit(Phase(name, rate, kept, held, choice))
-                choice[name] = scores.mean_iou
-        rates = (max(rates, key=lambda rate: choice[f"{rate:g}"]),)
+                try:
+                    choice[name] = protocol.fit(Phase(name, rate, kept, held, choice)).mean_iou
+                except Diverged:
+                    job.warn(f"learning rate {name} diverged and is not chosen")
+                    choice[name] = None
+        rates = (next(rate for rate in rates if f"{rate:g}" == best_of(choice)),)
         selection = f"learning rate on {len(held)} held-out training images, then trained on all"
         log.info("---- learning rate %g, on all training images", rates[0])
     job.record.content["selection"] = selection
@@ -140,32 +136,9 @@ def held_out(source: LabelMaps, count: int, seed: int) -> tuple[LabelMaps, Label
 
 def _backbone(config: Config, job: Job) -> tuple[ResNet, Provenance]:
     """Load the backbone; its provenance goes into the record."""
-
-    def load(path: Path) -> tuple[ResNet, Provenance]:
-        return load_resnet(
-            path.expanduser(),
-            arch=config.arch,
-            encoder=config.encoder,
-            family=config.family,
-            trust_pickle=config.trust_pickle,
-        )
-
-    if config.checkpoint != "random":
-        backbone, provenance = load(Path(config.checkpoint))
-    else:
-        spec = (
-            config.arch or "resnet18-narrow"
-            if config.twin_of is None
-            else load(config.twin_of)[1].spec
-        )
-        twin, provenance = random_backbone(spec, seed=config.seed)
-        if not isinstance(twin, ResNet):
-            raise UserError(f"arch is {config.arch}; expected a ResNet")
-        backbone = twin
-    name = f"{provenance.details.get('method', provenance.family)} {provenance.arch}"
-    name += f", {provenance.encoder}" if config.encoder else ""
-    job.record.content["network"] = provenance.as_dict() | {"name": config.name or name}
-    log.info("%s: %s of %s", config.checkpoint, provenance.encoder, provenance.arch)
+    backbone, provenance = load_network(config, job)
+    if not isinstance(backbone, ResNet):
+        raise UserError(f"{config.checkpoint}: {no_resnet(provenance.arch)}")
     return backbone, provenance
 
 
@@ -180,7 +153,7 @@ class Phase:
     rate: float
     fitted: LabelMaps
     tested: LabelMaps
-    choice: dict[str, float]
+    choice: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -225,7 +198,7 @@ class Protocol:
             self._resume(training, state, checkpoint)
         found: list[SegmentationScores] = []
 
-        def evaluate(iteration: int) -> dict[str, Any] | None:
+        def score(iteration: int) -> dict[str, Any] | None:
             with memory_advice(TESTING_ADVICE):
                 found.append(self._evaluate(training.model, phase))
             if not distributed.is_main():
@@ -265,11 +238,11 @@ class Protocol:
                 checkpoint,
                 job=job,
                 progress=progress,
-                evaluate=evaluate,
+                evaluate=score,
                 describe=lambda losses: f"{format_losses(losses)}  {memory_used(device)}",
             )
         if not found:  # killed after the last evaluation, before its scores were recorded
-            evaluate(state.step)
+            score(state.step)
         return found[-1]
 
     def _network(self, classes: int) -> Segmenter:
@@ -299,11 +272,7 @@ class Protocol:
         write_atomically(self.job.output / mmseg_config.FILE, text.encode())
 
     def _resume(self, training: SegmenterTraining, state: State, checkpoint: Checkpoint) -> None:
-        if self.before["data"] != self.job.record.content["data"]:
-            raise UserError(
-                f"{checkpoint.path} was trained with other data: {self.before['data']}.\n"
-                "Restore them to continue, or start a new run in another --output."
-            )
+        require_same_data(checkpoint.path, self.before, self.job.record.content["data"])
         if warning := checkpoint.restore(training, state, self.before):
             self.job.warn(warning)
         log.info("continuing after iteration %d", state.step)
@@ -322,26 +291,12 @@ class Protocol:
         )
         scores = results.evaluate(network, evaluation)
         if final and distributed.is_main():
+            assert config.data is not None
             data = DataId(
                 data_name(config.data, MAP_SOURCES), config.val_split, phase.tested.fingerprint
             )
             results.write(job, phase.tested, scores, data, rules=results.rules(config.inference))
         return scores
-
-
-def _unfinished(job: Job) -> dict[str, Any]:
-    """The checkpoint of an interrupted run with the same settings; empty if there is none."""
-    path = job.output / CHECKPOINT
-    if not path.exists():
-        return {}
-    require_record(path, job.resumed)
-    content = read_file(path).content
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise UserError(
-            f"{path} is not a checkpoint of transfer/segmentation.py; move the file away or give another "
-            "--output"
-        )
-    return content
 
 
 def _stop_if_requested(job: Job) -> None:

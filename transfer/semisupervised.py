@@ -7,122 +7,22 @@ all training images. The test images are scored once, at the end. After an inter
 crash), the same command continues from the last checkpoint.
 """
 
-import contextlib
 import copy
 import itertools
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from msbreg.data.transforms import AugmentationOptions, TrainingTransform
+from msbreg.data.transforms import TrainingTransform
 from msbreg.run.config import Card, plain
-from msbreg.run.errors import Interrupted, UserError
+from msbreg.run.errors import Interrupted
 from msbreg.run.options import main, read_options
-from transfer.frozen.frozen_config import SplitConfig, TransformConfig, check_drops
-
-
-@dataclass(frozen=True)
-class Config(SplitConfig, TransformConfig):
-    """Settings of a fine-tuned classifier: trained on DATA/train, scored on DATA/val."""
-
-    script: ClassVar[str] = "transfer/semisupervised.py"
-    harmless: ClassVar[frozenset[str]] = frozenset({"loading"})
-
-    output: Path = Path("runs/semisupervised")
-    """Folder for record.json, log.txt, curve.jsonl and the checkpoint."""
-    labels: float = 1.0
-    """Fraction of the training images to use, balanced over the classes and drawn with ``seed``. For
-    ImageNet, use the published lists instead: ``--train-split train-1pct``."""
-    representation: str | None = None
-    """Feature of the network below the layer (null: its default; for ResNets ``gap``)."""
-    freeze: Literal["nothing", "statistics", "encoder"] = "nothing"
-    """statistics: BatchNorm keeps the statistics of the checkpoint. encoder: so does everything but the
-    layer."""
-    sync_bn: bool = False
-    """Several GPUs: compute BatchNorm statistics over all processes."""
-    norm_epochs: float = 0.0
-    """The weight of a batch in BatchNorm's running statistics is 0.1, but at most this number divided by the
-    steps per epoch (SimCLR: 10); 0 is no such limit."""
-    learning_rates: tuple[float, ...] = (0.25,)
-    """Learning rates of the layer to choose from."""
-    encoder_rates: tuple[float, ...] = ()
-    """Learning rates of the encoder, one for each of the layer's (empty: the same)."""
-    weight_decays: tuple[float, ...] = (0.0,)
-    """Weight decays to choose from."""
-    decay_over_rate: bool = False
-    """Divide each weight decay by the layer's learning rate (SimCLR)."""
-    epoch_counts: tuple[int, ...] = (30,)
-    """Numbers of passes over the training images to choose from."""
-    steps: int = 0
-    """Train for about this number of steps, rounded to epochs, instead of ``epoch_counts`` (0: do not)."""
-    batch_size: int = 256
-    """Images per step of all processes."""
-    optimizer: Literal["sgd", "lars"] = "sgd"
-    """sgd, or lars (BYOL's form)."""
-    momentum: float = 0.9
-    nesterov: bool = True
-    """sgd: Nesterov momentum."""
-    schedule: Literal["cosine", "steps", "constant"] = "cosine"
-    """cosine to 0, steps (x ``drop_factor`` at each of ``drops``), or constant."""
-    drops: tuple[float, ...] = ()
-    """Epochs after which ``steps`` lowers the learning rate."""
-    drop_factor: float = 0.1
-    every_step: bool = True
-    """Whether the learning rate changes at every step, or once per epoch."""
-    held_out: float = 0.1
-    """Fraction of the training images held out to choose between several candidates."""
-    metric: Literal["top1", "mean_per_class"] = "top1"
-    """The accuracy to choose by: of images, or the mean over classes (Aircraft, Caltech-101, Flowers,
-    Pets)."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """bf16: compute in bfloat16 where PyTorch's autocast does."""
-    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
-    """Random crop and flip of the training images."""
-    loading: int = 2
-    """Processes that decode and crop training images."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.learning_rates or min(self.learning_rates + self.encoder_rates) <= 0:
-            raise UserError(
-                f"learning_rates is {list(self.learning_rates)} and encoder_rates "
-                f"{list(self.encoder_rates)}; expected numbers above 0"
-            )
-        if self.encoder_rates and len(self.encoder_rates) != len(self.learning_rates):
-            raise UserError(
-                f"there are {len(self.encoder_rates)} encoder_rates and {len(self.learning_rates)} "
-                "learning_rates; expected as many, because they are used in pairs"
-            )
-        if self.encoder_rates and self.freeze == "encoder":
-            raise UserError(
-                f"encoder_rates is {list(self.encoder_rates)}, but the encoder is frozen; expected none"
-            )
-        if not self.weight_decays or min(self.weight_decays) < 0:
-            raise UserError(
-                f"weight_decays is {list(self.weight_decays)}; expected numbers of 0 or more"
-            )
-        if not self.epoch_counts or min(self.epoch_counts) < 1 or self.steps < 0:
-            raise UserError(
-                f"epoch_counts is {list(self.epoch_counts)} and steps {self.steps}; expected at least 1 for "
-                "each, and 0 or more"
-            )
-        if not (0 < self.labels <= 1 and 0 < self.held_out < 1):
-            raise UserError(
-                f"labels is {self.labels} and held_out {self.held_out}; expected fractions above 0, up to 1 "
-                "and below 1"
-            )
-        if self.batch_size < 2 or self.loading < 0 or self.norm_epochs < 0:
-            raise UserError(
-                f"batch_size is {self.batch_size}, loading {self.loading} and norm_epochs "
-                f"{self.norm_epochs}; expected at least 2, 0 and 0"
-            )
-        check_drops(self.schedule, self.drops, min(self.epoch_counts))
-
+from transfer.finetuning.fine_tuning_config import Config
 
 if __name__ == "__main__":  # options, cards and paths are checked before PyTorch is imported
     OPTIONS = read_options(Config)
@@ -132,36 +32,33 @@ import torch
 from torch import Tensor
 
 from msbreg.backbones.backbone_interface import Backbone
-from msbreg.backbones.features import feature_batches
+from msbreg.backbones.features import outputs_of_all
 from msbreg.backbones.resnet import normalize
 from msbreg.backbones.spec import Normalization
-from msbreg.checkpoints.read import read_file
 from msbreg.data.images import LabeledImages, balanced_subset
 from msbreg.data.sources import data_name
 from msbreg.data.transforms import EvaluationTransform
 from msbreg.run import distributed
-from msbreg.run.failures import Agreement
 from msbreg.run.job import Job, log, seed_everything
 from msbreg.run.progress import Progress
+from msbreg.train.health import Diverged
 from msbreg.train.loop import Plan, train
-from msbreg.train.state import Checkpoint, State
+from msbreg.train.state import Checkpoint, State, require_same_data, unfinished_run
 from transfer.finetuning.classifier_training import (
     Candidate,
     Classifier,
     ClassifierTraining,
-    TrainingRules,
     step_sizes,
 )
 from transfer.frozen.evaluation import (
     Labeled,
     accuracy_scores,
-    chosen_representation,
+    best_of,
     evaluate,
     labeled_images,
-    load_network,
     mean_class_score,
-    network_transform,
 )
+from transfer.frozen.frozen_network import chosen_representation, load_network, network_transform
 from transfer.frozen.head_training import augmented_batches
 from transfer.frozen.heads import held_out_split
 from transfer.scoring.classification import mean_class_accuracy, top_k_accuracy
@@ -183,11 +80,12 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
     assert config.data is not None
     train_images, test_images = labeled_images(config, job).values()
     train_images = _labeled_part(config, train_images, job)
-    protocol = Protocol(config, job, _network(config, job), _unfinished(job))
+    before = unfinished_run(job.output / CHECKPOINT, KIND, job)
+    protocol = Protocol(config, job, _network(config, job), before)
 
     # ---- Choose between the candidates on held-out training images.
     candidates = candidates_of(config, len(train_images))
-    chosen, held_out = next(iter(candidates)), dict(protocol.before.get("held_out", {}))
+    chosen, held_out = next(iter(candidates)), dict(before.get("held_out", {}))
     job.record.content["selection"] = "nothing is selected: one combination of settings was given"
     if len(candidates) > 1:
         labels = torch.from_numpy(np.asarray(train_images.labels))
@@ -196,9 +94,13 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
         for name, candidate in candidates.items():
             if name not in held_out:
                 log.info("---- %s, scored on %d held-out images", name, len(held))
-                outputs = protocol.fit(name, candidate, part, rest, held_out)
-                held_out[name] = _accuracy(config, outputs, rest)
-        chosen = max(candidates, key=lambda name: held_out[name])
+                try:
+                    outputs = protocol.fit(name, candidate, part, rest, held_out)
+                    held_out[name] = _accuracy(config, outputs, rest)
+                except Diverged:
+                    job.warn(f"{name} diverged and is not chosen")
+                    held_out[name] = None
+        chosen = best_of(held_out)
         log.info("---- %s, on all training images", chosen)
         job.record.content["selection"] = (
             f"settings chosen on {len(held)} held-out training images, then trained on all "
@@ -276,24 +178,6 @@ def candidates_of(config: Config, images: int) -> dict[str, Candidate]:
     return found
 
 
-def rules_of(config: Config) -> TrainingRules:
-    """What all candidates have in common."""
-    return TrainingRules(
-        freeze=config.freeze,
-        batch_size=config.batch_size,
-        optimizer=config.optimizer,
-        momentum=config.momentum,
-        nesterov=config.nesterov and config.momentum > 0,
-        schedule=config.schedule,
-        drops=config.drops,
-        drop_factor=config.drop_factor,
-        every_step=config.every_step,
-        norm_epochs=config.norm_epochs,
-        bf16=config.precision == "bf16",
-        seed=config.seed,
-    )
-
-
 def _accuracy(config: Config, outputs: np.ndarray, images: LabeledImages) -> float:
     """What the candidates are compared by."""
     labels = np.asarray(images.labels)
@@ -324,7 +208,7 @@ class Protocol:
         candidate: Candidate,
         fitted: LabeledImages,
         tested: LabeledImages,
-        held_out: dict[str, float],
+        held_out: Mapping[str, float | None],
     ) -> np.ndarray:  # (N, C)
         """Train a new classifier and return its outputs; continues an interrupted training."""
         config, job = self.config, self.job
@@ -344,7 +228,7 @@ class Protocol:
             len(fitted),
             classifier,
             candidate,
-            rules_of(config),
+            config,
             self.network.normalization,
             batches_of=augmented_batches(
                 fitted,
@@ -374,11 +258,7 @@ class Protocol:
         job, state = self.job, State()
         checkpoint = Checkpoint(job.output / CHECKPOINT, lambda step: header)
         if self.before.get("phase") == phase:
-            if self.before["data"] != header["data"]:
-                raise UserError(
-                    f"{checkpoint.path} was trained with other data: {self.before['data']}.\n"
-                    "Restore them to continue, or start a new run in another --output."
-                )
+            require_same_data(checkpoint.path, self.before, header["data"])
             if warning := checkpoint.restore(training, state, self.before):
                 job.warn(warning)
             log.info("continuing %s from step %d of %d", phase, state.step, training.steps)
@@ -408,37 +288,25 @@ class Protocol:
         job.stop.watched = False
 
     def _outputs(self, classifier: Classifier, images: LabeledImages) -> np.ndarray:  # (N, C)
-        """The outputs for all images; each process computes those of its images."""
-        mine = range(distributed.rank(), len(images), distributed.world_size())
+        """The outputs for all images."""
         bf16 = self.config.precision == "bf16"
-        outputs = _Outputs(classifier, self.network.normalization, self.job.device, bf16)
-        parts = [torch.empty(0, classifier.head.out_features)]
-        with (
-            Progress("scoring", len(mine), unit="images") as progress,
-            Agreement(),
-            contextlib.closing(
-                feature_batches(
-                    outputs,
-                    images,
-                    mine,
-                    transform=self.network.transform,
-                    batch_size=TEST_BATCH,
-                    threads=self.config.workers,
-                )
-            ) as batches,
-        ):
-            for first, rows in self._stoppable(batches):
-                parts.append(torch.from_numpy(rows))
-                progress.update(first + len(rows))
-        return distributed.gather_by_index(torch.cat(parts), len(images)).numpy()
+        outputs = outputs_of_all(
+            _Outputs(classifier, self.network.normalization, self.job.device, bf16),
+            images,
+            classifier.head.out_features,
+            transform=self.network.transform,
+            batch_size=TEST_BATCH,
+            threads=self.config.workers,
+            label="scoring",
+            each_batch=self._stop_if_requested,
+        )
+        return outputs.numpy()
 
-    def _stoppable(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in batches:
-            yield batch
-            if self.job.stop:
-                raise Interrupted(
-                    f"{self.job.stop.name} during the evaluation; the same command continues the run."
-                )
+    def _stop_if_requested(self) -> None:
+        if self.job.stop:
+            raise Interrupted(
+                f"{self.job.stop.name} during the evaluation; the same command continues the run."
+            )
 
 
 @dataclass(frozen=True)
@@ -471,7 +339,7 @@ def _results(
     tested: Labeled,
     chosen: str,
     rate: float,
-    held_out: dict[str, float],
+    held_out: Mapping[str, float | None],
 ) -> dict[str, Any]:
     """Scores of the test images; ``rate`` is the chosen learning rate of the layer."""
     trained = {
@@ -498,20 +366,6 @@ def _results(
         **({"held_out": held_out} if held_out else {}),
         "checkpoint": CHECKPOINT,
     }
-
-
-def _unfinished(job: Job) -> dict[str, Any]:
-    """The checkpoint of an interrupted run with the same settings; empty if there is none."""
-    path = job.output / CHECKPOINT
-    if not (job.resumed and path.exists()):
-        return {}
-    content = read_file(path).content
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise UserError(
-            f"{path} is not a checkpoint of transfer/semisupervised.py; move the file away or give another "
-            "--output"
-        )
-    return content
 
 
 if __name__ == "__main__":

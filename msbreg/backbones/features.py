@@ -14,7 +14,10 @@ from msbreg.backbones.inference import FrozenBackbone
 from msbreg.backbones.spec import BackboneSpec, Provenance
 from msbreg.data.sources import ImageSource, as_source
 from msbreg.data.transforms import EvaluationTransform, default_transform
+from msbreg.run import distributed
 from msbreg.run.distributed import pick_device
+from msbreg.run.failures import Agreement
+from msbreg.run.progress import Progress
 
 
 def extract_features(
@@ -150,3 +153,44 @@ def feature_batches(
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def outputs_of_all(
+    function: PixelFunction,
+    images: ImageSource,
+    width: int,
+    *,
+    transform: EvaluationTransform,
+    batch_size: int,
+    threads: int,
+    label: str,
+    each_batch: Callable[[], None] = lambda: None,
+) -> torch.Tensor:  # (N, width) float32
+    """The outputs for all images; each process computes those of its images.
+
+    Args:
+        width: dimension of an output.
+        label: of the progress bar.
+        each_batch: called after every batch; what it raises ends the pass.
+    """
+    mine = range(distributed.rank(), len(images), distributed.world_size())
+    parts = [torch.empty(0, width)]
+    with (
+        Progress(label, len(mine), unit="images") as progress,
+        Agreement(),
+        contextlib.closing(
+            feature_batches(
+                function,
+                images,
+                mine,
+                transform=transform,
+                batch_size=batch_size,
+                threads=threads,
+            )
+        ) as batches,
+    ):
+        for first, rows in batches:
+            parts.append(torch.from_numpy(rows))
+            progress.update(first + len(rows))
+            each_batch()
+    return distributed.gather_by_index(torch.cat(parts), len(images))

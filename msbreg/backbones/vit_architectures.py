@@ -149,7 +149,7 @@ def no_resnet(name: str) -> str:
     else:
         return ""
     return (
-        f"{name} is {kind}, and only ResNets can be pre-trained, converted, certified and fine-tuned as "
-        "detectors. The tasks on frozen features accept it: transfer/knn.py, transfer/linear.py, "
-        "transfer/svm.py and msbreg.extract_features"
+        f"{name} is {kind}, and only ResNets can be pre-trained, converted, certified, and fine-tuned for "
+        "detection and segmentation. These accept it: transfer/knn.py, linear.py, svm.py, logistic.py, "
+        "robustness.py and semisupervised.py, and msbreg.extract_features"
     )

@@ -28,14 +28,18 @@ class NotFinite(RunFailed):
     """Outputs of a network are infinite or NaN; the first line of the message says which."""
 
 
-def diverged(step: int, what: str, advice: str) -> RunFailed:
+class Diverged(RunFailed):
+    """Training diverged: a loss, a weight or an output is not finite."""
+
+
+def diverged(step: int, what: str, advice: str) -> Diverged:
     """The error to raise when training diverged: ``what`` is not finite."""
-    return RunFailed(f"training diverged at step {step}: {what}.\n{advice}")
+    return Diverged(f"training diverged at step {step}: {what}.\n{advice}")
 
 
 @contextlib.contextmanager
 def explaining_divergence(step: int, advice: str) -> Iterator[None]:
-    """Turn FloatingPointError and NotFinite into RunFailed with the step and the advice.
+    """Turn FloatingPointError and NotFinite into Diverged with the step and the advice.
 
     Detectors raise FloatingPointError for non-finite proposals, before a loss is computed.
     """
@@ -76,7 +80,7 @@ class LossMeter:
         """Read all terms that are still on the device.
 
         Raises:
-            RunFailed: a term is not finite.
+            Diverged: a term is not finite.
         """
         unread, self._unread = self._unread, []
         for step, names, values in unread:
@@ -90,7 +94,7 @@ class LossMeter:
         """Read all remaining terms and add everything read so far to ``state.sums``.
 
         Raises:
-            RunFailed: a term is not finite, in any process.
+            Diverged: a term is not finite, in any process.
         """
         failure: RunFailed | None = None
         try:
@@ -109,7 +113,7 @@ def check_finite(weights: Mapping[str, Any], step: int, advice: str) -> None:
     """Check weights before they are saved: an update can break them although its loss was finite.
 
     Raises:
-        RunFailed: a tensor is not finite, in any process.
+        Diverged: a tensor is not finite, in any process.
     """
     bad = [
         name

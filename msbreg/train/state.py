@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from msbreg.checkpoints.load import save_checkpoint
+from msbreg.checkpoints.read import read_file
 from msbreg.run import distributed
 from msbreg.run.errors import RunFailed, UserError
 from msbreg.run.files import write_atomically
+from msbreg.run.job import Job
 from msbreg.train.health import check_finite
 
 if TYPE_CHECKING:
@@ -145,7 +147,7 @@ class Checkpoint:
             last = "No checkpoint was written yet."
             if state.saved_at is not None:
                 last = f"{self.path} contains the state after step {state.saved_at}."
-            raise RunFailed(f"{error}\n{last}") from error
+            raise type(error)(f"{error}\n{last}") from error
 
 
 def require_record(path: Path, resumed: bool) -> None:
@@ -158,6 +160,40 @@ def require_record(path: Path, resumed: bool) -> None:
         raise UserError(
             f"{path} exists, but record.json is missing from that folder or belongs to another run.\n"
             "Give another --output, or move the file away."
+        )
+
+
+def unfinished_run(path: Path, kind: str, job: Job) -> dict[str, Any]:
+    """The checkpoint of an interrupted run with the same settings; empty if there is none.
+
+    Args:
+        kind: the entry ``kind`` of the protocol's checkpoints.
+
+    Raises:
+        UserError: the file is another checkpoint, cannot be read, or its record is missing.
+    """
+    if not path.exists():
+        return {}
+    require_record(path, job.resumed)
+    content = read_file(path).content
+    if not isinstance(content, dict) or content.get("kind") != kind:
+        raise UserError(
+            f"{path} is not a checkpoint of this kind of run ({kind}); move the file away or give another "
+            "--output"
+        )
+    return content
+
+
+def require_same_data(path: Path, before: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Reject data other than those of the checkpoint ``before``.
+
+    Raises:
+        UserError: the images changed since then.
+    """
+    if before["data"] != data:
+        raise UserError(
+            f"{path} was trained with other data: {before['data']}.\n"
+            "Restore them to continue, or start a new run in another --output."
         )
 
 

@@ -22,7 +22,7 @@ from msbreg.run.options import parse
 from msbreg.run.record import read_record
 from tests.transfer.labeled_voc import write_labeled_voc
 from transfer import knn, linear, svm
-from transfer.frozen import evaluation
+from transfer.frozen import evaluation, frozen_network
 from transfer.scoring.scores import score_from_dict
 
 
@@ -431,13 +431,13 @@ def test_the_untrained_twin_has_the_input_of_the_checkpoint(
     spec = BackboneSpec(
         "resnet18-tiny", Normalization((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "BGR"), image_size=24
     )
-    load = evaluation.load_backbone
+    load = frozen_network.load_backbone
 
     def load_other(*arguments, **options):
         backbone, provenance = load(*arguments, **options)
         return backbone, dataclasses.replace(provenance, spec=spec)
 
-    monkeypatch.setattr(evaluation, "load_backbone", load_other)
+    monkeypatch.setattr(frozen_network, "load_backbone", load_other)
     settings = common(tmp_path, voc if protocol is svm else data, "random")
     settings |= {"k": (3,)} if protocol is knn else {}
     settings |= {"epochs": 2} if protocol is linear else {}

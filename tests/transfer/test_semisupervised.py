@@ -50,6 +50,21 @@ def test_settings_are_chosen_on_held_out_training_images_and_then_used_on_all(da
     )
 
 
+def test_a_candidate_that_diverges_is_recorded_and_not_chosen(data, tmp_path):
+    rates = {"learning_rates": (1e38, 0.1), "encoder_rates": (1e38, 0.01)}
+    results = semisupervised.run(settings(data, tmp_path / "run", held_out=0.3, **rates))
+    names = list(results["held_out"])
+    assert results["held_out"][names[0]] is None
+    assert results["chosen"] == names[1]
+    assert "diverged and is not chosen" in read_record(tmp_path / "run")["warnings"][0]
+
+
+def test_a_run_whose_candidates_all_diverge_fails(data, tmp_path):
+    rates = {"learning_rates": (1e37, 1e38), "encoder_rates": (1e37, 1e38)}
+    with pytest.raises(RunFailed, match="all diverged: learning rate 1e"):
+        semisupervised.run(settings(data, tmp_path / "run", held_out=0.3, **rates))
+
+
 def test_a_fraction_of_the_labels_is_balanced_and_recorded(data, tmp_path):
     semisupervised.run(settings(data, tmp_path / "run", labels=0.3, batch_size=4))
     record = read_record(tmp_path / "run")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,39 +17,11 @@ from msbreg.run import distributed
 from msbreg.run.errors import UserError
 from msbreg.train.loop import Loss, Trainable
 from msbreg.train.optimizers import LARS, lars_groups
+from transfer.finetuning.fine_tuning_config import Config
 from transfer.frozen.head_training import HeadBatch, Share
 
 HEAD_STD = 0.01
 """Standard deviation of the layer's initial weights (SwAV, Barlow Twins, VICReg); its bias starts at 0."""
-
-
-@dataclass(frozen=True)
-class TrainingRules:
-    """What all candidates of a run have in common.
-
-    Attributes:
-        freeze: ``statistics``: BatchNorm uses its stored statistics and leaves them; ``encoder``: also, no
-            weight of the backbone is trained.
-        batch_size: images per step of all processes.
-        optimizer: ``sgd``, or ``lars`` in BYOL's form.
-        schedule: ``cosine`` to 0, ``steps`` (x ``drop_factor`` at each of ``drops``), or ``constant``.
-        every_step: whether the learning rate changes at every step, or once per epoch.
-        norm_epochs: the weight of a batch in BatchNorm's running statistics is 0.1, but at most this number
-            divided by the steps per epoch (SimCLR: 10); 0 is no such limit.
-    """
-
-    freeze: Literal["nothing", "statistics", "encoder"] = "nothing"
-    batch_size: int = 256
-    optimizer: Literal["sgd", "lars"] = "sgd"
-    momentum: float = 0.9
-    nesterov: bool = True
-    schedule: Literal["cosine", "steps", "constant"] = "cosine"
-    drops: tuple[float, ...] = ()
-    drop_factor: float = 0.1
-    every_step: bool = True
-    norm_epochs: float = 0.0
-    bf16: bool = False
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,15 +92,15 @@ class ClassifierTraining(Trainable):
         images: int,
         classifier: Classifier,
         candidate: Candidate,
-        rules: TrainingRules,
+        config: Config,
         normalization: Normalization,
         *,
         batches_of: Callable[[Iterator[Share]], Iterator[HeadBatch]],
         device: torch.device,
     ) -> None:
-        self.images, self.candidate, self.rules = images, candidate, rules
+        self.images, self.candidate, self.config = images, candidate, config
         self.normalization, self.batches_of, self.device = normalization, batches_of, device
-        self.sizes = step_sizes(images, rules.batch_size, distributed.world_size())
+        self.sizes = step_sizes(images, config.batch_size, distributed.world_size())
         if not self.sizes:
             raise UserError(
                 f"{images} training images do not give each of {distributed.world_size()} processes two "
@@ -137,9 +109,9 @@ class ClassifierTraining(Trainable):
         self.epoch = len(self.sizes)  # steps per epoch
         self.model = classifier.to(device)
         self.exchanges = any(isinstance(m, nn.SyncBatchNorm) for m in classifier.modules())
-        if rules.norm_epochs:
-            limit_norm_momentum(classifier, rules.norm_epochs / self.epoch)
-        self.optimizer = build_optimizer(classifier, candidate, rules)
+        if config.norm_epochs:
+            limit_norm_momentum(classifier, config.norm_epochs / self.epoch)
+        self.optimizer = build_optimizer(classifier, candidate, config)
         self.bases = [group["lr"] for group in self.optimizer.param_groups]
 
     @property
@@ -154,7 +126,7 @@ class ClassifierTraining(Trainable):
     def _shares(self, first_step: int) -> Iterator[Share]:
         first_epoch, position = divmod(first_step, self.epoch)
         for epoch in range(first_epoch, self.candidate.epochs):
-            generator = torch.Generator().manual_seed(self.rules.seed * 1_000_003 + epoch)
+            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
             order = torch.randperm(self.images, generator=generator)[: sum(self.sizes)]
             for batch in order.split(self.sizes)[position:]:
                 mine = batch[distributed.rank() :: distributed.world_size()]
@@ -162,14 +134,16 @@ class ClassifierTraining(Trainable):
             position = 0
 
     def learning_rates(self, step: int) -> list[float]:
-        at = step if self.rules.every_step else step - step % self.epoch
-        factor = rate_factor(at, self.epoch, self.candidate.epochs, self.rules)
+        at = step if self.config.every_step else step - step % self.epoch
+        factor = rate_factor(at, self.epoch, self.candidate.epochs, self.config)
         return [base * factor for base in self.bases]
 
     def losses(self, forward: nn.Module, batch: HeadBatch, step: int) -> Iterator[Loss]:
         images = normalize(batch.inputs, self.device, self.normalization)
         labels = batch.labels.to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.rules.bf16):
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        ):
             logits = forward(images)
         # The mean over processes of this is the mean over the images of the batch.
         share = distributed.world_size() / batch.images
@@ -178,22 +152,17 @@ class ClassifierTraining(Trainable):
 
     def train_mode(self) -> None:
         self.model.train()
-        if self.rules.freeze == "encoder":
+        if self.config.freeze == "encoder":
             self.model.backbone.eval()
-        elif self.rules.freeze == "statistics":
+        elif self.config.freeze == "statistics":
             for module in self.model.backbone.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
     def row(self, step: int, means: dict[str, float]) -> dict[str, Any]:
-        rates = dict(zip(("learning_rate", "encoder_rate"), self._named_rates(step), strict=False))
-        return {"epoch": step // self.epoch, "step": step} | means | rates
-
-    def _named_rates(self, step: int) -> list[float]:
-        """The learning rates of the head and of the encoder in the last step."""
-        names = [group["part"] for group in self.optimizer.param_groups]
-        rates = dict(zip(names, self.learning_rates(step - 1), strict=True))
-        return [rates[name] for name in ("head", "encoder") if name in rates]
+        rates = zip(self.optimizer.param_groups, self.learning_rates(step - 1), strict=True)
+        named = {f"{group['part']}_rate": rate for group, rate in rates}
+        return {"epoch": step // self.epoch, "step": step} | means | named
 
     def prepare_evaluation(self, step: int) -> None:
         distributed.share_buffers(self.model)
@@ -226,43 +195,44 @@ def step_sizes(images: int, batch_size: int, processes: int) -> list[int]:
     return [size for size in sizes if size >= 2 * processes]
 
 
-def rate_factor(step: int, steps_per_epoch: int, epochs: int, rules: TrainingRules) -> float:
+def rate_factor(step: int, steps_per_epoch: int, epochs: int, config: Config) -> float:
     """The factor on the learning rates at a step; steps count from 0.
 
-    >>> rules = TrainingRules(schedule="steps", drops=(2, 3), drop_factor=0.2)
-    >>> [round(rate_factor(step, 1, 4, rules), 3) for step in range(4)]
+    >>> config = Config(schedule="steps", drops=(2, 3), drop_factor=0.2)
+    >>> [round(rate_factor(step, 1, 4, config), 3) for step in range(4)]
     [1.0, 1.0, 0.2, 0.04]
     """
-    if rules.schedule == "cosine":
+    if config.schedule == "cosine":
         return (1 + math.cos(math.pi * step / (steps_per_epoch * epochs))) / 2
-    if rules.schedule == "constant":
+    if config.schedule == "constant":
         return 1.0
-    return rules.drop_factor ** sum(step >= round(drop * steps_per_epoch) for drop in rules.drops)
+    return config.drop_factor ** sum(step >= round(drop * steps_per_epoch) for drop in config.drops)
 
 
 def build_optimizer(
-    classifier: Classifier, candidate: Candidate, rules: TrainingRules
+    classifier: Classifier, candidate: Candidate, config: Config
 ) -> torch.optim.Optimizer:
     """The optimizer; weight decay applies to all parameters with SGD, as in the published code."""
     parts: dict[str, tuple[nn.Module, float]] = {
         "encoder": (classifier.backbone, candidate.encoder_rate),
         "head": (classifier.head, candidate.head_rate),
     }
-    if rules.freeze == "encoder":
+    if config.freeze == "encoder":
         del parts["encoder"]
     groups: list[dict[str, Any]] = []
     for name, (module, rate) in parts.items():
-        if rules.optimizer == "lars":
+        if config.optimizer == "lars":
             own: Sequence[Mapping[str, Any]] = lars_groups(
                 module, weight_decay=candidate.weight_decay
             )
         else:
             own = [{"params": list(module.parameters()), "weight_decay": candidate.weight_decay}]
         groups += [{**group, "lr": rate, "part": name} for group in own]
-    if rules.optimizer == "lars":
-        return LARS(groups, lr=candidate.head_rate, momentum=rules.momentum)
+    if config.optimizer == "lars":
+        return LARS(groups, lr=candidate.head_rate, momentum=config.momentum)
+    nesterov = config.nesterov and config.momentum > 0
     return torch.optim.SGD(
-        groups, lr=candidate.head_rate, momentum=rules.momentum, nesterov=rules.nesterov
+        groups, lr=candidate.head_rate, momentum=config.momentum, nesterov=nesterov
     )
 
 

@@ -23,6 +23,7 @@ class NetworkConfig:
     not_protocol: ClassVar[frozenset[str]] = frozenset(
         {"arch", "image_size", "encoder", "family", "trust_pickle", "twin_of"}
     )  # which network, not how it is evaluated
+    fewest_workers: ClassVar[int] = 1
 
     checkpoint: str = "runs/pretrain/checkpoint.pth"
     """Checkpoint to evaluate, or ``random`` for an untrained network."""
@@ -62,9 +63,10 @@ class NetworkConfig:
                 check_backbone_name(self.arch)
             except UserError as error:
                 raise UserError(f"arch: {error}") from error
-        if not 0 <= self.seed < 2**31 or self.workers < 1:
+        if not 0 <= self.seed < 2**31 or self.workers < self.fewest_workers:
             raise UserError(
-                f"seed is {self.seed} and workers {self.workers}; expected 0 to 2^31 - 1, and at least 1"
+                f"seed is {self.seed} and workers {self.workers}; expected 0 to 2^31 - 1, and at least "
+                f"{self.fewest_workers}"
             )
         if self.twin_of is not None and self.checkpoint != "random":
             raise UserError(

@@ -282,7 +282,7 @@ def _data(config: Config, processes: int) -> Settings:
 
 def _loader(config: Config, split: str, batch: int, pipeline: list[Settings]) -> Settings:
     """A loader of one split of the card's data."""
-    layout, folder = split_layout(config.data, MAP_SOURCES)
+    layout, folder = split_layout(config.data or "digits", MAP_SOURCES)
     place = folder if folder in EMBEDDED else str(Path(folder).expanduser().resolve())
     return {
         "batch_size": batch,

@@ -230,7 +230,7 @@ def build_memory(
         Progress("memory", len(mine), unit="images") as progress,
     ):
         for first, tokens in batches:
-            for i, rows in zip(mine[first:], tokens, strict=False):
+            for i, rows in zip(mine[first : first + len(tokens)], tokens, strict=True):
                 shares = patch_shares(views.label(i), grid, classes)
                 chosen = choose_patches(shares, limit, np.random.default_rng((views.seed, i)))
                 place = slice(filled, filled + len(chosen))

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from msbreg.backbones.vit_architectures import check_backbone_name
 from msbreg.run.errors import UserError
-from msbreg.run.inputs import check_checkpoint, check_output
+from transfer.frozen.frozen_config import SplitConfig
 
 EngineName = Literal["auto", "torchvision", "mmseg"]
 Size = tuple[int, int]
@@ -149,41 +148,29 @@ class DepthOptions:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(SplitConfig):
     """Settings of a segmentation run: trained on one split of DATA, scored on another."""
 
     script: ClassVar[str] = "transfer/segmentation.py"
     harmless: ClassVar[frozenset[str]] = frozenset({"trials", "save_every"})
-    not_protocol: ClassVar[frozenset[str]] = frozenset(
-        {"arch", "encoder", "family", "trust_pickle", "twin_of", "channels_last", "evaluate_every"}
-    )
+    not_protocol: ClassVar[frozenset[str]] = SplitConfig.not_protocol | {
+        "channels_last",
+        "evaluate_every",
+    }
+    fewest_workers: ClassVar[int] = 0
 
-    checkpoint: str = "runs/pretrain/checkpoint.pth"
-    """Backbone checkpoint, or ``random`` for an untrained network."""
-    data: str = "digits"
-    """digits, a folder with label maps, or LAYOUT:FOLDER (voc, cityscapes, ade20k, folders, coco)."""
-    train_split: str = "train"
+    data: str | None = None
+    """digits, a folder with label maps, or LAYOUT:FOLDER (voc, cityscapes, ade20k, folders, coco; null: the
+    embedded digits)."""
     val_split: str = "val"
     """Split to score."""
     output: Path = Path("runs/segmentation")
     """Folder for record.json, curve.jsonl, the checkpoint, predictions, tables and drawings."""
-    seed: int = 0
-    """Random seed; also initializes the weights of ``--checkpoint random``."""
+    workers: int = 2
+    """Processes that decode images; 0 decodes in the training process."""
     trials: int = 1
     """Number of runs, with seeds 0 to N - 1 in OUTPUT/trial-0, ...; OUTPUT/trials.json has their mean and
     spread."""
-    name: str = ""
-    """Name of the network in tables (empty: its method and architecture)."""
-    arch: str | None = None
-    """Expected architecture; for ``random``, the one to build (null: resnet18-narrow, the demo's)."""
-    encoder: str | None = None
-    """Which network of a checkpoint that has several (null: the one that its family evaluates)."""
-    family: str | None = None
-    """Layout of the checkpoint, if it matches several (tools/inspect_checkpoint.py --list)."""
-    trust_pickle: bool = False
-    """Read a checkpoint that contains more than tensors; its code is never run."""
-    twin_of: Path | None = None
-    """For ``random``: the checkpoint to compare with, whose architecture and input the network gets."""
     engine: EngineName = "auto"
     """auto, torchvision (this suite's own network) or mmseg; auto is mmseg if it is installed."""
     network: NetworkOptions = field(default_factory=NetworkOptions)
@@ -201,25 +188,9 @@ class Config:
     """Iterations between evaluations (0: only at the end)."""
     save_every: int = 1000
     """Iterations between checkpoints."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    workers: int = 2
-    """Processes that decode images."""
-    finished: Literal["error", "skip"] = "error"
-    """What to do if the output folder already contains this completed run."""
 
     def __post_init__(self) -> None:
-        if self.arch is not None:
-            check_backbone_name(self.arch)
-        if self.train_split == self.val_split:
-            raise UserError(
-                f"train_split and val_split are both {self.train_split!r}; expected two splits"
-            )
-        if self.twin_of is not None and self.checkpoint != "random":
-            raise UserError(
-                f"twin_of is {self.twin_of}, but the checkpoint is {self.checkpoint}; "
-                "expected --checkpoint random with --twin-of"
-            )
+        super().__post_init__()
         if self.trials > 1 and self.seed != 0:
             raise UserError("--trials uses the seeds 0, 1, ...; omit --seed")
         rates = self.solver.learning_rates
@@ -232,20 +203,11 @@ class Config:
             if not valid:
                 raise UserError(f"{name} is {value}; expected {expected}")
 
-    def check_inputs(self) -> None:
-        """Check that the paths can be used.
-
-        Raises:
-            UserError: the checkpoint or the data do not exist, or the output cannot be a folder.
-        """
+    def check_data(self, data: str) -> None:
         from msbreg.data.segmentation.map_sources import MAP_SOURCES  # imports OpenCV
         from msbreg.data.sources import check_source
 
-        check_checkpoint(self.checkpoint)
-        if self.twin_of is not None:
-            check_checkpoint(str(self.twin_of))
-        check_source(self.data, MAP_SOURCES)
-        check_output(self.output)
+        check_source(data, MAP_SOURCES)
 
 
 def _limits(c: Config) -> list[tuple[str, bool, object, str]]:
@@ -267,10 +229,9 @@ def _limits(c: Config) -> list[tuple[str, bool, object, str]]:
         "network.channels": n.channels,
         "network.dilation": n.dilation,
     }
-    rest = {"workers": c.workers, "save_every": c.save_every, "evaluate_every": c.evaluate_every}
+    rest = {"save_every": c.save_every, "evaluate_every": c.evaluate_every}
     rest |= {"network.convolutions": n.convolutions, "inference.ignore_boundary": i.ignore_boundary}
     return [
-        ("seed", 0 <= c.seed < 2**31, c.seed, "0 to 2^31 - 1"),
         *((name, value >= 1, value, at_least_1) for name, value in counts.items()),
         *((name, value >= 0, value, "0 or more") for name, value in rest.items()),
         *(

@@ -31,21 +31,20 @@ def label_pixels(
     """
     window = (slice(None), slice(None))
     if options.mode == "center":
-        window = central_window(image.shape, options.crop)
+        window = central_window(image.shape[:2], options.crop)
     labels = np.full(image.shape[:2], VOID, np.uint8)
     scores = class_scores(network, image[window], options, normalization, device)
     labels[window] = scores.argmax(0).to(torch.uint8).cpu().numpy()
     return labels
 
 
-def central_window(shape: tuple[int, ...], crop: Size) -> tuple[slice, slice]:
+def central_window(shape: Size, crop: Size) -> tuple[slice, slice]:
     """The central part of an image of this height and width, at most as large as the crop.
 
     >>> central_window((600, 400), (513, 513))
     (slice(43, 556, None), slice(0, 400, None))
     """
-    starts = [max(side - wanted, 0) // 2 for side, wanted in zip(shape, crop, strict=False)]
-    top, left = starts
+    top, left = (max(side - wanted, 0) // 2 for side, wanted in zip(shape, crop, strict=True))
     return (
         slice(top, min(top + crop[0], shape[0])),
         slice(left, min(left + crop[1], shape[1])),

@@ -21,10 +21,10 @@ from transfer.finetuning.classifier_training import (
     Candidate,
     Classifier,
     ClassifierTraining,
-    TrainingRules,
     limit_norm_momentum,
     rate_factor,
 )
+from transfer.finetuning.fine_tuning_config import Config
 from transfer.frozen.head_training import augmented_batches
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def training_of(
         len(images),
         classifier,
         candidate,
-        TrainingRules(batch_size=8, seed=3, **rules),
+        Config(batch_size=8, seed=3, **rules),
         IMAGENET,
         batches_of=augmented_batches(images, CROP, seed=3, workers=0, device=CPU),
         device=CPU,
@@ -119,10 +119,10 @@ def test_too_few_images_for_batch_norm_are_rejected(images):
 
 
 def test_the_rate_drops_at_epochs_or_stays():
-    steps = TrainingRules(schedule="steps", drops=(12, 16), drop_factor=0.2)
+    steps = Config(schedule="steps", drops=(12, 16), drop_factor=0.2)
     factors = [rate_factor(epoch * 5, 5, 20, steps) for epoch in (11, 12, 15, 16)]
     assert factors == pytest.approx([1, 0.2, 0.2, 0.04])
-    assert rate_factor(99, 5, 20, TrainingRules(schedule="constant")) == 1
+    assert rate_factor(99, 5, 20, Config(schedule="constant")) == 1
 
 
 def test_a_schedule_per_epoch_changes_between_epochs_only(images):

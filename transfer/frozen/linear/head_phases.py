@@ -4,12 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from msbreg.checkpoints.read import read_file
-from msbreg.run.errors import UserError
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
 from msbreg.train.loop import Plan, train
-from msbreg.train.state import Checkpoint, State
+from msbreg.train.state import Checkpoint, State, unfinished_run
 from transfer.frozen.head_training import HeadTraining
 from transfer.frozen.heads import Heads
 
@@ -28,7 +26,7 @@ def train_phase(
     state = State()
     header = {"kind": KIND, "phase": phase, "choice": about}
     checkpoint = Checkpoint(job.output / CHECKPOINT, lambda step: header)
-    before = unfinished_run(job)
+    before = unfinished(job)
     if before.get("phase") == phase:
         if warning := checkpoint.restore(training, state, before):
             job.warn(warning)
@@ -55,14 +53,7 @@ def train_phase(
     return training.result()
 
 
-def unfinished_run(job: Job) -> dict[str, Any]:
+def unfinished(job: Job) -> dict[str, Any]:
     """The checkpoint of an interrupted run with the same settings; empty if there is none."""
-    path = job.output / CHECKPOINT
-    if not (job.resumed and path.exists()):
-        return {}
-    content = read_file(path).content
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise UserError(
-            f"{path} is not a checkpoint of transfer/linear.py; move the file away or give another --output"
-        )
-    return content
+    # Without an interruption, the file is that of an earlier phase of this run.
+    return unfinished_run(job.output / CHECKPOINT, KIND, job) if job.resumed else {}

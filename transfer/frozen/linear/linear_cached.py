@@ -21,7 +21,7 @@ from transfer.frozen.linear.head_choice import (
     logits_of,
     selection,
 )
-from transfer.frozen.linear.head_phases import CHOOSING, FITTING, train_phase, unfinished_run
+from transfer.frozen.linear.head_phases import CHOOSING, FITTING, train_phase, unfinished
 from transfer.frozen.linear.linear_config import Config
 
 
@@ -51,7 +51,7 @@ def fit_cached(config: Config, job: Job, fitted: Split, tested: Split) -> Chosen
     # ---- Choose a head on held-out training images.
     settings, choice = head_settings(config), Choice(0, {})
     if len(settings) > 1:
-        before = unfinished_run(job)
+        before = unfinished(job)
         if before.get("phase") == FITTING:  # chosen before the interruption
             choice = Choice(**before["choice"])
         else:

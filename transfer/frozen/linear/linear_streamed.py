@@ -4,26 +4,21 @@ All heads are trained on one pass, and the one chosen on held-out training image
 it again would take as long as the first time.
 """
 
-import contextlib
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from msbreg.backbones.backbone_interface import TOKENS
-from msbreg.backbones.features import feature_batches
+from msbreg.backbones.features import outputs_of_all
 from msbreg.backbones.inference import FrozenBackbone
 from msbreg.data.images import LabeledImages
 from msbreg.data.transforms import TrainingTransform
-from msbreg.run import distributed
 from msbreg.run.config import plain
 from msbreg.run.errors import RunFailed
-from msbreg.run.failures import Agreement
 from msbreg.run.job import Job
-from msbreg.run.progress import Progress
 from transfer.frozen.attentive import AttentiveHeads
-from transfer.frozen.evaluation import FrozenNetwork, frozen_network
 from transfer.frozen.feature_cache import BATCH
+from transfer.frozen.frozen_network import FrozenNetwork, frozen_network
 from transfer.frozen.head_training import CachedFeatures, HeadTraining, augmented_batches
 from transfer.frozen.heads import Heads, held_out_split
 from transfer.frozen.linear.head_choice import (
@@ -132,24 +127,13 @@ def _outputs_of_images(
     label: str,
 ) -> Tensor:  # (N, L, C)
     """The outputs for all images; each process computes those of its images."""
-    mine = range(distributed.rank(), len(images), distributed.world_size())
-    parts = []
-    with (
-        Progress(f"outputs for {label}", len(mine), unit="images") as progress,
-        Agreement(),
-        contextlib.closing(
-            feature_batches(
-                _Outputs(network, heads),
-                images,
-                mine,
-                transform=loaded.transform,
-                batch_size=BATCH,
-                threads=loaded.settings.threads,
-            )
-        ) as batches,
-    ):
-        for first, rows in batches:
-            parts.append(torch.from_numpy(rows))
-            progress.update(first + len(rows))
-    own = torch.cat([torch.empty(0, len(heads.settings) * heads.classes), *parts])
-    return distributed.gather_by_index(own, len(images)).unflatten(1, (-1, heads.classes))
+    outputs = outputs_of_all(
+        _Outputs(network, heads),
+        images,
+        len(heads.settings) * heads.classes,
+        transform=loaded.transform,
+        batch_size=BATCH,
+        threads=loaded.settings.threads,
+        label=f"outputs for {label}",
+    )
+    return outputs.unflatten(1, (-1, heads.classes))
