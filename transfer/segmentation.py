@@ -3,7 +3,8 @@
 The transfer protocols of MoCo and BYOL (configs/voc12_fcn.yaml), MMSegmentation's FCN-D8, and a linear
 classifier on frozen features. The score is the mean IoU from totals over all images, at the resolution of
 the label maps. After an interruption (Ctrl-C, SIGTERM, a crash) the same command continues from the last
-checkpoint.
+checkpoint. With --eval-only, the network of another run is evaluated, for example with other inference
+options.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from msbreg.run.config import Card
+from msbreg.run.config import Card, plain
 from msbreg.run.errors import Interrupted, UserError
 from msbreg.run.options import main, read_options
 from transfer.segmenters.segmentation_config import Config
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 
 from msbreg.backbones.resnet import ResNet
-from msbreg.backbones.spec import Provenance
+from msbreg.backbones.spec import Normalization, Provenance
 from msbreg.backbones.vit_architectures import no_resnet
 from msbreg.checkpoints.load import load_exactly
 from msbreg.data.segmentation.label_maps import LabelMaps
@@ -51,19 +52,16 @@ from transfer.segmenters import mmseg_config
 from transfer.segmenters import segmentation_results as results
 from transfer.segmenters.crops import training_batches
 from transfer.segmenters.fcn import Segmenter
-from transfer.segmenters.map_splits import checked_splits
+from transfer.segmenters.map_splits import checked_split, checked_splits
 from transfer.segmenters.segmenter_engine import Engine, choose
+from transfer.segmenters.segmenter_file import CHECKPOINT, FINAL, KIND, open_segmenter
 from transfer.segmenters.segmenter_training import (
     BATCH_SIZE,
-    KIND,
     TESTING_ADVICE,
     SegmenterTraining,
     format_losses,
     plan_of,
 )
-
-CHECKPOINT = "checkpoint.pth"
-FINAL = "final"  # the phase that trains on all images; others choose a learning rate
 
 
 def run(config: Config, card: Card | None = None) -> dict[str, Any]:
@@ -82,6 +80,8 @@ def run(config: Config, card: Card | None = None) -> dict[str, Any]:
 
 def _run(config: Config, engine: Engine, job: Job) -> dict[str, Any]:
     assert config.data is not None
+    if config.eval_only:
+        return _evaluate_only(config, engine, job)
     share = share_of_batch(config.solver.batch_size, distributed.world_size(), name=BATCH_SIZE)
     part_of(share, config.accumulate)
     fitted, tested = checked_splits(config.data, (config.train_split, config.val_split), job)
@@ -115,6 +115,24 @@ def _run(config: Config, engine: Engine, job: Job) -> dict[str, Any]:
         "checkpoint": CHECKPOINT,
         **({"held_out_mIoU": choice} if choice else {}),
     }
+
+
+def _evaluate_only(config: Config, engine: Engine, job: Job) -> dict[str, Any]:
+    """Evaluate the network of an earlier run."""
+    assert config.data is not None
+    job.record.content["selection"] = "none: a trained network is evaluated"
+    tested = checked_split(config.data, config.val_split, job)
+    trained = open_segmenter(Path(config.checkpoint).expanduser(), engine, config, tested.classes)
+    job.record.content["network"] = trained.network
+    if not trained.complete:
+        job.warn(f"{config.checkpoint} is of an unfinished run ({trained.iterations} iterations)")
+    network = trained.model.to(job.device)
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)
+    log.info("%s: %d iterations; %d images", config.checkpoint, trained.iterations, len(tested))
+    job.stop.watched = True
+    scores = evaluate_images(network, tested, trained.normalization, config, job, final=True)
+    return results.numbers(scores) | {"iterations": trained.iterations}
 
 
 # ---- Data and backbone
@@ -191,6 +209,8 @@ class Protocol:
             "choice": dict(phase.choice),
             "data": job.record.content["data"],
             "network": job.record.content["network"],
+            "iterations": config.solver.iterations,
+            "layers": plain(config.network),
         }
         state = State()
         checkpoint = Checkpoint(job.output / CHECKPOINT, lambda step: header | {"iteration": step})
@@ -200,7 +220,16 @@ class Protocol:
 
         def score(iteration: int) -> dict[str, Any] | None:
             with memory_advice(TESTING_ADVICE):
-                found.append(self._evaluate(training.model, phase))
+                found.append(
+                    evaluate_images(
+                        training.model,
+                        phase.tested,
+                        self.provenance.normalization,
+                        config,
+                        job,
+                        final=phase.name == FINAL,
+                    )
+                )
             if not distributed.is_main():
                 return None
             return {"iteration": iteration, "scores": results.numbers(found[-1])}
@@ -277,26 +306,32 @@ class Protocol:
             self.job.warn(warning)
         log.info("continuing after iteration %d", state.step)
 
-    def _evaluate(self, network: Segmenter, phase: Phase) -> SegmentationScores:
-        """Scores of the images of a phase; those of the final one are written to the run's folder."""
-        config, job, final = self.config, self.job, phase.name == FINAL
-        evaluation = results.Evaluation(
-            phase.tested,
-            config.inference,
-            self.provenance.normalization,
-            job.device,
-            job.output / results.PREDICTIONS if final else None,
-            workers=config.workers,
-            each=lambda: _stop_if_requested(job),
-        )
-        scores = results.evaluate(network, evaluation)
-        if final and distributed.is_main():
-            assert config.data is not None
-            data = DataId(
-                data_name(config.data, MAP_SOURCES), config.val_split, phase.tested.fingerprint
-            )
-            results.write(job, phase.tested, scores, data, rules=results.rules(config.inference))
-        return scores
+
+def evaluate_images(
+    network: Segmenter,
+    tested: LabelMaps,
+    normalization: Normalization,
+    config: Config,
+    job: Job,
+    *,
+    final: bool,
+) -> SegmentationScores:
+    """Scores of a network; the final ones are written to the run's folder, with the predictions."""
+    evaluation = results.Evaluation(
+        tested,
+        config.inference,
+        normalization,
+        job.device,
+        job.output / results.PREDICTIONS if final else None,
+        workers=config.workers,
+        each=lambda: _stop_if_requested(job),
+    )
+    scores = results.evaluate(network, evaluation)
+    if final and distributed.is_main():
+        assert config.data is not None
+        data = DataId(data_name(config.data, MAP_SOURCES), config.val_split, tested.fingerprint)
+        results.write(job, tested, scores, data, rules=results.rules(config.inference))
+    return scores
 
 
 def _stop_if_requested(job: Job) -> None:

@@ -21,7 +21,7 @@ from tests.reference import segmentation as slow
 from tests.transfer.segmentation_runs import frozen, tiny
 from tests.transfer.two_segmenters import KILLED_AFTER
 from transfer.segmentation import run
-from transfer.segmenters.segmentation_config import Config, SolverOptions
+from transfer.segmenters.segmentation_config import Config, NetworkOptions, SolverOptions
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,39 @@ def test_a_learning_rate_is_chosen_on_held_out_training_images(data, tmp_path):
     record = read_record(tmp_path / "run") or {}
     assert record["selection"].startswith("learning rate on 2 held-out training images")
     assert len(list((tmp_path / "run" / "predictions").iterdir())) == 3
+
+
+def test_a_trained_network_is_evaluated_without_training(done, data, tmp_path):
+    trained = {"checkpoint": str(done / "checkpoint.pth"), "eval_only": True}
+    results = run(tiny(data, tmp_path / "again", **trained))
+    first, second = (read_record(f) or {} for f in (done, tmp_path / "again"))
+    assert results["mIoU"] == first["results"]["mIoU"]
+    assert second["network"] == first["network"]
+    assert [s["value"] for s in second["scores"]] == [s["value"] for s in first["scores"]]
+    assert not (tmp_path / "again" / "checkpoint.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (NetworkOptions(channels=16, dilation=1), r"network.channels 8 \(here 16\), network.conv"),
+        (NetworkOptions(channels=8, convolutions=1), r"network.dilation 1 \(here 6\)"),
+    ],
+)
+def test_a_network_of_other_options_is_not_evaluated(done, data, tmp_path, network, message):
+    trained = {"checkpoint": str(done / "checkpoint.pth"), "eval_only": True}
+    with pytest.raises(UserError, match=message):
+        run(tiny(data, tmp_path / "run", network=network, **trained))
+
+
+def test_a_backbone_or_other_classes_are_not_evaluated(done, data, tmp_path):
+    torch.save({"model": {}}, tmp_path / "backbone.pth")
+    with pytest.raises(UserError, match="is not the checkpoint of a segmentation run"):
+        run(tiny(data, tmp_path / "a", checkpoint=str(tmp_path / "backbone.pth"), eval_only=True))
+    other = folders_tree(tmp_path / "data", train=1, val=1)
+    (other / "classes.txt").write_text("background\nred\ngreen\n")
+    with pytest.raises(UserError, match="Expected the same, in the same order"):
+        run(tiny(other, tmp_path / "b", checkpoint=str(done / "checkpoint.pth"), eval_only=True))
 
 
 def test_all_void_training_images_are_left_out_with_a_warning(tmp_path):

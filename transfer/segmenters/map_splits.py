@@ -18,39 +18,14 @@ def checked_splits(
     names: tuple[str, str],
     job: Job,
 ) -> tuple[LabelMaps, LabelMaps]:
-    """The split to learn from and the one to score; what they contain goes into the record.
+    """The split to learn from and the one to score, both checked so that errors appear early.
 
-    Every label map is read once, so that errors appear early. Images of the first split without a labeled
-    pixel are left out, with a warning.
+    Images of the first split without a labeled pixel are left out, with a warning.
 
     Raises:
         UserError: a map is invalid, a split has no labels, or the splits have other classes or share images.
     """
-    splits = {}
-    for split in names:
-        source = open_label_maps(data, split)
-
-        def read(source: LabelMaps = source, split: str = split) -> Any:
-            with Progress(f"checking {split}", len(source), unit="images") as progress:
-                return survey(source, progress=lambda done, _: progress.update(done))
-
-        found = distributed.from_main(read)
-        if len(found.void) and split == names[0]:
-            job.warn(
-                f"{split}: {len(found.void)} images without a labeled pixel are not trained on"
-            )
-            source = source.subset(np.setdiff1d(np.arange(len(source)), found.void))
-        splits[split] = source
-        job.record.content.setdefault("data", {})[split] = {
-            "images": len(source),
-            "fingerprint": source.fingerprint,
-            "classes": list(source.classes),
-            "pixels": found.pixels.tolist(),
-        }
-        absent = [n for n, count in zip(source.classes, found.pixels, strict=True) if not count]
-        if absent:
-            job.warn(f"{split}: classes without a pixel: {', '.join(absent)}")
-    fitted, tested = splits.values()
+    fitted, tested = (checked_split(data, name, job, fitted=name == names[0]) for name in names)
     if fitted.classes != tested.classes:
         raise UserError(
             f"{names[0]} has {len(fitted.classes)} classes and {names[1]} {len(tested.classes)}, or other "
@@ -62,6 +37,37 @@ def checked_splits(
             f"{len(both)} images are in both splits, such as {min(both)}; expected disjoint splits"
         )
     return fitted, tested
+
+
+def checked_split(data: str, split: str, job: Job, *, fitted: bool = False) -> LabelMaps:
+    """A split whose label maps were all read once; what it contains goes into the record.
+
+    Args:
+        fitted: leave out images without a labeled pixel, with a warning.
+
+    Raises:
+        UserError: a map is invalid, or the split has no labels.
+    """
+    source = open_label_maps(data, split)
+
+    def read() -> Any:
+        with Progress(f"checking {split}", len(source), unit="images") as progress:
+            return survey(source, progress=lambda done, _: progress.update(done))
+
+    found = distributed.from_main(read)
+    if len(found.void) and fitted:
+        job.warn(f"{split}: {len(found.void)} images without a labeled pixel are not trained on")
+        source = source.subset(np.setdiff1d(np.arange(len(source)), found.void))
+    job.record.content.setdefault("data", {})[split] = {
+        "images": len(source),
+        "fingerprint": source.fingerprint,
+        "classes": list(source.classes),
+        "pixels": found.pixels.tolist(),
+    }
+    absent = [n for n, count in zip(source.classes, found.pixels, strict=True) if not count]
+    if absent:
+        job.warn(f"{split}: classes without a pixel: {', '.join(absent)}")
+    return source
 
 
 def _files(source: LabelMaps) -> set[str]:

@@ -184,6 +184,8 @@ class Config(SplitConfig):
     BatchNorm."""
     channels_last: bool = False
     """Use the channels-last memory format; often faster."""
+    eval_only: bool = False
+    """Evaluate the trained network in CHECKPOINT, the checkpoint.pth of another run, without training."""
     evaluate_every: int = 0
     """Iterations between evaluations (0: only at the end)."""
     save_every: int = 1000
@@ -193,6 +195,11 @@ class Config(SplitConfig):
         super().__post_init__()
         if self.trials > 1 and self.seed != 0:
             raise UserError("--trials uses the seeds 0, 1, ...; omit --seed")
+        if self.eval_only and (self.trials > 1 or self.checkpoint == "random"):
+            raise UserError(
+                "--eval-only evaluates one trained network; omit --trials and give the checkpoint.pth of a "
+                "segmentation run as --checkpoint"
+            )
         rates = self.solver.learning_rates
         if (len(rates) > 1) != (self.solver.held_out > 0) or self.solver.held_out < 0:
             raise UserError(

@@ -16,7 +16,6 @@ from transfer.segmenters.crops import Batch, normalized
 from transfer.segmenters.fcn import Segmenter
 from transfer.segmenters.segmentation_config import Config, SolverOptions
 
-KIND = "msbreg-segmentation"
 BATCH_SIZE = "solver.batch_size"
 ROW_EVERY = 20  # iterations averaged in a row of the curve
 STEP_FACTOR = 0.1
