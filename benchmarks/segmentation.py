@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/segmentation.py [--crop 129] [--batch 2] [--rounds 3]
 
 Prints the CPU time of one process and ratios to ours, both measured in turns. Scores must be equal. The
-network is torchvision's fcn_resnet50 (stride 8, one convolution of 512 channels) on both sides, and the loop
-is that of references/segmentation/train.py. With bf16, the network is also in channels-last format.
+network is torchvision's fcn_resnet50 (stride 8, one convolution of 512 channels) on all sides; the loop is
+that of references/segmentation/train.py and, where MMSegmentation is installed, its train_step. With bf16,
+the network is also in channels-last format.
 """
 
 import sys
@@ -28,7 +29,9 @@ from msbreg.backbones.spec import IMAGENET, BackboneSpec
 from transfer.scoring.iou import SegmentationScores, confusion
 from transfer.segmenters.crops import Batch
 from transfer.segmenters.fcn import build_fcn
+from transfer.segmenters.mmseg_config import network_config
 from transfer.segmenters.segmentation_config import Config, NetworkOptions, SolverOptions
+from transfer.segmenters.segmenter_engine import mmseg_is_installed
 from transfer.segmenters.segmenter_training import SegmenterTraining
 
 CITYSCAPES = (1024, 2048)
@@ -72,22 +75,24 @@ def scoring(rounds: int) -> None:
     compare("scoring", routes, 3 * rounds)
 
 
+LAYERS = NetworkOptions(
+    output_stride=8,
+    contract_dilation=True,
+    channels=512,
+    convolutions=1,
+    dilation=1,
+    dropout=0.1,
+)
+
+
 def our_step(crop: int, batch: int, *, fast: bool = False) -> Callable[[], None]:
-    options = NetworkOptions(
-        output_stride=8,
-        contract_dilation=True,
-        channels=512,
-        convolutions=1,
-        dilation=1,
-        dropout=0.1,
-    )
     config = Config(
-        network=options,
+        network=LAYERS,
         solver=SolverOptions(schedule="poly"),
         amp="bf16" if fast else "no",
         channels_last=fast,
     )
-    network = build_fcn(BackboneSpec("resnet50"), CLASSES, options)
+    network = build_fcn(BackboneSpec("resnet50"), CLASSES, LAYERS)
     if fast:
         network.to(memory_format=torch.channels_last)
     training = SegmenterTraining(network, config, 0.01, IMAGENET, torch.device("cpu"))
@@ -120,6 +125,29 @@ def reference_step(crop: int, batch: int) -> Callable[[], None]:
     return step
 
 
+def mmseg_step(crop: int, batch: int) -> Callable[[], None]:
+    from mmengine.optim import OptimWrapper
+    from mmengine.structures import PixelData
+    from mmseg.models import SegDataPreProcessor
+    from mmseg.structures import SegDataSample
+
+    from transfer.segmenters.mmseg_engine import build_model
+
+    model = build_model(network_config(BackboneSpec("resnet50"), CLASSES, LAYERS)).train()
+    pixels = {"mean": IMAGENET.pixel_mean, "std": IMAGENET.pixel_std, "bgr_to_rgb": True}
+    model.data_preprocessor = SegDataPreProcessor(**pixels, size=(crop, crop))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    wrapper = OptimWrapper(optimizer)
+    labels = torch.randint(0, CLASSES, (batch, 1, crop, crop))
+    data = {
+        "inputs": list(torch.randint(0, 256, (batch, 3, crop, crop), dtype=torch.uint8)),
+        "data_samples": [
+            SegDataSample(gt_sem_seg=PixelData(data=map_), metainfo={}) for map_ in labels
+        ],
+    }
+    return lambda: model.train_step(data, wrapper)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--crop", type=int, default=129)
@@ -132,6 +160,8 @@ def main() -> None:
         "torchvision": reference_step(options.crop, options.batch),
         "ours, bf16 channels-last": our_step(options.crop, options.batch, fast=True),
     }
+    if mmseg_is_installed():
+        routes["MMSegmentation"] = mmseg_step(options.crop, options.batch)
     compare("iteration", routes, options.rounds)
 
 

@@ -21,7 +21,7 @@ from msbreg.backbones.vit_architectures import TIMM, check_backbone_name, no_res
 from msbreg.checkpoints.layouts.match import identify
 from msbreg.checkpoints.layouts.rows_libraries import KIND
 from msbreg.checkpoints.layouts.stated import SCHEMA
-from msbreg.checkpoints.layouts.tensors import overview
+from msbreg.checkpoints.layouts.tensors import all_finite, overview
 from msbreg.checkpoints.read import FileContent, read_file
 from msbreg.run.errors import UserError
 from msbreg.run.files import write_atomically
@@ -193,7 +193,7 @@ def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor], source: P
             lines.append(
                 f"  wrong shape  {key} {tuple(value.shape)}, expected {tuple(wanted[key].shape)}"
             )
-        elif value.is_floating_point() and not torch.isfinite(value).all():
+        elif value.is_floating_point() and not all_finite(value):
             lines.append(f"  not finite   {key}: {int((~torch.isfinite(value)).sum())} values")
     if lines:
         shown = lines[:12] + ([f"  ... and {len(lines) - 12} more"] if len(lines) > 12 else [])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from msbreg.checkpoints.layouts.tensors import all_finite
 from msbreg.run import distributed
 from msbreg.run.errors import RunFailed
 from msbreg.run.failures import OUT_OF_MEMORY, is_out_of_memory, raise_first
@@ -118,7 +119,7 @@ def check_finite(weights: Mapping[str, Any], step: int, advice: str) -> None:
     bad = [
         name
         for name, value in weights.items()
-        if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all()
+        if isinstance(value, Tensor) and value.is_floating_point() and not all_finite(value)
     ]
     all_bad = [name for names in distributed.gather_objects(bad) for name in names]
     if all_bad:
