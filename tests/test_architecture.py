@@ -25,9 +25,9 @@ RESTRICTED = {
     "torchvision.models.detection": ("transfer/detectors/rcnn/",),
     "faiss": ("msbreg/neighbors/faiss_search.py",),
     "torch.utils.data": ("msbreg/data/loading.py",),
-    "mmseg": ("transfer/segmenters/mmseg_engine.py",),
+    "mmseg": ("transfer/segmenters/mmseg_engine.py", "benchmarks/segmentation.py"),
     "mmcv": ("transfer/segmenters/mmseg_engine.py",),
-    "mmengine": ("transfer/segmenters/mmseg_engine.py",),
+    "mmengine": ("transfer/segmenters/mmseg_engine.py", "benchmarks/segmentation.py"),
     "h5py": ("msbreg/data/segmentation/depth_maps.py",),
     "pyarrow": ("msbreg/data/classification/parquet.py",),
 }

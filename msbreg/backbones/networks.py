@@ -8,14 +8,19 @@ from msbreg.backbones.spec import BackboneSpec
 from msbreg.backbones.vit_architectures import TIMM, is_resnet
 
 
-def build_network(spec: BackboneSpec, *, seed: int | None = None) -> Backbone:
+def build_network(
+    spec: BackboneSpec, *, seed: int | None = None, initialize: bool = True
+) -> Backbone:
     """Build a randomly initialized backbone; with a seed, the weights are reproducible.
+
+    Args:
+        initialize: False may leave the values of all tensors undefined, to be loaded.
 
     Raises:
         UserError: timm has no model of this name.
     """
     if is_resnet(spec.arch):
-        return build_backbone(spec, seed=seed)
+        return build_backbone(spec, seed=seed, initialize=initialize)
     if seed is None:
         return _build(spec)
     # Initializers use the global generator; its state is restored.

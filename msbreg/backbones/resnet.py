@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from msbreg.backbones.architectures import Architecture, architecture
+from msbreg.backbones.architectures import ARCHITECTURES, Architecture, architecture
 from msbreg.backbones.backbone_interface import Backbone
 from msbreg.backbones.spec import IMAGENET, BackboneSpec, Normalization
 
@@ -63,8 +63,20 @@ class Bottleneck(nn.Module):
         return self.relu(y)
 
 
+OF_VERSION_0_1_0 = frozenset(
+    ARCHITECTURES[name]
+    for name in (
+        *("resnet18", "resnet34", "resnet50"),
+        *("resnet18-cifar", "resnet18-small", "resnet18-narrow"),
+    )
+)
+
+
 class ResNet(Backbone):
     """A ResNet (He et al., arXiv 1512.03385) without the classifier.
+
+    Args:
+        initialize: False leaves the values of all tensors undefined, to be loaded.
 
     Attributes:
         architecture: depth, width and stem.
@@ -73,23 +85,32 @@ class ResNet(Backbone):
     """
 
     representations = ("gap",)
+    maxpool: nn.Module
     layer1: nn.Sequential
     layer2: nn.Sequential
     layer3: nn.Sequential
     layer4: nn.Sequential
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, *, initialize: bool = True) -> None:
         super().__init__()
         self.architecture, self.channels = architecture, architecture.channels
-        # Published records depend on the weights of each seed, so they are drawn in the order of version
-        # 0.1.0: first the network and torchvision's classifier, then all convolutions again. ResNet-18 was
-        # the only one with other widths and stems; its variants replace parts of the published network.
+        if initialize and architecture in OF_VERSION_0_1_0:
+            self._draw_as_version_0_1_0(architecture)
+            return
+        with torch.device("meta"):  # without the initial weights of PyTorch's layers
+            self._build(architecture)
+        self.to_empty(device="cpu")
+        if initialize:
+            self._initialize()
+
+    def _draw_as_version_0_1_0(self, architecture: Architecture) -> None:
+        """Draw the weights of a seed in the order on which published records depend.
+
+        First the network and torchvision's classifier, then all convolutions again. Variants of ResNet-18
+        replace parts of the published network.
+        """
         first = Architecture(18) if architecture.depth == 18 else architecture
-        self._build_stem(first)
-        self.bn1 = nn.BatchNorm2d(first.width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool: nn.Module = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        self._build_stages(first)
+        self._build(first)
         nn.Linear(first.channels["c5"], 1000)
         self._initialize()
         if (architecture.stem, architecture.width) != (first.stem, first.width):
@@ -100,6 +121,14 @@ class ResNet(Backbone):
             self.bn1 = nn.BatchNorm2d(architecture.width)
             self._build_stages(architecture)
         self._initialize()
+
+    def _build(self, a: Architecture) -> None:
+        self._build_stem(a)
+        self.bn1 = nn.BatchNorm2d(a.width)
+        self.relu = nn.ReLU(inplace=True)
+        pooled = a.stem == "imagenet"
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if pooled else nn.Identity()
+        self._build_stages(a)
 
     def _build_stem(self, a: Architecture) -> None:
         size, stride = {"imagenet": (7, 2), "cifar": (3, 1), "small": (3, 2)}[a.stem]
@@ -117,6 +146,8 @@ class ResNet(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Stage outputs at strides 4, 8, 16 and 32 (2 to 16 or 1 to 8 with the smaller stems)."""
@@ -160,11 +191,14 @@ def _blocks(
         yield block(outputs, inner, outputs, 1, None)
 
 
-def build_backbone(spec: BackboneSpec | str, *, seed: int | None = None) -> ResNet:
+def build_backbone(
+    spec: BackboneSpec | str, *, seed: int | None = None, initialize: bool = True
+) -> ResNet:
     """Build a randomly initialized backbone; with a seed, the weights are reproducible.
 
     Args:
         spec: spec of the network; a name means that architecture with stride 2 in the 3x3 convolution.
+        initialize: False leaves the values of all tensors undefined, to be loaded.
 
     Raises:
         UserError: the name is unknown.
@@ -172,8 +206,8 @@ def build_backbone(spec: BackboneSpec | str, *, seed: int | None = None) -> ResN
     if isinstance(spec, str):
         spec = BackboneSpec(spec)
     made = architecture(spec.arch)
-    if seed is None:
-        backbone = ResNet(made)
+    if seed is None or not initialize:
+        backbone = ResNet(made, initialize=initialize)
     else:
         # Initializers use the global generator; its state is restored.
         with torch.random.fork_rng(devices=[]):

@@ -103,7 +103,7 @@ def load_backbone(
     if arch is not None and arch.startswith(TIMM):
         return _load_timm_model(file, arch, encoder, family)
     found = identify(file, arch=arch, encoder=encoder, family=family)
-    backbone = build_network(found.spec)
+    backbone = build_network(found.spec, initialize=False)
     load_exactly(backbone, found.state, path)
     try:
         signs = signs_of_no_training(found.state)

@@ -20,12 +20,12 @@ def reports(folder: Path, how: str, accumulate: int) -> list[str]:
 @pytest.mark.parametrize(
     ("how", "accumulate", "expected"),
     [
-        ("nan", 1, "RunFailed: training diverged at step 3: loss_cls = nan.\nTry a smaller"),
-        ("nan", 2, "RunFailed: training diverged at step 1: loss_cls = nan.\nTry a smaller"),
+        ("nan", 1, "Diverged: training diverged at step 3: loss_cls = nan.\nTry a smaller"),
+        ("nan", 2, "Diverged: training diverged at step 1: loss_cls = nan.\nTry a smaller"),
         (
             "proposals",
             2,
-            "RunFailed: training diverged at step 1: proposals are not finite.\n",
+            "Diverged: training diverged at step 1: proposals are not finite.\n",
         ),
     ],
 )

@@ -79,5 +79,5 @@ def test_a_wider_checkpoint_is_rejected_with_the_settings_for_its_width(tmp_path
 def test_a_transformer_is_rejected_with_the_tasks_that_accept_it(tmp_path):
     path = tmp_path / "vit.pth"
     torch.save(timm_model(PLAIN).state_dict(), path)
-    with pytest.raises(UserError, match="only ResNets(.|\n)*detectors(.|\n)*transfer/knn.py"):
+    with pytest.raises(UserError, match="only ResNets(.|\n)*detection(.|\n)*transfer/knn.py"):
         backbone_of_file(path, config_of(CASE, *MODERN))
