@@ -1,9 +1,9 @@
 """Check the rules of the code base in its source: layers, imports, forbidden patterns, file names."""
 
 import ast
+import functools
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +36,7 @@ MAY_IMPORT_SCRIPTS = {"transfer/suite.py"}
 EMPTY_NAMES = {"utils", "util", "misc", "helpers", "common", "settings"}
 
 
+@functools.cache
 def imports(tree: ast.AST) -> set[str]:
     """Dotted names of all imports in a file, at any level."""
     names: set[str] = set()
@@ -51,11 +52,11 @@ def starts_with(names: set[str], *packages: str) -> set[str]:
     return {n for n in names if any(n == p or n.startswith(p + ".") for p in packages)}
 
 
-def sources() -> Iterator[tuple[str, str, ast.Module]]:
+@functools.cache
+def sources() -> list[tuple[str, str, ast.Module]]:
     """Name, text and syntax tree of every source file."""
-    for file in FILES:
-        text = file.read_text()
-        yield str(file.relative_to(ROOT)), text, ast.parse(text)
+    texts = [(str(file.relative_to(ROOT)), file.read_text()) for file in FILES]
+    return [(name, text, ast.parse(text)) for name, text in texts]
 
 
 def test_imports_respect_the_layers():

@@ -18,6 +18,7 @@ cards or paths appear within a second. A script reads its options before its hea
 import argparse
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import json
@@ -509,6 +510,7 @@ def _as_arguments(default: Any) -> str:
     return str(default)
 
 
+@functools.cache
 def _field_docs(config_type: type) -> dict[str, str]:
     """The docstrings below the fields of a dataclass and its bases."""
     docs: dict[str, str] = {}

@@ -1,5 +1,6 @@
 """Render a collection of runs as ``report.md`` and a self-contained ``report.html``."""
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -116,16 +117,16 @@ def _distinct(values: Iterable[Any]) -> str:
 
 def as_html(content: dict[str, Any]) -> str:
     """A page that needs no other files, no network and no scripts."""
-    return _environment(autoescape=True).get_template("report.html.jinja").render(content)
+    return _template("report.html.jinja", autoescape=True).render(content)
 
 
 def as_markdown(content: dict[str, Any]) -> str:
     """The same content without pictures."""
-    environment = _environment(finalize=formatting.escaped)
-    return environment.get_template("report.md.jinja").render(content)
+    return _template("report.md.jinja", finalize=formatting.escaped).render(content)
 
 
-def _environment(**options: Any) -> jinja2.Environment:
+@functools.cache  # the suite writes the report after every protocol
+def _template(name: str, **options: Any) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         **options,
@@ -139,4 +140,4 @@ def _environment(**options: Any) -> jinja2.Environment:
         "number": formatting.number,
         "points": formatting.points,
     }
-    return environment
+    return environment.get_template(name)
