@@ -34,7 +34,7 @@ demo: install ## Pre-train on the embedded digits, convert, evaluate against the
 
 # Bytecode is kept even where the environment says otherwise: several processes import the same files.
 test: install ## Run the tests (what CI runs)
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadfile --numprocesses $$(( $$(nproc 2> /dev/null || echo 1) + 1 ))
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses $$(( $$(nproc 2> /dev/null || echo 1) + 1 ))
 
 lint: install ## Check style and types
 	$(BIN)/ruff check $(SOURCES)
