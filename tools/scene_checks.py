@@ -10,7 +10,7 @@ import numpy as np
 from msbreg.data.annotated_images import read_upright
 from msbreg.data.coco import coco_scenes
 from msbreg.data.scenes import Scenes
-from msbreg.data.segmentation.label_maps import LabelMaps, pixel_counts
+from msbreg.data.segmentation.label_maps import LabelMaps, only_one_class, pixel_counts
 from msbreg.data.segmentation.map_sources import MAP_SOURCES, recognized_maps
 from msbreg.data.sources import voc_images
 from msbreg.data.voc import voc_scenes
@@ -94,6 +94,9 @@ def check_segmentation(root: Path, names: Sequence[str] = ()) -> Iterator[Split]
 
         for labels in filter(None, check_each(check, len(source), split)):
             split.labels.update(labels)
+        present = [k for k, name in enumerate(source.classes) if split.labels[name]]
+        if problem := only_one_class(source, present):
+            split.problems.append(problem)
         check_contents(source.image, len(source), split)
     for split in splits:
         yield _compared(split, splits)

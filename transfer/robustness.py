@@ -148,8 +148,8 @@ def variant_layout(data: str) -> tuple[str, Path]:
     layout = layout or recognized(root) or ""
     if layout not in VARIANTS:
         raise UserError(
-            f"data is {data!r}{f', which looks like the layout {layout}' if layout else ''}; expected "
-            f"LAYOUT:FOLDER with one of {', '.join(VARIANTS)}"
+            f"data is {data!r}{f', which has the layout {layout}' if layout else ''}; this script reads only "
+            f"the test sets of ImageNet classifiers, LAYOUT:FOLDER with one of {', '.join(VARIANTS)}"
         )
     return layout, root
 

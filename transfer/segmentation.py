@@ -54,7 +54,13 @@ from transfer.segmenters.crops import training_batches
 from transfer.segmenters.fcn import Segmenter
 from transfer.segmenters.map_splits import checked_split, checked_splits
 from transfer.segmenters.segmenter_engine import Engine, choose
-from transfer.segmenters.segmenter_file import CHECKPOINT, FINAL, KIND, open_segmenter
+from transfer.segmenters.segmenter_file import (
+    CHECKPOINT,
+    FINAL,
+    KIND,
+    TRAINING,
+    open_segmenter,
+)
 from transfer.segmenters.segmenter_training import (
     BATCH_SIZE,
     TESTING_ADVICE,
@@ -124,6 +130,8 @@ def _evaluate_only(config: Config, engine: Engine, job: Job) -> dict[str, Any]:
     tested = checked_split(config.data, config.val_split, job)
     trained = open_segmenter(Path(config.checkpoint).expanduser(), engine, config, tested.classes)
     job.record.content["network"] = trained.network
+    job.record.content["data"] = trained.data | job.record.content["data"]
+    job.record.resolve(**trained.training)
     if not trained.complete:
         job.warn(f"{config.checkpoint} is of an unfinished run ({trained.iterations} iterations)")
     network = trained.model.to(job.device)
@@ -211,6 +219,7 @@ class Protocol:
             "network": job.record.content["network"],
             "iterations": config.solver.iterations,
             "layers": plain(config.network),
+            "training": {name: plain(getattr(config, name)) for name in TRAINING},
         }
         state = State()
         checkpoint = Checkpoint(job.output / CHECKPOINT, lambda step: header | {"iteration": step})

@@ -20,7 +20,7 @@ if not __package__:
 
 from msbreg.data.transforms import TrainingTransform
 from msbreg.run.config import Card, plain
-from msbreg.run.errors import Interrupted
+from msbreg.run.errors import Interrupted, UserError
 from msbreg.run.options import main, read_options
 from transfer.finetuning.fine_tuning_config import Config
 
@@ -118,7 +118,12 @@ def _labeled_part(config: Config, images: LabeledImages, job: Job) -> LabeledIma
     """The training images whose labels are used."""
     if config.labels == 1:
         return images
-    count = max(len(images.classes), round(config.labels * len(images)))
+    count, fewest = round(config.labels * len(images)), len(images.classes)
+    if count < fewest:
+        raise UserError(
+            f"labels is {config.labels:g}, which is {count} of the {len(images)} training images; expected "
+            f"at least one image of each of the {fewest} classes: --labels {fewest / len(images):.4g} or more"
+        )
     part = balanced_subset(images, count, seed=config.seed)
     job.record.content["data"][config.train_split] |= {
         "used": len(part),

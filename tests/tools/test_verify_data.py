@@ -5,9 +5,11 @@ import shutil
 import sys
 
 import cv2
+import numpy as np
 import pytest
 from PIL import Image
 
+from msbreg.data.decoding import read_label_map
 from msbreg.data.sources import open_source
 from msbreg.run.record import read_record
 from tests.msbreg.data.annotated_folders import shared
@@ -20,7 +22,7 @@ from tests.msbreg.data.classification.published_trees import (
     stl10_tree,
 )
 from tests.msbreg.data.classification.variant_trees import VARIANT_TREES
-from tests.msbreg.data.segmentation.map_trees import cityscapes_tree, folders_tree
+from tests.msbreg.data.segmentation.map_trees import cityscapes_tree, folders_tree, save_map
 from tests.transfer.boxes_data import make_voc
 from tests.transfer.keypoints_data import make_keypoints
 from tools import verify_data
@@ -357,3 +359,14 @@ def test_label_maps_of_any_layout_are_checked(tmp_path, monkeypatch, capsys):
     code, output = check(monkeypatch, capsys, cityscapes_tree(tmp_path / "cityscapes"))
     assert code == 0, output
     assert "warning: 1 images; the published data set has 2,975" in output
+
+
+def test_label_maps_with_a_single_one_of_several_classes_are_a_problem(
+    tmp_path, monkeypatch, capsys
+):
+    root = folders_tree(tmp_path / "maps")
+    for path in (root / "labels" / "val").iterdir():
+        save_map(path, np.zeros_like(read_label_map(path)))
+    code, output = check(monkeypatch, capsys, "segmentation", root)
+    assert code == 1
+    assert "are background; expected several of the 3 classes" in output

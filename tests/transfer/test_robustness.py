@@ -168,7 +168,7 @@ def test_a_probe_of_other_classes_is_refused(tmp_path, probe):
         ("", "no data were given"),
         ("--data DATA --probe /no/such", "probe /no/such does not exist"),
         ("--data DATA --severities [6]", "expected some of 1, 2, 3, 4, 5"),
-        ("--data DATA", "looks like the layout folder; expected LAYOUT:FOLDER with one of"),
+        ("--data DATA", "has the layout folder; this script reads only"),
         ("--data imagenet-r:R --representation cls", "the probe was trained on 'gap'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 
@@ -110,10 +111,13 @@ def test_a_learning_rate_is_chosen_on_held_out_training_images(data, tmp_path):
 
 def test_a_trained_network_is_evaluated_without_training(done, data, tmp_path):
     trained = {"checkpoint": str(done / "checkpoint.pth"), "eval_only": True}
-    results = run(tiny(data, tmp_path / "again", **trained))
+    solver = SolverOptions(iterations=99)  # those of the trained network count
+    results = run(tiny(data, tmp_path / "again", solver=solver, **trained))
     first, second = (read_record(f) or {} for f in (done, tmp_path / "again"))
     assert results["mIoU"] == first["results"]["mIoU"]
-    assert second["network"] == first["network"]
+    assert results["iterations"] == 6
+    for same in ("network", "data", "digest"):
+        assert second[same] == first[same]
     assert [s["value"] for s in second["scores"]] == [s["value"] for s in first["scores"]]
     assert not (tmp_path / "again" / "checkpoint.pth").exists()
 
@@ -163,6 +167,23 @@ def test_splits_with_common_images_are_an_error(tmp_path):
     with pytest.raises(UserError, match="2 images are in both splits"):
         run(tiny(root, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_copies_of_training_images_under_other_names_are_an_error(tmp_path):
+    root = folders_tree(tmp_path / "data", train=2, val=1)
+    for kind in ("images", "labels"):
+        shutil.copy(root / kind / "train/train1.png", root / kind / "val/other.png")
+    with pytest.raises(UserError, match=r"copies of training images .*: 1, for example .*other"):
+        run(tiny(root, tmp_path / "run"))
+
+
+def test_masks_that_store_their_class_as_void_are_an_error(tmp_path):
+    root = folders_tree(tmp_path / "data", train=2, val=1)
+    for path in (root / "labels").rglob("*.png"):
+        labels = read_label_map(path)
+        save_map(path, np.where(labels > 0, 255, 0).astype(np.uint8))
+    with pytest.raises(UserError, match="are background; expected several of the 3 classes"):
+        run(tiny(root, tmp_path / "run"))
 
 
 def test_other_data_do_not_continue_a_run(done, data, tmp_path):

@@ -73,6 +73,13 @@ def test_a_fraction_of_the_labels_is_balanced_and_recorded(data, tmp_path):
     assert "30 % of the labels" in record["scores"][0]["rules"]
 
 
+def test_fewer_labels_than_classes_are_an_error(data, tmp_path):
+    with pytest.raises(
+        UserError, match=r"which is 1 of the \d+ training .* of the 2 classes: --labels"
+    ):
+        semisupervised.run(settings(data, tmp_path / "run", labels=0.05))
+
+
 def test_a_list_of_imagenet_names_the_labeled_images(tmp_path):
     root = write_folder(tmp_path / "plain", train=6, val=3)
     for split, prefix in (("train", ""), ("val", "ILSVRC2012_val_")):

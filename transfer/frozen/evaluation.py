@@ -250,7 +250,7 @@ def split_features(
     *fitted, test_name = lists
     known = np.concatenate([features[split].contents for split in fitted])
     copies = np.flatnonzero(np.isin(features[test_name].contents, known))
-    _check_copies(copies, lists[test_name], job)
+    check_copies(copies, lists[test_name], job)
     if config.features_out is not None and distributed.is_main():
         export(
             config.features_out.expanduser(),
@@ -379,8 +379,15 @@ def _file_id(path: str) -> object:
     return state.st_dev, state.st_ino
 
 
-def _check_copies(copies: np.ndarray, test: LabeledImages, job: Job) -> None:
-    """Check that at most a few test images are copies of training images."""
+def check_copies(copies: np.ndarray, test: LabeledImages, job: Job) -> None:
+    """Check that at most a few test images are copies of training images.
+
+    Args:
+        copies: their indices.
+
+    Raises:
+        UserError: they are more than MOST_COPIES of all.
+    """
     if not len(copies):
         return
     found = (

@@ -1,16 +1,21 @@
 """The two splits of a data set with label maps, checked before anything is computed."""
 
+import functools
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from msbreg.checkpoints.load import file_sha256
+from msbreg.data.folder import file_size
 from msbreg.data.segmentation.label_maps import LabelMaps, survey
 from msbreg.data.segmentation.map_sources import open_label_maps
 from msbreg.run import distributed
 from msbreg.run.errors import UserError
 from msbreg.run.job import Job
 from msbreg.run.progress import Progress
+from transfer.frozen.evaluation import check_copies
 
 
 def checked_splits(
@@ -36,6 +41,7 @@ def checked_splits(
         raise UserError(
             f"{len(both)} images are in both splits, such as {min(both)}; expected disjoint splits"
         )
+    check_copies(np.array(_copies(fitted, tested), np.int64), tested, job)
     return fitted, tested
 
 
@@ -68,6 +74,22 @@ def checked_split(data: str, split: str, job: Job, *, fitted: bool = False) -> L
     if absent:
         job.warn(f"{split}: classes without a pixel: {', '.join(absent)}")
     return source
+
+
+def _copies(fitted: LabelMaps, tested: LabelMaps) -> list[int]:
+    """The images of the second split whose files have the content of one of the first.
+
+    Only files of equal size are read.
+    """
+    by_size: dict[int, list[Path]] = {}
+    for i in range(len(fitted)):
+        by_size.setdefault(file_size(Path(fitted.name(i))), []).append(Path(fitted.name(i)))
+    digest = functools.cache(file_sha256)
+    return [
+        i
+        for i, path in enumerate(Path(tested.name(i)) for i in range(len(tested)))
+        if digest(path) in map(digest, by_size.get(file_size(path), ()))
+    ]
 
 
 def _files(source: LabelMaps) -> set[str]:

@@ -156,6 +156,7 @@ class Config(SplitConfig):
     not_protocol: ClassVar[frozenset[str]] = SplitConfig.not_protocol | {
         "channels_last",
         "evaluate_every",
+        "eval_only",
     }
     fewest_workers: ClassVar[int] = 0
 
@@ -195,10 +196,12 @@ class Config(SplitConfig):
         super().__post_init__()
         if self.trials > 1 and self.seed != 0:
             raise UserError("--trials uses the seeds 0, 1, ...; omit --seed")
-        if self.eval_only and (self.trials > 1 or self.checkpoint == "random"):
+        if self.eval_only and self.trials > 1:
+            raise UserError("--eval-only evaluates one trained network; omit --trials")
+        if self.eval_only and self.checkpoint == "random":
             raise UserError(
-                "--eval-only evaluates one trained network; omit --trials and give the checkpoint.pth of a "
-                "segmentation run as --checkpoint"
+                "--eval-only needs a trained network; give the checkpoint.pth of a segmentation run as "
+                "--checkpoint"
             )
         rates = self.solver.learning_rates
         if (len(rates) > 1) != (self.solver.held_out > 0) or self.solver.held_out < 0:

@@ -16,6 +16,8 @@ from transfer.segmenters.segmenter_engine import Engine
 
 KIND = "msbreg-segmentation"
 CHECKPOINT = "checkpoint.pth"
+TRAINING = ("train_split", "augmentation", "solver", "amp", "accumulate")
+"""Settings that shaped a trained network, but not its layers."""
 FINAL = "final"  # the phase that trains on all images; others choose a learning rate
 
 
@@ -25,6 +27,8 @@ class TrainedSegmenter:
 
     Attributes:
         network: the entry ``network`` of the record of its run.
+        data: the entry ``data``.
+        training: the run's settings in TRAINING.
         iterations: completed iterations.
         complete: whether these are all iterations of the run.
     """
@@ -32,6 +36,8 @@ class TrainedSegmenter:
     model: Segmenter
     normalization: Normalization
     network: dict[str, Any]
+    data: dict[str, Any]
+    training: dict[str, Any]
     iterations: int
     complete: bool
 
@@ -79,6 +85,8 @@ def open_segmenter(
         model,
         spec.normalization,
         dict(content["network"]),
+        dict(content["data"]),
+        dict(content["training"]),
         int(content["iteration"]),
         content["iteration"] == content["iterations"],
     )

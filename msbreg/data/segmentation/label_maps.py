@@ -143,10 +143,9 @@ def survey(
     """Read every label map once, and the sizes of the images.
 
     Raises:
-        UserError: a map has another size than its image or an invalid value, or all pixels of the split are
-            void.
+        UserError: a map has another size than its image or an invalid value, all pixels of the split are
+            void, or all others have one label although there are several classes.
     """
-
     pixels, void = np.zeros(len(source.classes), np.int64), []
     for i, found in enumerate(
         in_order(lambda i: pixel_counts(source, i), len(source), threads=threads)
@@ -157,9 +156,23 @@ def survey(
         progress(i + 1, len(source))
     if not pixels.any():
         raise UserError(
-            f"all pixels of the {len(source)} label maps in {source.where} are void ({VOID}); expected labels"
+            f"all pixels of the {len(source)} label maps in {source.map_root} are void ({VOID}); "
+            "expected labels"
         )
+    if problem := only_one_class(source, np.flatnonzero(pixels)):
+        raise UserError(problem)
     return Survey(pixels, np.array(void, np.int64))
+
+
+def only_one_class(source: LabelMaps, present: Sequence[int] | np.ndarray) -> str:
+    """What is wrong if a single one of several classes is present, as in masks of 0 and 255; else empty."""
+    if len(present) != 1 or len(source.classes) == 1:
+        return ""
+    return (
+        f"all labeled pixels of the {len(source)} label maps in {source.map_root} are "
+        f"{source.classes[int(present[0])]}; expected several of the {len(source.classes)} classes.\n"
+        f"{VOID} marks void pixels: masks that store a class as {VOID} must store its index instead"
+    )
 
 
 def pixel_counts(source: LabelMaps, i: int) -> np.ndarray:  # (256,) int64
