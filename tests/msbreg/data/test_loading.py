@@ -72,7 +72,7 @@ class Parcel:
 
 @pytest.mark.parametrize("pack", [torch.stack, tuple, lambda items: {"a": items}, Parcel])
 def test_full_shared_memory_is_reported_and_does_not_hang(monkeypatch, pack):
-    monkeypatch.setattr(loading, "STUCK", 5)  # without the check, the batch never arrives
+    monkeypatch.setattr(loading, "STUCK", 60)  # without the check, the batch never arrives
     with (
         closing(squares(on_start=no_shared_memory, collate=pack)) as batches,
         pytest.raises(RunFailed, match=r"does not fit into shared memory(.|\n)*--shm-size"),

@@ -79,7 +79,7 @@ def test_a_signal_during_the_imports_gives_one_message(tmp_path, how):
 STUCK = """
 import ctypes, signal, sys, time
 from msbreg.run import signals
-signals.SECONDS_TO_REACT = signals.SECONDS_TO_SAVE = 0.3
+signals.SECONDS_TO_REACT, signals.SECONDS_TO_SAVE = {limits}
 with signals.stop_signal(lambda: print("recorded", flush=True)) as stop:
     stop.watched = True
     print("ready", flush=True)
@@ -89,17 +89,21 @@ print("not reached")
 
 
 @pytest.mark.parametrize(
-    ("body", "reason"),
+    ("body", "limits", "reason"),
     [
         # A library call that waits forever and restarts when it is interrupted, like a lock.
-        ("while True: ctypes.CDLL(None).sleep(60)", "no step within 0.3 s"),
-        ("while True: ctypes.PyDLL(None)._exit if stop.watched else 0", "no step within 0.3 s"),
-        ("while True: bool(stop)", "saving took more than 0.3 s"),
+        ("while True: ctypes.CDLL(None).sleep(60)", (0.3, 50), "no step within 0.3 s"),
+        (
+            "while True: ctypes.PyDLL(None)._exit if stop.watched else 0",
+            (0.3, 50),
+            "no step within 0.3 s",
+        ),
+        ("while True: bool(stop)", (50, 0.3), "saving took more than 0.3 s"),
     ],
     ids=["stuck in a library", "never checks", "never ends"],
 )
-def test_a_stuck_run_is_terminated_with_a_message_and_code_75(body, reason):
-    code, out, message = signaled(signal.SIGTERM, STUCK.format(body=body))
+def test_a_stuck_run_is_terminated_with_a_message_and_code_75(body, limits, reason):
+    code, out, message = signaled(signal.SIGTERM, STUCK.format(body=body, limits=limits))
     assert code == 75, message
     assert f"interrupted: SIGTERM: {reason}" in message
     assert "Run the same command to continue" in message
@@ -133,12 +137,12 @@ def test_a_loop_that_reacts_has_time_to_save():
     script = """
 import os, signal, time
 from msbreg.run import signals
-signals.SECONDS_TO_REACT = 0.2
+signals.SECONDS_TO_REACT = 0.7
 with signals.stop_signal(lambda: print("ended")) as stop:
     stop.watched = True
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop
-    time.sleep(0.6)
+    time.sleep(1)
 print("saved")
 """
     done = subprocess.run(
