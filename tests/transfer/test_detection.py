@@ -208,7 +208,7 @@ def long_run(data, tmp_path_factory) -> tuple[Path, Path]:
     return card, folder / "whole"
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(long_run, tmp_path, how):
     card, whole = long_run
     broken = tmp_path / "broken"

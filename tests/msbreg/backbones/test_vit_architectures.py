@@ -1,5 +1,6 @@
 """The table of vision transformers is timm's, and only backbones have valid names."""
 
+import functools
 import re
 
 import pytest
@@ -21,21 +22,26 @@ def timm_name(name: str) -> str:
     return {"vit_small_patch16_heads12": "vit_small_patch16_224"}.get(name, f"{name}_224")
 
 
+@functools.cache
+def timms(name: str) -> timm.models.VisionTransformer:
+    """timm's model, without values."""
+    options = {"img_size": 518} if "dinov2" in name else {}
+    with torch.device("meta"):
+        return timm.create_model(timm_name(name), num_classes=0, weight_init="skip", **options)
+
+
 @pytest.mark.parametrize("name", VITS)
 def test_names_shapes_and_order_are_timms(name):
     a = VITS[name]
-    options = {"img_size": 518} if "dinov2" in name else {}
-    with torch.device("meta"):
-        model = timm.create_model(timm_name(name), num_classes=0, **options)
+    model = timms(name)
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     assert list(a.shapes(a.image_size).items()) == list(wanted.items())
 
 
 @pytest.mark.parametrize("name", VITS)
 def test_our_networks_have_the_heads_and_the_norms_of_timms(name):
-    options = {"img_size": 518} if "dinov2" in name else {}
+    theirs = timms(name)
     with torch.device("meta"):
-        theirs = timm.create_model(timm_name(name), num_classes=0, **options)
         ours = build_network(BackboneSpec(name))
     heads = 12 if name == "vit_small_patch16_heads12" else theirs.blocks[0].attn.num_heads
     assert ours.blocks[0].attn.num_heads == heads

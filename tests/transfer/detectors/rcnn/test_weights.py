@@ -13,13 +13,13 @@ from transfer.detectors.rcnn.weights import is_detector, place_backbone, place_d
 
 def state_of(arch, *, seed=0):
     """A backbone with Detectron2's names; all tensors differ from initial ones."""
-    state = build_backbone(arch, seed=seed).state_dict()
+    state = build_backbone(arch, initialize=False).state_dict()
     generator = torch.Generator().manual_seed(seed)
     for value in state.values():
         if value.is_floating_point():
-            value += torch.rand(value.shape, generator=generator)
+            value.uniform_(2, 3, generator=generator)
         else:
-            value += 7
+            value.fill_(7)
     return to_dialect(state, detectron2)
 
 
