@@ -4,6 +4,8 @@ Small images and few channels, so that a case takes a fraction of a second; ever
 network, the loss, the schedule or the inference is on in some case.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,7 +138,7 @@ def settled(case: Case) -> Segmenter:
     pixels = torch.from_numpy(image_of(case)).permute(2, 0, 1)
     x = normalized(torch.stack([pixels, pixels.flip(1)]), None, case.spec.normalization)
     network.training = True  # both heads
-    with torch.no_grad():
+    with torch.no_grad(), in_double(network):  # the same start on every machine
         network.logits(x)
         for norm in norms:
             norm.momentum = 0.1
@@ -144,4 +146,21 @@ def settled(case: Case) -> Segmenter:
             classifier = network.get_submodule(f"{name}_head.conv_seg")
             classifier.weight *= 10
             classifier.bias -= 10 * logits.mean((0, 2, 3))
-    return network.train()
+    return network.float().train()
+
+
+@contextlib.contextmanager
+def in_double(network: nn.Module) -> Iterator[None]:
+    """Convert a segmenter to float64; inside, images are converted at the entrance of its backbone.
+
+    Deep networks with random weights and small maps amplify float32 rounding, which differs between
+    processors, 10,000 times in one update.
+    """
+    network.double()
+    hook = network.get_submodule("backbone").register_forward_pre_hook(
+        lambda _, given: (given[0].double(), *given[1:])
+    )
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -17,6 +17,7 @@ from tests.transfer.segmenters.mmseg_cases import (
     Case,
     batch_of,
     image_of,
+    in_double,
     settled,
 )
 from transfer.segmenters.crops import training_crop
@@ -72,13 +73,14 @@ def scene(number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def numbers_of_network(case: Case, network: Segmenter) -> dict[str, Any]:
-    """Losses, weights after the steps, and scores of an image."""
-    losses = trained(case, network)
-    weights = [v.double() for v in network.state_dict().values() if v.is_floating_point()]
-    network.eval()
-    scores = class_scores(
-        network, image_of(case), case.config.inference, case.spec.normalization, CPU
-    )
+    """Losses, weights after the steps, and scores of an image, computed in float64."""
+    with in_double(network):
+        losses = trained(case, network)
+        weights = [v for v in network.state_dict().values() if v.is_floating_point()]
+        network.eval()
+        scores = class_scores(
+            network, image_of(case), case.config.inference, case.spec.normalization, CPU
+        )
     return {
         "losses": losses,
         "weights": float(torch.stack([w.norm() for w in weights]).norm()),

@@ -1,8 +1,7 @@
 """Our network and crops reproduce MMSegmentation's recorded numbers (mmseg_frozen_numbers.json).
 
-On the machine that wrote them they are equal to the last digit kept (test_mmseg_parity.py). Instruction sets
-and versions of PyTorch and OpenCV round otherwise, and three steps amplify that. The tolerances leave room
-for it; a wrong constant (a dilation, the power of the schedule, a mean) moves the numbers by percents.
+Both are computed in float64, because instruction sets and versions of PyTorch round float32 differently and
+three steps amplify that. The tolerances leave room for the rest, such as another rounding in OpenCV; a wrong constant (a dilation, the power of the schedule, a mean) moves the numbers by percents.
 """
 
 import json
