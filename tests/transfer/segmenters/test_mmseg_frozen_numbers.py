@@ -1,7 +1,8 @@
 """Our network and crops reproduce MMSegmentation's recorded numbers (mmseg_frozen_numbers.json).
 
 Both are computed in float64, because instruction sets and versions of PyTorch round float32 differently and
-three steps amplify that. The tolerances leave room for the rest, such as another rounding in OpenCV; a wrong constant (a dilation, the power of the schedule, a mean) moves the numbers by percents.
+three steps amplify that. The tolerances leave room for the rest, such as another rounding in OpenCV; a
+wrong constant (a dilation, the power of the schedule, a mean) moves the numbers by percents.
 """
 
 import json
