@@ -7,6 +7,8 @@ Every loss is a mean over the views of ``predictions``. The loss of K views is t
 single-view losses against the same targets, and training can keep one view in memory at a time.
 """
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -126,8 +128,7 @@ def msbreg_loss(
     """``centroid + lambda_s * singular_value + lambda_b * brownian`` (Eq. 2), with the three terms.
 
     Args:
-        singular_input: how predictions enter the covariance: ``raw`` (Eq. 5), ``l2`` (normalized), or
-            ``l2_sqrt_d`` (normalized and scaled by sqrt(D), so that the covariance can be the identity).
+        singular_input: how predictions enter the covariance; see ``singular_value_input``.
         singular_of: predictions to compute the covariance of, if not ``predictions``; for example those
             of a single process.
 
@@ -138,12 +139,73 @@ def msbreg_loss(
     [0.35, 0.0, 1.0, 0.5]
     """
     centroid = centroid_loss(predictions, targets)
-    singular_predictions = predictions if singular_of is None else singular_of
-    if singular_input != "raw":
-        singular_predictions = F.normalize(singular_predictions, dim=-1)
-    if singular_input == "l2_sqrt_d":
-        singular_predictions = singular_predictions * singular_predictions.shape[-1] ** 0.5
-    singular_value = singular_value_loss(singular_predictions)
+    singular = predictions if singular_of is None else singular_of
+    singular_value = singular_value_loss(singular_value_input(singular, singular_input))
     brownian = brownian_loss(predictions, noise, normalize_noise=normalize_noise)
     total = centroid + lambda_s * singular_value + lambda_b * brownian
     return MSBRegLoss(total, centroid, singular_value, brownian)
+
+
+# ---- The terms on top of another method
+
+
+def uniformity_loss(
+    embeddings: Tensor,  # (K, N, D), N >= 2
+    *,
+    t: float = 2.0,
+) -> Tensor:
+    """Log of the mean Gaussian potential over all pairs of images of a view, averaged over views.
+
+    Wang and Isola, arXiv 2005.10242, Eq. 5; in [-4t, 0]. MSBReg's Table 12 adds it to BYOL.
+
+    >>> uniformity_loss(torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])).item()  # the squared distance is 4
+    -8.0
+    """
+
+    def one_view(view: Tensor) -> Tensor:
+        cosines = view @ view.T
+        above = torch.ones_like(cosines).triu(1).bool()
+        squared_distances = (2 - 2 * cosines)[above]
+        return torch.logsumexp(-t * squared_distances, 0) - math.log(len(squared_distances))
+
+    return torch.stack([one_view(view) for view in F.normalize(embeddings, dim=-1)]).mean()
+
+
+def singular_value_input(
+    embeddings: Tensor,  # (..., D)
+    singular_input: str,
+) -> Tensor:  # (..., D)
+    """Embeddings as they enter the covariance: ``raw`` (Eq. 5), ``l2`` (normalized), or ``l2_sqrt_d``.
+
+    ``l2_sqrt_d`` is normalized and scaled by sqrt(D), so that the covariance can be the identity.
+    """
+    if singular_input == "raw":
+        return embeddings
+    unit = F.normalize(embeddings, dim=-1)
+    return unit * embeddings.shape[-1] ** 0.5 if singular_input == "l2_sqrt_d" else unit
+
+
+def added_terms(
+    embeddings: Tensor,  # (K, N, D)
+    noise: Tensor,  # (N, D)
+    names: Sequence[str],
+    *,
+    singular_input: str = "raw",
+    singular_of: Tensor | None = None,  # (K, M, D)
+    normalize_noise: bool = True,
+    uniformity_t: float = 2.0,
+) -> dict[str, Tensor]:
+    """The named terms, unweighted: ``singular_value``, ``brownian`` or ``uniformity``.
+
+    Each is a mean over the views, for the outputs of any method: predictions if it has a predictor, else
+    projections.
+    """
+    singular = embeddings if singular_of is None else singular_of
+    terms = {
+        "singular_value": lambda: singular_value_loss(
+            singular_value_input(singular, singular_input)
+        ),
+        "brownian": lambda: brownian_loss(embeddings, noise, normalize_noise=normalize_noise),
+        "uniformity": lambda: uniformity_loss(embeddings, t=uniformity_t),
+    }
+    return {name: terms[name]() for name in names}

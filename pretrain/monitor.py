@@ -178,7 +178,8 @@ class Monitor:
     def evaluate(self, method: Method) -> dict[str, Any]:
         """Collapse metrics of the embeddings and, with labels, kNN top-1 of the backbone features."""
         was_training = method.trained.training
-        method.trained.eval()
+        for network in method.networks().values():
+            network.eval()
         with torch.inference_mode():
             first, second = (self._batched(method.project, view) for view in self.views)
             report: dict[str, Any] = embedding_report(first, second, t=self.settings.uniformity_t)
@@ -196,7 +197,8 @@ class Monitor:
                     )
                 except UserError as error:  # features of a collapsed network have no direction
                     log.warning("no kNN accuracy: %s", error)
-        method.trained.train(was_training)
+        if was_training:
+            method.train_mode()
         return report
 
     def write(self, row: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The settings of a pre-training run. The defaults are the recipe for the embedded digits.
+"""The settings of a pre-training run. The defaults are the recipe of MSBReg for the embedded digits.
 
 A1 to A33 number the details that the paper does not specify. Each has a field here whose default is the
 best-supported reading. docs/ambiguities.md lists them with the evidence.
@@ -6,12 +6,32 @@ best-supported reading. docs/ambiguities.md lists them with the evidence.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from msbreg.backbones.architectures import architecture
 from msbreg.backbones.vit_architectures import no_resnet
 from msbreg.run.errors import UserError
 from msbreg.run.inputs import check_output
+from pretrain.method_settings import (
+    AddedTerm,
+    BarlowTwinsSettings,
+    DBNSettings,
+    DeepClusterV2Settings,
+    DINOSettings,
+    MoCoV2Settings,
+    MoCoV3Settings,
+    SimCLRSettings,
+    SimSiamSettings,
+    SwAVSettings,
+    VICRegSettings,
+    WMSESettings,
+)
+from pretrain.methods import METHODS
+
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
 
 
 @dataclass(frozen=True)
@@ -31,22 +51,34 @@ class LossSettings:
     """Draw one random direction per image and step, or one for the whole batch (A20)."""
     normalize_noise: bool = True
     """Normalize the noise to unit length, as in Eq. 4; its raw length is about sqrt(D) (A21)."""
+    local_targets: bool = True
+    """With local views, use their projections as targets as well, as in MSBReg §4.4; SwAV and DINO do not
+    (A29)."""
 
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """Projector and predictor: Linear, norm, ReLU, Linear."""
+    """Projector and predictor: Linear, norm, ReLU, Linear. DINO has a head of its own."""
 
     hidden: int = 256
     """Hidden width (A16: 2048 for ResNet-50 as the paper states; BYOL's own is 4096)."""
     out: int = 32
     """Dimensions D of projections and predictions (256 for ResNet-50)."""
+    layers: int = 2
+    """Linear layers of the projector; all but the last are followed by norm and ReLU."""
+    output_norm: bool = False
+    """Also normalize the output of the projector (and of MoCo v3's predictor) by BatchNorm without affine
+    parameters (SimCLR, SimSiam, MoCo v3)."""
+    predictor_hidden: int | None = None
+    """Hidden width of the predictor; null means that of the projector (SimSiam: a quarter of D)."""
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """LARS with linear warm-up and cosine decay; learning rate = base_lr * batch_size / 256 * views."""
+    """Linear warm-up and cosine decay; learning rate = base_lr * batch_size / 256 * views."""
 
+    name: Literal["lars", "sgd", "adam", "adamw"] = "lars"
+    """lars in BYOL's form; sgd with momentum and adam add the weight decay to the gradient."""
     base_lr: float = 6.0
     """Learning rate per 256 images (MSBReg §7.1: 0.15 ImageNet, 0.4 ImageNet-100, 0.5 STL-10)."""
     scale_by_views: bool = True
@@ -56,6 +88,10 @@ class OptimizerSettings:
     """LARS trust coefficient eta."""
     weight_decay: float = 1e-5
     """Weight decay, except for biases and norms (A15: the paper's value; BYOL uses 1e-6 to 1.5e-6)."""
+    decay_norms: bool = False
+    """Also apply weight decay to biases and norm parameters (MoCo, SimSiam)."""
+    bias_rate: float = 1.0
+    """Factor on the learning rate of biases and norm parameters (0.024 in Barlow Twins)."""
     warmup_epochs: float = 0.5
     """Epochs of linear warm-up (10 in the paper)."""
     warmup_start: float = 0.0
@@ -77,6 +113,8 @@ class TargetSettings:
     """Start from a copy of the online network, or from zero with Adam's bias correction (A12)."""
     views: Literal["shared", "independent"] = "shared"
     """Use the same K views for both networks, or K views for each (A9)."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Raise the decay to 1 along a half cosine, or keep it (MoCo v2)."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +143,12 @@ class AugmentSettings:
     """Probability of Gaussian blur (1.0 in table9)."""
     solarize: float | None = 0.0
     """Probability of solarization (0.2 in table9)."""
+    local_views: int = 0
+    """Number of additional small views of small crops: multi-crop (SwAV: 6)."""
+    local_size: int = 96
+    """Side of a local view, in pixels."""
+    local_area: tuple[float, float] = (0.05, 0.14)
+    """Minimum and maximum area of the crop of a local view; crop_area is that of the others."""
 
 
 @dataclass(frozen=True)
@@ -127,18 +171,38 @@ class DiagnosticsSettings:
     """Report a collapse if the effective rank is below this value."""
 
 
+MULTI_CROP = ("msbreg", "byol", "swav", "deepcluster_v2", "dino")
+"""Methods that take additional local views."""
+
+
 @dataclass(frozen=True)
 class Config:
     """One pre-training run."""
 
     script: ClassVar[str] = "pretrain/run.py"
-    harmless: ClassVar[frozenset[str]] = frozenset({"diagnostics"})
-    """Diagnostics do not affect the weights."""
-    added: ClassVar[dict[str, Any]] = {"train_split": "train"}
+    added: ClassVar[dict[str, Any]] = {
+        "train_split": "train",
+        "add": (),
+        "lambda_u": 0.5,
+        "loss.local_targets": True,
+        "head.layers": 2,
+        "head.output_norm": False,
+        "head.predictor_hidden": None,
+        "optimizer.name": "lars",
+        "optimizer.decay_norms": False,
+        "optimizer.bias_rate": 1.0,
+        "target.schedule": "cosine",
+        "augment.local_views": 0,
+        "augment.local_size": 96,
+        "augment.local_area": (0.05, 0.14),
+    }
     """Settings of later versions, with the values that keep the digests of earlier runs."""
 
-    method: Literal["msbreg", "byol"] = "msbreg"
-    """msbreg: Eq. 2; byol: only the loss over pairs of different views."""
+    method: MethodName = "msbreg"
+    """msbreg: Eq. 2; byol: only the loss over pairs of different views; the others: see
+    docs/pretraining.md."""
+    add: tuple[AddedTerm, ...] = ()
+    """Terms to add to the loss of another method, weighted by lambda_s, lambda_b and lambda_u."""
     data: str = "digits"
     """digits, a folder (DATA/train/CLASS/*, DATA/CLASS/*, or images only), or LAYOUT:FOLDER. Labels are
     only used for monitoring."""
@@ -158,6 +222,8 @@ class Config:
     """Weight of the singular value loss (A6; in the paper, 4e-3 with raw predictions)."""
     lambda_b: float = 0.5
     """Weight of the Brownian loss (A6, A21)."""
+    lambda_u: float = 0.5
+    """Weight of the uniformity loss, for --add uniformity (Table 12; the paper states no value)."""
     head_norm: Literal["bn", "ln", "none"] = "bn"
     """Norm after the hidden layer of projector and predictor (A19)."""
     seed: int = 0
@@ -186,6 +252,22 @@ class Config:
     target: TargetSettings = field(default_factory=TargetSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     diagnostics: DiagnosticsSettings = field(default_factory=DiagnosticsSettings)
+    simclr: SimCLRSettings = field(default_factory=SimCLRSettings)
+    moco_v2: MoCoV2Settings = field(default_factory=MoCoV2Settings)
+    moco_v3: MoCoV3Settings = field(default_factory=MoCoV3Settings)
+    swav: SwAVSettings = field(default_factory=SwAVSettings)
+    deepcluster_v2: DeepClusterV2Settings = field(default_factory=DeepClusterV2Settings)
+    simsiam: SimSiamSettings = field(default_factory=SimSiamSettings)
+    barlow_twins: BarlowTwinsSettings = field(default_factory=BarlowTwinsSettings)
+    vicreg: VICRegSettings = field(default_factory=VICRegSettings)
+    wmse: WMSESettings = field(default_factory=WMSESettings)
+    dbn: DBNSettings = field(default_factory=DBNSettings)
+    dino: DINOSettings = field(default_factory=DINOSettings)
+
+    @property
+    def harmless(self) -> frozenset[str]:
+        """Settings that do not affect the weights: the diagnostics, and the groups of other methods."""
+        return frozenset({"diagnostics", *METHODS} - {self.method})
 
     def __post_init__(self) -> None:
         if reason := no_resnet(self.arch):
@@ -203,11 +285,17 @@ class Config:
             "views": (self.views >= 2, "at least 2, because views are compared with each other"),
             "lambda_s": (self.lambda_s >= 0, "0 or more"),
             "lambda_b": (self.lambda_b >= 0, "0 or more"),
+            "lambda_u": (self.lambda_u >= 0, "0 or more"),
+            "add": (
+                self.method != "msbreg" or not {"singular_value", "brownian"} & set(self.add),
+                "only uniformity for msbreg, whose loss contains the others",
+            ),
             "seed": (0 <= self.seed < 2**31, "from 0 to 2^31 - 1"),
             "workers": (self.workers >= 0, "0 or more"),
             "save_seconds": (self.save_seconds > 0, "more than 0"),
             "head.hidden": (self.head.hidden >= 1, "at least 1"),
             "head.out": (self.head.out >= 2, "at least 2"),
+            "head.layers": (self.head.layers >= 1, "at least 1"),
             "optimizer.base_lr": (self.optimizer.base_lr > 0, "more than 0"),
             "optimizer.momentum": (0 <= self.optimizer.momentum < 1, "in [0, 1)"),
             "optimizer.weight_decay": (self.optimizer.weight_decay >= 0, "0 or more"),
@@ -220,6 +308,13 @@ class Config:
             "diagnostics.bank": (self.diagnostics.bank >= 1, "at least 1"),
             "diagnostics.queries": (self.diagnostics.queries >= 1, "at least 1"),
             "augment.size": (self.augment.size >= 8, "at least 8 pixels"),
+            "augment.local_size": (self.augment.local_size >= 8, "at least 8 pixels"),
+            "augment.local_views": (
+                self.augment.local_views >= 0
+                and (not self.augment.local_views or self.method in MULTI_CROP),
+                f"0, or a method that takes local views: {', '.join(MULTI_CROP)}",
+            ),
+            "optimizer.bias_rate": (self.optimizer.bias_rate >= 0, "0 or more"),
             "diagnostics.every": (self.diagnostics.every >= 1, "at least 1"),
         }
         for name, (good, expected) in expect.items():

@@ -1,13 +1,15 @@
-"""Pre-train a backbone without labels: MSBReg (arXiv 2207.03552) or BYOL.
+"""Pre-train a backbone without labels: MSBReg (arXiv 2207.03552), BYOL, and the other methods of the field.
 
 Without arguments, it trains on the embedded digits. Start it with torchrun to use several processes. If the
 run is interrupted, run the same command to continue from the last checkpoint.
 """
 
+import contextlib
 import hashlib
+import itertools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,11 @@ from msbreg.run.job import AlreadyFinished, Job, log, start_job
 from msbreg.run.progress import Progress
 from msbreg.train.loop import Plan, train
 from msbreg.train.state import Checkpoint, State, require_record
-from pretrain.methods import METHODS
+from pretrain.methods import build_method
+from pretrain.methods.method import Method
 from pretrain.monitor import Monitor, describe
 from pretrain.training import PreTraining, peak_learning_rate
-from pretrain.view_batches import Order, batches_of_views, fixed_views
+from pretrain.view_batches import Order, Recipe, ViewBatch, batches_of_views, fixed_views
 from pretrain.views import Augmentation, policy
 
 CHECKPOINT = "checkpoint.pth"
@@ -58,14 +61,15 @@ def _run(config: Config, card: Card, job: Job) -> dict[str, Any]:
     images = _images(config, job)
     world, rank = distributed.world_size(), distributed.rank()
     order = Order(len(images), config.batch_size, config.epochs, config.seed, world, rank)
-    augmentations = _augmentations(config)
+    recipe = _recipe(config)
 
     # ---- The method and its networks, restored from the checkpoint if there is one.
-    method = METHODS[config.method](config)
+    method = build_method(config)
+    method.allocate(len(images))
     method.to(device, synchronize=config.sync_bn)
     trainable = PreTraining(method, config, device, steps=order.steps, epoch=order.steps_per_epoch)
     state = State()
-    checkpoint = Checkpoint(job.output / CHECKPOINT, _header(config, images, order))
+    checkpoint = Checkpoint(job.output / CHECKPOINT, _header(method, images, order))
     if checkpoint.path.exists():
         _resume(trainable, state, checkpoint, job, images)
     log.info(
@@ -90,7 +94,7 @@ def _run(config: Config, card: Card, job: Job) -> dict[str, Any]:
         )
 
     # ---- Monitoring.
-    monitor = _monitor(config, job, images, augmentations, state.step)
+    monitor = _monitor(config, job, images, recipe.policy, state.step)
     if monitor is not None and not state.curve:
         row = {"epoch": 0, "step": 0} | monitor.evaluate(method)
         state.curve.append(row)
@@ -112,6 +116,19 @@ def _run(config: Config, card: Card, job: Job) -> dict[str, Any]:
         monitor.write(row)
 
     # ---- Training.
+    def batches(first_step: int) -> Generator[ViewBatch]:
+        return batches_of_views(
+            images,
+            recipe,
+            order,
+            first_step=first_step,
+            workers=config.workers,
+            device=device,
+        )
+
+    if state.step == 0:
+        with contextlib.closing(batches(0)) as first_epoch:
+            method.prepare(itertools.islice(first_epoch, order.steps_per_epoch), distributed.gather)
     plan = Plan(
         steps=order.steps,
         row_every=order.steps_per_epoch,
@@ -119,23 +136,14 @@ def _run(config: Config, card: Card, job: Job) -> dict[str, Any]:
         read_every=1 if device.type == "cpu" else 20,
         seed=config.seed,
     )
-    batches = batches_of_views(
-        images,
-        augmentations,
-        config.views * (2 if config.target.views == "independent" else 1),
-        order,
-        first_step=state.step,
-        workers=config.workers,
-        device=device,
-    )
-    views_per_step = config.batch_size * config.views
+    views_per_step = config.batch_size * trainable.views
     job.stop.watched = True  # from here on, a signal saves a checkpoint before the run stops
     with Progress(
         "pre-training", plan.steps, first=state.step, per_step=views_per_step, unit="views"
     ) as progress:
         train(
             trainable,
-            batches,
+            batches(state.step),
             plan,
             state,
             checkpoint,
@@ -189,13 +197,22 @@ def _unreadable(images: LabeledImages) -> tuple[str, ...]:
         return unreadable(images, progress=lambda done, _: progress.update(done))
 
 
-def _augmentations(config: Config) -> tuple[Augmentation, ...]:
+def _recipe(config: Config) -> Recipe:
+    options = config.augment
+    apart = ("policy", "size", "local_views", "local_size", "local_area")
     given = {
         name: value
-        for name, value in vars(config.augment).items()
-        if name not in ("policy", "size") and value is not None
+        for name, value in vars(options).items()
+        if name not in apart and value is not None
     }
-    return policy(config.augment.policy, config.augment.size, **given)
+    local = given | {"crop_area": options.local_area}
+    return Recipe(
+        policy(options.policy, options.size, **given),
+        config.views,
+        policy(options.policy, options.local_size, **local),
+        options.local_views,
+        independent=config.target.views == "independent",
+    )
 
 
 def _monitor(
@@ -222,8 +239,10 @@ def _monitor(
     )
 
 
-def _header(config: Config, images: LabeledImages, order: Order) -> Callable[[int], dict[str, Any]]:
+def _header(method: Method, images: LabeledImages, order: Order) -> Callable[[int], dict[str, Any]]:
     """Entries that describe a checkpoint, as a function of the step."""
+    config = method.config
+    evaluated = {} if method.evaluated == "online" else {"evaluated": method.evaluated}
 
     def header(step: int) -> dict[str, Any]:
         return {
@@ -233,6 +252,7 @@ def _header(config: Config, images: LabeledImages, order: Order) -> Callable[[in
             "data": {"fingerprint": images.fingerprint, "images": len(images)},
             "step": step,
             "steps": order.steps,
+            **evaluated,
         }
 
     return header

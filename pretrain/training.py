@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from msbreg.backbones.resnet import normalize
 from msbreg.run import distributed
 from msbreg.train.loop import Loss, Trainable
-from msbreg.train.optimizers import LARS, lars_groups, warmup_cosine
-from pretrain.methods.method import Method
+from msbreg.train.optimizers import LARS, warmup_cosine
+from pretrain.losses import added_terms
+from pretrain.methods.method import Method, Moment, Outputs, step_noise
 from pretrain.recipe import Config
+from pretrain.view_batches import ViewBatch
 
 
 class PreTraining(Trainable):
@@ -35,54 +37,83 @@ class PreTraining(Trainable):
         self.method, self.config, self.device = method, config, device
         self.steps, self.epoch = steps, epoch
         self.model = method.trained
-        self.parts = config.views if method.view_by_view else 1
-        self.optimizer = LARS(
-            lars_groups(self.model, weight_decay=config.optimizer.weight_decay),
-            lr=0.0,  # set at every step
-            momentum=config.optimizer.momentum,
-            trust=config.optimizer.trust,
-        )
+        self.views = config.views + config.augment.local_views
+        self.parts = len(method.online_views(self.views)) if method.view_by_view else 1
+        self.groups = parameter_groups(method, config)
+        self.optimizer = build_optimizer(self.groups, config)
+        self.step = 0
 
     def learning_rates(self, step: int) -> list[float]:
         options = self.config.optimizer
+        peak = peak_learning_rate(self.config)
         rate = warmup_cosine(
             step,
             self.steps,
-            peak=peak_learning_rate(self.config),
+            peak=peak,
             warmup=round(options.warmup_epochs * self.epoch),
             start=options.warmup_start,
             final=options.final_lr,
         )
-        return [rate] * len(self.optimizer.param_groups)
+        return [(peak if g["fixed"] else rate) * g["factor"] for g in self.groups]
 
-    def losses(
-        self,
-        forward: nn.Module,
-        batch: Tensor,  # (K or 2K, B, 3, S, S) uint8; with 2K, the last K are for the target network
-        step: int,
-    ) -> Iterator[Loss]:
-        config, gather = self.config, distributed.gather
-        autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=config.precision == "bf16"
-        )
-        with autocast:
-            target_views = [normalize(view, self.device) for view in batch[-config.views :]]
-            targets = self.method.targets(target_views, gather)
-            del target_views
-        if not self.method.view_by_view:
-            with autocast:
-                views = [forward(normalize(view, self.device)) for view in batch[: config.views]]
-            embeddings = torch.stack([embedding.float() for embedding in views])
-            yield self.method.loss(embeddings, targets, view=0, step=step, gather=gather)
+    def losses(self, forward: nn.Module, batch: ViewBatch, step: int) -> Iterator[Loss]:
+        method, config, gather = self.method, self.config, distributed.gather
+        self.step = step
+        online = [batch.views[view] for view in method.online_views(self.views)]
+        first = self.views if config.target.views == "independent" else 0
+        seen = [batch.views[first + view] for view in method.target_views(self.views)]
+        with self._autocast():
+            targets = method.targets([normalize(view, self.device) for view in seen], gather)
+        if not method.view_by_view:
+            outputs = [self._outputs(forward, view) for view in online]
+            yield self._loss(outputs, targets, self._moment(batch, step, 0))
             return
-        for number, view in enumerate(batch[: config.views]):
-            with autocast:
-                embedding = forward(normalize(view, self.device))
-            loss = self.method.loss(
-                embedding.float()[None], targets, view=number, step=step, gather=gather
-            )
-            terms = {name: value.detach() / config.views for name, value in loss.terms.items()}
-            yield Loss(loss.total / config.views, terms)
+        for number, view in zip(method.online_views(self.views), online, strict=True):
+            moment = self._moment(batch, step, number)
+            loss = self._loss([self._outputs(forward, view)], targets, moment)
+            terms = {name: value.detach() / self.parts for name, value in loss.terms.items()}
+            yield Loss(loss.total / self.parts, terms)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        )
+
+    def _outputs(self, forward: nn.Module, view: Tensor) -> Outputs:
+        with self._autocast():
+            outputs = forward(normalize(view, self.device))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return tuple(output.float() for output in outputs)
+
+    def _moment(self, batch: ViewBatch, step: int, view: int) -> Moment:
+        return Moment(step, self.epoch, batch.images, distributed.gather, view)
+
+    def _loss(self, outputs: list[Outputs], targets: Any, at: Moment) -> Loss:
+        """The loss of the method, and the terms added to it."""
+        loss, config = self.method.loss(outputs, targets, at), self.config
+        if not config.add:
+            return loss
+        local = torch.stack([output[-1] for output in outputs])  # (K, B, D)
+        embeddings = torch.stack([at.gather(view) for view in local])  # (K, N, D)
+        noise = step_noise(
+            config.seed, at.step, *embeddings.shape[1:], share=config.loss.noise_share
+        )
+        terms = added_terms(
+            embeddings,
+            noise.to(embeddings.device),
+            config.add,
+            singular_input=config.loss.singular_input,
+            singular_of=embeddings if config.loss.singular_sync else local,
+            normalize_noise=config.loss.normalize_noise,
+            uniformity_t=config.diagnostics.uniformity_t,
+        )
+        weights = {
+            "singular_value": config.lambda_s,
+            "brownian": config.lambda_b,
+            "uniformity": config.lambda_u,
+        }
+        total = loss.total + sum(weights[name] * term for name, term in terms.items())
+        return Loss(total, {**loss.terms, **terms, "total": total})
 
     def row(self, step: int, means: dict[str, float]) -> dict[str, Any]:
         return (
@@ -94,6 +125,9 @@ class PreTraining(Trainable):
 
     def train_mode(self) -> None:
         self.method.train_mode()
+
+    def before_update(self) -> None:
+        self.method.before_update(self.step, self.epoch)
 
     def after_step(self, step: int) -> None:
         self.method.after_step(step, self.steps)
@@ -114,3 +148,46 @@ def peak_learning_rate(config: Config) -> float:
     """
     scale = config.views if config.optimizer.scale_by_views else 1
     return config.optimizer.base_lr * config.batch_size / 256 * scale
+
+
+def parameter_groups(method: Method, config: Config) -> list[dict[str, Any]]:
+    """Groups of trained parameters: weights; and biases and norm parameters, with at most one dimension.
+
+    The second group has neither weight decay nor LARS's adaptation (BYOL, appendix J; MSBReg §7.1), unless
+    ``decay_norms``. A part of the network with a fixed learning rate has two groups of its own.
+
+    Entries besides PyTorch's: ``factor`` on the learning rate, and ``fixed``, whether it stays at the peak.
+    """
+    options = config.optimizer
+    part = method.fixed_rate()
+    apart = set() if part is None else set(part.parameters())
+    trained = [p for p in method.trained.parameters() if p.requires_grad]
+    groups = []
+    for fixed in (False, True):
+        members = [p for p in trained if (p in apart) == fixed]
+        weights = {
+            "params": [p for p in members if p.ndim > 1],
+            "weight_decay": options.weight_decay,
+            "factor": 1.0,
+        }
+        others = {
+            "params": [p for p in members if p.ndim <= 1],
+            "weight_decay": options.weight_decay if options.decay_norms else 0.0,
+            "factor": options.bias_rate,
+        }
+        if members:
+            groups += [group | {"fixed": fixed} for group in (weights, others)]
+    return groups
+
+
+def build_optimizer(groups: list[dict[str, Any]], config: Config) -> torch.optim.Optimizer:
+    """The optimizer that the settings name; the learning rate is set at every step."""
+    options = config.optimizer
+    plain = [{k: g[k] for k in ("params", "weight_decay")} for g in groups]
+    if options.name == "lars":
+        adapted = [group | {"adapt": number % 2 == 0} for number, group in enumerate(plain)]
+        return LARS(adapted, lr=0.0, momentum=options.momentum, trust=options.trust)
+    if options.name == "sgd":
+        return torch.optim.SGD(plain, lr=0.0, momentum=options.momentum)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.name]
+    return kind(plain, lr=0.0)

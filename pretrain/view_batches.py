@@ -1,7 +1,8 @@
 """Batches of augmented views. The batches do not depend on the number of workers."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +15,38 @@ from msbreg.data.loading import stream
 from msbreg.data.transforms import image_generator
 from msbreg.run.errors import UserError
 from pretrain.views import Augmentation, make_views
+
+
+class ViewBatch(NamedTuple):
+    """The views of one step; this process's images.
+
+    Attributes:
+        views: K of (B, 3, S, S) uint8, then the local views (multi-crop), which are smaller, then the
+            independent views of the target network, if it has its own.
+        images: (B,) positions of the images in the data set.
+    """
+
+    views: Sequence[Tensor]
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the views of an image are made.
+
+    Attributes:
+        policy: the distributions of the views; view j uses ``policy[j % len(policy)]``.
+        views: number K of views.
+        local_policy: the distributions of the local views.
+        local_views: number of local views.
+        independent: whether to add another K views for the target network.
+    """
+
+    policy: tuple[Augmentation, ...]
+    views: int
+    local_policy: tuple[Augmentation, ...] = ()
+    local_views: int = 0
+    independent: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,14 +106,13 @@ class Order:
 
 
 class _Views:
-    """(epoch, image) -> (K, 3, S, S) uint8 views. Pickled to send it to worker processes."""
+    """(epoch, image) -> its views and its position. Pickled to send it to worker processes."""
 
-    def __init__(
-        self, images: LabeledImages, policy: tuple[Augmentation, ...], views: int, seed: int
-    ) -> None:
-        self.images, self.policy, self.views, self.seed = images, policy, views, seed
+    def __init__(self, images: LabeledImages, recipe: Recipe, seed: int) -> None:
+        self.images, self.recipe, self.seed = images, recipe, seed
 
-    def __call__(self, key: tuple[int, int]) -> Tensor:
+    def __call__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        """The K or 2K views (., 3, S, S), the local views (V, 3, T, T), and the position."""
         epoch, index = key
         try:
             image = self.images.image(index)
@@ -94,14 +126,28 @@ class _Views:
             raise ImageIOError(
                 f"{error}.\nMake the file readable, then run the same command to continue."
             ) from error
-        generator = image_generator(self.seed, epoch, index)
-        return torch.from_numpy(make_views(image, self.policy, self.views, generator))
+        recipe, generator = self.recipe, image_generator(self.seed, epoch, index)
+        count = recipe.views * (2 if recipe.independent else 1)
+        views = torch.from_numpy(make_views(image, recipe.policy, count, generator))
+        if not recipe.local_views:
+            return views, views[:0], index
+        local = make_views(image, recipe.local_policy, recipe.local_views, generator)
+        return views, torch.from_numpy(local), index
 
 
-def _stack(
-    views: list[Tensor],  # B of (K, 3, S, S)
-) -> Tensor:  # (K, B, 3, S, S)
-    return torch.stack(views, dim=1)
+@dataclass(frozen=True)
+class _Stack:
+    """Items of ``_Views`` -> the batch."""
+
+    views: int
+
+    def __call__(self, items: list[tuple[Tensor, Tensor, int]]) -> ViewBatch:
+        large, local, positions = zip(*items, strict=True)
+        views = torch.stack(large, dim=1).unbind(0)
+        small = torch.stack(local, dim=1).unbind(0)
+        return ViewBatch(
+            [*views[: self.views], *small, *views[self.views :]], torch.tensor(positions)
+        )
 
 
 def _one_thread() -> None:
@@ -110,18 +156,14 @@ def _one_thread() -> None:
 
 def batches_of_views(
     images: LabeledImages,
-    policy: tuple[Augmentation, ...],
-    views: int,
+    recipe: Recipe,
     order: Order,
     *,
     first_step: int,
     workers: int,
     device: torch.device,
-) -> Generator[Tensor]:  # each (K, B, 3, S, S) uint8
+) -> Generator[ViewBatch]:
     """Yield the views for each step, from ``first_step`` to the end of the run.
-
-    Args:
-        views: number of views per image.
 
     Raises:
         UserError: a file is not an image; the message names it.
@@ -129,9 +171,9 @@ def batches_of_views(
         RunFailed: a worker process cannot be started, or was killed.
     """
     return stream(
-        _Views(images, policy, views, order.seed),
+        _Views(images, recipe, order.seed),
         lambda: order.batches(first_step),
-        _stack,
+        _Stack(recipe.views),
         workers=workers,
         on_start=_one_thread,
         pin_memory=device.type == "cuda",

@@ -18,9 +18,10 @@ from msbreg.run.progress import Progress
 from msbreg.run.record import read_record
 from msbreg.train.loop import Plan, Trainable, train
 from msbreg.train.state import Checkpoint, State
-from pretrain.methods import METHODS
+from pretrain.methods import build_method
 from pretrain.recipe import Config, HeadSettings
 from pretrain.training import PreTraining
+from pretrain.view_batches import ViewBatch
 from tests.fake_cuda import devices
 from tests.transfer.detectors import cases
 from tests.transfer.detectors.toys import fit, new_job
@@ -59,16 +60,17 @@ def pre_training(device: torch.device, method: str = "msbreg", precision: str = 
         head=HeadSettings(hidden=16, out=8),
     )
     torch.manual_seed(0)
-    made = METHODS[method](config)
+    made = build_method(config)
     made.to(device, synchronize=False)
     return PreTraining(made, config, device, steps=STEPS, epoch=2)
 
 
-def views(first: int = 0) -> Iterator[Tensor]:
-    """Batches of views (3, 8, 3, 32, 32); a function of their number."""
+def views(first: int = 0) -> Iterator[ViewBatch]:
+    """Batches of 3 views of 8 images of 32 pixels; a function of their number."""
     for step in range(first, STEPS):
         generator = torch.Generator().manual_seed(step)
-        yield torch.randint(0, 256, (3, 8, 3, 32, 32), generator=generator).to(torch.uint8)
+        pixels = torch.randint(0, 256, (3, 8, 3, 32, 32), generator=generator).to(torch.uint8)
+        yield ViewBatch(list(pixels), torch.arange(8))
 
 
 def trained(training: Trainable, batches: Iterator, folder: Path) -> State:

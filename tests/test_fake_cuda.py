@@ -9,9 +9,10 @@ from msbreg.backbones.resnet import build_backbone, embed, normalize
 from msbreg.backbones.spec import BackboneSpec, Normalization
 from msbreg.neighbors.shortlist import Float32Scores
 from msbreg.neighbors.vectors import Vectors
-from pretrain.methods import METHODS
+from pretrain.methods import build_method
 from pretrain.recipe import Config, HeadSettings
 from pretrain.training import PreTraining
+from pretrain.view_batches import ViewBatch
 from tests.fake_cuda import CUDA, devices, fake_cuda, on_fake_cuda
 from tests.transfer.detectors.cases import CASES, SMALL
 from transfer.detectors.config.yaml_file import default_config
@@ -113,13 +114,13 @@ def test_pre_training_losses_are_on_the_gpu(method, precision):
         precision=precision,
         head=HeadSettings(hidden=16, out=8),
     )
-    made = METHODS[method](config)
+    made = build_method(config)
     training = PreTraining(made, config, CUDA, steps=2, epoch=1)
     with fake_cuda(), torch.no_grad():
         on_fake_cuda(made.online)
         on_fake_cuda(made.target)
         views = torch.zeros(3, 4, 3, 32, 32, dtype=torch.uint8)
-        parts = list(training.losses(made.online, views, 0))
+        parts = list(training.losses(made.online, ViewBatch(list(views), torch.arange(4)), 0))
     assert len(parts) == 3
     for part in parts:
         assert devices(part.total, *part.terms.values()) == {"cuda"}

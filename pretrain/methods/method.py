@@ -1,144 +1,103 @@
-"""The interface of a pre-training method, and the online and target networks of BYOL.
-
-The networks follow Grill et al., arXiv 2006.07733, §3.1, as MSBReg uses them.
-"""
+"""The interface of a pre-training method, and two bases: one network, or a network and its moving average."""
 
 import abc
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msbreg.backbones.resnet import ResNet, build_backbone, embed
+from msbreg.backbones.resnet import ResNet, embed
 from msbreg.checkpoints.load import load_exactly
 from msbreg.run import distributed
+from msbreg.run.errors import UserError
 from msbreg.train.loop import Loss
 from msbreg.train.optimizers import target_decay
+from pretrain.methods.encoders import Online, Target, build_networks, update_target
 from pretrain.recipe import Config
-
-NORMS = ("bn", "ln", "none")
-
-
-class Target(nn.Module):
-    """Backbone and projector: images -> projections z'. An EMA of the online network, without gradient."""
-
-    def __init__(self, backbone: ResNet, projector: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.projector = projector
-
-    def forward(
-        self,
-        images: Tensor,  # (B, 3, H, W)
-    ) -> Tensor:  # (B, D)
-        return self.projector(embed(self.backbone, images))
-
-
-class Online(Target):
-    """Backbone, projector and predictor: images -> predictions p = h(g(f(v)))."""
-
-    def __init__(self, backbone: ResNet, projector: nn.Module, predictor: nn.Module) -> None:
-        super().__init__(backbone, projector)
-        self.predictor = predictor
-
-    def forward(
-        self,
-        images: Tensor,  # (B, 3, H, W)
-    ) -> Tensor:  # (B, D)
-        return self.predictor(super().forward(images))
-
-
-def head(inputs: int, hidden: int, outputs: int, norm: str) -> nn.Sequential:
-    """Linear, norm, ReLU, Linear: the architecture of projector and predictor (BYOL, appendix C).
-
-    The output is not normalized (A19), and the last layer has no bias (deepmind-research, ``networks.py``).
-    """
-    assert norm in NORMS, norm
-    norms: dict[str, Callable[[int], nn.Module]] = {
-        "bn": nn.BatchNorm1d,
-        "ln": nn.LayerNorm,
-        "none": lambda _: nn.Identity(),
-    }
-    return nn.Sequential(
-        nn.Linear(inputs, hidden),
-        norms[norm](hidden),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden, outputs, bias=False),
-    )
-
-
-def build_networks(
-    arch: str, *, hidden: int, out: int, norm: str, seed: int
-) -> tuple[Online, Target]:
-    """Initialize the online and the target network; the target starts as a copy (A12).
-
-    The backbone has the weights of ``build_backbone(arch, seed=seed)``, its untrained twin.
-    """
-    backbone = build_backbone(arch, seed=seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 1)
-        projector = head(backbone.channels["c5"], hidden, out, norm)
-        predictor = head(out, hidden, out, norm)
-    online = Online(backbone, projector, predictor)
-    target = Target(copy.deepcopy(backbone), copy.deepcopy(projector))
-    return online, target.requires_grad_(False)
-
-
-@torch.no_grad()
-def update_target(target: Target, online: Online, decay: float) -> None:
-    """EMA update of the parameters: ``xi <- decay * xi + (1 - decay) * theta`` (MSBReg §3.1; BYOL Eq. 1).
-
-    BatchNorm statistics are not averaged: the target network computes its own, as in BYOL's code.
-    """
-    theta = dict(online.named_parameters())
-    names, xi = zip(*target.named_parameters(), strict=True)
-    torch._foreach_lerp_(list(xi), [theta[name] for name in names], 1 - decay)
-
-
-# ---- Methods
-
+from pretrain.view_batches import ViewBatch
 
 Gather = Callable[[Tensor], Tensor]  # (N / world, ...) -> (N, ...), with gradient
+Outputs = tuple[Tensor, ...]
+"""What the trained network returns for one view; each (B, ...), float32. The last one is regularized."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When and for what a loss is computed.
+
+    Attributes:
+        step: number of the step, from 0.
+        per_epoch: steps per epoch.
+        images: (B,) positions of this process's images in the data set.
+        gather: (B, ...) -> (N, ...), rows of all processes, with gradient.
+        view: index of the view, if views are processed one at a time.
+    """
+
+    step: int
+    per_epoch: int
+    images: Tensor
+    gather: Gather
+    view: int = 0
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch, from 0."""
+        return self.step // self.per_epoch
 
 
 class Method(abc.ABC):
     """A self-supervised method: its networks, its loss, and its update after each step.
 
+    A loss sees the whole batch of N images: ``at.gather`` collects the rows of all processes.
+
     Attributes:
-        trained: the network that the optimizer updates: images (B, 3, H, W) -> embeddings (B, D).
+        trained: the network that the optimizer updates: images (B, 3, H, W) -> embeddings (B, D), or a tuple
+            of such tensors.
         view_by_view: whether the loss, given the targets, is a mean over views. Views are then processed
             one at a time, and memory holds the activations of a single view.
+        evaluated: the entry of the checkpoint with the network that the authors evaluate.
+        memory: what the method remembers besides its networks, such as a queue; part of the checkpoint.
     """
 
     trained: nn.Module
-    view_by_view: ClassVar[bool]
+    view_by_view: ClassVar[bool] = False
+    evaluated: ClassVar[str] = "online"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.memory: dict[str, Tensor] = {}
+
+    # ---- What a method defines
 
     @abc.abstractmethod
+    def loss(self, outputs: Sequence[Outputs], targets: Any, at: Moment) -> Loss:
+        """The loss of a step, from the outputs of all online views; of one of them if ``view_by_view``."""
+
     def targets(
         self,
-        views: list[Tensor],  # K of (B, 3, H, W), normalized, this process's images
+        views: list[Tensor],  # of (B, 3, H, W), normalized, this process's images
         gather: Gather,
-    ) -> Tensor | None:  # (K, N, D)
-        """The targets for the embeddings, without gradient; None if the method has no targets."""
+    ) -> Any:
+        """The targets for the outputs, without gradient; None if the method has no targets."""
+        return None
+
+    def online_views(self, views: int) -> range:
+        """Which of the views (K and the local ones) the trained network sees."""
+        return range(views)
+
+    def target_views(self, views: int) -> range:
+        """Which of the views (K and the local ones) the targets are computed from."""
+        return range(views)
 
     @abc.abstractmethod
-    def loss(
-        self,
-        embeddings: Tensor,  # (K, B, D), or (1, B, D) if ``view_by_view``
-        targets: Tensor | None,  # (K, N, D)
-        *,
-        view: int,
-        step: int,
-        gather: Gather,
-    ) -> Loss:
-        """The loss of the global batch of N images; of the single view ``view`` if ``view_by_view``."""
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by their names in the checkpoint; ``online`` is the trained one.
 
-    @abc.abstractmethod
-    def backbone(self) -> ResNet:
-        """The backbone of the network that is evaluated."""
+        Each has its backbone under ``backbone``, where ``load_backbone`` expects it.
+        """
 
     @abc.abstractmethod
     def project(
@@ -147,99 +106,139 @@ class Method(abc.ABC):
     ) -> Tensor:  # (B, D)
         """The embeddings in which a collapse shows."""
 
-    @abc.abstractmethod
-    def after_step(self, step: int, steps: int) -> None:
-        """Update the networks that the optimizer does not; ``step`` counts from 0."""
+    def allocate(self, images: int) -> None:  # noqa: B027 - optional
+        """Called once with the number of images, for a memory that has a row for each.
 
-    @abc.abstractmethod
-    def to(self, device: torch.device, *, synchronize: bool) -> None:
-        """Move all networks to the device; with ``synchronize``, use SyncBatchNorm where available."""
-
-    @abc.abstractmethod
-    def train_mode(self) -> None:
-        """Switch all networks to training mode."""
-
-    @abc.abstractmethod
-    def metrics(self) -> dict[str, float]:
-        """Further values to log in the curve, such as the decay of the target network."""
-
-    @abc.abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that training changes, for the checkpoint.
-
-        The entry ``online`` is the network to evaluate, with its backbone under ``backbone.*``, where
-        ``load_backbone`` expects it. The entry ``target`` is its moving average, if there is one.
+        Raises:
+            UserError: there are too few images.
         """
 
-    @abc.abstractmethod
+    def prepare(self, batches: Iterable[ViewBatch], gather: Gather) -> None:  # noqa: B027 - optional
+        """Called once before the first step, with the batches of the first epoch."""
+
+    def before_update(self, step: int, per_epoch: int) -> None:  # noqa: B027 - optional
+        """Called between the backward pass and the update, for example to freeze a layer."""
+
+    def after_step(self, step: int, steps: int) -> None:  # noqa: B027 - optional
+        """Update what the optimizer does not; ``step`` counts from 0."""
+
+    def fixed_rate(self) -> nn.Module | None:
+        """The part of the trained network whose learning rate does not decay, if any."""
+        return None
+
+    def metrics(self) -> dict[str, float]:
+        """Further values to log in the curve, such as the decay of the target network."""
+        return {}
+
+    # ---- What all methods share
+
+    def backbone(self) -> ResNet:
+        """The backbone of the network that is evaluated."""
+        backbone = self.networks()[self.evaluated].get_submodule("backbone")
+        assert isinstance(backbone, ResNet)
+        return backbone
+
+    def to(self, device: torch.device, *, synchronize: bool) -> None:
+        """Move everything to the device; with ``synchronize``, use SyncBatchNorm where available."""
+        for network in self.networks().values():
+            if synchronize:
+                distributed.synchronize_batch_norm(network, device)
+            network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.memory = {name: value.to(device) for name, value in self.memory.items()}
+
+    def train_mode(self) -> None:
+        """Switch all networks to training mode."""
+        for network in self.networks().values():
+            network.train()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training changes, for the checkpoint."""
+        state: dict[str, Any] = {name: net.state_dict() for name, net in self.networks().items()}
+        return state | ({"memory": dict(self.memory)} if self.memory else {})
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned.
 
         Raises:
             UserError: the state does not match; the message lists the differences.
         """
+        for name, network in self.networks().items():
+            load_exactly(network, state[name], name)
+        stored = state.get("memory", {})
+        if _shapes(stored) != _shapes(self.memory):
+            raise UserError(
+                f"memory: the checkpoint has {_shapes(stored)}; expected {_shapes(self.memory)}"
+            )
+        self.memory = {name: stored[name].to(value.device) for name, value in self.memory.items()}
+
+
+def _shapes(memory: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in memory.items()}
+
+
+class OneNetwork(Method):
+    """Base of methods that train one network and compare its own outputs."""
+
+    def __init__(self, config: Config, online: Target) -> None:
+        super().__init__(config)
+        self.online = self.trained = online
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"online": self.online}
+
+    def project(self, images: Tensor) -> Tensor:
+        return self.online.projector(embed(self.online.backbone, images))
 
 
 class WithTarget(Method):
-    """Base of methods with a trained online network and a target network that is its moving average."""
+    """Base of methods with a trained online network and a target network that is its moving average.
+
+    By default, the networks of BYOL: both have a projector, the online one also a predictor.
+    """
 
     view_by_view = True
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.online, self.target = build_networks(
-            config.arch,
-            hidden=config.head.hidden,
-            out=config.head.out,
-            norm=config.head_norm,
-            seed=config.seed,
-        )
-        self.trained: Online = self.online
+    def __init__(
+        self, config: Config, networks: tuple[Target, Target] | tuple[Online, Target] | None = None
+    ) -> None:
+        super().__init__(config)
+        self.online, self.target = networks or build_networks(config)
+        self.trained = self.online
         self.decay = 1.0
         self.decay_product = 1.0  # product of all decays so far, for Adam's bias correction
 
+    def networks(self) -> dict[str, nn.Module]:
+        return {"online": self.online, "target": self.target}
+
     @torch.no_grad()
-    def targets(self, views: list[Tensor], gather: Gather) -> Tensor:
-        """Projections of the target network."""
+    def targets(self, views: list[Tensor], gather: Gather) -> Any:
+        """Projections of the target network, (K, N, D)."""
         return torch.stack([gather(z.float()) for z in [self.target(view) for view in views]])
 
-    def backbone(self) -> ResNet:
-        return self.online.backbone
+    def target_views(self, views: int) -> range:
+        return range(views if self.config.loss.local_targets else self.config.views)
 
     def project(self, images: Tensor) -> Tensor:
         return self.online.projector(embed(self.online.backbone, images))
 
     def after_step(self, step: int, steps: int) -> None:
         """Update the target network; the decay rises to 1 during training (MSBReg §3.1, BYOL §3.3)."""
-        self.decay = target_decay(step, steps, base=base_decay(self.config))
+        self.decay = base_decay(self.config)
+        if self.config.target.schedule == "cosine":
+            self.decay = target_decay(step, steps, base=self.decay)
         if self.config.target.bias_correction == "adam":
             self.decay_product *= self.decay
             self.decay = 1 - (1 - self.decay) / (1 - self.decay_product)
         update_target(self.target, self.online, self.decay)
 
-    def to(self, device: torch.device, *, synchronize: bool) -> None:
-        for network in (self.online, self.target):
-            if synchronize:
-                distributed.synchronize_batch_norm(network, device)
-            network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def train_mode(self) -> None:
-        self.online.train()
-        self.target.train()
-
     def metrics(self) -> dict[str, float]:
         return {"target_decay": self.decay}
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "online": self.online.state_dict(),
-            "target": self.target.state_dict(),
-            "decay_product": self.decay_product,
-        }
+        return super().state_dict() | {"decay_product": self.decay_product}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        load_exactly(self.online, state["online"], "online")
-        load_exactly(self.target, state["target"], "target")
+        super().load_state_dict(state)
         self.decay_product = state["decay_product"]
 
 
@@ -250,6 +249,15 @@ def base_decay(config: Config) -> float:
     return config.target.base_decay
 
 
+# ---- Random numbers of a step: equal in all processes, and not part of any global generator
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """A generator for the random choices of one step, on the CPU."""
+    entropy = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(entropy >> 1))
+
+
 def step_noise(
     seed: int, step: int, images: int, dimensions: int, *, share: str
 ) -> Tensor:  # (N, D)
@@ -258,8 +266,7 @@ def step_noise(
     Args:
         share: ``image`` draws one direction per image, ``batch`` one for all images.
     """
-    entropy = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
-    generator = torch.Generator().manual_seed(int(entropy >> 1))
+    generator = step_generator(seed, step)
     if share == "batch":
         return torch.randn(1, dimensions, generator=generator).expand(images, -1)
     return torch.randn(images, dimensions, generator=generator)

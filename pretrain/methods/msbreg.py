@@ -1,10 +1,12 @@
 """MSBReg (Moon et al., arXiv 2207.03552): centroid, singular value and Brownian losses."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from msbreg.train.loop import Loss
 from pretrain.losses import msbreg_loss, other_views
-from pretrain.methods.method import Gather, WithTarget, step_noise
+from pretrain.methods.method import Moment, Outputs, WithTarget, step_noise
 
 
 class MSBReg(WithTarget):
@@ -12,26 +14,22 @@ class MSBReg(WithTarget):
 
     def loss(
         self,
-        embeddings: Tensor,  # (1, B, D) predictions of one view, this process's images
-        targets: Tensor | None,  # (K, N, D)
-        *,
-        view: int,
-        step: int,
-        gather: Gather,
+        outputs: Sequence[Outputs],  # of one view: predictions (B, D)
+        targets: Tensor,  # (K, N, D)
+        at: Moment,
     ) -> Loss:
-        assert targets is not None
         config, options = self.config, self.config.loss
-        predictions = gather(embeddings[0])[None]  # (1, N, D)
+        local = outputs[0][0][None]  # (1, B, D)
+        predictions = at.gather(local[0])[None]  # (1, N, D)
+        noise = step_noise(config.seed, at.step, *predictions.shape[1:], share=options.noise_share)
         loss = msbreg_loss(
             predictions,
-            targets if options.include_self else other_views(targets, view),
-            step_noise(config.seed, step, *predictions.shape[1:], share=options.noise_share).to(
-                predictions.device
-            ),
+            targets if options.include_self else other_views(targets, at.view),
+            noise.to(predictions.device),
             lambda_s=config.lambda_s,
             lambda_b=config.lambda_b,
             singular_input=options.singular_input,
-            singular_of=predictions if options.singular_sync else embeddings,
+            singular_of=predictions if options.singular_sync else local,
             normalize_noise=options.normalize_noise,
         )
         return Loss(loss.total, loss._asdict())

@@ -2,11 +2,16 @@ import pytest
 import torch
 
 from msbreg.backbones.resnet import build_backbone
-from pretrain.methods.method import build_networks, head, update_target
+from pretrain.methods.encoders import build_networks, head, update_target
+from pretrain.recipe import Config, HeadSettings
+
+
+def settings(**changes) -> Config:
+    return Config(arch="resnet18-tiny", head=HeadSettings(hidden=16, out=8), **changes)
 
 
 def test_the_target_starts_as_a_copy_and_has_no_gradient():
-    online, target = build_networks("resnet18-tiny", hidden=16, out=8, norm="bn", seed=0)
+    online, target = build_networks(settings())
     followed = online.state_dict()
     for name, value in target.state_dict().items():
         assert torch.equal(value, followed[name])
@@ -15,16 +20,16 @@ def test_the_target_starts_as_a_copy_and_has_no_gradient():
 
 
 def test_the_backbone_has_the_weights_of_its_untrained_twin():
-    online, _ = build_networks("resnet18-tiny", hidden=16, out=8, norm="bn", seed=3)
+    online, _ = build_networks(settings(seed=3))
     twin = build_backbone("resnet18-tiny", seed=3).state_dict()
     for name, value in online.backbone.state_dict().items():
         assert torch.equal(value, twin[name])
 
 
 def test_the_same_seed_gives_the_same_heads():
-    first, _ = build_networks("resnet18-tiny", hidden=16, out=8, norm="bn", seed=0)
-    second, _ = build_networks("resnet18-tiny", hidden=16, out=8, norm="bn", seed=0)
-    other, _ = build_networks("resnet18-tiny", hidden=16, out=8, norm="bn", seed=1)
+    first, _ = build_networks(settings())
+    second, _ = build_networks(settings())
+    other, _ = build_networks(settings(seed=1))
     assert torch.equal(first.predictor[0].weight, second.predictor[0].weight)
     assert not torch.equal(first.predictor[0].weight, other.predictor[0].weight)
 
@@ -46,7 +51,7 @@ def test_heads_have_a_norm_only_after_the_hidden_layer(norm, kind):
 
 
 def test_the_ema_updates_parameters_but_not_batch_norm_statistics():
-    online, target = build_networks("resnet18-tiny", hidden=16, out=8, norm="bn", seed=0)
+    online, target = build_networks(settings())
     with torch.no_grad():
         for parameter in online.parameters():
             parameter.add_(1.0)

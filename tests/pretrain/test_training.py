@@ -12,10 +12,11 @@ from msbreg.run.errors import RunFailed
 from msbreg.train.loop import Plan
 from msbreg.train.state import Checkpoint, State
 from pretrain import losses
-from pretrain.methods import METHODS
+from pretrain.methods import build_method
 from pretrain.methods.method import base_decay, step_noise
 from pretrain.recipe import Config, HeadSettings, LossSettings, OptimizerSettings, TargetSettings
 from pretrain.training import PreTraining, peak_learning_rate
+from pretrain.view_batches import ViewBatch
 from tests.reference.losses import byol_loss
 from tests.transfer.detectors.toys import fit
 
@@ -31,12 +32,16 @@ def settings(**changes) -> Config:
 
 def training(config: Config) -> PreTraining:
     """Four steps, two per epoch."""
-    return PreTraining(METHODS[config.method](config), config, CPU, steps=4, epoch=2)
+    return PreTraining(build_method(config), config, CPU, steps=4, epoch=2)
 
 
 def pixels(views: int = 3, images: int = 4, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (views, images, 3, 16, 16), generator=generator).to(torch.uint8)
+
+
+def batch(views: Tensor) -> ViewBatch:
+    return ViewBatch(list(views), torch.arange(views.shape[1]))
 
 
 def assert_same_gradients(first: nn.Module, second: nn.Module) -> None:
@@ -63,7 +68,7 @@ def streamed(config: Config, views: Tensor) -> tuple[PreTraining, nn.Module, dic
     trained.train_mode()
     again = copy.deepcopy(trained.method.online)
     terms: dict[str, Tensor] = {}
-    for loss in trained.losses(trained.model, views, 0):
+    for loss in trained.losses(trained.model, batch(views), 0):
         loss.total.backward()
         terms = {name: terms.get(name, 0) + value for name, value in loss.terms.items()}
     return trained, again, terms
@@ -155,7 +160,7 @@ def test_learning_rate_and_decay_scale_with_the_batch():
 
 def run(folder, trained: PreTraining, batches: list[Tensor]) -> State:
     """Train on the batches, two steps per epoch."""
-    return fit(trained, batches, Plan(steps=len(batches), row_every=2), folder)
+    return fit(trained, map(batch, batches), Plan(steps=len(batches), row_every=2), folder)
 
 
 def test_an_epoch_reports_the_mean_of_its_steps_and_updates_the_target(tmp_path):

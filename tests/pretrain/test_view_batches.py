@@ -4,7 +4,7 @@ import torch
 
 from msbreg.data.folder import list_images
 from msbreg.run.errors import UserError
-from pretrain.view_batches import Order, batches_of_views, fixed_views
+from pretrain.view_batches import Order, Recipe, batches_of_views, fixed_views
 from pretrain.views import policy
 
 
@@ -45,29 +45,56 @@ def test_a_batch_that_cannot_be_split_is_rejected(batch, world):
         Order(images=10, batch=batch, epochs=1, seed=0, world=world)
 
 
-def views_of(root, workers, first_step=0):
+PLAIN = Recipe(policy("table9", 16), views=3)
+
+
+def views_of(root, workers, first_step=0, recipe=PLAIN):
     images = list_images(root / "train")
     order = Order(len(images), 4, 2, seed=0)
     batches = batches_of_views(
         images,
-        policy("table9", 16),
-        3,
+        recipe,
         order,
         first_step=first_step,
         workers=workers,
         device=torch.device("cpu"),
     )
-    return list(batches)
+    found = list(batches)
+    keys = [[index for _, index in keys] for keys in order.batches(first_step)]
+    assert [batch.images.tolist() for batch in found] == keys
+    return [batch.views for batch in found]
+
+
+def equal(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_views_do_not_depend_on_the_number_of_workers_or_the_first_step(make_folder):
     root = make_folder(train=4)
     alone = views_of(root, workers=0)
-    assert alone[0].shape == (3, 4, 3, 16, 16)
-    assert alone[0].dtype == torch.uint8
-    assert all(torch.equal(a, b) for a, b in zip(alone, views_of(root, workers=2), strict=True))
-    later = views_of(root, workers=0, first_step=2)
-    assert all(torch.equal(a, b) for a, b in zip(alone[2:], later, strict=True))
+    assert [view.shape for view in alone[0]] == [(4, 3, 16, 16)] * 3
+    assert alone[0][0].dtype == torch.uint8
+    assert all(map(equal, alone, views_of(root, workers=2)))
+    assert all(map(equal, alone[2:], views_of(root, workers=0, first_step=2)))
+
+
+def test_local_views_come_after_the_others_and_leave_them_unchanged(make_folder):
+    root = make_folder(train=4)
+    alone = views_of(root, workers=0)
+    local = policy("table9", 8, crop_area=(0.05, 0.14))
+    both = views_of(root, workers=0, recipe=Recipe(PLAIN.policy, 3, local, 2))
+    assert [view.shape[-1] for view in both[0]] == [16, 16, 16, 8, 8]
+    assert equal(both[0][:3], alone[0])
+
+
+def test_independent_views_of_the_target_come_last(make_folder):
+    root = make_folder(train=4)
+    local = policy("table9", 8, crop_area=(0.05, 0.14))
+    recipe = Recipe(PLAIN.policy, 3, local, 2, independent=True)
+    (views, *_) = views_of(root, workers=0, recipe=recipe)
+    assert [view.shape[-1] for view in views] == [16, 16, 16, 8, 8, 16, 16, 16]
+    assert equal(views[:3], views_of(root, workers=0)[0])
+    assert not torch.equal(views[0], views[5])
 
 
 @pytest.mark.parametrize("workers", [0, 1])

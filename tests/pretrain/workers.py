@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 
 from msbreg.run import distributed
-from pretrain.methods import METHODS
+from pretrain.methods import build_method
 from pretrain.recipe import Config, HeadSettings, LossSettings
 from pretrain.training import PreTraining
+from pretrain.view_batches import ViewBatch
 
 CPU = torch.device("cpu")
 
@@ -27,7 +28,7 @@ def gradient_of_one_step(method: str, norm: str, options: dict, device: torch.de
         head=HeadSettings(hidden=16, out=8),
         loss=LossSettings(**options),
     )
-    made = METHODS[method](config)
+    made = build_method(config)
     made.to(device, synchronize=norm == "bn")  # on CUDA: every BatchNorm is synchronized
     made.train_mode()
     if norm != "bn":  # no SyncBatchNorm on the CPU: put the BatchNorm of the backbones in eval mode
@@ -39,7 +40,9 @@ def gradient_of_one_step(method: str, norm: str, options: dict, device: torch.de
     share = 8 // distributed.world_size()
     first = distributed.rank() * share
     wrapped = distributed.data_parallel(training.model)
-    parts = training.losses(wrapped, views[:, first : first + share], 0)
+    parts = training.losses(
+        wrapped, ViewBatch(list(views[:, first : first + share]), torch.arange(share)), 0
+    )
     terms: dict = {}
     for number in range(training.parts):
         with distributed.averaging(wrapped, now=number == training.parts - 1):

@@ -46,7 +46,7 @@ def stated_by(file: FileContent, content: Mapping[str, Any], row: Format) -> Sta
         UserError: a description is malformed, has another schema, or describes a network that this
             suite cannot build.
     """
-    if row.name == "msbreg":
+    if row.name in ("msbreg", "msbreg-target"):
         return _our_checkpoint(file.path, content)
     if row.name == "msbreg-safetensors":
         return _description(file.path, content["msbreg"])

@@ -441,6 +441,7 @@ FAMILIES: dict[str, tuple[str, Builder]] = {
         lambda s, t: msra(s, t, names.caffe2_short),
     ),
     "ours": ("msbreg", ours),
+    "ours, DINO": ("msbreg-target", lambda s, t: ours(t, s) | {"evaluated": "target"}),
 }
 
 BOTTLENECK = {"SimCLR v2 converted", "BYOL DeepMind", "Detectron2 MSRA", "Caffe2"}

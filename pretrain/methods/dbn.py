@@ -1,0 +1,41 @@
+"""DBN and Shuffled-DBN (Hua et al., arXiv 2105.00470): decorrelated embeddings of two views agree."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from msbreg.run.errors import UserError
+from msbreg.train.loop import Loss
+from pretrain.methods.encoders import projected
+from pretrain.methods.method import Moment, OneNetwork, Outputs, step_generator
+from pretrain.objectives.whitening import decorrelation_loss
+from pretrain.recipe import Config
+
+
+class DBN(OneNetwork):
+    """Projections are whitened in groups of dimensions over the whole batch; there is no predictor."""
+
+    def __init__(self, config: Config) -> None:
+        if config.head.out % config.dbn.group:
+            raise UserError(
+                f"dbn.group is {config.dbn.group}; expected a divisor of head.out, {config.head.out}. Set it "
+                "with --dbn.group"
+            )
+        super().__init__(config, projected(config))
+
+    def loss(self, outputs: Sequence[Outputs], targets: Any, at: Moment) -> Loss:
+        config, options = self.config, self.config.dbn
+        projections = torch.stack([at.gather(z) for (z,) in outputs])  # (K, N, D)
+        shuffles = None
+        if options.shuffle:
+            generator = step_generator(config.seed, at.step)
+            orders = [torch.randperm(config.head.out, generator=generator) for _ in outputs]
+            shuffles = torch.stack(orders)
+        total = decorrelation_loss(
+            projections,
+            groups=config.head.out // options.group,
+            epsilon=options.epsilon,
+            shuffles=shuffles,
+        )
+        return Loss(total, {"total": total})
