@@ -2,8 +2,13 @@
 
     python benchmarks/views.py [rounds]
 
-Every pipeline decodes the photograph once and samples views as in Table 9. Rounds are interleaved, so that
-changes in machine load affect all pipelines. Reported times are medians over rounds.
+Every pipeline decodes the photograph once and samples views as in Table 9, with a bicubic crop, as uint8.
+lightly's transform offers only a bilinear crop and float32. Rounds are interleaved, so that changes in
+machine load affect all pipelines. Reported times are medians over rounds.
+
+"msbreg, crops only" is the part of a worker if the device finishes the views (pretrain/device_views.py).
+solo-learn's releases pin torch 1.x and cannot be installed beside a current one; its transforms are those of
+torchvision v1 on Pillow with Pillow's blur, so that line stands for it.
 """
 
 import sys
@@ -20,12 +25,14 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import torch
+from lightly.transforms.byol_transform import BYOLView1Transform
 from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_images
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from msbreg.data.transforms import image_generator
+from pretrain.device_views import crop_views
 from pretrain.views import make_views, policy
 
 VIEWS, SIZE, IMAGES_PER_ROUND = 4, 224, 8
@@ -56,6 +63,9 @@ def pipelines(jpeg: bytes) -> dict[str, Callable[[int], object]]:
     def ours(index: int) -> np.ndarray:
         return make_views(decode(index), table9, VIEWS, image_generator(0, 0, index))
 
+    def crops_only(index: int) -> tuple[np.ndarray, np.ndarray]:
+        return crop_views(decode(index), table9, VIEWS, image_generator(0, 0, index))
+
     def chain(library, first: list, blur: Callable, last: list) -> Callable:
         jitter = library.ColorJitter(0.4, 0.4, 0.2, 0.1)
         return library.Compose(
@@ -76,9 +86,14 @@ def pipelines(jpeg: bytes) -> dict[str, Callable[[int], object]]:
     crop = v2.RandomResizedCrop(SIZE, interpolation=bicubic, antialias=True)
     on_tensors = chain(v2, [crop], v2.GaussianBlur(23, (0.1, 2.0)), [])
 
-    def torchvision_v1(_: int) -> torch.Tensor:
-        image = Image.open(io.BytesIO(jpeg)).convert("RGB")
-        return torch.stack([on_pillow(image) for _ in range(VIEWS)])
+    table9_of_lightly = BYOLView1Transform(SIZE, solarization_prob=0.2, normalize=None)
+
+    def views_from_pillow(transform: Callable) -> Callable[[int], torch.Tensor]:
+        def make(_: int) -> torch.Tensor:
+            image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+            return torch.stack([transform(image) for _ in range(VIEWS)])
+
+        return make
 
     def torchvision_v2(index: int) -> torch.Tensor:
         image = torch.from_numpy(decode(index)).permute(2, 0, 1)
@@ -87,7 +102,9 @@ def pipelines(jpeg: bytes) -> dict[str, Callable[[int], object]]:
     return {
         "decode alone": decode,
         "msbreg": ours,
-        "torchvision v1 on Pillow": torchvision_v1,
+        "msbreg, crops only": crops_only,
+        "torchvision v1 on Pillow": views_from_pillow(on_pillow),
+        "lightly on Pillow": views_from_pillow(table9_of_lightly),
         "torchvision v2 on uint8": torchvision_v2,
     }
 
@@ -109,13 +126,15 @@ def main() -> None:
                 seconds[name].append((time.process_time() - start) / IMAGES_PER_ROUND)
 
     print(f"{VIEWS} views of {SIZE} px from a JPEG of {len(jpeg) / 1024:.0f} KB, {rounds} rounds")
-    print(f"{'pipeline':26}{'ms/image':>10}{'x decode':>10}{'x msbreg':>10}")
+    print(f"{'pipeline':26}{'ms/image':>10}{'views/s':>10}{'x decode':>10}{'x msbreg':>10}")
     for name, spent in seconds.items():
+        median = statistics.median(spent)
+        rate = "-" if name == "decode alone" else f"{VIEWS / median:.0f}"
         ratios = (
             statistics.median(a / b for a, b in zip(spent, seconds[base], strict=True))
             for base in ("decode alone", "msbreg")
         )
-        print(f"{name:26}{1e3 * statistics.median(spent):10.2f}", *(f"{r:9.2f}" for r in ratios))
+        print(f"{name:26}{1e3 * median:10.2f}{rate:>10}", *(f"{r:9.2f}" for r in ratios))
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ def _unreadable(images: LabeledImages) -> tuple[str, ...]:
 
 def _recipe(config: Config) -> Recipe:
     options = config.augment
-    apart = ("policy", "size", "local_views", "local_size", "local_area")
+    apart = ("policy", "size", "finish", "local_views", "local_size", "local_area")
     given = {
         name: value
         for name, value in vars(options).items()
@@ -212,6 +212,7 @@ def _recipe(config: Config) -> Recipe:
         policy(options.policy, options.local_size, **local),
         options.local_views,
         independent=config.target.views == "independent",
+        finish=options.finish,
     )
 
 

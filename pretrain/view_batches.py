@@ -1,8 +1,9 @@
 """Batches of augmented views. The batches do not depend on the number of workers."""
 
+import contextlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from msbreg.data.images import LabeledImages
 from msbreg.data.loading import stream
 from msbreg.data.transforms import image_generator
 from msbreg.run.errors import UserError
+from pretrain.device_views import crop_views, finish_views
 from pretrain.views import Augmentation, make_views
 
 
@@ -40,6 +42,8 @@ class Recipe:
         local_policy: the distributions of the local views.
         local_views: number of local views.
         independent: whether to add another K views for the target network.
+        finish: ``worker`` makes the views where images are decoded; ``device`` only crops there and does
+            the rest on the device (``pretrain/device_views.py``).
     """
 
     policy: tuple[Augmentation, ...]
@@ -47,6 +51,7 @@ class Recipe:
     local_policy: tuple[Augmentation, ...] = ()
     local_views: int = 0
     independent: bool = False
+    finish: Literal["worker", "device"] = "worker"
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,26 @@ class Order:
             yield [(epoch, int(i)) for i in permutation[first : first + share]]
 
 
+class _Item(NamedTuple):
+    """One image: the K or 2K views (., 3, S, S), the local views (V, 3, T, T), and its position.
+
+    Views to be finished on the device come with their parameters, (., P) each.
+    """
+
+    views: Tensor
+    local: Tensor
+    image: int
+    choices: Tensor
+    local_choices: Tensor
+
+
 class _Views:
-    """(epoch, image) -> its views and its position. Pickled to send it to worker processes."""
+    """(epoch, image) -> its views. Pickled to send it to worker processes."""
 
     def __init__(self, images: LabeledImages, recipe: Recipe, seed: int) -> None:
         self.images, self.recipe, self.seed = images, recipe, seed
 
-    def __call__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
-        """The K or 2K views (., 3, S, S), the local views (V, 3, T, T), and the position."""
+    def __call__(self, key: tuple[int, int]) -> _Item:
         epoch, index = key
         try:
             image = self.images.image(index)
@@ -128,26 +145,54 @@ class _Views:
             ) from error
         recipe, generator = self.recipe, image_generator(self.seed, epoch, index)
         count = recipe.views * (2 if recipe.independent else 1)
-        views = torch.from_numpy(make_views(image, recipe.policy, count, generator))
-        if not recipe.local_views:
-            return views, views[:0], index
-        local = make_views(image, recipe.local_policy, recipe.local_views, generator)
-        return views, torch.from_numpy(local), index
+        views, choices = self._make(image, recipe.policy, count, generator)
+        local, local_choices = views[:0], choices[:0]
+        if recipe.local_views:
+            local, local_choices = self._make(
+                image, recipe.local_policy, recipe.local_views, generator
+            )
+        return _Item(views, local, index, choices, local_choices)
+
+    def _make(
+        self,
+        image: np.ndarray,
+        policy: tuple[Augmentation, ...],
+        count: int,
+        generator: np.random.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        if self.recipe.finish == "device":
+            crops, choices = crop_views(image, policy, count, generator)
+            return torch.from_numpy(crops), torch.from_numpy(choices)
+        views = torch.from_numpy(make_views(image, policy, count, generator))
+        return views, torch.empty(count, 0)
+
+
+class _Stacked(NamedTuple):
+    """A batch as it leaves a worker: views in the order of ``ViewBatch``, and what finishes them."""
+
+    views: list[Tensor]  # of (B, 3, S, S)
+    choices: list[Tensor]  # of (B, P)
+    images: Tensor  # (B,)
 
 
 @dataclass(frozen=True)
 class _Stack:
-    """Items of ``_Views`` -> the batch."""
+    """Items of ``_Views`` -> a batch."""
 
     views: int
 
-    def __call__(self, items: list[tuple[Tensor, Tensor, int]]) -> ViewBatch:
-        large, local, positions = zip(*items, strict=True)
-        views = torch.stack(large, dim=1).unbind(0)
-        small = torch.stack(local, dim=1).unbind(0)
-        return ViewBatch(
-            [*views[: self.views], *small, *views[self.views :]], torch.tensor(positions)
+    def __call__(self, items: list[_Item]) -> _Stacked:
+        large, local, positions, choices, local_choices = zip(*items, strict=True)
+        return _Stacked(
+            self._ordered(large, local),
+            self._ordered(choices, local_choices),
+            torch.tensor(positions),
         )
+
+    def _ordered(self, large: Sequence[Tensor], local: Sequence[Tensor]) -> list[Tensor]:
+        views = torch.stack(list(large), dim=1).unbind(0)
+        small = torch.stack(list(local), dim=1).unbind(0)
+        return [*views[: self.views], *small, *views[self.views :]]
 
 
 def _one_thread() -> None:
@@ -170,7 +215,7 @@ def batches_of_views(
         ImageIOError: a file cannot be read.
         RunFailed: a worker process cannot be started, or was killed.
     """
-    return stream(
+    stacked = stream(
         _Views(images, recipe, order.seed),
         lambda: order.batches(first_step),
         _Stack(recipe.views),
@@ -179,6 +224,10 @@ def batches_of_views(
         pin_memory=device.type == "cuda",
         ahead=4,
     )
+    with contextlib.closing(stacked):
+        for views, choices, positions in stacked:
+            finished = finish_views(views, choices, device) if recipe.finish == "device" else views
+            yield ViewBatch(finished, positions)
 
 
 def fixed_views(

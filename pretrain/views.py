@@ -205,13 +205,18 @@ def gray(image: np.ndarray) -> np.ndarray:
     return cv2.transform(image, np.tile(LUMA, (3, 1)))
 
 
-def blur(image: np.ndarray, sigma: float, kernel: float) -> np.ndarray:
-    """Gaussian blur with mirrored borders; ``kernel`` is the kernel size as a fraction of the side.
+def blur_radius(size: int, sigma: float, kernel: float) -> int:
+    """Radius of the blur kernel, in pixels; ``kernel`` is its size as a fraction of the side, ``size``.
 
     The kernel is truncated at 3 sigma if the protocol's is wider. This omits 0.27 % of the weight in one
     dimension and 0.54 % in two: at most 1.4 levels, 0.3 on photographs.
     """
-    radius = min(math.floor(kernel * len(image) / 2), math.ceil(3 * sigma))  # SimCLR: 11 at 224
+    return min(math.floor(kernel * size / 2), math.ceil(3 * sigma))  # SimCLR: 11 at 224
+
+
+def blur(image: np.ndarray, sigma: float, kernel: float) -> np.ndarray:
+    """Gaussian blur with mirrored borders and the radius of ``blur_radius``."""
+    radius = blur_radius(len(image), sigma, kernel)
     weights = cv2.getGaussianKernel(2 * radius + 1, sigma, cv2.CV_32F)
     return cv2.sepFilter2D(image, -1, weights, weights, borderType=cv2.BORDER_REFLECT_101)
 
@@ -225,15 +230,24 @@ def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
 _JITTER = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
 
 
+def crop(
+    image: np.ndarray,  # (H, W, 3) uint8 RGB
+    parameters: ViewParameters,
+    augmentation: Augmentation,
+) -> np.ndarray:  # (size, size, 3) uint8 RGB
+    """Crop and resize: the first step of ``apply``, and the only one that depends on the image's size."""
+    bottom, right = parameters.top + parameters.height, parameters.left + parameters.width
+    part = image[parameters.top : bottom, parameters.left : right]
+    return resize(part, augmentation.size, augmentation.size, augmentation.interpolation)
+
+
 def apply(
     image: np.ndarray,  # (H, W, 3) uint8 RGB
     parameters: ViewParameters,
     augmentation: Augmentation,
 ) -> np.ndarray:  # (size, size, 3) uint8 RGB
     """Compute the view described by the parameters, in BYOL's order of operations."""
-    bottom, right = parameters.top + parameters.height, parameters.left + parameters.width
-    crop = image[parameters.top : bottom, parameters.left : right]
-    view = resize(crop, augmentation.size, augmentation.size, augmentation.interpolation)
+    view = crop(image, parameters, augmentation)
     if parameters.flip:
         view = cv2.flip(view, 1)
     for part, amount in parameters.jitter:

@@ -97,6 +97,18 @@ def test_independent_views_of_the_target_come_last(make_folder):
     assert not torch.equal(views[0], views[5])
 
 
+def test_views_finished_on_the_device_are_those_of_the_workers(make_folder):
+    root = make_folder(train=4)
+    local = policy("table9", 8, crop_area=(0.05, 0.14))
+    pairs = []
+    for finish in ("worker", "device"):
+        recipe = Recipe(PLAIN.policy, 3, local, 2, finish=finish)
+        pairs.append([view for views in views_of(root, workers=0, recipe=recipe) for view in views])
+    for one, other in zip(*pairs, strict=True):
+        # Rounding: tests/pretrain/test_device_views.py has the bounds.
+        assert (one.float() - other.float()).abs().mean() < 0.5
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_is_reported_by_name(make_folder, workers):
     root = make_folder(train=4)
