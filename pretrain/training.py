@@ -63,7 +63,8 @@ class PreTraining(Trainable):
         first = self.views if config.target.views == "independent" else 0
         seen = [batch.views[first + view] for view in method.target_views(self.views)]
         with self._autocast():
-            targets = method.targets([normalize(view, self.device) for view in seen], gather)
+            # One view at a time, so that memory does not grow with K.
+            targets = method.targets((normalize(view, self.device) for view in seen), gather)
         if not method.view_by_view:
             outputs = [self._outputs(forward, view) for view in online]
             yield self._loss(outputs, targets, self._moment(batch, step, 0))

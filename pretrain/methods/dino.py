@@ -1,7 +1,7 @@
 """DINO (Caron et al., arXiv 2104.14294): match the centered and sharpened output of a momentum teacher."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +71,7 @@ class DINO(WithTarget):
         return range(self.config.views)
 
     @torch.no_grad()
-    def targets(self, views: list[Tensor], gather: Gather) -> list[Tensor]:  # K of (B, P)
+    def targets(self, views: Iterable[Tensor], gather: Gather) -> list[Tensor]:  # K of (B, P)
         teacher = [self.target(view).float() for view in views]
         self.means = gather(torch.cat(teacher).mean(0, keepdim=True))  # (processes, P)
         return teacher

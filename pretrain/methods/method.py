@@ -78,7 +78,7 @@ class Method(abc.ABC):
 
     def targets(
         self,
-        views: list[Tensor],  # of (B, 3, H, W), normalized, this process's images
+        views: Iterable[Tensor],  # of (B, 3, H, W), normalized, this process's images
         gather: Gather,
     ) -> Any:
         """The targets for the outputs, without gradient; None if the method has no targets."""
@@ -211,7 +211,7 @@ class WithTarget(Method):
         return {"online": self.online, "target": self.target}
 
     @torch.no_grad()
-    def targets(self, views: list[Tensor], gather: Gather) -> Any:
+    def targets(self, views: Iterable[Tensor], gather: Gather) -> Any:
         """Projections of the target network, (K, N, D)."""
         return torch.stack([gather(z.float()) for z in [self.target(view) for view in views]])
 

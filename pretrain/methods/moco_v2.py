@@ -1,6 +1,6 @@
 """MoCo v2 (Chen et al., arXiv 2003.04297): find the key of the other view among a queue of earlier keys."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ class MoCoV2(WithTarget):
     def target_views(self, views: int) -> range:
         return range(views - self.key_views, views)
 
-    def targets(self, views: list[Tensor], gather: Gather) -> Tensor:  # (A, N, D)
+    def targets(self, views: Iterable[Tensor], gather: Gather) -> Tensor:  # (A, N, D)
         self.keys = F.normalize(super().targets(views, gather), dim=-1)
         return self.keys
 
