@@ -239,7 +239,7 @@ class Config:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 uses autocast; losses, weights and the optimizer remain in float32 (A32)."""
     sync_bn: bool = True
-    """Use SyncBatchNorm: statistics per view, over the images of all processes (A19); CUDA only."""
+    """Synchronize BatchNorm: statistics per view, over the images of all processes (A19)."""
     max_images: int | None = None
     """Train on a random, class-balanced subset of this size."""
     classes_file: Path | None = None

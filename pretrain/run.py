@@ -34,6 +34,7 @@ from msbreg.run.job import AlreadyFinished, Job, log, start_job
 from msbreg.run.progress import Progress
 from msbreg.train.loop import Plan, train
 from msbreg.train.state import Checkpoint, State, require_record
+from pretrain.equivalence import equivalent
 from pretrain.methods import build_method
 from pretrain.methods.method import Method
 from pretrain.monitor import Monitor, describe
@@ -83,10 +84,10 @@ def _run(config: Config, card: Card, job: Job) -> dict[str, Any]:
         config.views,
         f"{world} x {device}" if world > 1 else device,
     )
-    if world > 1 and device.type == "cpu":
-        job.warn(
-            "each process has its own BatchNorm statistics: PyTorch has no SyncBatchNorm for CPUs"
-        )
+    same = equivalent(config, world, before=job.record.content.get("equivalent", True))
+    job.record.content["equivalent"] = same
+    if same is not True:
+        job.warn(f"differs from one process with the same batch: {'; '.join(same)}")
     if card.name == "defaults" and config.data not in EMBEDDED:
         job.warn(
             "no --config was given, so the settings are those for the embedded digits. For your own "

@@ -141,8 +141,6 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
     backbone, provenance = load_network(config, job)
     seed_everything(config.seed)
     network = DepthProbe(dilated(backbone, config.output_stride), provenance.normalization)
-    if distributed.world_size() > 1 and job.device.type == "cpu":
-        job.warn("SyncBN needs CUDA: each process computes its own BatchNorm statistics")
     distributed.synchronize_batch_norm(network.head, job.device)
     network.to(job.device)
     job.record.content["selection"] = "fixed schedule (no selection)"

@@ -35,7 +35,6 @@ from msbreg.train.health import memory_advice, memory_used
 from msbreg.train.loop import train
 from msbreg.train.state import State
 from transfer.detectors import results
-from transfer.detectors.batch_norm import has_local_norms, without_synchronization
 from transfer.detectors.config.supported import check_run
 from transfer.detectors.config.yaml_file import read_config
 from transfer.detectors.detector_training import (
@@ -113,10 +112,7 @@ def _run(config: Config, settings: CfgNode, engine: Engine, job: Job) -> dict[st
     start_detector(detector, settings, config, data.test.classes, job)
     if config.channels_last:
         detector.to(memory_format=torch.channels_last)
-    if world > 1 and device.type == "cpu":
-        without_synchronization(detector)
-        if has_local_norms(detector):
-            job.warn("SyncBN needs CUDA: each process computes its own BatchNorm statistics")
+    distributed.support_device(detector, device)
     with memory_advice(MOVING_ADVICE):
         detector.to(device)
     solver = engine.solver(settings, detector)

@@ -291,11 +291,7 @@ class Protocol:
         load_exactly(network.backbone, self.backbone.state_dict(), config.checkpoint)
         if config.channels_last:
             network.to(memory_format=torch.channels_last)
-        if config.network.freeze != "statistics" and distributed.world_size() > 1:
-            if device.type == "cpu":
-                self.job.warn(
-                    "SyncBN needs CUDA: each process computes its own BatchNorm statistics"
-                )
+        if config.network.freeze != "statistics":
             distributed.synchronize_batch_norm(network, device)
         return network.to(device)
 

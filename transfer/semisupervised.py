@@ -225,9 +225,7 @@ class Protocol:
             torch.Generator().manual_seed(config.seed),
             frozen=config.freeze == "encoder",
         )
-        if config.sync_bn and distributed.world_size() > 1:
-            if job.device.type == "cpu":
-                job.warn("SyncBN needs CUDA: each process computes its own BatchNorm statistics")
+        if config.sync_bn:
             distributed.synchronize_batch_norm(classifier, job.device)
         training = ClassifierTraining(
             len(fitted),

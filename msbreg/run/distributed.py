@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from msbreg.run.errors import UserError
+from msbreg.run.synchronized_norm import Collectives, synchronized_everywhere
 
 # Control messages (stop, save, failure) are sent over the CPU, so that no GPU waits for them. None is the
 # default group, which already is a CPU group if the device is the CPU.
@@ -78,6 +79,10 @@ def world_size() -> int:
 def rank() -> int:
     """Index of this process, from 0."""
     return dist.get_rank() if _grouped() else 0
+
+
+def _several() -> bool:
+    return world_size() > 1
 
 
 def is_main() -> bool:
@@ -255,10 +260,21 @@ def gather_by_index(
 
 
 def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Convert BatchNorm to SyncBatchNorm. CUDA only: PyTorch does not implement it for the CPU."""
-    if _grouped() and device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    return module
+    """Compute BatchNorm statistics over the rows of all processes, in every BatchNorm of the module.
+
+    On CUDA by ``nn.SyncBatchNorm``, elsewhere by ``SynchronizedBatchNorm``; the two agree. A single process
+    keeps its BatchNorms.
+    """
+    if not _grouped():
+        return module
+    return support_device(nn.SyncBatchNorm.convert_sync_batchnorm(module), device)
+
+
+def support_device(module: nn.Module, device: torch.device) -> nn.Module:
+    """Replace every ``nn.SyncBatchNorm``, which requires a GPU, by one that also works on the device."""
+    if not _grouped() or device.type == "cuda":
+        return module
+    return synchronized_everywhere(module, Collectives(_several, gather))
 
 
 @torch.no_grad()

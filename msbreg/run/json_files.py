@@ -162,6 +162,9 @@ def _misfits(value: dict[str, Any], shape: Shape, prefix: str, needed: bool) -> 
                 wrong += _misfits(found, expected, f"{prefix}{name}.", needed)
             else:
                 wrong.append(prefix + name)
-        elif not isinstance(found, expected) or (isinstance(found, bool) and expected is not bool):
-            wrong.append(prefix + name)
+        else:
+            types = expected if isinstance(expected, tuple) else (expected,)
+            # For Python, a bool is an int.
+            if not isinstance(found, types) or (isinstance(found, bool) and bool not in types):
+                wrong.append(prefix + name)
     return wrong

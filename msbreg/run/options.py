@@ -24,6 +24,7 @@ import itertools
 import json
 import os
 import re
+import runpy
 import sys
 import textwrap
 import types
@@ -70,6 +71,8 @@ def read_options(config_type: type[C], *, pairs: str | None = None) -> tuple[C, 
         check: Callable[[], None] | None = getattr(config, "check_inputs", None)
         if check is not None:
             check()
+        if _only_check:
+            raise _Checked
         end_at_signals()  # until ``main``: the imports take seconds
         return config, card
 
@@ -79,6 +82,34 @@ def main(run: Callable[[C, Card], Any], config: C, card: Card) -> None:
     interrupt_at_signals()  # until the run handles them, from the start of its job
     with exit_codes():
         run(config, card)
+
+
+class _Checked(Exception):
+    """Ends a script whose options are valid, in place of the script's run."""
+
+
+_only_check = False
+
+
+def check_script(script: Path, words: Sequence[str]) -> bool:
+    """Read the options of a script as the script would, and check its cards and paths.
+
+    Exits with the script's own message if they are invalid.
+
+    Returns:
+        Whether the options were checked: False if the script does not call ``read_options`` first.
+    """
+    global _only_check
+    if not re.search(r"^    OPTIONS = read_options\(", script.read_text(), re.MULTILINE):
+        return False
+    before, sys.argv, _only_check = sys.argv, [str(script), *words], True
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except _Checked:
+        return True
+    finally:
+        sys.argv, _only_check = before, False
+    raise AssertionError(f"{script} did not read its options")
 
 
 def parse(

@@ -161,10 +161,15 @@ class Record:
         self.content["digest"] = protocol_digest(self._config, resolved)
 
     def continue_from(self, previous: dict[str, Any]) -> None:
-        """Take over the start time, the warnings and the elapsed time of an unfinished run."""
+        """Take over the start time, the warnings and the elapsed time of an unfinished run.
+
+        And, in pre-training, whether it was equivalent to a run on one process until then.
+        """
         self.content["resumed_from"] = previous["status"]
         self.content["started"] = previous["started"]
         self.content["warnings"] = list(previous["warnings"])
+        if "equivalent" in previous:
+            self.content["equivalent"] = previous["equivalent"]
         self._clock -= previous["seconds"]
 
     def write(self, status: str) -> None:
@@ -187,6 +192,7 @@ _OPTIONAL: Shape = {
     **dict.fromkeys(("not_protocol", "drawings"), list),
     **dict.fromkeys(("error", "selection", "metric", "written", "device"), str),
     "processes": int,
+    "equivalent": (bool, list),
     "network": dict,
 }
 

@@ -7,7 +7,7 @@ the partial sums of the next row of the curve, the curve, and the random generat
 import contextlib
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,10 +121,7 @@ class Checkpoint:
                 restore_generators(loop["generators"][distributed.rank()])
             return None
         state.sums = {name: sum(one[name] for one in sums) / before for name in sums[0]}
-        return (
-            f"resumed on {distributed.world_size()} processes, started on {before}: the random numbers of "
-            "each process differ, and sums over processes may differ in the last bit"
-        )
+        return _difference(before, loop["generators"])
 
     def write_curve(self, state: State) -> None:
         """Replace the curve file by the rows so far; only the main process writes.
@@ -197,6 +194,19 @@ def require_same_data(path: Path, before: Mapping[str, Any], data: Mapping[str, 
         )
 
 
+def _difference(before: int, generators: Sequence[Mapping[str, Any]]) -> str:
+    """How a run that resumes on another number of processes differs from an uninterrupted one.
+
+    Training that has drawn nothing from the global generators until now will not draw from them later: all
+    its random numbers are functions of the seed, the step and the sample.
+    """
+    differs = "sums over processes are added in another order, which can change their last bits"
+    here = generator_states()
+    if any(not _same_generators(here, states) for states in generators):
+        differs += "; the random numbers that each process draws start anew"
+    return f"resumed on {distributed.world_size()} processes, started on {before}: {differs}"
+
+
 # ---- Random generators
 
 
@@ -226,6 +236,18 @@ def restore_generators(states: Mapping[str, Any]) -> None:
     random.setstate((version, tuple(python), gauss))
     if torch.cuda.is_available() and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"])
+
+
+def _same_generators(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two results of ``generator_states`` are equal; a GPU's only if both have one."""
+    (name, keys, *rest), (name2, keys2, *rest2) = one["numpy"], other["numpy"]
+    tensors = [
+        (keys, keys2),
+        *((one[k], other[k]) for k in ("torch", "cuda") if k in one and k in other),
+    ]
+    return (name, rest, one["python"]) == (name2, rest2, other["python"]) and all(
+        torch.equal(a, b) for a, b in tensors
+    )
 
 
 @contextlib.contextmanager

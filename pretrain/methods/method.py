@@ -139,7 +139,7 @@ class Method(abc.ABC):
         return backbone
 
     def to(self, device: torch.device, *, synchronize: bool) -> None:
-        """Move everything to the device; with ``synchronize``, use SyncBatchNorm where available."""
+        """Move everything to the device; ``synchronize`` BatchNorm between processes."""
         for network in self.networks().values():
             if synchronize:
                 distributed.synchronize_batch_norm(network, device)

@@ -1,58 +1,102 @@
-"""The program of each of two gloo processes; started by test_distributed.py."""
+"""The program of each of several processes; started by test_distributed.py."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from msbreg.run import distributed
 from pretrain.methods import build_method
-from pretrain.recipe import Config, HeadSettings, LossSettings
+from pretrain.recipe import Config, HeadSettings, LossSettings, OptimizerSettings
 from pretrain.training import PreTraining
 from pretrain.view_batches import ViewBatch
 
 CPU = torch.device("cpu")
+STEPS = 5  # of ``changes``
 
 
-def gradient_of_one_step(method: str, norm: str, options: dict, device: torch.device = CPU) -> dict:
-    """The loss terms and gradients of one step on this process's part of a batch of 8 images."""
+def training_of(
+    method: str,
+    norm: str,
+    options: dict,
+    device: torch.device = CPU,
+    *,
+    views: int = 3,
+    steps: int = 1,
+    synchronize: bool = True,
+) -> PreTraining:
+    """Training of a small network on batches of 8 images."""
     torch.set_num_threads(1)
     config = Config(
         method=method,
         arch="resnet18-tiny",
         batch_size=8,
-        views=3,
+        views=views,
         lambda_s=0.1,
         lambda_b=0.7,
         head_norm=norm,
         head=HeadSettings(hidden=16, out=8),
         loss=LossSettings(**options),
+        optimizer=OptimizerSettings(base_lr=0.01, warmup_epochs=0),
     )
     made = build_method(config)
-    made.to(device, synchronize=norm == "bn")  # on CUDA: every BatchNorm is synchronized
+    made.to(device, synchronize=synchronize)
     made.train_mode()
-    if norm != "bn":  # no SyncBatchNorm on the CPU: put the BatchNorm of the backbones in eval mode
+    if norm != "bn":  # local statistics would differ: BatchNorm of the backbones in eval mode
         made.online.backbone.eval()
         made.target.backbone.eval()
-    training = PreTraining(made, config, device, steps=1, epoch=1)
-    generator = torch.Generator().manual_seed(1)
-    views = torch.randint(0, 256, (3, 8, 3, 16, 16), generator=generator).to(torch.uint8)
+    return PreTraining(made, config, device, steps=steps, epoch=steps)
+
+
+def backward(training: PreTraining, forward: torch.nn.Module, step: int) -> dict[str, float]:
+    """Compute the gradient of one step on this process's part of the batch; return the loss terms."""
+    generator = torch.Generator().manual_seed(1 + step)
+    shape = (training.config.views, 8, 3, 16, 16)
+    views = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
     share = 8 // distributed.world_size()
     first = distributed.rank() * share
-    wrapped = distributed.data_parallel(training.model)
-    parts = training.losses(
-        wrapped, ViewBatch(list(views[:, first : first + share]), torch.arange(share)), 0
-    )
+    images = ViewBatch(list(views[:, first : first + share]), torch.arange(share))
+    parts = training.losses(forward, images, step)
     terms: dict = {}
     for number in range(training.parts):
-        with distributed.averaging(wrapped, now=number == training.parts - 1):
+        with distributed.averaging(forward, now=number == training.parts - 1):
             loss = next(parts)
             loss.total.backward()
         terms = {name: terms.get(name, 0) + float(value) for name, value in loss.terms.items()}
-    return {
-        "terms": terms,
-        "gradients": {name: p.grad.cpu() for name, p in training.model.named_parameters()},
-    }
+    return terms
+
+
+def gradient_of_one_step(method: str, norm: str, options: dict, device: torch.device = CPU) -> dict:
+    """The loss terms and gradients of one step."""
+    training = training_of(method, norm, options, device)
+    terms = backward(training, distributed.data_parallel(training.model), 0)
+    gradients = {name: p.grad.cpu() for name, p in training.model.named_parameters()}
+    return {"terms": terms, "gradients": gradients}
+
+
+def changes(method: str, *, synchronize: bool = True) -> torch.Tensor:
+    """How far all parameters of both networks are from their initial values after some steps."""
+    training = training_of(
+        method, "bn", {"singular_sync": True}, views=2, steps=STEPS, synchronize=synchronize
+    )
+    forward = distributed.data_parallel(training.model)
+    networks = (training.method.online, training.method.target)
+    start = parameters(networks)
+    for step in range(STEPS):
+        rates = training.learning_rates(step)
+        for group, rate in zip(training.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        training.optimizer.zero_grad()
+        backward(training, forward, step)
+        training.optimizer.step()
+        training.after_step(step)
+    return parameters(networks) - start
+
+
+def parameters(networks: Sequence[torch.nn.Module]) -> torch.Tensor:
+    """All parameters as one vector."""
+    return torch.cat([p.detach().flatten() for network in networks for p in network.parameters()])
 
 
 def gather_with_gradient() -> dict:
@@ -66,14 +110,20 @@ def gather_with_gradient() -> dict:
 
 if __name__ == "__main__":
     output, task = Path(sys.argv[1]), sys.argv[2]
-    device = distributed.pick_device("cuda") if "-bn-" in task else CPU
+    device = distributed.pick_device("cuda") if task.endswith("cuda") else CPU
     distributed.start(device)
     if task == "gather":
         result = gather_with_gradient()
         result["any"] = distributed.any_of([distributed.rank() == 1, False])
         result["objects"] = distributed.gather_objects(f"from {distributed.rank()}")
+    elif task == "synchronized":
+        result = {
+            m: gradient_of_one_step(m, "bn", {"singular_sync": True}) for m in ("msbreg", "byol")
+        }
+        if distributed.world_size() == 2:
+            result |= {"changes": changes("msbreg"), "local": changes("msbreg", synchronize=False)}
     else:
-        method, norm, sync = task.split("-")
+        method, norm, sync, _ = task.split("-")
         result = gradient_of_one_step(method, norm, {"singular_sync": sync == "sync"}, device)
     torch.save(result, output / f"{distributed.rank()}.pt")
     distributed.stop()

@@ -17,6 +17,7 @@ from msbreg.data.training_order import part_of
 from msbreg.run import distributed
 from msbreg.run.errors import UserError
 from msbreg.run.job import Job, log
+from msbreg.run.synchronized_norm import is_synchronized
 from msbreg.train.loop import Loss, Plan, Trainable
 from msbreg.train.state import Checkpoint, State, require_record
 from transfer.detectors.batch_norm import make_precise
@@ -122,9 +123,8 @@ def divide(samples: Batch, parts: int) -> list[Batch]:
 
 def has_synchronized_norm(model: nn.Module) -> bool:
     """Whether a BatchNorm layer averages over processes: SyncBN or either engine's naiveSyncBN."""
-    return any(
-        isinstance(layer, nn.SyncBatchNorm) or type(layer).__name__ == "NaiveSyncBatchNorm"
-        for layer in model.modules()
+    return is_synchronized(model) or any(
+        type(layer).__name__ == "NaiveSyncBatchNorm" for layer in model.modules()
     )
 
 

@@ -15,6 +15,7 @@ from msbreg.backbones.spec import Normalization
 from msbreg.checkpoints.load import load_exactly
 from msbreg.run import distributed
 from msbreg.run.errors import UserError
+from msbreg.run.synchronized_norm import is_synchronized
 from msbreg.train.loop import Loss, Trainable
 from msbreg.train.optimizers import LARS, lars_groups
 from transfer.finetuning.fine_tuning_config import Config
@@ -108,7 +109,7 @@ class ClassifierTraining(Trainable):
             )
         self.epoch = len(self.sizes)  # steps per epoch
         self.model = classifier.to(device)
-        self.exchanges = any(isinstance(m, nn.SyncBatchNorm) for m in classifier.modules())
+        self.exchanges = is_synchronized(classifier)
         if config.norm_epochs:
             limit_norm_momentum(classifier, config.norm_epochs / self.epoch)
         self.optimizer = build_optimizer(classifier, candidate, config)

@@ -27,7 +27,7 @@ class Config(SplitConfig, TransformConfig):
     """statistics: BatchNorm keeps the statistics of the checkpoint. encoder: so does everything but the
     layer."""
     sync_bn: bool = False
-    """Several GPUs: compute BatchNorm statistics over all processes."""
+    """Several processes: compute BatchNorm statistics over all of them."""
     norm_epochs: float = 0.0
     """The weight of a batch in BatchNorm's running statistics is 0.1, but at most this number divided by the
     steps per epoch (SimCLR: 10); 0 is no such limit."""

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from msbreg.run.errors import RunFailed, UserError
 from msbreg.run.failures import raise_first, to_other_processes
+from msbreg.run.synchronized_norm import Collectives, SynchronizedBatchNorm
 from tests.processes import run_pair
 from transfer.detectors.detector_training import has_synchronized_norm
 
@@ -61,7 +63,12 @@ def test_the_local_failure_takes_precedence():
 
 
 @pytest.mark.parametrize(
-    ("norm", "exchanges"), [(nn.BatchNorm2d(2), False), (nn.SyncBatchNorm(2), True)]
+    ("norm", "exchanges"),
+    [
+        (nn.BatchNorm2d(2), False),
+        (nn.SyncBatchNorm(2), True),
+        (SynchronizedBatchNorm(nn.SyncBatchNorm(2), Collectives(bool, torch.clone)), True),
+    ],
 )
 def test_layers_with_collectives_are_recognized(norm, exchanges):
     assert has_synchronized_norm(nn.Sequential(nn.Conv2d(1, 2, 1), norm)) is exchanges

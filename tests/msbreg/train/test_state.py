@@ -72,8 +72,12 @@ def test_resuming_on_another_number_of_processes_warns(cfg, checkpoint):
     content["loop"]["generators"] *= 2
     content["loop"]["sums"] = [{"loss_cls": 3.0}, {"loss_cls": 4.0}]
     warning = checkpoint.restore(training, state, content)
-    assert "resumed on 1 processes, started on 2" in warning
+    assert warning.startswith("resumed on 1 processes, started on 2: sums over processes")
+    assert "random numbers" not in warning, "none were drawn"
     assert state.sums == {"loss_cls": 3.5}, "the row is a mean over processes"
+    torch.rand(1)
+    warning = checkpoint.restore(training, state, content)
+    assert warning.endswith("the random numbers that each process draws start anew")
 
 
 def test_weights_of_another_network_are_rejected_with_file_and_differences(cfg, checkpoint):
