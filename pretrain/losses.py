@@ -193,7 +193,6 @@ def added_terms(
     singular_input: str = "raw",
     singular_of: Tensor | None = None,  # (K, M, D)
     normalize_noise: bool = True,
-    uniformity_t: float = 2.0,
 ) -> dict[str, Tensor]:
     """The named terms, unweighted: ``singular_value``, ``brownian`` or ``uniformity``.
 
@@ -206,6 +205,6 @@ def added_terms(
             singular_value_input(singular, singular_input)
         ),
         "brownian": lambda: brownian_loss(embeddings, noise, normalize_noise=normalize_noise),
-        "uniformity": lambda: uniformity_loss(embeddings, t=uniformity_t),
+        "uniformity": lambda: uniformity_loss(embeddings),
     }
     return {name: terms[name]() for name in names}

@@ -172,6 +172,8 @@ class DiagnosticsSettings:
     """Report a collapse if the standard deviation per dimension, times sqrt(D), is below this value."""
     least_rank: float = 2.0
     """Report a collapse if the effective rank is below this value."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """At a collapse, record a warning, or also stop the run."""
 
 
 MULTI_CROP = ("msbreg", "byol", "swav", "deepcluster_v2", "dino")

@@ -17,7 +17,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from msbreg.run.config import Card, plain
-from msbreg.run.errors import UserError
+from msbreg.run.errors import RunFailed, UserError
 from msbreg.run.options import main, read_options
 from pretrain.recipe import Config
 
@@ -97,7 +97,7 @@ def _run(config: Config, card: Card, job: Job) -> dict[str, Any]:
     # ---- Monitoring.
     monitor = _monitor(config, job, images, recipe.policy, state.step)
     if monitor is not None and not state.curve:
-        row = {"epoch": 0, "step": 0} | monitor.evaluate(method)
+        row = {"epoch": 0, "step": 0} | monitor.evaluate(trainable)
         state.curve.append(row)
         monitor.write(row)
         checkpoint.write_curve(state)
@@ -107,14 +107,25 @@ def _run(config: Config, card: Card, job: Job) -> dict[str, Any]:
     def after_epoch(row: dict[str, Any]) -> None:
         seconds = time.monotonic() - started
         row["images_per_second"] = (state.step - first_step) * config.batch_size / seconds
-        if monitor is None:
-            return
+        # The main process looks, and all processes hear of a collapse.
+        collapse = distributed.from_main(lambda: look(row))
+        if collapse and config.diagnostics.on_collapse == "stop":
+            state.curve.append(row)
+            checkpoint.write_curve(state)
+            raise RunFailed(_stopped(collapse))
+
+    def look(row: dict[str, Any]) -> str:
+        """Add the metrics to a row, log it, and describe a collapse."""
+        assert monitor is not None
+        collapse = ""
         if row["epoch"] % config.diagnostics.every == 0 or row["epoch"] == config.epochs:
-            row |= monitor.evaluate(method)
-            if collapse := monitor.collapse(row):
-                job.warn(f"epoch {row['epoch']}: {collapse}")
+            row |= monitor.evaluate(trainable)
+            if sign := monitor.collapse(row):
+                collapse = f"epoch {row['epoch']}: {sign}"
+                job.warn(collapse)
         log.info("%s", describe(row))
         monitor.write(row)
+        return collapse
 
     # ---- Training.
     def batches(first_step: int) -> Generator[ViewBatch]:
@@ -163,9 +174,20 @@ def _run(config: Config, card: Card, job: Job) -> dict[str, Any]:
         "peak_learning_rate": peak_learning_rate(config),
     }
     last = state.curve[-1] if state.curve else {}
-    job.results |= {k: v for k, v in last.items() if k not in ("spectrum", "step")}
+    listed = {k: v for k, v in last.items() if k not in ("spectrum", "step") and "/" not in k}
+    job.results |= listed  # without forces, which are in the curve
     log.info("done: %s", checkpoint.path)
     return job.results
+
+
+def _stopped(collapse: str) -> str:
+    """The message of a run that a collapse ends."""
+    return (
+        f"{collapse}, and diagnostics.on_collapse is stop.\n"
+        "Start over in another --output with stronger terms against collapse (such as a larger --lambda_s), "
+        "or a\nsmaller --optimizer.base_lr. To continue this run nevertheless, repeat the command with "
+        "--diagnostics.on_collapse warn."
+    )
 
 
 def _images(config: Config, job: Job) -> LabeledImages:
@@ -230,10 +252,21 @@ def _monitor(
     enough = labels is not None and labels.ndim == 1 and np.bincount(labels).min() >= 4
     if not enough:
         log.info("kNN monitor disabled: it needs class folders with at least 4 images each")
+    options = config.diagnostics
+    batch = None
+    if config.batch_size <= options.images:
+        batch = fixed_views(
+            images,
+            augmentations,
+            count=config.batch_size,
+            seed=config.seed,
+            views=config.views,
+        )
     return Monitor(
         job.output,
-        config.diagnostics,
-        views=fixed_views(images, augmentations, count=config.diagnostics.images, seed=config.seed),
+        options,
+        views=fixed_views(images, augmentations, count=options.images, seed=config.seed),
+        batch=batch,
         labeled=images if enough else None,
         size=config.augment.size,
         device=job.device,

@@ -1,5 +1,6 @@
 """PreTraining: connects a method to the training loop, with its optimizer and learning rate."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -75,6 +76,68 @@ class PreTraining(Trainable):
             terms = {name: value.detach() / self.parts for name, value in loss.terms.items()}
             yield Loss(loss.total / self.parts, terms)
 
+    def forces(
+        self,
+        views: Tensor,  # (K, N, 3, S, S) uint8
+    ) -> dict[str, Tensor]:  # each (M, D): M outputs of the trained network, K N or fewer
+        """The gradient of each weighted term of the loss with respect to each output, times M.
+
+        The weight of a term is the derivative of the total with respect to it, so the forces add up to the
+        gradient of the loss. The factor M makes them independent of the number of images and views: a loss
+        is a mean over its outputs. Of several outputs, the last one counts; local views are left out.
+
+        Empty if the loss has fewer than two terms, or if it writes into the memory of the method. Networks
+        run in their present mode; call this in eval mode, which leaves BatchNorm's statistics alone. Nothing
+        else changes either.
+        """
+        if self.method.writes_memory:
+            return {}
+        with _unchanged(self.method):
+            groups = [self._forces(*group) for group in self._losses_of_outputs(views)]
+        names = groups[0] if len(groups[0]) > 1 else ()
+        return {name: torch.cat([group[name] for group in groups]) for name in names}
+
+    def _losses_of_outputs(self, views: Tensor) -> Iterator[tuple[list[Tensor], Loss]]:
+        """The parts of the loss, each with the outputs it depends on as leaves of the graph."""
+        method, count = self.method, len(views)
+
+        def gather(rows: Tensor) -> Tensor:
+            return rows
+
+        with torch.no_grad(), self._autocast():
+            seen = [normalize(views[view], self.device) for view in method.target_views(count)]
+            targets = method.targets(seen, gather)
+        with torch.no_grad():
+            outputs = [self._outputs(self.model, views[v]) for v in method.online_views(count)]
+        leaves = [output[-1].detach().requires_grad_() for output in outputs]
+        outputs = [(*rest, leaf) for (*rest, _), leaf in zip(outputs, leaves, strict=True)]
+        images = torch.arange(views.shape[1])
+        if not method.view_by_view:
+            at = Moment(self.step, self.epoch, images, gather)
+            yield leaves, self._loss(outputs, targets, at)
+            return
+        for view, output, leaf in zip(method.online_views(count), outputs, leaves, strict=True):
+            at = Moment(self.step, self.epoch, images, gather, view)
+            yield [leaf], self._loss([output], targets, at)
+
+    @staticmethod
+    def _forces(leaves: list[Tensor], loss: Loss) -> dict[str, Tensor]:  # each (M, D)
+        rows = sum(len(leaf) for leaf in leaves)
+        terms = {n: t for n, t in loss.terms.items() if n != "total" and t.requires_grad}
+        if len(terms) < 2:
+            return {}
+        weights = torch.autograd.grad(
+            loss.total, list(terms.values()), retain_graph=True, allow_unused=True
+        )
+        forces = {}
+        for (name, term), weight in zip(terms.items(), weights, strict=True):
+            if weight is not None:  # otherwise the term is only logged
+                gradients = torch.autograd.grad(
+                    term, leaves, weight, retain_graph=True, materialize_grads=True
+                )
+                forces[name] = torch.cat(gradients) * rows
+        return forces
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
@@ -90,10 +153,16 @@ class PreTraining(Trainable):
         return Moment(step, self.epoch, batch.images, distributed.gather, view)
 
     def _loss(self, outputs: list[Outputs], targets: Any, at: Moment) -> Loss:
-        """The loss of the method, and the terms added to it."""
+        """The loss of the method, and the terms added to it.
+
+        If the method has no terms of its own, its loss becomes one, with the name of the method.
+        """
         loss, config = self.method.loss(outputs, targets, at), self.config
         if not config.add:
             return loss
+        own = {name: term for name, term in loss.terms.items() if name != "total"}
+        if not any(term.requires_grad for term in own.values()):
+            own = {config.method: loss.total} | own
         local = torch.stack([output[-1] for output in outputs])  # (K, B, D)
         embeddings = torch.stack([at.gather(view) for view in local])  # (K, N, D)
         noise = step_noise(
@@ -106,7 +175,6 @@ class PreTraining(Trainable):
             singular_input=config.loss.singular_input,
             singular_of=embeddings if config.loss.singular_sync else local,
             normalize_noise=config.loss.normalize_noise,
-            uniformity_t=config.diagnostics.uniformity_t,
         )
         weights = {
             "singular_value": config.lambda_s,
@@ -114,7 +182,7 @@ class PreTraining(Trainable):
             "uniformity": config.lambda_u,
         }
         total = loss.total + sum(weights[name] * term for name, term in terms.items())
-        return Loss(total, {**loss.terms, **terms, "total": total})
+        return Loss(total, {"total": total, **own, **terms})
 
     def row(self, step: int, means: dict[str, float]) -> dict[str, Any]:
         return (
@@ -139,6 +207,17 @@ class PreTraining(Trainable):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.method.load_state_dict(state)
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+@contextlib.contextmanager
+def _unchanged(method: Method) -> Iterator[None]:
+    """Restore the attributes that ``targets`` and ``loss`` set, such as the keys for MoCo's queue."""
+    attributes, memory = dict(vars(method)), dict(method.memory)
+    try:
+        yield
+    finally:
+        vars(method).clear()
+        vars(method).update(attributes, memory=memory)
 
 
 def peak_learning_rate(config: Config) -> float:

@@ -236,11 +236,12 @@ def fixed_views(
     *,
     count: int,
     seed: int,
-) -> Tensor:  # (2, count, 3, S, S) uint8
-    """Two views of each of ``count`` images, spaced evenly over the list; equal for equal arguments."""
+    views: int = 2,
+) -> Tensor:  # (views, count, 3, S, S) uint8
+    """Some views of each of ``count`` images, spaced evenly over the list; equal for equal arguments."""
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
     pairs = [
-        make_views(images.image(int(i)), policy, 2, image_generator(seed, 0, int(i)))
+        make_views(images.image(int(i)), policy, views, image_generator(seed, 0, int(i)))
         for i in chosen
     ]
     return torch.from_numpy(np.stack(pairs, axis=1))

@@ -30,6 +30,8 @@ class DeepClusterV2(OneNetwork):
     count. All processes hold the whole memory and find the same clusters.
     """
 
+    writes_memory = True
+
     def __init__(self, config: Config) -> None:
         super().__init__(config, projected(config))
 

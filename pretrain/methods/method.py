@@ -59,12 +59,14 @@ class Method(abc.ABC):
         view_by_view: whether the loss, given the targets, is a mean over views. Views are then processed
             one at a time, and memory holds the activations of a single view.
         evaluated: the entry of the checkpoint with the network that the authors evaluate.
+        writes_memory: whether ``loss`` writes into ``memory``. The monitor then does not call it.
         memory: what the method remembers besides its networks, such as a queue; part of the checkpoint.
     """
 
     trained: nn.Module
     view_by_view: ClassVar[bool] = False
     evaluated: ClassVar[str] = "online"
+    writes_memory: ClassVar[bool] = False
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -74,7 +76,10 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, outputs: Sequence[Outputs], targets: Any, at: Moment) -> Loss:
-        """The loss of a step, from the outputs of all online views; of one of them if ``view_by_view``."""
+        """The loss of a step, from the outputs of all online views; of one of them if ``view_by_view``.
+
+        If ``total`` is computed from several of the ``terms``, the monitor reports the force of each.
+        """
 
     def targets(
         self,
@@ -105,6 +110,14 @@ class Method(abc.ABC):
         images: Tensor,  # (B, 3, H, W), normalized
     ) -> Tensor:  # (B, D)
         """The embeddings in which a collapse shows."""
+
+    def predict(
+        self,
+        embeddings: Tensor,  # (B, D), of ``project``
+    ) -> Tensor:  # (B, D)
+        """The embeddings that the loss regularizes: the predictions if there is a predictor."""
+        predictor = dict(self.trained.named_children()).get("predictor")
+        return embeddings if predictor is None else predictor(embeddings)
 
     def allocate(self, images: int) -> None:  # noqa: B027 - optional
         """Called once with the number of images, for a memory that has a row for each.

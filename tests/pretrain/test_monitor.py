@@ -5,17 +5,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pretrain.losses import singular_value_input, singular_value_loss
 from pretrain.monitor import (
     alignment,
+    covariance_eigenvalues,
     describe,
     describe_collapse,
     dimension_std,
     effective_rank,
     embedding_report,
+    force_report,
+    identity_report,
     knn_top1,
+    rankme,
     singular_spectrum,
     uniformity,
 )
+from tests.reference import feature_statistics
 
 
 def draw(seed, *shape):
@@ -87,3 +93,55 @@ def test_knn_top1_is_the_percentage_of_correct_votes():
 def test_a_row_shows_the_terms_of_any_method():
     row = {"epoch": 3, "step": 9, "total": 1.5, "contrast": 1.25, "std": 0.5, "effective_rank": 7.0}
     assert describe(row) == "epoch 3  loss 1.5000 (contrast 1.25)  std 0.50, rank 7.0"
+
+
+def test_a_row_shows_neither_forces_nor_ranks_in_the_log():
+    row = {"epoch": 3, "step": 9, "total": 1.5, "force/contrast": 1.0, "rankme": 4.0}
+    assert describe(row) == "epoch 3  loss 1.5000"
+
+
+@pytest.mark.parametrize("shape", [(12, 5), (5, 12), (6, 6)])
+def test_rankme_matches_its_equation(shape):
+    features = draw(0, *shape) + 0.5  # an offset counts: the features are not centered
+    assert rankme(features) == pytest.approx(feature_statistics.rankme(features.numpy()), rel=1e-4)
+
+
+def test_rankme_is_1_without_features_and_lowered_by_a_common_offset():
+    assert rankme(torch.zeros(4, 3)) == 1.0
+    features = draw(0, 200, 16)
+    assert rankme(features + 20) < 3 < 15 < rankme(features)
+
+
+@pytest.mark.parametrize("shape", [(12, 5), (4, 6)])
+def test_eigenvalues_match_the_covariance_entry_by_entry(shape):
+    inputs = 2 * draw(0, *shape) + 1
+    expected = feature_statistics.covariance_eigenvalues(inputs.double().numpy())
+    np.testing.assert_allclose(covariance_eigenvalues(inputs), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("singular_input", ["raw", "l2", "l2_sqrt_d"])
+def test_the_deviation_is_the_singular_value_loss_per_dimension(singular_input):
+    predictions = draw(0, 20, 6)
+    report = identity_report(predictions, singular_input=singular_input)
+    loss = singular_value_loss(singular_value_input(predictions, singular_input)[None])
+    assert report["identity_deviation"] == pytest.approx(float(loss) / 6, rel=1e-5)
+
+
+def test_the_deviation_is_0_for_the_identity_and_1_for_a_point():
+    spread = torch.cat([torch.eye(3), -torch.eye(3)]) * (5 / 2) ** 0.5
+    identity = {"identity_deviation": 0.0, "largest_eigenvalue": 1.0, "smallest_eigenvalue": 1.0}
+    point = {"identity_deviation": 1.0, "largest_eigenvalue": 0.0, "smallest_eigenvalue": 0.0}
+    assert identity_report(spread, singular_input="raw") == pytest.approx(identity, abs=1e-6)
+    assert identity_report(torch.ones(6, 3), singular_input="raw") == pytest.approx(point)
+
+
+def test_force_shares_sum_to_1_and_opposite_forces_have_cosine_minus_1():
+    force = draw(0, 6, 4)
+    report = force_report({"a": force, "b": -3 * force, "c": torch.zeros(6, 4)})
+    shares = [report[f"force_share/{name}"] for name in "abc"]
+    assert shares == pytest.approx([0.25, 0.75, 0.0])
+    assert report["force/a"] == pytest.approx(float(np.linalg.norm(force, axis=1).mean()))
+    assert report["force_cosine/a,b"] == pytest.approx(-1)
+    assert report["force_cosine/a,c"] == 0
+    assert force_report({"a": torch.zeros(2, 3), "b": torch.zeros(2, 3)})["force_share/a"] == 0
+    assert force_report({}) == {}

@@ -16,7 +16,7 @@ from msbreg.data.folder import list_images
 from msbreg.data.images import balanced_subset, held_out_tail
 from msbreg.data.sources import open_source
 from msbreg.run.config import Card
-from msbreg.run.errors import UserError
+from msbreg.run.errors import RunFailed, UserError
 from msbreg.run.record import is_as_before, read_record
 from pretrain.recipe import (
     AugmentSettings,
@@ -30,7 +30,7 @@ from pretrain.run import run
 from pretrain.view_batches import Order
 from tests.conftest import write_folder
 from tests.msbreg.data.classification.published_trees import stl10_tree
-from tests.processes import Program, run_pair
+from tests.processes import Program, run_group, run_pair
 
 SCRIPT = Path(__file__).resolve().parents[2] / "pretrain" / "run.py"
 
@@ -305,6 +305,58 @@ def test_a_collapse_is_recorded_as_a_warning(data, tmp_path):
     run(small(data, tmp_path / "run", epochs=1, diagnostics=watch))
     warning = read_record(tmp_path / "run")["warnings"][-1]
     assert warning.startswith("epoch 1: the embeddings are collapsing: their effective rank is ")
+
+
+STOP = DiagnosticsSettings(images=8, bank=16, queries=8, least_rank=100.0, on_collapse="stop")
+
+
+def test_a_collapse_stops_the_run_on_request_and_keeps_the_checkpoint(data, tmp_path):
+    output = tmp_path / "run"
+    with pytest.raises(RunFailed) as failure:
+        run(small(data, output, diagnostics=STOP, save_seconds=1e-6))
+    message = str(failure.value)
+    assert message.startswith("epoch 1: the embeddings are collapsing: their effective rank is ")
+    assert "diagnostics.on_collapse is stop.\nStart over in another --output" in message
+    assert "contains the state after step 3." in message
+    assert load_checkpoint(output / "checkpoint.pth")["step"] == 3
+    rows = [json.loads(line) for line in (output / "curve.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1]
+    assert read_record(output)["status"] == "failed"
+
+
+def test_a_run_that_a_collapse_stopped_continues_with_a_warning_instead(data, tmp_path):
+    with pytest.raises(RunFailed):
+        run(small(data, tmp_path / "run", diagnostics=STOP, save_seconds=1e-6))
+    run(small(data, tmp_path / "run", diagnostics=WATCH_LITTLE, save_seconds=1e-6))
+    run(small(data, tmp_path / "whole"))
+    assert_bit_equal(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_collapse_stops_all_processes(data, tmp_path):
+    flags = "--head_norm ln --diagnostics.least_rank 100 --diagnostics.on_collapse stop"
+    outcomes = run_group(SCRIPT, *arguments(data, tmp_path / "run", *flags.split()))
+    assert [code for code, _, _ in outcomes] == [1, 1]
+    for _, _, message in outcomes:
+        assert "error: epoch 1: the embeddings are collapsing" in message
+        assert "Traceback" not in message
+
+
+def test_diagnostics_do_not_change_the_training(data, tmp_path):
+    """One run measures forces after every epoch; the other looks at two images at the end."""
+    little = DiagnosticsSettings(every=2, images=2, bank=2, queries=2, uniformity_t=1.0)
+    run(small(data, tmp_path / "watched", add=("uniformity",)))
+    run(small(data, tmp_path / "other", add=("uniformity",), diagnostics=little))
+    rows = (tmp_path / "watched" / "curve.jsonl").read_text().splitlines()
+    assert "force/uniformity" in json.loads(rows[1])
+    assert "force/" not in (tmp_path / "other" / "curve.jsonl").read_text()
+    assert_bit_equal(tmp_path / "watched", tmp_path / "other")
+    states = [load_checkpoint(tmp_path / name / "checkpoint.pth") for name in ("watched", "other")]
+    for part in ("optimizer", "generators"):
+        one, other = (flattened(s[part] if part in s else s["loop"][part]) for s in states)
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            same = other[name]
+            assert torch.equal(value, same) if isinstance(value, torch.Tensor) else value == same
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The mean cosine, pair by pair, and the effective rank, from the eigenvalues of the Gram matrix."""
+"""The mean cosine, pair by pair, and ranks and spectra from the eigenvalues of small matrices."""
 
 import itertools
 import math
@@ -24,3 +24,29 @@ def effective_rank(vectors):
         share = value / sum(singular)
         entropy -= share * math.log(share)
     return math.exp(entropy)
+
+
+def rankme(features):
+    """Garrido et al., Eq. 1, one singular value at a time; those that are 0 keep the epsilon."""
+    rows, columns = features.shape
+    small = features @ features.T if rows <= columns else features.T @ features
+    singular = [
+        math.sqrt(max(value, 0.0)) for value in np.linalg.eigvalsh(small.astype(np.float64))
+    ]
+    entropy = 0.0
+    for value in singular:
+        share = value / sum(singular) + 1e-7
+        entropy -= share * math.log(share)
+    return math.exp(entropy)
+
+
+def covariance_eigenvalues(inputs):
+    """The covariance entry by entry; its eigenvalues from the largest to the smallest."""
+    images, dimensions = inputs.shape
+    mean = [sum(row[d] for row in inputs) / images for d in range(dimensions)]
+    covariance = np.empty((dimensions, dimensions))
+    for i in range(dimensions):
+        for j in range(dimensions):
+            products = [(row[i] - mean[i]) * (row[j] - mean[j]) for row in inputs]
+            covariance[i, j] = sum(products) / (images - 1)
+    return np.linalg.eigvalsh(covariance)[::-1]

@@ -24,7 +24,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """Points in data coordinates, in order of x; both coordinates are finite."""
+    """Points in data coordinates, in the order in which they are connected; coordinates are finite."""
 
     points: Sequence[Point]
     color: str
@@ -38,6 +38,7 @@ class Panel:
 
     Attributes:
         levels: (value, label) of horizontal dashed lines.
+        marks: (x, y, label) of crosses; drawn only with lines, and not if the y axis is logarithmic.
         x_range: limits of the x axis; None fits the points.
         y_range: limits of the y axis; None fits the points and levels.
         log: whether the y axis is logarithmic; values that are not positive are omitted.
@@ -50,6 +51,7 @@ class Panel:
     x_range: Point | None = None
     y_range: Point | None = None
     log: bool = False
+    marks: Sequence[tuple[float, float, str]] = ()
 
 
 def plots(
@@ -95,8 +97,11 @@ def _panel(panel: Panel, left: float, top: float, width: int, height: int) -> st
             _text((x0 + x1) / 2, (y0 + y1) / 2, "not recorded", f"{_FONT};text-anchor:middle")
         )
         return "".join(out)
-    x_low, x_high = panel.x_range or _range([x for _, points in lines for x, _ in points])
+    marks = () if panel.log else panel.marks
+    x_values = [x for _, points in lines for x, _ in points] + [x for x, _, _ in marks]
+    x_low, x_high = panel.x_range or _range(x_values)
     values = [y for _, points in lines for _, y in points] + [v for v, _ in panel.levels]
+    values += [y for _, y, _ in marks]
     if panel.log:
         values = [math.log10(value) for value in values if value > 0]
     y_low, y_high = panel.y_range or _padded(*_range(values))
@@ -120,6 +125,14 @@ def _panel(panel: Panel, left: float, top: float, width: int, height: int) -> st
         y = place(x_low, value)[1]
         out.append(_path([(x0, y), (x1, y)], f"stroke:{GRAY};stroke-width:1;stroke-dasharray:4 3"))
         out.append(_text(x1, y - 3, label, "font-size:9px;text-anchor:end"))
+    for number, (x, y, label) in enumerate(marks):
+        (x, y), left_side = place(x, y), number % 2 == 1
+        for rise in (3, -3):
+            out.append(
+                _path([(x - 3, y - rise), (x + 3, y + rise)], f"stroke:{GRAY};stroke-width:1.2")
+            )
+        side = f"text-anchor:{'end' if left_side else 'start'}"
+        out.append(_text(x - 5 if left_side else x + 5, y + 3, label, f"font-size:9px;{side}"))
     for line, points in lines:
         placed = [place(x, y) for x, y in points]
         style = f"stroke:{line.color};stroke-width:1.5" + (";stroke-dasharray:4 2" * line.dashed)

@@ -67,9 +67,34 @@ _PLOTS = {
         Quantity("alignment", "alignment", BLUE),
         Quantity("uniformity", "uniformity", ORANGE),
     ),
+    "RankMe": (
+        Quantity("rankme_backbone", "backbone", BLUE),
+        Quantity("rankme", "embeddings", ORANGE),
+    ),
+    "covariance: mean (eigenvalue − 1)²": (Quantity("identity_deviation", "", BLUE),),
+    "covariance: eigenvalues": (
+        Quantity("largest_eigenvalue", "largest", BLUE),
+        Quantity("smallest_eigenvalue", "smallest", ORANGE),
+    ),
     "learning rate": (Quantity("learning_rate", "", PURPLE),),
     "target decay": (Quantity("target_decay", "", PURPLE),),
 }
+# Title -> start of the keys of a plot whose lines depend on the run, the terms of its loss; and how many
+# lines have a legend that fits.
+_FAMILIES = {
+    "share of the gradient": ("force_share/", 6),
+    "cosine between gradients": ("force_cosine/", 3),
+}
+_FAMILY_COLORS = (BLUE, ORANGE, GREEN, PURPLE, GRAY)
+# Alignment and uniformity in Table 12 of the MSBReg paper (arXiv 2207.03552).
+_PUBLISHED = ((0.25, -1.52, "a"), (0.27, -2.95, "b"), (0.26, -2.92, "c"), (0.36, -3.8, "d"))
+_PUBLISHED_CAPTION = (
+    "Crosses in the plane of alignment and uniformity are Table 12 of arXiv 2207.03552 (ImageNet-100, "
+    "ResNet-18): a BYOL, 71.9 %; b BYOL + uniformity loss, 72.1 %; c BYOL + Brownian + singular value loss, "
+    "72.8 %; d MSBReg with 4 views, 80.4 %. The paper does not state of which layer they are (A30 in "
+    "docs/ambiguities.md), so only directions can be compared with this run, not positions: down is more "
+    "uniform, left is better aligned."
+)
 _LEVELS = {"std": "diagnostics.least_std", "effective_rank": "diagnostics.least_rank"}
 _NOT_DRAWN = {*_OVER, "step", "images_per_second", "spectrum", "scores"}
 
@@ -83,6 +108,7 @@ class Curve:
         last: its last value.
         rows: number of rows in the file.
         sample: at most 8 rows for a table: column -> number, or None.
+        caption: what the figure does not say itself; may be empty.
     """
 
     over: str
@@ -90,6 +116,7 @@ class Curve:
     rows: int
     figure: Markup
     sample: list[dict[str, Any]]
+    caption: str = ""
 
 
 def draw_curve(folder: Path, numbers: dict[str, float], label: str) -> Curve:
@@ -118,14 +145,22 @@ def draw_curve(folder: Path, numbers: dict[str, float], label: str) -> Curve:
         for title, quantities in _PLOTS.items()
         if (panel := _panel(title, quantities, series, numbers, over, len(rows) == 1)).lines
     ]
+    plane = _plane(flat_rows, over)
+    families = [_family(title, *keys, series, over) for title, keys in _FAMILIES.items()]
+    panels += [panel for panel in (plane, *families) if panel is not None]
     known = {quantity.key for quantities in _PLOTS.values() for quantity in quantities}
     own = {key for row in rows for key in row}  # excludes the scores of evaluations
-    others = [key for key in series if key in own and key not in known | _NOT_DRAWN]
+    others = [
+        key
+        for key in series
+        if key in own and key not in known | _NOT_DRAWN and not key.startswith("force")
+    ]
     panels += [Panel(key[:40], [Line(series[key], GRAY)], over) for key in others[:_MOST_UNKNOWN]]
     if spectrum := _spectrum(rows, over):
         panels.append(spectrum)
     figure = plots(panels or [Panel("curve", [])], columns=4, label=f"Training curves of {label}")
-    return Curve(over, float(rows[-1][over]), len(rows), Markup(figure), _sample(flat_rows, over))
+    sample, caption = _sample(flat_rows, over), _PUBLISHED_CAPTION if plane else ""
+    return Curve(over, float(rows[-1][over]), len(rows), Markup(figure), sample, caption)
 
 
 def _has(row: Any, over: str) -> bool:
@@ -160,6 +195,45 @@ def _panel(
     setting = _LEVELS.get(quantities[0].key)
     level = numbers.get(setting, _LARGEST) if setting else _LARGEST
     return Panel(title, lines, over, [(level, "collapse")] if abs(level) < _LARGEST else [])
+
+
+def _plane(rows: list[dict[str, Any]], over: str) -> Panel | None:
+    """The path of the run in the plane of alignment and uniformity; None if it has no such metrics."""
+    drawn = [
+        row
+        for row in sorted(rows, key=lambda row: float(row[over]))
+        if all(
+            is_number(row.get(key)) and abs(row[key]) < _LARGEST
+            for key in ("alignment", "uniformity")
+        )
+    ]
+    if not drawn:
+        return None
+    path = [(float(row["alignment"]), float(row["uniformity"])) for row in drawn]
+    last = Line(path[-1:], ORANGE, f"to {over} {drawn[-1][over]:g}")
+    lines = [Line(path, BLUE, f"from {over} {drawn[0][over]:g}"), last]
+    return Panel("uniformity over alignment", lines, "alignment", marks=_PUBLISHED)
+
+
+def _family(
+    title: str,
+    start: str,
+    most: int,
+    series: dict[str, list[tuple[float, float]]],
+    over: str,
+) -> Panel | None:
+    """A plot of the first quantities whose keys have this start; None if there are none."""
+    keys = [key for key in series if key.startswith(start)][:most]
+    lines = [
+        Line(
+            series[key],
+            _FAMILY_COLORS[number % len(_FAMILY_COLORS)],
+            key.removeprefix(start).replace("_", " ").replace(",", ", ")[:40],
+            dashed=number >= len(_FAMILY_COLORS),
+        )
+        for number, key in enumerate(keys)
+    ]
+    return Panel(title, lines, over) if lines else None
 
 
 def _spectrum(rows: list[dict[str, Any]], over: str) -> Panel | None:

@@ -102,3 +102,31 @@ def test_a_long_curve_has_a_small_figure_and_a_short_table(tmp_path):
     assert len(curve.figure) < 12_000
     assert [row["epoch"] for row in (curve.sample[0], curve.sample[-1])] == [0, 4_999]
     assert len(curve.sample) == 8
+
+
+def test_alignment_and_uniformity_share_a_plane_with_the_published_points(tmp_path):
+    rows = [{"epoch": e, "alignment": 0.1 * e, "uniformity": -e} for e in (0, 1, 2)]
+    curve = drawn(tmp_path, *rows)
+    assert "uniformity over alignment</text>" in curve.figure
+    assert "from epoch 0</text>" in curve.figure
+    assert "to epoch 2</text>" in curve.figure
+    assert [f">{letter}</text>" in curve.figure for letter in "abcde"] == [True] * 4 + [False]
+    for point in ("a BYOL, 71.9 %", "d MSBReg with 4 views, 80.4 %", "only directions"):
+        assert point in curve.caption
+    without = drawn(tmp_path, *({"epoch": e, "uniformity": -1.0} for e in (1, 2)))
+    assert (without.caption, "over alignment" in without.figure) == ("", False)
+
+
+def test_the_shares_of_all_terms_are_drawn_in_one_plot(tmp_path):
+    keys = ("force/a_b", "force/c", "force_share/a_b", "force_share/c", "force_cosine/a_b,c")
+    figure = drawn(tmp_path, *({"epoch": e, **dict.fromkeys(keys, 0.5)} for e in (1, 2))).figure
+    assert figure.count("font-weight:600") == 2
+    for text in ("share of the gradient", "cosine between gradients", "a b", "a b, c"):
+        assert f">{text}</text>" in figure
+
+
+@pytest.mark.parametrize("value", ['"high"', "NaN", "null", "1e300", "[1]", "true"])
+def test_a_plane_omits_points_that_cannot_be_drawn(tmp_path, value):
+    good = '{"epoch": 1, "alignment": 0.25, "uniformity": -1.0}'
+    bad = f'{{"epoch": 2, "alignment": {value}, "uniformity": -1.0}}'
+    assert "to epoch 1</text>" in drawn(tmp_path, good, bad).figure

@@ -263,6 +263,12 @@ def test_wide_tables_and_curves_scroll_instead_of_being_cut_off(written):
     assert "<table" not in outside
 
 
+def test_the_plane_of_a_pretraining_has_its_caption(tmp_path):
+    page, _ = report_of(write_pretraining(tmp_path / "runs"), tmp_path)
+    assert "uniformity over alignment</text>" in page
+    assert page.count("so only directions can be compared with this run") == 1
+
+
 def test_each_curve_is_drawn_once(runs, tmp_path, monkeypatch):
     drawn = []
     draw = run_sections.draw_curve
