@@ -23,6 +23,7 @@ from msbreg.run.synchronized_norm import Collectives, synchronized_everywhere
 # default group, which already is a CPU group if the device is the CPU.
 _cpu_group: Any = None
 _alone = False
+_keep = False
 _LONGEST_WAIT = datetime.timedelta(days=30)
 """On the CPU. Processes wait for work of very different length; a process that ends is noticed at once."""
 
@@ -48,11 +49,26 @@ def join(device: torch.device) -> None:
 
 
 def stop() -> None:
-    """Leave the process group."""
+    """Leave the process group, except inside ``kept``."""
     global _cpu_group
-    if dist.is_initialized():
+    if dist.is_initialized() and not _keep:
         dist.destroy_process_group()
         _cpu_group = None
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Stay in the process group between several runs in this process.
+
+    Under torchrun, whose store outlives the group, joining a second time waits forever.
+    """
+    global _keep
+    _keep = True
+    try:
+        yield
+    finally:
+        _keep = False
+        stop()
 
 
 def _grouped() -> bool:

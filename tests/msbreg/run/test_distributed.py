@@ -53,6 +53,16 @@ def test_with_gpus_control_messages_use_a_group_of_their_own_on_the_cpu(monkeypa
     assert used == ["nccl", ("cpu", "a group of gloo")]
 
 
+def test_a_kept_group_is_left_after_the_last_run(monkeypatch):
+    left = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: not left)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: left.append("group"))
+    with distributed.kept():
+        distributed.stop()
+        assert left == []
+    assert left == ["group"]
+
+
 @pytest.fixture
 def agent() -> Iterator[dict[str, str]]:
     """The environment that torchrun's agent gives to its processes, with its store."""

@@ -23,6 +23,7 @@ HEAVY = (
 FROZEN = ("transfer/knn.py", "transfer/linear.py", "transfer/svm.py")
 SCRIPTS = ("pretrain/run.py", *FROZEN, "transfer/detection.py", "transfer/suite.py")
 LATER = (
+    "pretrain/ablate.py",
     "transfer/logistic.py",
     "transfer/robustness.py",
     "transfer/segmentation.py",
@@ -64,6 +65,8 @@ WRONG = [
     ("tools/inspect_checkpoint.py", "README.md --arch resnet19", "'resnet19' is unknown"),
     ("transfer/knn.py", "--tempreature 3", "did you mean --temperature?"),
     ("pretrain/run.py", "--data nowhere", "data 'nowhere' is neither"),
+    ("pretrain/ablate.py", "--rows k4-bs", "'k4-bs' is unknown; did you mean k4-b-s?"),
+    ("pretrain/ablate.py", "--data nowhere", "data 'nowhere' is neither"),
     ("pretrain/run.py", "--classes-file nowhere.txt", "nowhere.txt does not exist"),
     ("pretrain/run.py", "--views 1", "views is 1; expected at least 2"),
     ("transfer/suite.py", "--data nowhere --checkpoint README.md", "data 'nowhere' is neither"),
