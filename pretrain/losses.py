@@ -156,6 +156,8 @@ def uniformity_loss(
 ) -> Tensor:
     """Log of the mean Gaussian potential over all pairs of images of a view, averaged over views.
 
+    Embeddings are normalized here.
+
     Wang and Isola, arXiv 2005.10242, Eq. 5; in [-4t, 0]. MSBReg's Table 12 adds it to BYOL.
 
     >>> uniformity_loss(torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])).item()  # the squared distance is 4
@@ -163,10 +165,11 @@ def uniformity_loss(
     """
 
     def one_view(view: Tensor) -> Tensor:
-        cosines = view @ view.T
-        above = torch.ones_like(cosines).triu(1).bool()
-        squared_distances = (2 - 2 * cosines)[above]
-        return torch.logsumexp(-t * squared_distances, 0) - math.log(len(squared_distances))
+        exponents = -t * (2 - 2 * view @ view.T)
+        # Filled rather than selected: indexing with a mask would wait for the GPU.
+        above = torch.ones_like(exponents, dtype=torch.bool).triu(1)
+        pairs = len(view) * (len(view) - 1) // 2
+        return exponents.masked_fill(~above, -math.inf).flatten().logsumexp(0) - math.log(pairs)
 
     return torch.stack([one_view(view) for view in F.normalize(embeddings, dim=-1)]).mean()
 
@@ -187,7 +190,7 @@ def singular_value_input(
 
 def added_terms(
     embeddings: Tensor,  # (K, N, D)
-    noise: Tensor,  # (N, D)
+    noise: Tensor | None,  # (N, D); only ``brownian`` needs it
     names: Sequence[str],
     *,
     singular_input: str = "raw",
@@ -199,12 +202,15 @@ def added_terms(
     Each is a mean over the views, for the outputs of any method: predictions if it has a predictor, else
     projections.
     """
-    singular = embeddings if singular_of is None else singular_of
-    terms = {
-        "singular_value": lambda: singular_value_loss(
+    terms = {}
+    if "singular_value" in names:
+        singular = embeddings if singular_of is None else singular_of
+        terms["singular_value"] = singular_value_loss(
             singular_value_input(singular, singular_input)
-        ),
-        "brownian": lambda: brownian_loss(embeddings, noise, normalize_noise=normalize_noise),
-        "uniformity": lambda: uniformity_loss(embeddings),
-    }
-    return {name: terms[name]() for name in names}
+        )
+    if "brownian" in names:
+        assert noise is not None
+        terms["brownian"] = brownian_loss(embeddings, noise, normalize_noise=normalize_noise)
+    if "uniformity" in names:
+        terms["uniformity"] = uniformity_loss(embeddings)
+    return terms

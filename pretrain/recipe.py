@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from msbreg.backbones.architectures import architecture
 from msbreg.backbones.vit_architectures import no_resnet
+from msbreg.run.config import differences, plain
 from msbreg.run.errors import UserError
 from msbreg.run.inputs import check_output
 from pretrain.method_settings import (
@@ -18,6 +19,7 @@ from pretrain.method_settings import (
     DBNSettings,
     DeepClusterV2Settings,
     DINOSettings,
+    MethodSettings,
     MoCoV2Settings,
     MoCoV3Settings,
     SimCLRSettings,
@@ -302,6 +304,10 @@ class Config:
             "head.hidden": (self.head.hidden >= 1, "at least 1"),
             "head.out": (self.head.out >= 2, "at least 2"),
             "head.layers": (self.head.layers >= 1, "at least 1"),
+            "head.predictor_hidden": (
+                self.head.predictor_hidden is None or self.head.predictor_hidden >= 1,
+                "null or at least 1",
+            ),
             "optimizer.base_lr": (self.optimizer.base_lr > 0, "more than 0"),
             "optimizer.momentum": (0 <= self.optimizer.momentum < 1, "in [0, 1)"),
             "optimizer.weight_decay": (self.optimizer.weight_decay >= 0, "0 or more"),
@@ -322,12 +328,33 @@ class Config:
             ),
             "optimizer.bias_rate": (self.optimizer.bias_rate >= 0, "0 or more"),
             "diagnostics.every": (self.diagnostics.every >= 1, "at least 1"),
+            "target.views": (
+                self.target.views == "shared" or not self.augment.local_views,
+                "shared with --augment.local_views, because local views have no independent targets",
+            ),
         }
+        for method, settings in self._method_settings().items():
+            expect |= {f"{method}.{key}": check for key, check in settings.expectations().items()}
         for name, (good, expected) in expect.items():
             if not good:
                 group, _, last = name.rpartition(".")
                 value = getattr(getattr(self, group) if group else self, last)
                 raise UserError(f"{name} is {value!r}; expected {expected}. Set it with --{name}")
+        self._refuse_settings_of_other_methods()
+
+    def _method_settings(self) -> dict[str, MethodSettings]:
+        """The groups of single methods, by the name of the method."""
+        return {name: getattr(self, name) for name in METHODS if hasattr(self, name)}
+
+    def _refuse_settings_of_other_methods(self) -> None:
+        for name, group in self._method_settings().items():
+            set_here = differences(plain(group), plain(type(group)()))
+            if name != self.method and set_here:
+                key, value = next(iter(set_here.items()))
+                raise UserError(
+                    f"{name}.{key} is {value!r}, but --method is {self.method}, which does not read it. "
+                    f"Use --method {name}, or omit --{name}.{key}"
+                )
 
     def check_inputs(self) -> None:
         """Check the paths.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from msbreg.backbones.resnet import normalize
 from msbreg.run import distributed
+from msbreg.run.host_to_device import to_device
 from msbreg.train.loop import Loss, Trainable
 from msbreg.train.optimizers import LARS, warmup_cosine
 from pretrain.losses import added_terms
@@ -165,12 +166,16 @@ class PreTraining(Trainable):
             own = {config.method: loss.total} | own
         local = torch.stack([output[-1] for output in outputs])  # (K, B, D)
         embeddings = torch.stack([at.gather(view) for view in local])  # (K, N, D)
-        noise = step_noise(
-            config.seed, at.step, *embeddings.shape[1:], share=config.loss.noise_share
-        )
+        noise = None
+        if "brownian" in config.add:
+            _, images, dimensions = embeddings.shape
+            noise = step_noise(
+                config.seed, at.step, images, dimensions, share=config.loss.noise_share
+            )
+            noise = to_device(noise, embeddings.device)
         terms = added_terms(
             embeddings,
-            noise.to(embeddings.device),
+            noise,
             config.add,
             singular_input=config.loss.singular_input,
             singular_of=embeddings if config.loss.singular_sync else local,
@@ -185,6 +190,8 @@ class PreTraining(Trainable):
         return Loss(total, {"total": total, **own, **terms})
 
     def row(self, step: int, means: dict[str, float]) -> dict[str, Any]:
+        if "uniformity" in means:  # the monitor's metric has that name
+            means = {("uniformity_loss" if k == "uniformity" else k): v for k, v in means.items()}
         return (
             {"epoch": step // self.epoch, "step": step}
             | means

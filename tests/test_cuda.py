@@ -1,6 +1,7 @@
 """On a real GPU: training steps, resuming, DDP, bf16 and kNN. Run them with ``pytest -m cuda``."""
 
 import copy
+import itertools
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +20,11 @@ from msbreg.run.record import read_record
 from msbreg.train.loop import Plan, Trainable, train
 from msbreg.train.state import Checkpoint, State
 from pretrain.methods import build_method
-from pretrain.recipe import Config, HeadSettings
+from pretrain.recipe import AugmentSettings, OptimizerSettings
 from pretrain.training import PreTraining
 from pretrain.view_batches import ViewBatch
 from tests.fake_cuda import devices
+from tests.pretrain.methods import small_methods
 from tests.transfer.detectors import cases
 from tests.transfer.detectors.toys import fit, new_job
 from transfer import knn
@@ -50,27 +52,26 @@ def float32_throughout():
 
 
 def pre_training(device: torch.device, method: str = "msbreg", precision: str = "fp32"):
-    config = Config(
-        method=method,
-        arch="resnet18-tiny",
-        batch_size=8,
+    config = small_methods.settings(
+        method,
         views=3,
         precision=precision,
         head_norm="ln",
-        head=HeadSettings(hidden=16, out=8),
+        augment=AugmentSettings(size=32),
+        optimizer=OptimizerSettings(),
     )
-    torch.manual_seed(0)
     made = build_method(config)
+    made.allocate(small_methods.IMAGES)
     made.to(device, synchronize=False)
-    return PreTraining(made, config, device, steps=STEPS, epoch=2)
+    made.prepare(itertools.islice(views(), small_methods.EPOCH), lambda rows: rows)
+    return PreTraining(made, config, device, steps=STEPS, epoch=small_methods.EPOCH)
 
 
 def views(first: int = 0) -> Iterator[ViewBatch]:
     """Batches of 3 views of 8 images of 32 pixels; a function of their number."""
+    config = small_methods.settings("simclr", views=3, augment=AugmentSettings(size=32))
     for step in range(first, STEPS):
-        generator = torch.Generator().manual_seed(step)
-        pixels = torch.randint(0, 256, (3, 8, 3, 32, 32), generator=generator).to(torch.uint8)
-        yield ViewBatch(list(pixels), torch.arange(8))
+        yield small_methods.batch(config, step)
 
 
 def trained(training: Trainable, batches: Iterator, folder: Path) -> State:
@@ -90,7 +91,7 @@ def assert_moved_alike(start: Tensor, one: Tensor, other: Tensor, tolerance: flo
     assert (one - other).norm() <= tolerance * way
 
 
-@pytest.mark.parametrize("method", ["msbreg", "byol"])
+@pytest.mark.parametrize("method", small_methods.ALL)
 def test_a_step_of_pre_training_has_the_loss_of_the_cpu(method):
     terms = {}
     for device in (GPU, CPU):
@@ -101,14 +102,15 @@ def test_a_step_of_pre_training_has_the_loss_of_the_cpu(method):
             assert devices(loss.total, *loss.terms.values()) == {device.type}
             loss.total.backward()
             for name, value in loss.terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
         terms[device.type] = sums
     assert terms["cuda"] == pytest.approx(terms["cpu"], rel=1e-3)
 
 
+@pytest.mark.parametrize("method", small_methods.ALL)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_pre_training_runs_and_its_weights_stay_float32_and_finite(tmp_path, precision):
-    training = pre_training(GPU, precision=precision)
+def test_pre_training_runs_and_its_weights_stay_float32_and_finite(tmp_path, method, precision):
+    training = pre_training(GPU, method, precision)
     start = weights(training.model)
     state = trained(training, views(), tmp_path)
     assert [row["step"] for row in state.curve] == [2, 4]
@@ -118,15 +120,38 @@ def test_pre_training_runs_and_its_weights_stay_float32_and_finite(tmp_path, pre
     assert not torch.equal(end, start)
 
 
-def test_a_resumed_training_goes_the_way_of_an_uninterrupted_one(tmp_path):
-    whole = pre_training(GPU)
+@pytest.mark.parametrize("method", small_methods.ALL)
+def test_a_step_of_pre_training_does_not_wait_for_the_gpu(method):
+    """Except for W-MSE and DBN, whose decompositions report a failure to the CPU."""
+    training = pre_training(GPU, method)
+    batches = list(views())
+    pinned = [
+        ViewBatch([view.pin_memory() for view in batch.views], batch.images) for batch in batches
+    ]
+    training.train_mode()
+    for step in range(2):  # the first allocates memory, and DeepCluster-v2 clusters in it
+        torch.cuda.set_sync_debug_mode("error" if step and method not in ("wmse", "dbn") else 0)
+        try:
+            for loss in training.losses(training.model, pinned[step], step):
+                loss.total.backward()
+            training.before_update()
+            training.optimizer.step()
+            training.after_step(step)
+        finally:
+            torch.cuda.set_sync_debug_mode(0)
+    assert weights(training.model).isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["moco_v2", "swav", "deepcluster_v2", "dino", "msbreg"])
+def test_a_resumed_training_goes_the_way_of_an_uninterrupted_one(tmp_path, method):
+    whole = pre_training(GPU, method)
     start = weights(whole.model)
     trained(whole, views(), tmp_path / "whole")
 
-    half = pre_training(GPU)
+    half = pre_training(GPU, method)
     (tmp_path / "half").mkdir()
     fit(half, views(), Plan(steps=2, row_every=2), tmp_path / "half")
-    rest, state = pre_training(GPU), State()
+    rest, state = pre_training(GPU, method), State()
     checkpoint = Checkpoint(tmp_path / "half" / "checkpoint.pth", lambda step: {})
     assert checkpoint.restore(rest, state, read_file(checkpoint.path).content) is None
     assert state.step == 2

@@ -10,10 +10,10 @@ from msbreg.backbones.spec import BackboneSpec, Normalization
 from msbreg.neighbors.shortlist import Float32Scores
 from msbreg.neighbors.vectors import Vectors
 from pretrain.methods import build_method
-from pretrain.recipe import Config, HeadSettings
 from pretrain.training import PreTraining
 from pretrain.view_batches import ViewBatch
 from tests.fake_cuda import CUDA, devices, fake_cuda, on_fake_cuda
+from tests.pretrain.methods import small_methods
 from tests.transfer.detectors.cases import CASES, SMALL
 from transfer.detectors.config.yaml_file import default_config
 from transfer.detectors.rcnn import build_model
@@ -103,27 +103,35 @@ def test_a_step_of_the_linear_heads_stays_on_the_gpu(rule):
 # Without a GPU, PyTorch warns that it disables autocast; these tests check devices, not types.
 @pytest.mark.filterwarnings("ignore:CUDA is not available.*autocast:UserWarning")
 @pytest.mark.filterwarnings("ignore:User provided device_type of .cuda.:UserWarning")
-@pytest.mark.parametrize("method", ["msbreg", "byol"])
+@pytest.mark.parametrize("method", small_methods.ALL)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_pre_training_losses_are_on_the_gpu(method, precision):
-    config = Config(
-        method=method,
-        arch="resnet18-tiny",
-        batch_size=4,
-        views=3,
-        precision=precision,
-        head=HeadSettings(hidden=16, out=8),
-    )
+def test_a_step_of_pre_training_stays_on_the_gpu_and_reads_nothing_from_it(method, precision):
+    """Reading a value, as ``item()`` or a mask as index do, raises an error: fake tensors have none."""
+    terms = ("uniformity",) if method == "msbreg" else ("singular_value", "brownian", "uniformity")
+    config = small_methods.settings(method, precision=precision, add=terms)
     made = build_method(config)
-    training = PreTraining(made, config, CUDA, steps=2, epoch=1)
+    made.allocate(small_methods.IMAGES)
+    training = PreTraining(made, config, CUDA, steps=6, epoch=2)
+    batch = small_methods.batch(config, 1)
     with fake_cuda(), torch.no_grad():
-        on_fake_cuda(made.online)
-        on_fake_cuda(made.target)
-        views = torch.zeros(3, 4, 3, 32, 32, dtype=torch.uint8)
-        parts = list(training.losses(made.online, ViewBatch(list(views), torch.arange(4)), 0))
-    assert len(parts) == 3
+        for network in made.networks().values():
+            on_fake_cuda(network)
+        made.memory = {
+            name: torch.empty(value.shape, dtype=value.dtype, device=CUDA)
+            for name, value in made.memory.items()
+        }
+        views = [torch.empty(view.shape, dtype=torch.uint8) for view in batch.views]
+        images = torch.empty(len(batch.images), dtype=torch.int64)
+        # Step 1: DeepCluster-v2 reads the memory once per epoch, at its first step.
+        parts = list(training.losses(made.trained, ViewBatch(views, images), 1))
+        for parameter in made.trained.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        training.before_update()
+        training.after_step(1)
+    assert len(parts) == training.parts
     for part in parts:
         assert devices(part.total, *part.terms.values()) == {"cuda"}
+    assert not made.memory or devices(*made.memory.values()) == {"cuda"}
 
 
 @pytest.mark.parametrize("case", ["c4-extra-norm", "fpn-r18-mask"])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from msbreg.backbones.architectures import ARCHITECTURES, Architecture, architecture
 from msbreg.backbones.backbone_interface import Backbone
 from msbreg.backbones.spec import IMAGENET, BackboneSpec, Normalization
+from msbreg.run.host_to_device import to_device
 
 
 def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
@@ -242,8 +243,10 @@ def normalize(
     normalization: Normalization = IMAGENET,
 ) -> Tensor:  # (..., 3, H, W) float32, channels_last if 4-dimensional
     """Move images to the device, and apply the normalization and channel order of the network."""
-    mean = torch.tensor(normalization.mean, device=device).view(3, 1, 1) * 255
-    std = torch.tensor(normalization.std, device=device).view(3, 1, 1) * 255
+    mean, std = (
+        to_device(torch.tensor(values).view(3, 1, 1) * 255, device)
+        for values in (normalization.mean, normalization.std)
+    )
     out = images.to(device, non_blocking=True).float()
     if normalization.channels == "BGR":
         out = out.flip(-3)

@@ -40,13 +40,14 @@ def diverged(step: int, what: str, advice: str) -> Diverged:
 
 @contextlib.contextmanager
 def explaining_divergence(step: int, advice: str) -> Iterator[None]:
-    """Turn FloatingPointError and NotFinite into Diverged with the step and the advice.
+    """Turn FloatingPointError, LinAlgError and NotFinite into Diverged with the step and the advice.
 
-    Detectors raise FloatingPointError for non-finite proposals, before a loss is computed.
+    Detectors raise FloatingPointError for non-finite proposals, before a loss is computed. Whitening raises
+    LinAlgError for a covariance that has no inverse, as that of collapsed embeddings.
     """
     try:
         yield
-    except (FloatingPointError, NotFinite) as error:
+    except (FloatingPointError, NotFinite, torch.linalg.LinAlgError) as error:
         raise diverged(step, str(error).partition("\n")[0].rstrip("."), advice) from error
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from msbreg.run.host_to_device import to_device
 from msbreg.train.loop import Loss
 from pretrain.losses import added_terms, other_views, pairwise_loss
 from pretrain.methods.method import Moment, Outputs, WithTarget, step_noise
@@ -35,7 +36,7 @@ class BYOL(WithTarget):
             )
             logged = added_terms(
                 predictions,
-                noise.to(predictions.device),
+                to_device(noise, predictions.device),
                 ("singular_value", "brownian"),
                 singular_input=options.singular_input,
                 normalize_noise=options.normalize_noise,

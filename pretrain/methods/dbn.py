@@ -22,6 +22,11 @@ class DBN(OneNetwork):
                 f"dbn.group is {config.dbn.group}; expected a divisor of head.out, {config.head.out}. Set it "
                 "with --dbn.group"
             )
+        if config.dbn.epsilon == 0 and config.batch_size <= config.dbn.group:
+            raise UserError(
+                f"dbn.epsilon is 0; expected more than 0, because the covariance of {config.batch_size} "
+                f"images in groups of {config.dbn.group} dimensions has no inverse. Set it with --dbn.epsilon"
+            )
         super().__init__(config, projected(config))
 
     def loss(self, outputs: Sequence[Outputs], targets: Any, at: Moment) -> Loss:

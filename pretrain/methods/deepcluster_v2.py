@@ -9,6 +9,7 @@ from torch import Tensor
 
 from msbreg.backbones.resnet import normalize
 from msbreg.run.errors import UserError
+from msbreg.run.host_to_device import to_device
 from msbreg.train.loop import Loss
 from pretrain.methods.encoders import projected
 from pretrain.methods.method import Gather, Moment, OneNetwork, Outputs, step_generator
@@ -33,7 +34,7 @@ class DeepClusterV2(OneNetwork):
     writes_memory = True
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config, projected(config))
+        super().__init__(config, projected(config, bias=True))
 
     def allocate(self, images: int) -> None:
         options, dimensions = self.config.deepcluster_v2, self.config.head.out
@@ -62,7 +63,7 @@ class DeepClusterV2(OneNetwork):
             self._cluster(at.epoch)
         embeddings = [at.gather(z) for (z,) in outputs]  # K + V of (N, D)
         units = [F.normalize(z, dim=-1) for z in embeddings]
-        positions = at.gather(at.images.to(units[0].device))
+        positions = at.gather(to_device(at.images, units[0].device))
         losses = [
             cluster_assignment_loss(
                 [unit @ self.memory[f"centroids{number}"].T for unit in units],
@@ -76,7 +77,7 @@ class DeepClusterV2(OneNetwork):
         return Loss(total, {"total": total})
 
     def _remember(self, embeddings: list[Tensor], batch: ViewBatch, gather: Gather) -> None:
-        positions = gather(batch.images.to(embeddings[0].device))
+        positions = gather(to_device(batch.images, embeddings[0].device))
         self._store([F.normalize(z, dim=-1) for z in embeddings], positions)
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msbreg.backbones.resnet import build_backbone, embed
+from msbreg.backbones.resnet import build_backbone
 from msbreg.train.loop import Loss
 from pretrain.methods.encoders import Target, copied, seeded
 from pretrain.methods.method import Gather, Moment, Outputs, WithTarget
@@ -16,14 +16,15 @@ from pretrain.objectives.distillation import (
     teacher_temperature,
     updated_center,
 )
+from pretrain.objectives.precision import full_precision
 from pretrain.recipe import Config
 
 
 class Head(nn.Module):
     """Linear layers with GELU to a bottleneck, L2 normalization, and a last layer with unit weights.
 
-    The last layer is weight-normalized with its length fixed at 1, as in the authors' recipe for training
-    without BatchNorm in the head.
+    No BatchNorm, and a last layer that is weight-normalized with its length fixed at 1: the defaults of the
+    authors' code.
     """
 
     def __init__(self, inputs: int, config: Config) -> None:
@@ -42,17 +43,31 @@ class Head(nn.Module):
     def forward(
         self,
         features: Tensor,  # (B, C)
+    ) -> Tensor:  # (B, D), the bottleneck
+        return self.layers(features)
+
+    def scores(
+        self,
+        bottleneck: Tensor,  # (B, D)
     ) -> Tensor:  # (B, P), in [-1, 1]
-        return F.linear(
-            F.normalize(self.layers(features), dim=-1), F.normalize(self.last.weight, dim=-1)
-        )
+        """The output of the head."""
+        return cosines(bottleneck, self.last.weight)
+
+
+@full_precision
+def cosines(
+    embeddings: Tensor,  # (B, D)
+    prototypes: Tensor,  # (P, D)
+) -> Tensor:  # (B, P)
+    return F.normalize(embeddings, dim=-1) @ F.normalize(prototypes, dim=-1).T
 
 
 class DINO(WithTarget):
     """Every view of the student against the K full-size views of the teacher, except itself.
 
     The loss is a mean over images, so each process computes that of its own images; the center is the mean
-    over all. The teacher is evaluated.
+    over all. The teacher is evaluated. Networks return the bottleneck, at which ``--add`` and the monitor
+    look: scores hardly vary by design.
     """
 
     view_by_view = False
@@ -72,7 +87,7 @@ class DINO(WithTarget):
 
     @torch.no_grad()
     def targets(self, views: Iterable[Tensor], gather: Gather) -> list[Tensor]:  # K of (B, P)
-        teacher = [self.target(view).float() for view in views]
+        teacher = [_head(self.target).scores(self.target(view)) for view in views]
         self.means = gather(torch.cat(teacher).mean(0, keepdim=True))  # (processes, P)
         return teacher
 
@@ -85,7 +100,7 @@ class DINO(WithTarget):
             warmup_epochs=round(options.warmup_epochs),
         )
         total = self_distillation_loss(
-            [output for (output,) in outputs],
+            [_head(self.online).scores(bottleneck) for (bottleneck,) in outputs],
             targets,
             self.memory["center"],
             student_temperature=options.student_temperature,
@@ -104,14 +119,13 @@ class DINO(WithTarget):
         if step < options.freeze_epochs * per_epoch:
             last.grad = None
 
-    def project(self, images: Tensor) -> Tensor:
-        """The input of the last layer, before it is normalized; its outputs hardly vary by design."""
-        head = self.online.projector
-        assert isinstance(head, Head)
-        return head.layers(embed(self.online.backbone, images))
-
     def after_step(self, step: int, steps: int) -> None:
         super().after_step(step, steps)
         self.memory["center"] = updated_center(
             self.memory["center"], [self.means], momentum=self.config.dino.center_momentum
         )
+
+
+def _head(network: Target) -> Head:
+    assert isinstance(network.projector, Head)
+    return network.projector

@@ -48,36 +48,45 @@ class Online(Target):
 
 
 def head(
-    inputs: int, hidden: int, outputs: int, norm: str, *, layers: int = 2, output_norm: bool = False
+    inputs: int,
+    hidden: int,
+    outputs: int,
+    norm: str,
+    *,
+    layers: int = 2,
+    output_norm: bool = False,
+    bias: bool = False,
 ) -> nn.Sequential:
     """Linear, norm, ReLU, Linear: the architecture of projector and predictor (BYOL, appendix C).
 
-    The output is not normalized (A19), and the last layer has no bias (deepmind-research, ``networks.py``).
+    By default the output is not normalized (A19), and the last layer has no bias (deepmind-research,
+    ``networks.py``).
 
     Args:
         layers: number of linear layers; all but the last are followed by norm and ReLU.
         output_norm: whether BatchNorm without affine parameters follows.
+        bias: whether the last layer has a bias.
     """
     assert norm in NORMS, norm
     widths = [inputs] + [hidden] * (layers - 1)
     modules: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):
         modules += [nn.Linear(before, after), NORMS[norm](after), nn.ReLU(inplace=True)]
-    modules.append(nn.Linear(widths[-1], outputs, bias=False))
+    modules.append(nn.Linear(widths[-1], outputs, bias=bias))
     if output_norm:
         modules.append(nn.BatchNorm1d(outputs, affine=False))
     return nn.Sequential(*modules)
 
 
-def projected(config: Config) -> Target:
+def projected(config: Config, *, bias: bool = False) -> Target:
     """A projector on a backbone with the weights of the untrained twin, ``build_backbone(arch, seed)``."""
     backbone = build_backbone(config.arch, seed=config.seed)
     with seeded(config.seed + 1):
-        return Target(backbone, projector(config, backbone))
+        return Target(backbone, projector(config, backbone, bias=bias))
 
 
-def projector(config: Config, backbone: ResNet) -> nn.Sequential:
-    """The projector that the settings describe."""
+def projector(config: Config, backbone: ResNet, *, bias: bool = False) -> nn.Sequential:
+    """The projector that the settings describe; the authors of a method decide on the ``bias`` at its end."""
     options = config.head
     return head(
         backbone.channels["c5"],
@@ -86,13 +95,14 @@ def projector(config: Config, backbone: ResNet) -> nn.Sequential:
         config.head_norm,
         layers=options.layers,
         output_norm=options.output_norm,
+        bias=bias,
     )
 
 
-def predictor(config: Config, *, output_norm: bool = False) -> nn.Sequential:
+def predictor(config: Config, *, output_norm: bool = False, bias: bool = False) -> nn.Sequential:
     """The predictor that the settings describe; always of two layers."""
-    hidden = config.head.predictor_hidden or config.head.hidden
-    return head(config.head.out, hidden, config.head.out, config.head_norm, output_norm=output_norm)
+    out, hidden = config.head.out, config.head.predictor_hidden or config.head.hidden
+    return head(out, hidden, out, config.head_norm, output_norm=output_norm, bias=bias)
 
 
 def build_networks(config: Config, *, output_norm: bool = False) -> tuple[Online, Target]:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msbreg.run import distributed
 from msbreg.run.errors import UserError
 from msbreg.train.loop import Loss
 from pretrain.losses import other_views
@@ -18,9 +19,10 @@ from pretrain.recipe import Config
 class MoCoV2(WithTarget):
     """The first view is the query and the others are the keys, or each in turn if ``symmetric``.
 
-    The authors shuffle the images over GPUs, so that BatchNorm statistics of queries and keys differ. Here
-    BatchNorm is synchronized, which has the same purpose and makes the result independent of the number of
-    processes.
+    The queue holds keys of other batches, so the BatchNorm statistics of a batch could tell a query which key
+    is of the same batch. The authors' remedy is here as well: with several processes and ``--sync_bn false``,
+    most keys of a process's images are computed by other processes (MoCo, arXiv 1911.05722, section 3.3). A
+    single process, and SyncBatchNorm, have no such protection.
     """
 
     def __init__(self, config: Config) -> None:
@@ -31,7 +33,7 @@ class MoCoV2(WithTarget):
                 f"moco_v2.queue is {options.queue}; expected at least the keys of a step, "
                 f"{config.batch_size} x {self.key_views}. Set it with --moco_v2.queue"
             )
-        online = projected(config)
+        online = projected(config, bias=True)
         super().__init__(config, (online, copied(online)))
         generator = step_generator(config.seed, 0)
         queue = torch.randn(options.queue, config.head.out, generator=generator)
@@ -44,9 +46,24 @@ class MoCoV2(WithTarget):
     def target_views(self, views: int) -> range:
         return range(views - self.key_views, views)
 
+    @torch.no_grad()
     def targets(self, views: Iterable[Tensor], gather: Gather) -> Tensor:  # (A, N, D)
-        self.keys = F.normalize(super().targets(views, gather), dim=-1)
+        keys = [self._shuffled_keys(view, gather).float() for view in views]
+        self.keys = F.normalize(torch.stack(keys), dim=-1)
         return self.keys
+
+    def _shuffled_keys(self, view: Tensor, gather: Gather) -> Tensor:  # (N, D)
+        """The keys in the order of the images, each computed among images of all processes.
+
+        A process has consecutive images of the batch and computes every world-th key. Images are in random
+        order, so that is as good as a random permutation.
+        """
+        world = distributed.world_size()
+        if world == 1 or self.config.sync_bn:
+            return gather(self.target(view))
+        images = gather(view)[distributed.rank() :: world]
+        keys = gather(self.target(images.contiguous(memory_format=torch.channels_last)))
+        return keys.unflatten(0, (world, -1)).transpose(0, 1).flatten(0, 1)
 
     def loss(
         self,

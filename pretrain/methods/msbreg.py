@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from msbreg.run.host_to_device import to_device
 from msbreg.train.loop import Loss
 from pretrain.losses import msbreg_loss, other_views
 from pretrain.methods.method import Moment, Outputs, WithTarget, step_noise
@@ -25,7 +26,7 @@ class MSBReg(WithTarget):
         loss = msbreg_loss(
             predictions,
             targets if options.include_self else other_views(targets, at.view),
-            noise.to(predictions.device),
+            to_device(noise, predictions.device),
             lambda_s=config.lambda_s,
             lambda_b=config.lambda_b,
             singular_input=options.singular_input,

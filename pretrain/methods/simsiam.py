@@ -26,14 +26,17 @@ class Siamese(Online):
 
 
 class SimSiam(OneNetwork):
-    """Each prediction against the projections of the other views, which get no gradient."""
+    """Each prediction against the projections of the other views, which get no gradient.
+
+    The predictor's last layer has a bias, as in the authors' code.
+    """
 
     online: Siamese
 
     def __init__(self, config: Config) -> None:
         backbone = build_backbone(config.arch, seed=config.seed)
         with seeded(config.seed + 1):
-            network = Siamese(backbone, projector(config, backbone), predictor(config))
+            network = Siamese(backbone, projector(config, backbone), predictor(config, bias=True))
         super().__init__(config, network)
 
     def loss(self, outputs: Sequence[Outputs], targets: Any, at: Moment) -> Loss:

@@ -42,7 +42,7 @@ class SwAV(OneNetwork):
             )
         with seeded(config.seed + 2):
             prototypes = torch.randn(options.prototypes, config.head.out)
-        super().__init__(config, WithPrototypes(projected(config), prototypes))
+        super().__init__(config, WithPrototypes(projected(config, bias=True), prototypes))
         if options.queue:
             self.memory["queue"] = torch.zeros(config.views, options.queue, config.head.out)
         self.embeddings = torch.empty(0)  # (K, N, D) of this step, for the queue
@@ -70,9 +70,10 @@ class SwAV(OneNetwork):
         return codes[: len(scores)]
 
     def before_update(self, step: int, per_epoch: int) -> None:
-        prototypes = self.online.prototypes
-        if step < self.config.swav.freeze_epochs * per_epoch and prototypes.grad is not None:
-            prototypes.grad.zero_()
+        """Keep the prototypes fixed in the first epochs."""
+        if step < self.config.swav.freeze_epochs * per_epoch:
+            # Not 0, which would leave weight decay and momentum.
+            self.online.prototypes.grad = None
 
     @torch.no_grad()
     def after_step(self, step: int, steps: int) -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from msbreg.run.host_to_device import to_device
 from pretrain.objectives.precision import full_precision
 
 
@@ -57,7 +58,7 @@ def w_mse_loss(
         )
 
     def one_partition() -> Tensor:
-        order = torch.randperm(images, generator=generator).to(embeddings.device)
+        order = to_device(torch.randperm(images, generator=generator), embeddings.device)
         parts = order.tensor_split(images // size)
         white = [cholesky_whitened(embeddings[:, part], epsilon=epsilon) for part in parts]
         return mean_over_pairs(cosine_distance, torch.cat(white, dim=1))
@@ -152,7 +153,7 @@ def decorrelated(
             f"expected more than {width} images, more groups, or epsilon > 0"
         )
     order = torch.arange(dimensions) if shuffle is None else shuffle
-    order = order.to(embeddings.device)
+    order = to_device(order, embeddings.device)
     grouped = embeddings[:, order].unflatten(1, (groups, width)).transpose(0, 1)  # (G, N, D / G)
     centered = grouped - grouped.mean(1, keepdim=True)
     covariance = centered.mT @ centered / images

@@ -51,7 +51,8 @@ def training(method: str, **changes) -> PreTraining:
         "wmse": WMSESettings(size=6),
         "dbn": DBNSettings(group=4),
     }
-    config = Config(method=method, **settings | changes)
+    own = {name: value for name, value in settings.items() if name not in METHODS or name == method}
+    config = Config(method=method, **own | changes)
     made = build_method(config)
     made.allocate(IMAGES)
     made.to(CPU, synchronize=False)

@@ -1,10 +1,12 @@
 """Complete runs of the script: started, stopped, killed and resumed as by a user."""
 
+import functools
 import json
 import random
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from msbreg.data.images import balanced_subset, held_out_tail
 from msbreg.data.sources import open_source
 from msbreg.run.config import Card
 from msbreg.run.errors import RunFailed, UserError
+from msbreg.run.options import parse
 from msbreg.run.record import is_as_before, read_record
 from pretrain.recipe import (
     AugmentSettings,
@@ -67,7 +70,8 @@ def arguments(data: Path, output: Path, *more: str) -> list[str]:
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
     content = load_checkpoint(output / "checkpoint.pth")
-    return {f"{part}.{k}": v for part in ("online", "target") for k, v in content[part].items()}
+    parts = ("online", "target", "memory")
+    return {f"{part}.{k}": v for part in parts for k, v in content.get(part, {}).items()}
 
 
 def assert_bit_equal(first: Path, second: Path) -> None:
@@ -139,6 +143,16 @@ def test_a_run_writes_a_checkpoint_a_record_and_a_curve(data, tmp_path):
     assert backbone(torch.zeros(1, 3, 16, 16))["c5"].shape[1] == 256
 
 
+def test_the_network_that_the_authors_of_dino_evaluate_is_loaded_by_default(data, tmp_path):
+    run(*parse(Config, arguments(data, tmp_path / "run", *LONG["dino"].split())))
+    content = load_checkpoint(tmp_path / "run" / "checkpoint.pth")
+    backbone, provenance = load_backbone(tmp_path / "run" / "checkpoint.pth")
+    assert provenance.encoder == "target backbone"
+    loaded = backbone.state_dict()["conv1.weight"]
+    assert torch.equal(loaded, content["target"]["backbone.conv1.weight"])
+    assert not torch.equal(loaded, content["online"]["backbone.conv1.weight"])
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -171,19 +185,45 @@ def test_workers_do_not_change_the_weights(data, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def long_run(tmp_path_factory) -> tuple[Path, Path]:
-    """The data and the folder of an uninterrupted run of 16 steps."""
+def long_run(tmp_path_factory) -> Callable[[str], tuple[Path, Path]]:
+    """Method -> the data and the folder of an uninterrupted run of 16 steps."""
     folder = tmp_path_factory.mktemp("long")
     data = write_folder(folder / "data", train=8, val=4)
-    run(small(data, folder / "whole", epochs=4))
-    return data, folder / "whole"
+
+    @functools.cache
+    def whole(method: str) -> tuple[Path, Path]:
+        flags = arguments(data, folder / method, "--epochs", "4", *LONG[method].split())
+        run(*parse(Config, flags))
+        return data, folder / method
+
+    return whole
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(long_run, tmp_path, how):
-    data, whole = long_run
+LONG = {
+    "msbreg": "",
+    "moco_v2": "--method moco_v2 --moco_v2.queue 10",
+    "swav": "--method swav --swav.prototypes 5 --swav.queue 8 --swav.queue_from_epoch 1 "
+    "--augment.local_views 1 --augment.local_size 8",
+    "deepcluster_v2": "--method deepcluster_v2 --deepcluster_v2.clusters [3,4]",
+    "dino": "--method dino --dino.prototypes 6 --dino.bottleneck 5",
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "method"),
+    [
+        (signal.SIGTERM, "msbreg"),
+        (signal.SIGINT, "deepcluster_v2"),
+        (signal.SIGKILL, "moco_v2"),  # a queue
+        (signal.SIGKILL, "swav"),  # a queue and prototypes
+        (signal.SIGKILL, "dino"),  # a center
+    ],
+)
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(long_run, tmp_path, how, method):
+    data, whole = long_run(method)
     broken = tmp_path / "broken"
-    long = ("--epochs", "4", "--save_seconds", "0.001")  # a checkpoint at every step
+    # A checkpoint at every step.
+    long = ("--epochs", "4", "--save_seconds", "0.001", *LONG[method].split())
     stopped = Program(SCRIPT, arguments(data, broken, *long), cwd=tmp_path)
     checkpoint = broken / "checkpoint.pth"
     deadline = time.monotonic() + 120

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch.nn.functional import normalize
 
 from msbreg.run import distributed
 from pretrain.methods import build_method
 from pretrain.recipe import Config, HeadSettings, LossSettings, OptimizerSettings
 from pretrain.training import PreTraining
 from pretrain.view_batches import ViewBatch
+from tests.pretrain.methods.small_methods import ALL, IMAGES, OWN
 
 CPU = torch.device("cpu")
 STEPS = 5  # of ``changes``
@@ -39,13 +41,18 @@ def training_of(
         head=HeadSettings(hidden=16, out=8),
         loss=LossSettings(**options),
         optimizer=OptimizerSettings(base_lr=0.01, warmup_epochs=0),
+        **({method: OWN[method]} if method in OWN else {}),
     )
     made = build_method(config)
+    made.allocate(IMAGES)
+    if "embeddings" in made.memory:  # DeepCluster-v2 would fill it in training mode
+        rows = torch.randn(3, IMAGES, 8, generator=torch.Generator().manual_seed(2))
+        made.memory["embeddings"] = normalize(rows, dim=-1)
     made.to(device, synchronize=synchronize)
     made.train_mode()
     if norm != "bn":  # local statistics would differ: BatchNorm of the backbones in eval mode
-        made.online.backbone.eval()
-        made.target.backbone.eval()
+        for network in made.networks().values():
+            network.get_submodule("backbone").eval()
     return PreTraining(made, config, device, steps=steps, epoch=steps)
 
 
@@ -56,14 +63,16 @@ def backward(training: PreTraining, forward: torch.nn.Module, step: int) -> dict
     views = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
     share = 8 // distributed.world_size()
     first = distributed.rank() * share
-    images = ViewBatch(list(views[:, first : first + share]), torch.arange(share))
-    parts = training.losses(forward, images, step)
+    images = torch.arange(first, first + share)
+    batch = ViewBatch(list(views[:, first : first + share]), images)
+    parts = training.losses(forward, batch, step)
     terms: dict = {}
     for number in range(training.parts):
         with distributed.averaging(forward, now=number == training.parts - 1):
             loss = next(parts)
             loss.total.backward()
-        terms = {name: terms.get(name, 0) + float(value) for name, value in loss.terms.items()}
+        for name, value in loss.terms.items():
+            terms[name] = terms.get(name, 0) + float(value.detach())
     return terms
 
 
@@ -116,6 +125,12 @@ if __name__ == "__main__":
         result = gather_with_gradient()
         result["any"] = distributed.any_of([distributed.rank() == 1, False])
         result["objects"] = distributed.gather_objects(f"from {distributed.rank()}")
+    elif task == "methods":
+        result = {
+            method: gradient_of_one_step(method, "ln", {"singular_sync": True})
+            for method in ALL
+            if method not in ("msbreg", "byol")
+        }
     elif task == "synchronized":
         result = {
             m: gradient_of_one_step(m, "bn", {"singular_sync": True}) for m in ("msbreg", "byol")

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from msbreg.run.errors import RunFailed
-from msbreg.train.health import LossMeter, check_finite, memory_advice
+from msbreg.train.health import (
+    Diverged,
+    LossMeter,
+    check_finite,
+    explaining_divergence,
+    memory_advice,
+)
 from msbreg.train.state import State
 
 
@@ -82,3 +88,12 @@ def test_non_finite_weights_are_reported_by_name_with_advice():
         RunFailed, match=r"step 5: 1 tensor is not finite, starting with one\.\nTry less"
     ):
         check_finite(bad, 5, "Try less.")
+
+
+def test_a_covariance_without_inverse_is_reported_as_divergence():
+    singular = torch.zeros(2, 2)
+    with (
+        pytest.raises(Diverged, match=r"training diverged at step 7: .*not positive-definite"),
+        explaining_divergence(7, "Try less."),
+    ):
+        torch.linalg.cholesky(singular)
