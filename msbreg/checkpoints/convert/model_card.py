@@ -5,28 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from msbreg.checkpoints.convert.citations import CITATIONS
 from msbreg.checkpoints.convert.to_torchvision import snippet
 from msbreg.run.config import flat
 
 Card = Callable[[dict[str, Any], dict[str, Any], str], str]
 """Provenance, certificate and file name -> Markdown."""
-
-CITATIONS = {
-    "msbreg": """\
-@article{moon2022embedding,
-  title   = {An Embedding-Dynamic Approach to Self-supervised Learning},
-  author  = {Moon, Suhong and Buracas, Domas and Park, Seunghyun and Kim, Jinkyu and Canny, John},
-  journal = {arXiv preprint arXiv:2207.03552},
-  year    = {2022}
-}""",
-    "byol": """\
-@inproceedings{grill2020bootstrap,
-  title     = {Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning},
-  author    = {Grill, Jean-Bastien and Strub, Florian and Altch{\\'e}, Florent and others},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2020}
-}""",
-}
 
 
 @dataclass(frozen=True)
