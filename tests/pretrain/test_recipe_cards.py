@@ -254,6 +254,19 @@ def shrunk(config: Config) -> Config:
     """The same method and settings with a tiny network on a few tiny images."""
     replace = dataclasses.replace
     augment = replace(config.augment, size=16, local_size=8)
+    small: dict[str, dict[str, Any]] = {
+        "moco_v2": {"queue": 16},
+        "swav": {"prototypes": 6},
+        "deepcluster_v2": {"clusters": (3, 3, 3)},
+        "wmse": {"size": 8},
+        "dbn": {"group": 2},
+        "dino": {"prototypes": 6, "bottleneck": 4},
+    }
+    own = {
+        name: replace(getattr(config, name), **changes)
+        for name, changes in small.items()
+        if name == config.method
+    }
     return replace(
         config,
         arch="resnet18-tiny",
@@ -263,12 +276,7 @@ def shrunk(config: Config) -> Config:
         head=replace(config.head, hidden=8, out=4, predictor_hidden=None),
         augment=replace(augment, local_views=min(augment.local_views, 2)),
         optimizer=replace(config.optimizer, warmup_epochs=0.5, warmup_start=0.0),
-        moco_v2=replace(config.moco_v2, queue=16),
-        swav=replace(config.swav, prototypes=6),
-        deepcluster_v2=replace(config.deepcluster_v2, clusters=(3, 3, 3)),
-        wmse=replace(config.wmse, size=8),
-        dbn=replace(config.dbn, group=2),
-        dino=replace(config.dino, prototypes=6, bottleneck=4),
+        **own,
     )
 
 
