@@ -94,9 +94,8 @@ def _check(options: argparse.Namespace) -> None:
         )
     script = Path(options.command[0])
     if script.suffix != ".py" or not script.is_file():
-        raise UserError(
-            f"{script} is not a Python file; expected a script, such as pretrain/run.py"
-        )
+        what = "is not a Python file" if script.exists() else f"does not exist in {Path.cwd()}"
+        raise UserError(f"{script} {what}; expected the path of a script, such as pretrain/run.py")
     if not check_script(script, options.command[1:]):
         print(f"{script} checks its options itself, when it starts")
     if options.check:

@@ -28,7 +28,7 @@ TEMPLATE = ROOT / "docs" / "examples" / "pretrain.sbatch"
     ("words", "message"),
     [
         (["--nodes", "2"], "no script was given"),
-        (["--", "pretrain/nothing.py"], "nothing.py is not a Python file"),
+        (["--", "pretrain/nothing.py"], "nothing.py does not exist in"),
         (["--nodes", "0", "--", str(PRETRAIN)], "--nodes is 0; expected at least 1"),
         (["--hours", "0.05", "--", str(PRETRAIN)], "expected more than twice --grace"),
     ],
