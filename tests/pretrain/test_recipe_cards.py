@@ -22,7 +22,7 @@ from pretrain.view_batches import ViewBatch
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 CARDS = [file for file in sorted(FOLDER.glob("*.yaml")) if script_of_card(file) == Config.script]
-OURS = ("cifar10_msbreg", "digits_msbreg", "photos_msbreg")  # of no paper
+OURS = ("cifar10_msbreg", "photos_msbreg", *(f"digits_{name}" for name in METHODS))  # of no paper
 
 # ---- MSBReg: §7.1, §7.2 and Table 9 of the paper
 
