@@ -31,7 +31,8 @@ from msbreg.run.config import Card, differences, flat, plain
 from msbreg.run.errors import EXIT_INTERRUPTED, Interrupted, RunFailed, UserError, did_you_mean
 from msbreg.run.files import output_folder, write_atomically
 from msbreg.run.json_files import misfits, read_json
-from msbreg.run.options import NO_OPTION, main, read_options
+from msbreg.run.option_types import NO_OPTION
+from msbreg.run.options import main, read_options
 from msbreg.run.record import HARMLESS, is_as_before, matches, read_record
 from pretrain import recipe
 from pretrain.ablation_tables import TABLES, Row

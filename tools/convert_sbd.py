@@ -23,7 +23,7 @@ from msbreg.data.digits.writers import voc_palette
 from msbreg.data.segmentation.voc_maps import FOLDERS, VOC_MAPS
 from msbreg.run.errors import UserError, exit_codes
 from msbreg.run.files import open_regular, write_atomically
-from msbreg.run.options import ToolParser
+from tools.tool_parser import ToolParser
 
 
 def read_sbd(file: Path) -> np.ndarray:  # (H, W) uint8

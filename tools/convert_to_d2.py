@@ -35,7 +35,7 @@ from msbreg.run.errors import (
     exit_codes,
 )
 from msbreg.run.inputs import check_checkpoint
-from msbreg.run.options import ToolParser
+from tools.tool_parser import ToolParser
 
 TARGET_NAMES = ("detectron2", "torchvision", "timm", "mmseg", "huggingface", "safetensors")
 ENDINGS = (".pth", ".tar", ".pt", ".ckpt", ".pkl", ".bin", ".torch", ".pyth", ".safetensors")

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from msbreg.run.errors import exit_codes
-from msbreg.run.options import ToolParser
+from tools.tool_parser import ToolParser
 
 if __name__ == "__main__":  # options are checked before PyTorch is imported
     with exit_codes():

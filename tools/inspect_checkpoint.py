@@ -26,7 +26,7 @@ from typing import Any
 from msbreg.backbones.vit_architectures import check_backbone_name
 from msbreg.run.errors import EXIT_USER_ERROR, UserError, exit_codes
 from msbreg.run.inputs import check_checkpoint
-from msbreg.run.options import ToolParser
+from tools.tool_parser import ToolParser
 
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:

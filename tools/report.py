@@ -13,7 +13,7 @@ if not __package__:
 
 from msbreg.run.errors import UserError, exit_codes
 from msbreg.run.inputs import check_output
-from msbreg.run.options import ToolParser
+from tools.tool_parser import ToolParser
 
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:

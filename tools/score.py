@@ -24,7 +24,7 @@ from dataclasses import replace
 
 from msbreg.run.errors import EXIT_FAILED, EXIT_USER_ERROR, RunFailed, UserError, exit_codes
 from msbreg.run.inputs import check_folder
-from msbreg.run.options import ToolParser
+from tools.tool_parser import ToolParser
 
 METRICS = ("auto", "voc-11-point", "voc-area", "coco")
 

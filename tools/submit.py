@@ -29,7 +29,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from msbreg.run.errors import EXIT_INTERRUPTED, RunFailed, UserError, exit_codes
-from msbreg.run.options import ToolParser, check_script
+from msbreg.run.options import check_script
+from tools.tool_parser import ToolParser
 
 PREEMPTED = "USR2"
 """Submitit's signal before the time limit and at preemption. Slurm also sends it to the script, which must

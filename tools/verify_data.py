@@ -31,11 +31,11 @@ from msbreg.data.segmentation.cityscapes_maps import cityscapes_root
 from msbreg.data.segmentation.label_folders import label_folder_splits
 from msbreg.data.sources import SOURCES, folder_splits, recognized, split_layout
 from msbreg.run.errors import UserError, exit_codes
-from msbreg.run.options import ToolParser
 from tools.checked_split import Split
 from tools.data_passport import passport, write_passport
 from tools.scene_checks import check_coco, check_scenes, check_segmentation, check_voc
 from tools.source_checks import check_folder, check_source
+from tools.tool_parser import ToolParser
 
 LAYOUTS = ("folder", "voc", "segmentation", "coco")  # those of the embedded digits
 SHOWN = 5  # problems listed per split

@@ -30,7 +30,6 @@ from msbreg.data.training_order import part_of, share_of_batch
 from msbreg.run import distributed
 from msbreg.run.job import AlreadyFinished, Job, log, seed_everything, start_job
 from msbreg.run.progress import Progress
-from msbreg.run.trials import run_trials
 from msbreg.train.health import memory_advice, memory_used
 from msbreg.train.loop import train
 from msbreg.train.state import State
@@ -55,6 +54,7 @@ from transfer.detectors.samples import BATCH_SIZE, training_batches
 from transfer.detectors.solver import check_schedule, unreached_steps
 from transfer.detectors.splits import data_of
 from transfer.detectors.start import start_detector, weights_digest
+from transfer.finetuning.trials import run_trials
 from transfer.scoring.scores import DetectionScores
 
 CHECKPOINT = "checkpoint.pth"

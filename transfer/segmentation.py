@@ -40,10 +40,10 @@ from msbreg.run import distributed
 from msbreg.run.files import write_atomically
 from msbreg.run.job import Job, log, seed_everything
 from msbreg.run.progress import Progress
-from msbreg.run.trials import run_trials
 from msbreg.train.health import Diverged, memory_advice, memory_used
 from msbreg.train.loop import train
 from msbreg.train.state import Checkpoint, State, require_same_data, unfinished_run
+from transfer.finetuning.trials import run_trials
 from transfer.frozen.evaluation import best_of, evaluate
 from transfer.frozen.frozen_network import load_network
 from transfer.scoring.iou import SegmentationScores

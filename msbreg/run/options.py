@@ -16,36 +16,41 @@ cards or paths appear within a second. A script reads its options before its hea
 """
 
 import argparse
-import ast
 import dataclasses
-import functools
 import inspect
-import itertools
 import json
 import os
 import re
 import runpy
 import sys
 import textwrap
-import types
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import jsonargparse
 import yaml
 
 from msbreg.run.config import Card, PlainLoader, differences, plain, read_yaml
-from msbreg.run.errors import EXIT_USER_ERROR, UserError, did_you_mean, exit_codes, exit_with
+from msbreg.run.errors import UserError, did_you_mean, exit_codes
+from msbreg.run.option_types import (
+    SEE_HELP,
+    Option,
+    as_arguments,
+    choices_of,
+    describe_type,
+    element_of,
+    flag,
+    group_of,
+    options_of,
+    placeholder,
+    unknown_name,
+)
 from msbreg.run.signals import end_at_signals, interrupt_at_signals
 
 C = TypeVar("C")
 Assignment = tuple[str, str]  # dotted name with underscores, value as text
 
-NO_OPTION = {"option": False}
-"""Metadata of a field that is not an option."""
 EXIT_CODES = (
     "Exit codes: 0 success; 1 the run failed (it diverged, or ran out of memory or disk space); 2 invalid "
     "options, card, checkpoint or data; 75 stopped by Ctrl-C or SIGTERM: run the same command to continue "
@@ -130,7 +135,7 @@ def parse(
         except BrokenPipeError:  # `| head`; keep Python from failing when it closes stdout
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    options = _options(config_type)
+    options = options_of(config_type)
     if pairs is not None:
         given, rest = _read_argv(argv, options, rest=True)
         _check_pairs(rest)
@@ -169,34 +174,6 @@ def _with_pairs(
 # ---- Command-line arguments
 
 
-@dataclass(frozen=True)
-class Option:
-    """One option: its dotted name, type, documentation and default."""
-
-    name: str
-    kind: Any
-    doc: str
-    default: Any = None
-    required: bool = False
-
-
-def _options(config_type: type, prefix: str = "") -> dict[str, Option]:
-    """Every option of a config class by dotted name; a group is also an option."""
-    kinds, docs = typing.get_type_hints(config_type), _field_docs(config_type)
-    found: dict[str, Option] = {}
-    for field in dataclasses.fields(config_type):
-        if field.metadata.get("option", True):
-            name, kind = prefix + field.name, kinds[field.name]
-            default = field.default
-            if field.default_factory is not dataclasses.MISSING:
-                default = field.default_factory()
-            required = default is dataclasses.MISSING
-            found[name] = Option(name, kind, docs.get(field.name, ""), default, required)
-            if (group := _group(kind)) is not None:
-                found |= _options(group, f"{name}.")
-    return found
-
-
 def _read_argv(
     argv: Sequence[str], options: Mapping[str, Option], *, rest: bool = False
 ) -> tuple[list[Assignment], list[str]]:
@@ -211,29 +188,29 @@ def _read_argv(
         if not word.startswith("--"):
             if rest and not word.startswith("-"):
                 return given, [word, *left]
-            raise UserError(f"{word!r} does not belong to an option.\n{_HELP}")
+            raise UserError(f"{word!r} does not belong to an option.\n{SEE_HELP}")
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_")
         if name not in options:
-            raise UserError(f"{_unknown(flag(name), map(flag, options))}\n{_HELP}")
+            raise UserError(f"{unknown_name(flag(name), map(flag, options))}\n{SEE_HELP}")
         kind = options[name].kind
         if equals:
             values = [value]
         elif kind is bool:
             values = [left.pop(0)] if left and left[0].lower() in ("true", "false") else ["true"]
         else:
-            most = len(left) if _element(kind) is not None and not rest else 1
+            most = len(left) if element_of(kind) is not None and not rest else 1
             values = []
             while left and len(values) < most and not left[0].startswith("--"):
                 values.append(left.pop(0))
             if not values:
                 raise UserError(
-                    f"{flag(name)} has no value; expected {describe_type(kind)}.\n{_HELP}"
+                    f"{flag(name)} has no value; expected {describe_type(kind)}.\n{SEE_HELP}"
                 )
-        if _group(kind) is not None:
+        if group_of(kind) is not None:
             given += _of_mapping(name, values[0], options)
         else:
-            given.append((name, _as_list(values, kind) if _element(kind) else values[0]))
+            given.append((name, _as_list(values, kind) if element_of(kind) else values[0]))
     return given, []
 
 
@@ -247,21 +224,8 @@ def _of_mapping(name: str, value: str, options: Mapping[str, Option]) -> list[As
         return [(name, value)]
     found = list(_assignments(content, options, f"{name}."))
     for unknown in [each for each, _ in found if each not in options]:
-        raise UserError(f"{_unknown(flag(unknown), map(flag, options))}\n{_HELP}")
+        raise UserError(f"{unknown_name(flag(unknown), map(flag, options))}\n{SEE_HELP}")
     return found
-
-
-_HELP = "Run with --help to list all options."
-
-
-def flag(name: str) -> str:
-    """An option as written on the command line: ``eval_only`` -> ``--eval-only``."""
-    return "--" + name.replace("_", "-")
-
-
-def _unknown(name: str, known: Iterable[str]) -> str:
-    """The message for an unknown option or key, with a suggestion if one is similar."""
-    return f"{name} is unknown{did_you_mean(name, known) or '.'}"
 
 
 def _as_list(values: Sequence[str], kind: Any) -> str:
@@ -270,7 +234,7 @@ def _as_list(values: Sequence[str], kind: Any) -> str:
     if joined.startswith("[") or joined in ("null", ""):
         return joined or "[]"
     items = [item.strip() for item in joined.split(",")]
-    return f"[{', '.join(map(json.dumps, items) if _element(kind) is str else items)}]"
+    return f"[{', '.join(map(json.dumps, items) if element_of(kind) is str else items)}]"
 
 
 def _check_pairs(argv: Sequence[str]) -> None:
@@ -332,7 +296,7 @@ def _read_card(file: Path, options: Mapping[str, Option], config_type: type) -> 
         if script not in (None, _script(config_type)):
             raise UserError(_other_script(file, script, config_type))
         known = [name for name in options if name != "config"]
-        raise UserError("\n".join(f"{file}: {_unknown(name, known)}" for name in unknown))
+        raise UserError("\n".join(f"{file}: {unknown_name(name, known)}" for name in unknown))
     return found
 
 
@@ -342,12 +306,12 @@ def _assignments(
     for key, value in content.items():
         name = prefix + str(key).replace("-", "_")
         kind = options[name].kind if name in options else None
-        if isinstance(value, dict) and value and _group(kind) is not None:
+        if isinstance(value, dict) and value and group_of(kind) is not None:
             yield from _assignments(value, options, f"{name}.")
         elif isinstance(value, str):
-            yield name, _as_list([value], kind) if _element(kind) else value
+            yield name, _as_list([value], kind) if element_of(kind) else value
         else:
-            one = _element(kind) is not None and not isinstance(value, list) and value is not None
+            one = element_of(kind) is not None and not isinstance(value, list) and value is not None
             yield name, json.dumps([value] if one else value, default=str)
 
 
@@ -376,11 +340,11 @@ def _script(config_type: Any) -> str:
 
 def _build(config_type: type[C], given: Sequence[Assignment], source: Path | None = None) -> C:
     """Build the config; jsonargparse converts and checks the values by the types of the fields."""
-    options = _options(config_type)
+    options = options_of(config_type)
     names = {name.partition(".")[0] for name, _ in given}
     for option in options.values():
         if option.required and option.name not in names:
-            raise UserError(f"{flag(option.name)} is missing.\n{_HELP}")
+            raise UserError(f"{flag(option.name)} is missing.\n{SEE_HELP}")
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
     hidden = {f.name for f in dataclasses.fields(config_type) if f.name not in options}  # type: ignore[arg-type]
     parser.add_class_arguments(config_type, None, skip=hidden)
@@ -411,82 +375,13 @@ def _reason(
         if values and name in options:
             where = f"{source}: {name}" if source else flag(name)
             kind = options[name].kind
-            value = values[-1].strip("[]") if _element(kind) else values[-1]
-            wrong = [word for word in re.split("[, ]+", value) if word not in _choices(kind)]
-            similar = did_you_mean(wrong[0], _choices(kind)) if wrong else ""
+            value = values[-1].strip("[]") if element_of(kind) else values[-1]
+            wrong = [word for word in re.split("[, ]+", value) if word not in choices_of(kind)]
+            similar = did_you_mean(wrong[0], choices_of(kind)) if wrong else ""
             return f"{where} is {value!r}; expected {describe_type(kind)}{similar or '.'}" + (
-                "" if source else f"\n{_HELP}"
+                "" if source else f"\n{SEE_HELP}"
             )
     return f"{source}: {error}" if source else str(error)
-
-
-def _alternatives(kind: Any) -> tuple[Any, ...]:
-    """The types of a union except None; for any other type, that type alone."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return tuple(k for k in typing.get_args(kind) if k is not type(None))
-    return (kind,)
-
-
-def _group(kind: Any) -> type | None:
-    """The dataclass of a group of settings, which may be optional; None if it is not a group."""
-    for one in _alternatives(kind):
-        if isinstance(one, type) and dataclasses.is_dataclass(one):
-            return one
-    return None
-
-
-def _element(kind: Any) -> Any:
-    """The element type of a list; None if the type is not a list."""
-    for one in _alternatives(kind):
-        if typing.get_origin(one) is tuple:
-            return typing.get_args(one)[0]
-    return None
-
-
-def _choices(kind: Any) -> tuple[str, ...]:
-    """The values of a Literal, or of the elements of a list of them; empty for any other type."""
-    found: list[str] = []
-    for one in (*_alternatives(kind), _element(kind)):
-        if typing.get_origin(one) is typing.Literal:
-            found += map(str, typing.get_args(one))
-    return tuple(found)
-
-
-def describe_type(kind: Any) -> str:
-    """Describe a type for a message.
-
-    >>> describe_type(int | None)
-    'an integer, or null'
-    >>> describe_type(tuple[float, ...])
-    'numbers, separated by spaces or commas'
-    >>> describe_type(tuple[float, float])
-    '2 numbers, separated by spaces or commas, such as 0.5 1'
-    """
-    names = {int: "an integer", float: "a number", bool: "true or false", Path: "a path"}
-    parts = []
-    for one in _alternatives(kind):
-        if typing.get_origin(one) is typing.Literal:
-            parts.append(" or ".join(map(str, typing.get_args(one))))
-        elif typing.get_origin(one) is tuple:
-            parts.append(_describe_list(typing.get_args(one)))
-        elif dataclasses.is_dataclass(one):
-            parts.append("a mapping of " + ", ".join(f.name for f in dataclasses.fields(one)))
-        else:
-            parts.append(names.get(one, "text"))
-    return " or ".join(parts) + (", or null" if type(None) in typing.get_args(kind) else "")
-
-
-def _describe_list(elements: tuple[Any, ...]) -> str:
-    """Describe a list by the arguments of its tuple type: ``(int, ...)`` or ``(float, float)``."""
-    if choices := _choices(elements[0]):
-        return f"one or more of {', '.join(choices)}, separated by spaces or commas"
-    several = {int: "integers", float: "numbers"}.get(elements[0], "strings")
-    if ... in elements:
-        return f"{several}, separated by spaces or commas"
-    count = len(elements)
-    example = " ".join(f"{number / count:g}" for number in range(1, count + 1))
-    shown = f", such as {example}" if elements[0] is float else ""
-    return f"{count} {several}, separated by spaces or commas{shown}"
 
 
 # ---- Help
@@ -497,8 +392,8 @@ def help_text(config_type: type, doc: str | None, *, pairs: str | None = None) -
     about = inspect.cleandoc(doc or "").replace("``", "")
     options = {
         name: option
-        for name, option in _options(config_type).items()
-        if _group(option.kind) is None or option.default is None
+        for name, option in options_of(config_type).items()
+        if group_of(option.kind) is None or option.default is None
     }
     lines = [
         f"usage: python {_script(config_type)} [OPTIONS]" + (" [KEY VALUE ...]" if pairs else ""),
@@ -509,81 +404,12 @@ def help_text(config_type: type, doc: str | None, *, pairs: str | None = None) -
         card = "YAML file of settings (a card); options override its values"
         options = {"config": Option("config", Path, card, "")} | options
     for option in options.values():
-        default = "" if option.required else f"[{_as_arguments(option.default)}]"
+        default = "" if option.required else f"[{as_arguments(option.default)}]"
         doc = option.doc.replace("``", "").rstrip(".")
         text = f"{doc}  {default}".strip() if default != "[]" else doc
-        lines.append(f"  {flag(option.name)} {_placeholder(option.kind)}")
+        lines.append(f"  {flag(option.name)} {placeholder(option.kind)}")
         lines += textwrap.wrap(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     if pairs is not None:
         lines += ["  KEY VALUE ...", "      Override settings of the yaml; must follow all options"]
     lines += ["", "Default values are shown in [brackets].", *textwrap.wrap(EXIT_CODES, WIDTH)]
     return "\n".join(lines)
-
-
-def _placeholder(kind: Any) -> str:
-    for one in _alternatives(kind):
-        if typing.get_origin(one) is typing.Literal:
-            return "{" + ",".join(map(str, typing.get_args(one))) + "}"
-        if (element := _element(one)) is not None:
-            return f"{_placeholder(element)} ..."
-        if dataclasses.is_dataclass(one):
-            return "{" + ", ".join(f"{field.name}: ..." for field in dataclasses.fields(one)) + "}"
-        return {int: "N", float: "X", bool: "{true,false}", Path: "PATH"}.get(one, "TEXT")
-    raise AssertionError("a union has at least one type")
-
-
-def _as_arguments(default: Any) -> str:
-    """A default value as it would be typed on the command line."""
-    if isinstance(default, tuple):
-        return " ".join(map(str, default))
-    if default is None or isinstance(default, bool):
-        return json.dumps(default)
-    return str(default)
-
-
-@functools.cache
-def _field_docs(config_type: type) -> dict[str, str]:
-    """The docstrings below the fields of a dataclass and its bases."""
-    docs: dict[str, str] = {}
-    for base in reversed(config_type.__mro__):
-        if not dataclasses.is_dataclass(base):
-            continue
-        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        assert isinstance(tree, ast.ClassDef)
-        for field, text in itertools.pairwise(tree.body):
-            match field, text:
-                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(doc))):
-                    docs[name] = " ".join(doc.split())
-    return docs
-
-
-# ---- Tools
-
-
-class ToolParser(argparse.ArgumentParser):
-    """argparse with the conventions of the scripts: short errors, suggestions, and ``_`` for ``-``."""
-
-    def __init__(self, doc: str | None) -> None:
-        summary, _, rest = inspect.cleandoc(doc or "").partition("\n\n")
-        super().__init__(
-            description=summary,
-            epilog=rest,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Replace underscores in option names by hyphens before parsing."""
-        argv = [self._hyphenated(word) for word in (sys.argv[1:] if args is None else args)]
-        return super().parse_known_args(argv, namespace)
-
-    def _hyphenated(self, word: str) -> str:
-        name, equals, value = word.partition("=")
-        return name.replace("_", "-") + equals + value if word.startswith("--") else word
-
-    def error(self, message: str) -> NoReturn:
-        """Print one message and exit with code 2."""
-        if unknown := re.fullmatch(r"unrecognized arguments: (--[\w-]+).*", message):
-            names = [name for action in self._actions for name in action.option_strings]
-            message = _unknown(unknown[1], names)
-        exit_with(f"error: {message}\n{_HELP}", EXIT_USER_ERROR)

@@ -15,7 +15,7 @@ from msbreg.run import distributed
 from msbreg.run.errors import UserError
 from msbreg.train.loop import Loss
 from msbreg.train.optimizers import target_decay
-from pretrain.methods.encoders import Online, Target, build_networks, update_target
+from pretrain.methods.encoders import Target, build_networks, update_target
 from pretrain.recipe import Config
 from pretrain.view_batches import ViewBatch
 
@@ -211,9 +211,7 @@ class WithTarget(Method):
 
     view_by_view = True
 
-    def __init__(
-        self, config: Config, networks: tuple[Target, Target] | tuple[Online, Target] | None = None
-    ) -> None:
+    def __init__(self, config: Config, networks: tuple[Target, Target] | None = None) -> None:
         super().__init__(config)
         self.online, self.target = networks or build_networks(config)
         self.trained = self.online

@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 from msbreg.run.config import flat
 from msbreg.run.errors import UserError
 from msbreg.run.inputs import check_checkpoint, check_folder, check_output
-from msbreg.run.options import NO_OPTION
+from msbreg.run.option_types import NO_OPTION
 from transfer.detectors.config.supported import check_run
 from transfer.detectors.config.yaml_file import read_config
 

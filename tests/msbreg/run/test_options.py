@@ -9,15 +9,8 @@ import pytest
 
 from msbreg.run.config import Card
 from msbreg.run.errors import Interrupted, RunFailed, UserError, exit_codes
-from msbreg.run.options import (
-    NO_OPTION,
-    ToolParser,
-    describe_type,
-    help_text,
-    main,
-    parse,
-    read_options,
-)
+from msbreg.run.option_types import NO_OPTION, describe_type
+from msbreg.run.options import help_text, main, parse, read_options
 
 
 @dataclass(frozen=True)
@@ -413,40 +406,6 @@ def test_paths_are_checked_when_a_script_starts(monkeypatch, capsys):
         read_options(Checked)
     assert end.value.code == 2
     assert capsys.readouterr().err == "error: x.pth does not exist\n"
-
-
-# ---- Tools
-
-
-def tool() -> ToolParser:
-    parser = ToolParser("A tool.\n\nMore about it.")
-    parser.add_argument("file")
-    parser.add_argument("--trust-pickle", action="store_true")
-    parser.add_argument("--to", choices=("one", "two"))
-    return parser
-
-
-@pytest.mark.parametrize("switch", ["--trust-pickle", "--trust_pickle"])
-def test_a_tool_accepts_underscores_in_names_and_keeps_values(switch):
-    options = tool().parse_args([switch, "a_file", "--to=one"])
-    assert (options.trust_pickle, options.file, options.to) == (True, "a_file", "one")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("x --trust-pickel", "error: --trust-pickel is unknown; did you mean --trust-pickle?\n"),
-        ("x --to three", "error: argument --to: invalid choice: 'three'"),
-        ("", "error: the following arguments are required: file\n"),
-    ],
-)
-def test_invalid_arguments_to_a_tool_give_one_message(words, message, capsys):
-    with pytest.raises(SystemExit) as end:
-        tool().parse_args(words.split())
-    assert end.value.code == 2
-    stderr = capsys.readouterr().err
-    assert stderr.startswith(message)
-    assert "usage" not in stderr
 
 
 def test_a_group_may_be_given_as_json():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msbreg.run import distributed
 from msbreg.run.config import Card, plain
 from msbreg.run.errors import UserError
 from msbreg.run.files import write_atomically
@@ -39,10 +40,11 @@ def run_trials(
             f"output folder {output} contains a single run; give another --output for --trials"
         )
     folders = [output / f"trial-{seed}" for seed in range(settings.trials)]
-    for seed, folder in enumerate(folders):
-        log.info("---- trial %d of %d, seed %d", seed + 1, settings.trials, seed)
-        changes = {"output": folder, "seed": seed, "trials": 1, "finished": "skip"}
-        run(dataclasses.replace(settings, **changes), card)
+    with distributed.kept():
+        for seed, folder in enumerate(folders):
+            log.info("---- trial %d of %d, seed %d", seed + 1, settings.trials, seed)
+            changes = {"output": folder, "seed": seed, "trials": 1, "finished": "skip"}
+            run(dataclasses.replace(settings, **changes), card)
     if int(os.environ.get("RANK", "0")):
         return {}  # torchrun's first process writes the records
     found = [_results(folder) for folder in folders]
