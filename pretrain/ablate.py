@@ -12,9 +12,9 @@ transfer/knn.py and transfer/linear.py are started on the checkpoint of each cel
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -33,8 +33,9 @@ from msbreg.run.files import output_folder, write_atomically
 from msbreg.run.json_files import misfits, read_json
 from msbreg.run.option_types import NO_OPTION
 from msbreg.run.options import main, read_options
-from msbreg.run.record import HARMLESS, is_as_before, matches, read_record
+from msbreg.run.record import HARMLESS, is_as_before, matches
 from pretrain import recipe
+from pretrain.ablation_results import NOTE, completed, entries, markdown, score_of
 from pretrain.ablation_tables import TABLES, Row
 
 Evaluation = Literal["monitor", "knn", "linear"]
@@ -197,76 +198,9 @@ def with_settings(base: recipe.Config, settings: Mapping[str, Any]) -> recipe.Co
     return dataclasses.replace(base, **changes)
 
 
-# ---- The scores, from the records of the cells
-
-
-@dataclass(frozen=True)
-class Score:
-    """A score of one cell: its value in percent, and what it was measured on."""
-
-    name: str
-    data: str
-    value: float
-
-
-def completed(folder: Path) -> dict[str, Any] | None:
-    """The record of a completed run; None if the folder has none."""
-    record = read_record(folder)
-    return record if record is not None and record["status"] == "done" else None
-
-
-def score_of(folder: Path, evaluation: str) -> Score | None:
-    """The score of the cell in this folder; None if there is none yet."""
-    record = completed(folder)
-    if record is None:
-        return None
-    if evaluation == "monitor":
-        value = record["results"].get("knn_top1")
-        data = f"{record['config']['data']}, held-out training images"
-        return None if value is None else Score("kNN monitor", data, float(value))
-    found = completed(folder / evaluation)
-    if found is None:
-        return None
-    first = found["scores"][0]  # top-1; for kNN, with the first k
-    return Score(first["name"], f"{first['data']['name']} {first['data']['split']}", first["value"])
-
-
-def entries(config: Config, failures: dict[tuple[str, int], str]) -> Iterator[dict[str, Any]]:
-    """For each row of the table: its settings, its scores by evaluation and seed, and the paper's score."""
-    table = TABLES[config.table]
-    for row in all_rows(config):
-        scores: dict[str, Any] = {}
-        for evaluation in config.evaluate:
-            found = {
-                seed: score_of(folder_of(config, row, seed), evaluation) for seed in config.seeds
-            }
-            done = {seed: score for seed, score in found.items() if score is not None}
-            values = [score.value for score in done.values()]
-            some = next(iter(done.values()), None)
-            scores[evaluation] = {
-                "score": some and some.name,
-                "data": some and some.data,
-                "seeds": {str(seed): score.value for seed, score in done.items()},
-                "mean": statistics.fmean(values) if values else None,
-                "std": statistics.stdev(values) if len(values) > 1 else None,
-            }
-        yield {
-            "name": row.name,
-            "columns": dict(row.columns),
-            "settings": plain(dict(row.settings)),
-            "scores": scores,
-            "failures": {str(s): why for (name, s), why in failures.items() if name == row.name},
-            "paper": {"score": "linear top-1", "data": table.data, "value": row.paper},
-        }
-
-
 # ---- The table in the output folder
 
 TABLE_FILE = "table.json"
-NOTE = (
-    "Ours and the paper's are different data, networks and protocols. Compare the differences between rows, "
-    "not the values."
-)
 
 
 def table_content(config: Config, failures: dict[tuple[str, int], str]) -> dict[str, Any]:
@@ -279,51 +213,17 @@ def table_content(config: Config, failures: dict[tuple[str, int], str]) -> dict[
         "seeds": list(config.seeds),
         "settings": _compared(config),
         "evaluations": (_earlier_table(config) or {}).get("evaluations", {}) | _evaluations(config),
-        "rows": list(entries(config, failures)),
+        "rows": list(
+            entries(
+                TABLES[config.table],
+                all_rows(config),
+                seeds=config.seeds,
+                evaluations=config.evaluate,
+                folder_of=functools.partial(folder_of, config),
+                failures=failures,
+            )
+        ),
     }
-
-
-def markdown(content: dict[str, Any]) -> str:
-    """The table as Markdown, with aligned columns."""
-    rows = content["rows"]
-    evaluations = list(rows[0]["scores"])
-    headings = ["row", *rows[0]["columns"]]
-    for evaluation in evaluations:
-        known = next(
-            (r["scores"][evaluation] for r in rows if r["scores"][evaluation]["data"]), None
-        )
-        what = f"{known['score']}, {known['data']}" if known else evaluation
-        headings.append(f"ours: {what}")
-    headings.append(f"paper: linear top-1, {rows[0]['paper']['data']}")
-    cells = [
-        [row["name"], *row["columns"].values()]
-        + [_text(row, evaluation, len(content["seeds"])) for evaluation in evaluations]
-        + [f"{row['paper']['value']:g}"]
-        for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-    lines = [headings, ["-" * width for width in widths], *cells]
-    body = [
-        "| "
-        + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
-        + " |"
-        for line in lines
-    ]
-    title = f"Table {content['table']} of {content['source']}: {content['title']}"
-    return "\n".join([f"# {title}", "", content["note"], "", *body, ""])
-
-
-def _text(row: dict[str, Any], evaluation: str, seeds: int) -> str:
-    score = row["scores"][evaluation]
-    parts = []
-    if score["mean"] is not None:
-        spread = "" if score["std"] is None else f" ± {score['std']:.1f}"
-        parts.append(f"{score['mean']:.1f}{spread}")
-        if 1 < seeds != len(score["seeds"]):
-            parts.append(f"({len(score['seeds'])} of {seeds} seeds)")
-    if row["failures"]:
-        parts.append(f"failed: seed {', '.join(row['failures'])}")
-    return " ".join(parts)
 
 
 def _compared(config: Config) -> dict[str, Any]:
