@@ -3,24 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from msbreg.train.loop import Loss
-from pretrain.methods.encoders import projected
-from pretrain.methods.method import Moment, OneNetwork, Outputs
+from pretrain.methods.method import Moment, OneNetwork, Outputs, gathered
 from pretrain.objectives.redundancy import barlow_twins_loss
-from pretrain.recipe import Config
 
 
 class BarlowTwins(OneNetwork):
     """The loss of the whole batch; the authors' code, too, sums correlations over processes."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config, projected(config))
-
     def loss(self, outputs: Sequence[Outputs], targets: Any, at: Moment) -> Loss:
         options = self.config.barlow_twins
-        projections = torch.stack([at.gather(z) for (z,) in outputs])  # (K, N, D)
+        projections = gathered(outputs, at.gather)
         correlation = barlow_twins_loss(projections, off_diagonal=options.off_diagonal)
         total = options.scale * correlation
         return Loss(total, {"total": total, "correlation": correlation})

@@ -7,8 +7,7 @@ import torch
 
 from msbreg.run.errors import UserError
 from msbreg.train.loop import Loss
-from pretrain.methods.encoders import projected
-from pretrain.methods.method import Moment, OneNetwork, Outputs, step_generator
+from pretrain.methods.method import Moment, OneNetwork, Outputs, gathered, step_generator
 from pretrain.objectives.whitening import decorrelation_loss
 from pretrain.recipe import Config
 
@@ -27,11 +26,11 @@ class DBN(OneNetwork):
                 f"dbn.epsilon is 0; expected more than 0, because the covariance of {config.batch_size} "
                 f"images in groups of {config.dbn.group} dimensions has no inverse. Set it with --dbn.epsilon"
             )
-        super().__init__(config, projected(config))
+        super().__init__(config)
 
     def loss(self, outputs: Sequence[Outputs], targets: Any, at: Moment) -> Loss:
         config, options = self.config, self.config.dbn
-        projections = torch.stack([at.gather(z) for (z,) in outputs])  # (K, N, D)
+        projections = gathered(outputs, at.gather)
         shuffles = None
         if options.shuffle:
             generator = step_generator(config.seed, at.step)

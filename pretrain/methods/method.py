@@ -15,7 +15,7 @@ from msbreg.run import distributed
 from msbreg.run.errors import UserError
 from msbreg.train.loop import Loss
 from msbreg.train.optimizers import target_decay
-from pretrain.methods.encoders import Target, build_networks, update_target
+from pretrain.methods.encoders import Target, build_networks, projected, update_target
 from pretrain.recipe import Config
 from pretrain.view_batches import ViewBatch
 
@@ -189,12 +189,23 @@ def _shapes(memory: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in memory.items()}
 
 
-class OneNetwork(Method):
-    """Base of methods that train one network and compare its own outputs."""
+def gathered(
+    outputs: Sequence[Outputs],  # of K views, each (B, D)
+    gather: Gather,
+) -> Tensor:  # (K, N, D)
+    """The outputs for the whole batch, of networks with one output."""
+    return torch.stack([gather(output) for (output,) in outputs])
 
-    def __init__(self, config: Config, online: Target) -> None:
+
+class OneNetwork(Method):
+    """Base of methods that train one network and compare its own outputs.
+
+    By default, the network is a backbone with a projector.
+    """
+
+    def __init__(self, config: Config, online: Target | None = None) -> None:
         super().__init__(config)
-        self.online = self.trained = online
+        self.online = self.trained = online or projected(config)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"online": self.online}

@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from msbreg.run.errors import UserError
 from msbreg.train.loop import Loss
-from pretrain.methods.encoders import projected
-from pretrain.methods.method import Moment, OneNetwork, Outputs, step_generator
+from pretrain.methods.method import Moment, OneNetwork, Outputs, gathered, step_generator
 from pretrain.objectives.whitening import w_mse_loss
 from pretrain.recipe import Config
 
@@ -23,12 +20,12 @@ class WMSE(OneNetwork):
                 f"wmse.size is {size}; expected at most the batch size, {config.batch_size}, and more than "
                 f"head.out, {dimensions}, unless wmse.epsilon is positive. Set it with --wmse.size"
             )
-        super().__init__(config, projected(config))
+        super().__init__(config)
 
     def loss(self, outputs: Sequence[Outputs], targets: Any, at: Moment) -> Loss:
         options = self.config.wmse
         total = w_mse_loss(
-            torch.stack([at.gather(z) for (z,) in outputs]),
+            gathered(outputs, at.gather),
             size=options.size,
             iterations=options.iterations,
             epsilon=options.epsilon,
