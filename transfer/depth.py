@@ -1,4 +1,6 @@
-"""Depth from frozen features: a linear layer on the last stage of a dilated ResNet, on NYU-v2 or a folder.
+"""Depth from frozen features: a linear layer on the last stage of a dilated ResNet.
+
+On NYU-v2, a folder of images and depth maps, or the embedded digits, whose depth depends on what they are.
 
 The metrics are BYOL's (arXiv 2006.07733, D.6), of totals over all scored pixels. BYOL's own network, which
 fine-tunes the backbone with up-projection blocks and the berHu loss (Laina et al., arXiv 1606.00373), is not
@@ -20,6 +22,8 @@ from msbreg.run.options import main, read_options
 from transfer.frozen.frozen_config import SplitConfig
 from transfer.segmenters.segmentation_config import DepthOptions
 
+EMBEDDED = "digits"
+
 
 @dataclass(frozen=True)
 class Config(SplitConfig):
@@ -29,7 +33,8 @@ class Config(SplitConfig):
     harmless: ClassVar[frozenset[str]] = frozenset({"save_every", "loading"})
 
     data: str | None = None
-    """nyu_depth_v2_labeled.mat with splits.mat beside it, or a folder with images/, depths/ and SPLIT.txt."""
+    """nyu_depth_v2_labeled.mat with splits.mat beside it, a folder with images/, depths/ and SPLIT.txt, or
+    digits (null: the embedded digits)."""
     val_split: str = "test"
     """Split to score."""
     output: Path = Path("runs/depth")
@@ -73,24 +78,11 @@ class Config(SplitConfig):
                 f"save_every is {self.save_every} and loading {self.loading}; expected 0 or more"
             )
 
-    def check_inputs(self) -> None:
-        """Check that the paths can be used.
-
-        Raises:
-            UserError: there are no data, or a path does not exist or cannot be used.
-        """
-        if self.data is None:
-            raise UserError(
-                "no data were given; expected --data with nyu_depth_v2_labeled.mat, or a folder with "
-                "images/, depths/ and SPLIT.txt"
-            )
-        super().check_inputs()
-
     def check_data(self, data: str) -> None:
-        if not Path(data).expanduser().exists():
+        if data != EMBEDDED and not Path(data).expanduser().exists():
             raise UserError(
-                f"data {data!r} does not exist; expected nyu_depth_v2_labeled.mat, or a folder with "
-                "images/, depths/ and SPLIT.txt"
+                f"data {data!r} does not exist; expected nyu_depth_v2_labeled.mat, a folder with "
+                "images/, depths/ and SPLIT.txt, or digits"
             )
 
 
@@ -105,6 +97,7 @@ import numpy as np
 
 from msbreg.data.images import in_order
 from msbreg.data.segmentation.depth_maps import NYU, DepthMaps, NYUDepths, open_depth_maps
+from msbreg.data.segmentation.digit_depths import open_digit_depths
 from msbreg.run import distributed
 from msbreg.run.failures import Agreement
 from msbreg.run.job import Job, log, seed_everything
@@ -204,7 +197,12 @@ def _data(config: Config, job: Job) -> tuple[DepthMaps, DepthMaps]:
     """Both splits, which must not share images; what they are goes into the record."""
     assert config.data is not None
     names = (config.train_split, config.val_split)
-    splits = {name: open_depth_maps(config.data, name) for name in names}
+    splits: dict[str, DepthMaps] = {
+        name: open_digit_depths(name)
+        if config.data == EMBEDDED
+        else open_depth_maps(config.data, name)
+        for name in names
+    }
     fitted, tested = splits.values()
     files = [{os.path.realpath(s.name(i)) for i in range(len(s))} for s in (fitted, tested)]
     if both := files[0] & files[1]:
@@ -290,7 +288,7 @@ def numbers(scores: DepthScores) -> dict[str, float]:
 def scores_of(scores: DepthScores, tested: DepthMaps, config: Config) -> list[Score]:
     """The metrics for tables, which have one decimal: rms in centimeters, rel in percent."""
     assert config.data is not None
-    name = "NYU-v2" if isinstance(tested, NYUDepths) else Path(config.data).resolve().name
+    name = "NYU-v2" if isinstance(tested, NYUDepths) else _data_name(config.data)
     data = DataId(name, config.val_split, tested.fingerprint)
     window = config.depth.scored
     part = "whole images"
@@ -304,6 +302,10 @@ def scores_of(scores: DepthScores, tested: DepthMaps, config: Config) -> list[Sc
         shared("depth rms", 100 * scores.rms, unit="cm", higher_is_better=False),
         shared("depth rel", 100 * scores.rel, higher_is_better=False),
     ]
+
+
+def _data_name(data: str) -> str:
+    return data if data == EMBEDDED else Path(data).resolve().name
 
 
 if __name__ == "__main__":
