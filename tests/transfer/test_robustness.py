@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
+from msbreg.data.classification.corrupted import CORRUPT
 from msbreg.run.errors import UserError, exit_codes
 from msbreg.run.options import parse
 from msbreg.run.record import read_record
@@ -115,6 +116,21 @@ def test_corrupted_images_are_averaged_over_corruptions_and_severities(tmp_path,
     assert score.n == 90
 
 
+def test_any_folder_can_be_corrupted_while_it_is_read(tmp_path, make_folder):
+    data = make_folder()
+    settings = common(tmp_path, data, "linear")
+    linear.run(linear.Config(**settings, epochs=3, learning_rates=(0.1,), norms=("affine",)))
+    config = robust(tmp_path, f"corrupted:{data}", tmp_path / "linear", severities=(5,))
+    results = robustness.run(config)
+    assert set(results["corruptions"]) == set(CORRUPT)
+    record = read_record(tmp_path / "run")
+    (score,) = map(score_from_dict, record["scores"])
+    assert (score.name, score.data.split) == ("linear probe top-1", "corrupted")
+    # A single corruption has the score that is part of the mean.
+    one = dataclasses.replace(config, split="contrast/5", output=tmp_path / "one")
+    assert robustness.run(one)["top1"] == results["corruptions"]["contrast"]
+
+
 def test_a_missing_severity_is_an_error(tmp_path, probe):
     imagenet_c_tree(tmp_path / "data")
     with pytest.raises(UserError, match="contains no folder of imagenet-c, such as .*noise/2"):
@@ -165,7 +181,7 @@ def test_a_probe_of_other_classes_is_refused(tmp_path, probe):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("", "no data were given"),
+        ("--data nowhere", "data 'nowhere' is neither a folder nor a known name"),
         ("--data DATA --probe /no/such", "probe /no/such does not exist"),
         ("--data DATA --severities [6]", "expected some of 1, 2, 3, 4, 5"),
         ("--data DATA", "has the layout folder; this script reads only"),
