@@ -2,8 +2,9 @@
 
 The probe is that of transfer/linear.py on ImageNet; nothing is trained here. For other data, such as the
 embedded digits, ``corrupted:FOLDER`` corrupts the test images as they are read. ImageNet-A, -R, -V2, -Sketch
-and ObjectNet are scored by top-1, with the logits restricted to the classes of the data before the argmax: 200
-of 1,000 for ImageNet-A and -R. The score of corrupted images is the mean top-1 over corruptions and severities.
+and ObjectNet are scored by top-1, with the logits restricted to the classes of the data before the argmax:
+200 of 1,000 for ImageNet-A and -R. The score of corrupted images is the mean top-1 over corruptions and
+severities.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
 """The test images of a folder, corrupted as they are read: what ImageNet-C is for ImageNet, for any data set.
 
-``corrupted:FOLDER`` has the splits CORRUPTION/SEVERITY of the images in FOLDER/val (or FOLDER/test). The formulas and their
-five severities are those of Hendrycks and Dietterich (arXiv 1903.12261, hendrycks/robustness) for the
-corruptions that do not depend on the size of the image. Scores on ImageNet are not those of ImageNet-C, whose
-images were corrupted after a center crop and stored as JPEG.
+``corrupted:FOLDER`` has the splits CORRUPTION/SEVERITY of the images in FOLDER/val (or FOLDER/test). The
+formulas and their five severities are those of Hendrycks and Dietterich (arXiv 1903.12261,
+hendrycks/robustness) for the corruptions that do not depend on the size of the image. Scores on ImageNet are
+not those of ImageNet-C, whose images were corrupted after a center crop and stored as JPEG.
 """
 
 import hashlib
@@ -101,7 +101,7 @@ class CorruptedImages(ImageList):
 
 
 def open_corrupted(root: Path, split: str) -> CorruptedImages:
-    """The images of ROOT/val, or of ROOT/test, with the corruption and severity that ``split`` names: ``contrast/3``.
+    """The images of ROOT/val, or of ROOT/test, with the corruption that ``split`` names: ``contrast/3``.
 
     Raises:
         NoSplit: there is no such corruption or severity.
