@@ -1,7 +1,7 @@
 """Published numbers, and the tables of the paper with a user's own rows. Imports no PyTorch.
 
-In reading order: published_data, published_tasks, published_numbers, task_matching, paper_table, result_tables,
-ablation_paper_tables.
+In reading order: published_data, published_tasks, published_numbers, task_matching, paper_table,
+result_tables, ablation_paper_tables.
 """
 
 from transfer.published.ablation_paper_tables import ablation_paper_tables

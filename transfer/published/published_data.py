@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class TestData:
+class ScoredImages:
     """The images that a published column was measured on.
 
     Attributes:
@@ -16,8 +16,6 @@ class TestData:
         layouts: layouts of ``LAYOUT:FOLDER`` that read these data and no others.
     """
 
-    __test__ = False  # not a test for pytest
-
     name: str
     split: str
     images: int
@@ -28,32 +26,36 @@ class TestData:
 
 
 _IMAGENET_NAMES = ("imagenet", "imagenet1k", "ilsvrc", "ilsvrc2012", "ilsvrc2015", "imagenet2012")
-IMAGENET = TestData("imagenet", "val", 50_000, 1000, names=_IMAGENET_NAMES, layouts=("imagenet",))
-IMAGENET100 = TestData(
+IMAGENET = ScoredImages(
+    "imagenet", "val", 50_000, 1000, names=_IMAGENET_NAMES, layouts=("imagenet",)
+)
+IMAGENET100 = ScoredImages(
     *("imagenet100", "val", 5_000, 100),
     names=("imagenet100", "in100"),
     shared=_IMAGENET_NAMES,
     layouts=("imagenet100",),
 )
-STL10 = TestData(*("stl10", "test", 8_000, 10), names=("stl10", "stl10binary"), layouts=("stl10",))
-PLACES205 = TestData(
+STL10 = ScoredImages(
+    *("stl10", "test", 8_000, 10), names=("stl10", "stl10binary"), layouts=("stl10",)
+)
+PLACES205 = ScoredImages(
     *("places205", "val", 20_500, 205),
     names=("places205",),
     shared=("places",),
     layouts=("places205",),
 )
-INATURALIST18 = TestData(
+INATURALIST18 = ScoredImages(
     *("inaturalist18", "val", 24_426, 8142),
     names=("inaturalist18", "inaturalist2018", "inat18", "inat2018"),
     shared=("inaturalist", "inat"),
     layouts=("inaturalist18",),
 )
-VOC07 = TestData(
+VOC07 = ScoredImages(
     *("VOC2007", "test", 4_952, 20), names=("voc2007", "voc07"), shared=("vocdevkit", "voc")
 )
-VOC07_SCENES = TestData("voc_2007_test", "", 4_952, 20, names=("voc2007test",))
-COCO_SCENES = TestData("coco_2017_val", "", 5_000, 80, names=("coco2017val",))
-VOC12_MAPS = TestData(
+VOC07_SCENES = ScoredImages("voc_2007_test", "", 4_952, 20, names=("voc2007test",))
+COCO_SCENES = ScoredImages("coco_2017_val", "", 5_000, 80, names=("coco2017val",))
+VOC12_MAPS = ScoredImages(
     *("VOC2012", "val", 1_449, 21), names=("voc2012", "voc12"), shared=("vocdevkit", "voc")
 )
-NYU_DEPTHS = TestData("NYU-v2", "test", 654, 0, names=("nyuv2",))
+NYU_DEPTHS = ScoredImages("NYU-v2", "test", 654, 0, names=("nyuv2",))

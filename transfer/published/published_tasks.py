@@ -20,7 +20,7 @@ from transfer.published.published_data import (
     VOC07,
     VOC07_SCENES,
     VOC12_MAPS,
-    TestData,
+    ScoredImages,
 )
 
 
@@ -57,7 +57,7 @@ class Task:
         card: the card in configs/ with these settings; empty if there is none.
     """
 
-    data: TestData
+    data: ScoredImages
     measures: Mapping[str, Measure]
     protocol: str
     rules: str = ""

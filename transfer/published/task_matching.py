@@ -7,7 +7,7 @@ from typing import Any
 
 from msbreg.run.config import flat
 from msbreg.run.record import matches
-from transfer.published.published_data import TestData
+from transfer.published.published_data import ScoredImages
 from transfer.published.published_numbers import Published, published_scores
 from transfer.published.published_tasks import ABLATIONS, TASKS, Measure, Task
 from transfer.scoring.scores import Score
@@ -136,7 +136,7 @@ def _answers(score: Score, task: Task, measure: Measure, settings: Settings | No
 _LAYOUTS = frozenset(layout for task in TASKS.values() for layout in task.data.layouts)
 
 
-def _is_data(score: Score, data: TestData, settings: Settings | None) -> bool:
+def _is_data(score: Score, data: ScoredImages, settings: Settings | None) -> bool:
     """Whether a score was measured on these images, as far as it is known.
 
     The layout in the run's settings decides, else the name of the data together with their number.
