@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from msbreg.run.config import Card
+from msbreg.run.config import Card, plain
 from msbreg.run.errors import EXIT_FAILED, UserError
 from msbreg.run.options import main, read_options
 from transfer.frozen.frozen_config import TransformConfig
@@ -282,11 +282,12 @@ def _results(evidence: Evidence, drawn: Drawn) -> dict[str, Any]:
         "norm_layers": asdict(evidence.norms),
         "features": known(asdict(evidence.own)),
         "twin_features": known(asdict(evidence.twin)),
-        "comparison": found if isinstance(found, str) else asdict(found),
+        "comparison": found if isinstance(found, str) else plain(found),
     }
 
 
-def _exit_if_not_learned(config: Config, card: Card) -> None:
+def run_as_script(config: Config, card: Card) -> None:
+    """Run the gate and print its verdict; exits with code 1 if the network has not learned."""
     results = run(config, card)
     print(f"{results['verdict']}: {results['reasons'][0]}")
     if results["verdict"] == "not learned":
@@ -294,4 +295,4 @@ def _exit_if_not_learned(config: Config, card: Card) -> None:
 
 
 if __name__ == "__main__":
-    main(_exit_if_not_learned, *OPTIONS)
+    main(run_as_script, *OPTIONS)
