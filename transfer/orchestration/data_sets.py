@@ -1,7 +1,7 @@
 """The published data sets that the suite looks for below one root folder, and what to fetch for each.
 
-A data set is found in a subfolder of the root whose name is one of its names (upper and lower case, hyphens and
-underscores do not matter), or in the root itself. The readers of msbreg/data decide whether it is one.
+A data set is found in a subfolder of the root whose name is one of its names (upper and lower case, hyphens
+and underscores do not matter), or in the root itself. The readers of msbreg/data decide whether it is one.
 """
 
 import re
@@ -200,9 +200,7 @@ DATA_SETS: Mapping[str, DataSet] = {
         name: DataSet(name, (name,), _has_splits(name, "test"), _FINE_GRAINED_FILES[name])
         for name in (*FINE_GRAINED, *CIFAR)
     },
-    **{
-        name: DataSet(name, (name,), _has_variant(name), _VARIANT_FILES[name]) for name in VARIANTS
-    },
+    **{name: DataSet(name, (name,), _has_variant(name), _VARIANT_FILES[name]) for name in VARIANTS},
     "voc07": DataSet(
         "voc",
         _VOC,

@@ -71,7 +71,14 @@ _FINE_GRAINED: dict[str, dict[str, Any]] = {
     "pets": {"train_split": "trainval", "metric": "mean_per_class"},
     "sun397": {},
 }
-_VARIANTS = ("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2", "imagenet-c", "objectnet")
+_VARIANTS = (
+    "imagenet-a",
+    "imagenet-r",
+    "imagenet-sketch",
+    "imagenet-v2",
+    "imagenet-c",
+    "objectnet",
+)
 
 
 def _fine_tuned(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,13 +95,20 @@ PROTOCOLS: tuple[Protocol, ...] = (
     Protocol("svm", "svm", "voc07", "voc07_svm", digits="digits_svm", takes=("several classes",)),
     Protocol("svm-low-shot", "svm", "voc07", "voc07_svm_low_shot"),
     Protocol(
-        "linear", "linear", "imagenet", "imagenet_linear", digits="digits_linear", takes=("classes",)
+        "linear",
+        "linear",
+        "imagenet",
+        "imagenet_linear",
+        digits="digits_linear",
+        takes=("classes",),
     ),
     Protocol("linear-imagenet100", "linear", "imagenet100", "linear_wmse"),
     Protocol("linear-stl10", "linear", "stl10", "linear_wmse", _STL10),
     Protocol("linear-places205", "linear", "places205", "places205_linear"),
     Protocol("linear-inaturalist18", "linear", "inaturalist18", "inat18_linear"),
-    Protocol("logistic", "logistic", digits="digits_logistic", takes=("classes", "several classes")),
+    Protocol(
+        "logistic", "logistic", digits="digits_logistic", takes=("classes", "several classes")
+    ),
     Protocol(
         "logistic-voc07",
         "logistic",
@@ -106,10 +120,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         Protocol(f"logistic-{name}", "logistic", name, "fine_grained_logistic", settings)
         for name, settings in _FINE_GRAINED.items()
     ),
-    *(
-        Protocol(f"robustness-{name}", "robustness", name, needs=("linear",))
-        for name in _VARIANTS
-    ),
+    *(Protocol(f"robustness-{name}", "robustness", name, needs=("linear",)) for name in _VARIANTS),
     Protocol("depth", "depth", "nyu", "nyu_linear_depth", takes=("depths",)),
     Protocol("dense_knn", "dense_knn", digits="digits_dense_knn", takes=("label maps",)),
     Protocol("dense_knn-voc12", "dense_knn", "voc12+sbd", "voc12_dense_knn"),
