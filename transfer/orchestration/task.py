@@ -54,7 +54,7 @@ class Task:
 
 
 def script_module(name: str) -> Any:
-    """The module of a script of transfer/, which has ``Config`` and ``run(config, card)``; imports PyTorch."""
+    """The module of a script of transfer/, with its ``Config`` and ``run(config, card)``; imports PyTorch."""
     return importlib.import_module(f"transfer.{name}")
 
 
