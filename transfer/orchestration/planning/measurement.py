@@ -46,8 +46,8 @@ def seconds_per_step(
     durations: list[float] = []
     stream = iter(batches)
     with contextlib.ExitStack() as stack:
-        if hasattr(stream, "close"):
-            stack.enter_context(contextlib.closing(stream))
+        if close := getattr(stream, "close", None):  # ends the workers of a generator
+            stack.callback(close)
         while len(durations) < most and sum(durations) < 2 * SECONDS:
             start = finished(device)
             batch = next(stream, None)
