@@ -121,25 +121,28 @@ def signs_of_no_training(
     return (*signs, *_signs_in_layer_norms(state))
 
 
-def _signs_in_layer_norms(state: Mapping[str, Tensor]) -> list[str]:
-    """The same for LayerNorm layers, which have no statistics (vision transformers)."""
+def layer_norms(state: Mapping[str, Tensor]) -> dict[str, bool]:
+    """Name of every LayerNorm layer -> whether its weight is 1 and its bias 0, as initialized by PyTorch."""
     weights = {
         key.removesuffix(".weight"): value
         for key, value in state.items()
         if key.endswith(".weight") and value.ndim == 1
     }
-    names = [
-        name for name in weights if f"{name}.running_var" not in state and f"{name}.bias" in state
-    ]
-    initial = [
-        name
-        for name in names
-        if bool((weights[name] == 1).all()) and bool((state[f"{name}.bias"] == 0).all())
-    ]
+    return {
+        name: bool((weight == 1).all()) and bool((state[f"{name}.bias"] == 0).all())
+        for name, weight in weights.items()
+        if f"{name}.running_var" not in state and f"{name}.bias" in state
+    }
+
+
+def _signs_in_layer_norms(state: Mapping[str, Tensor]) -> list[str]:
+    """The same for LayerNorm layers, which have no statistics (vision transformers)."""
+    layers = layer_norms(state)
+    initial = [name for name, untouched in layers.items() if untouched]
     if not initial:
         return []
     return [
-        f"untouched initialization: {len(initial)} of {len(names)} LayerNorm layers, such as {initial[0]}, "
+        f"untouched initialization: {len(initial)} of {len(layers)} LayerNorm layers, such as {initial[0]}, "
         "have weight 1 and bias 0, so they were never loaded or trained."
     ]
 
