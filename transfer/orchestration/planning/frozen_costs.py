@@ -6,17 +6,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from msbreg.backbones.inference import FrozenBackbone
 from msbreg.data.classification.imagenet_variants import CORRUPTIONS, VARIANTS
 from msbreg.data.images import LabeledImages
 from msbreg.data.sources import SOURCES
 from msbreg.neighbors import nearest
+from transfer.frozen.frozen_network import usual_transform
 from transfer.frozen.head_training import CachedFeatures, HeadTraining, cached_batches
 from transfer.frozen.heads import Head, Heads
 from transfer.frozen.linear.head_choice import head_plan, head_settings
 from transfer.frozen.logistic_regression import fit_path, published_regularizations
 from transfer.frozen.svm_solver import C_GRIDS, fit_svm
+from transfer.gating.gate_bank import training_split
 from transfer.orchestration.planning.cost import Cost, Probe, same_work, with_data
-from transfer.orchestration.planning.image_pass import FeatureCost, feature_cost
+from transfer.orchestration.planning.image_pass import FeatureCost, feature_cost, measure_pass
 from transfer.orchestration.planning.measurement import seconds_per_call, seconds_per_step
 from transfer.robustness import variant_layout
 
@@ -138,7 +141,34 @@ def robustness_cost(config: Any, probe: Probe) -> Cost:
     return _cost(feature_cost(config, probe, _splits(config, probe, *names, layout=layout)), {})
 
 
+def gate_cost(config: Any, probe: Probe) -> Cost:
+    """A sample of the training images through the network and its twins."""
+    config = with_data(config)
+    layout, split = training_split(config.data, config.train_split)
+    images = probe.images(config.data, split, layout)
+    backbone, provenance = probe.network(config)
+    network = FrozenBackbone(
+        backbone, provenance, probe.device, representation=config.representation
+    )
+    transform = config.transform.over(usual_transform(provenance))
+    rate = probe.once(
+        same_work(config, "pass", provenance.arch, provenance.image_size),
+        lambda: measure_pass(
+            network, images, len(images), transform=transform, threads=config.workers
+        ),
+    )
+    sample = min(len(images), config.bank + config.queries)
+    seconds = sample * (rate.seconds + config.twins * rate.network)
+    return Cost(
+        {"features": seconds},
+        memory=rate.memory,
+        decoding=1 / rate.decoding,
+        network=1 / rate.network,
+    )
+
+
 FROZEN: dict[str, Callable[[Any, Probe], Cost]] = {
+    "gate": gate_cost,
     "knn": knn_cost,
     "linear": linear_cost,
     "svm": svm_cost,
