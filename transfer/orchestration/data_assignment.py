@@ -57,7 +57,7 @@ def assign(config: Config) -> tuple[tuple[Assigned, ...], tuple[Missing, ...]]:
         missing = [
             Missing(p, "no such data are embedded", "")
             for p in chosen
-            if p.takes and not p.digits and not config.only
+            if p.takes and p.digits is None and not config.only
         ]
     for protocol in chosen:
         if protocol.name in found and (lacking := [n for n in protocol.needs if n not in found]):
@@ -74,22 +74,22 @@ def assign(config: Config) -> tuple[tuple[Assigned, ...], tuple[Missing, ...]]:
 def _found(config: Config, chosen: tuple[Protocol, ...]) -> Iterator[Assigned]:
     if config.on_digits:
         for protocol in chosen:
-            if protocol.digits:
+            if protocol.digits is not None:
                 name = config.cards and f"{config.cards}_{protocol.script}"
                 card = _card(name) if name else None
                 yield Assigned(protocol, DIGITS, card or _existing_card(protocol.digits))
         return
-    for given in config.data:
-        published = _published(given)
-        if not published:
+    published: dict[str, Path] = {}
+    for given in reversed(config.data):  # the first one wins
+        found = _published(given)
+        published |= found
+        if not found:
             yield from _own(config, given, chosen)
-        for protocol in chosen:
-            if protocol.data in published:
-                yield Assigned(
-                    protocol,
-                    _value(protocol, published[protocol.data]),
-                    _card_of(config, protocol) or _existing_card(protocol.card),
-                )
+    for protocol in chosen:
+        name = next((n for n in (protocol.data, *protocol.instead) if n in published), None)
+        if name is not None:
+            card = _card_of(config, protocol) or _existing_card(protocol.card)
+            yield Assigned(protocol, _value(name, published[name]), card)
 
 
 def _published(given: str) -> dict[str, Path]:
@@ -108,9 +108,9 @@ def _published(given: str) -> dict[str, Path]:
     }
 
 
-def _value(protocol: Protocol, folder: Path) -> str:
-    """The value of the option ``--data`` of a script."""
-    layout = DATA_SETS[protocol.data].layout
+def _value(name: str, folder: Path) -> str:
+    """The value of the option ``--data`` of a script for a data set in ``DATA_SETS``."""
+    layout = DATA_SETS[name].layout
     return f"{layout}:{folder}" if layout else str(folder)
 
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 Kind = Literal["classes", "several classes", "label maps", "depths"]
 """Kinds of data of a user's own: images with one class each, with several, with label maps or depths."""
 
+GATE = "gate"
+"""The first look at a checkpoint, which says whether it has learned anything."""
 FINE_TUNING = frozenset({"detection", "segmentation", "semisupervised"})
 """Scripts that usually train the whole network; they take longer than those on frozen features."""
 RESNETS_ONLY = frozenset({"detection", "segmentation", "depth"})
@@ -27,8 +29,10 @@ class Protocol:
         data: the published data set in ``DATA_SETS``; empty for none.
         card: stem of the card in configs/ for the published data; empty means the script's defaults.
         settings: changes on top of that card, by dotted name.
-        digits: stem of the card for the embedded digits; empty if the protocol does not run on them.
+        digits: stem of the card for the embedded digits; empty means the script's defaults, None that the
+            protocol does not run on them.
         takes: kinds of data of a user's own.
+        instead: data sets to use if ``data`` is not there, the first that is.
         needs: names of the protocols whose tasks on the same network must be done first.
         on_request: runs only if ``--only`` names it: variants, and protocols that take weeks.
     """
@@ -38,8 +42,9 @@ class Protocol:
     data: str = ""
     card: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    digits: str = ""
+    digits: str | None = None
     takes: tuple[Kind, ...] = ()
+    instead: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     on_request: bool = False
 
@@ -89,6 +94,14 @@ def _fine_tuned(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 # In the order in which they run: the fast ones first.
 PROTOCOLS: tuple[Protocol, ...] = (
+    Protocol(
+        GATE,
+        "gate",
+        "imagenet",
+        digits="",
+        takes=("classes", "several classes"),
+        instead=("imagenet100", "stl10", "places205", "inaturalist18", "voc07", *_FINE_GRAINED),
+    ),
     Protocol("knn", "knn", "imagenet", "imagenet_knn", digits="digits_knn", takes=("classes",)),
     Protocol("knn-imagenet100", "knn", "imagenet100", "knn_wmse"),
     Protocol("knn-stl10", "knn", "stl10", "knn_wmse", _STL10),

@@ -6,10 +6,11 @@ from typing import ClassVar
 
 from msbreg.run.errors import UserError, did_you_mean
 from msbreg.run.inputs import check_checkpoint, check_output
-from transfer.orchestration.protocols import PROTOCOLS, Protocol, known_words
+from transfer.orchestration.protocols import GATE, PROTOCOLS, Protocol, known_words
 
 DEFAULT_CHECKPOINT = Path("runs/pretrain/checkpoint.pth")
 DIGITS = "digits"
+SMOKE_OUTPUT = Path("runs/smoke")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Config:
     """A folder that contains data sets by name, one data set (a folder, or LAYOUT:FOLDER), several of these,
     or digits (empty: the embedded digits)."""
     output: Path = Path("runs/suite")
-    """Folder for the runs (NETWORK/PROTOCOL/) and report/."""
+    """Folder for the runs (NETWORK/PROTOCOL/) and report/; with ``--smoke``, by default runs/smoke."""
     only: tuple[str, ...] = ()
     """Run these protocols only: names such as voc_c4, or scripts such as linear for all of their protocols
     (empty: all)."""
@@ -103,7 +104,7 @@ class Config:
 
         for checkpoint in self.all_checkpoints:
             check_checkpoint(str(checkpoint))
-        check_output(self.output)
+        check_output(self.folder)
         assign(self)
 
     @property
@@ -116,12 +117,18 @@ class Config:
         return (self.checkpoint or DEFAULT_CHECKPOINT,)
 
     @property
+    def folder(self) -> Path:
+        """The output folder; by default, a smoke test has another one."""
+        own = self.smoke and self.output == Config.output
+        return SMOKE_OUTPUT if own else self.output
+
+    @property
     def on_digits(self) -> bool:
         """Whether the data are the embedded digits."""
         return self.data in ((), (DIGITS,))
 
     def selected(self) -> tuple[Protocol, ...]:
-        """The protocols that the options select, and those that they need, in the order of the table."""
+        """The protocols that the options select, the gate, and those that they need, in the table's order."""
         chosen = {
             p.name
             for p in PROTOCOLS
@@ -129,7 +136,10 @@ class Config:
             and not any(p.called(word) for word in self.skip)
             and (not p.on_request or p.name in self.only)
         }
+        if not chosen:
+            return ()
         needed = {name for p in PROTOCOLS if p.name in chosen for name in p.needs}
+        needed |= {GATE} - set(self.skip)
         return tuple(p for p in PROTOCOLS if p.name in chosen | needed)
 
 

@@ -15,7 +15,7 @@ from transfer.detectors.config.yaml_file import read_config
 from transfer.detectors.start import settings_of_backbone
 from transfer.orchestration.data_assignment import Assigned, Missing, assign
 from transfer.orchestration.evaluated_networks import EvaluatedNetwork, evaluated_networks
-from transfer.orchestration.protocols import RESNETS_ONLY
+from transfer.orchestration.protocols import GATE, RESNETS_ONLY
 from transfer.orchestration.suite_config import DIGITS, Config
 from transfer.orchestration.task import Task, script_module
 
@@ -68,7 +68,7 @@ def plan_suite(
         for one in assigned:
             protocol = one.protocol
             twins = config.random_fine_tuned if protocol.fine_tunes else config.random_seeds
-            if network.untrained and network.seed >= twins:
+            if network.untrained and (network.seed >= twins or protocol.name == GATE):
                 continue
             if reason := why_not(one, network):
                 if not network.untrained:
@@ -102,14 +102,14 @@ def _task(
     protocol = assigned.protocol
     build = _detection if protocol.script == "detection" else _configured
     settings, card = build(assigned, network, more)
-    output = config.output / network.folder / protocol.name
+    output = config.folder / network.folder / protocol.name
     changes = {"output": output, "finished": "skip", "device": config.device} | _network(
         config, assigned, network
     )
     if config.workers is not None:
         changes["workers"] = config.workers
     if protocol.script == "robustness":
-        changes["probe"] = config.output / network.folder / "linear"
+        changes["probe"] = config.folder / network.folder / "linear"
     complete = dataclasses.replace(settings, **changes)
     overrides = differences(plain(complete), plain(settings))
     return Task(

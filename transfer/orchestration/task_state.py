@@ -28,6 +28,7 @@ from transfer.detectors.config.yaml_file import read_config
 from transfer.detectors.splits import data_of
 from transfer.detectors.start import spec_of_yaml
 from transfer.frozen.linear_probe import load_probe
+from transfer.gating.gate_bank import training_split
 from transfer.orchestration.task import Task
 from transfer.segmenters import segmenter_engine
 
@@ -222,6 +223,9 @@ def fingerprint(task: Task, split: str, facts: Mapping[str, Any]) -> str:
         return _map_fingerprint(data, split, facts.get("images"))
     if task.script == "depth":
         return open_depth_maps(data, split).fingerprint
+    if task.script == "gate":
+        layout, _ = training_split(data, split)
+        return _image_fingerprint(data, split, layout)
     return _image_fingerprint(data, split, "voc" if task.script == "svm" else "folder")
 
 
