@@ -1,38 +1,42 @@
-"""The interface of the launchers: how the tasks of a suite are run, and the command that runs one of them."""
+"""The interface of the launchers: how the tasks of a plan are run, and the command that runs one of them."""
 
 import abc
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from msbreg.run.config import plain
 from msbreg.run.files import write_atomically
-from transfer.orchestration.task import Task
-from transfer.orchestration.task_queue import TaskQueue
+from transfer.orchestration.execution import Progress
+from transfer.orchestration.task_graph import Plan
 
 JOBS = "jobs"
 """Folder in the suite's output: the settings of the suite, and what each process printed."""
 REPORT = "report"
 """In place of the key of a task: write the report."""
 
-OnEnd = Callable[[Task], None]
-
 
 class Launcher(abc.ABC):
-    """Runs the tasks of a suite: here, side by side, each with torchrun, or as jobs of a cluster."""
+    """Runs the tasks of a plan: here, side by side, each with torchrun, or as jobs of a cluster."""
 
     @abc.abstractmethod
-    def launch(self, tasks: Sequence[Task], on_end: OnEnd) -> TaskQueue:
-        """Run the tasks, each after those that it needs; a failure stops only the tasks that need it.
+    def launch(
+        self, plan: Plan, output: Path, *, anyway: bool, after_each: Callable[[], object]
+    ) -> Progress:
+        """Run what is not done yet, each task after those that it waits for.
+
+        A failure stops only the tasks that need the failed one.
 
         Args:
-            on_end: called in this process whenever a task has ended.
+            output: folder of the suite; the caller holds its lock.
+            anyway: also evaluate networks whose gate says that they have not learned anything.
+            after_each: called in this process whenever a run has ended.
 
         Raises:
-            Interrupted: Ctrl-C or SIGTERM; no task is running any more.
+            Interrupted, KeyboardInterrupt: Ctrl-C or SIGTERM; no task is running any more.
         """
 
 

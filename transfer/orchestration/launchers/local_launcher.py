@@ -2,37 +2,23 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from msbreg.run.errors import Interrupted, UserError
-from msbreg.run.job import log
-from transfer.orchestration.launchers.launcher import Launcher, OnEnd, SuiteCommand
+from transfer.orchestration.execution import Progress, execute
+from transfer.orchestration.launchers.launcher import Launcher, SuiteCommand
 from transfer.orchestration.launchers.side_by_side import Place, Process, run_side_by_side
 from transfer.orchestration.task import Task
-from transfer.orchestration.task_queue import Failure, TaskQueue
+from transfer.orchestration.task_graph import Plan
 
 
 @dataclass(frozen=True)
 class InThisProcess(Launcher):
-    """One task after another; ``run`` runs one."""
+    """One task after another; under torchrun, in all of its processes."""
 
-    run: Callable[[Task], None]
-
-    def launch(self, tasks: Sequence[Task], on_end: OnEnd) -> TaskQueue:
-        queue = TaskQueue(tasks)
-        while (task := queue.start()) is not None:
-            log.info("---- %s of %s", task.name, task.network)
-            failure = None
-            try:
-                self.run(task)
-            except Interrupted:
-                raise
-            except Exception as error:  # noqa: BLE001 - reported at the end; others can still run
-                reason = str(error) or type(error).__name__
-                failure = Failure(reason, wrong_input=isinstance(error, UserError))
-                log.warning("---- %s failed: %s", task.key, reason)
-            queue.end(task.key, failure)
-            on_end(task)
-        return queue
+    def launch(
+        self, plan: Plan, output: Path, *, anyway: bool, after_each: Callable[[], object]
+    ) -> Progress:
+        return execute(plan, output, anyway=anyway, after_each=after_each)
 
 
 @dataclass(frozen=True)
@@ -42,12 +28,13 @@ class SideBySide(Launcher):
     command: SuiteCommand
     places: Sequence[Place]
 
-    def launch(self, tasks: Sequence[Task], on_end: OnEnd) -> TaskQueue:
-        queue = TaskQueue(tasks)
-
+    def launch(
+        self, plan: Plan, output: Path, *, anyway: bool, after_each: Callable[[], object]
+    ) -> Progress:
         def start(task: Task, place: Place) -> Process:
             key = task.key
             return Process(self.command.python(key), place.environment(), self.command.log(key))
 
-        run_side_by_side(queue, start, self.places, on_end)
-        return queue
+        return run_side_by_side(
+            plan, output, start, self.places, anyway=anyway, after_each=after_each
+        )

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from msbreg.run.errors import EXIT_USER_ERROR, Interrupted
+from msbreg.run.errors import Interrupted
 from msbreg.run.job import log
 from msbreg.run.signals import stop_signal
-from transfer.orchestration.launchers.launcher import OnEnd
+from transfer.orchestration.execution import Progress, is_due, record_end
 from transfer.orchestration.task import Task
-from transfer.orchestration.task_queue import Failure, TaskQueue
+from transfer.orchestration.task_graph import Plan
+from transfer.orchestration.waiting import first_ready
 
 SECONDS_BETWEEN_LOOKS = 0.05
 
@@ -90,44 +91,53 @@ class Process:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def failure(self) -> Failure:
+    def reason(self) -> str:
         """What its output says about its failure."""
-        code = self.code()
         lines = self.log_file.read_text(errors="replace").splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
-        reason = errors[-1].removeprefix("error: ") if errors else f"exit code {code}"
-        return Failure(f"{reason} (see {self.log_file})", wrong_input=code == EXIT_USER_ERROR)
+        what = errors[-1].removeprefix("error: ") if errors else f"exit code {self.code()}"
+        return f"{what} (see {self.log_file})"
+
+
+Start = Callable[[Task, Place], Process]
 
 
 def run_side_by_side(
-    queue: TaskQueue,
-    start: Callable[[Task, Place], Process],
+    plan: Plan,
+    output: Path,
+    start: Start,
     where: Sequence[Place],
-    on_end: OnEnd,
-) -> None:
-    """Keep as many tasks running as there are places, until all have ended.
+    *,
+    anyway: bool,
+    after_each: Callable[[], object],
+) -> Progress:
+    """Keep as many tasks running as there are places, until all have ended; see ``Launcher.launch``.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM: every task was told to save, and has ended. After a second Ctrl-C,
             they are killed.
     """
+    progress, waiting, free = Progress(), list(plan.tasks), list(where)
     running: dict[str, tuple[Task, Place, Process]] = {}
-    free = list(where)
 
     def kill_all() -> None:
         for _, _, process in running.values():
             process.kill()
 
+    def fill() -> None:
+        """Start tasks in the free places, and record those that need not or cannot run."""
+        while free and (task := first_ready(waiting, plan.tasks, progress.ends)) is not None:
+            waiting.remove(task)
+            if is_due(task, plan, output, progress, anyway=anyway):
+                place = free.pop(0)
+                running[task.key] = task, place, start(task, place)
+                log.info("---- %s started", task.key)
+
     with stop_signal(kill_all) as stop:
         stop.watched = True
         try:
-            while True:
-                while free and not stop and (task := queue.start()) is not None:
-                    place = free.pop(0)
-                    running[task.key] = task, place, start(task, place)
-                    log.info("---- %s started", task.key)
-                if not running:
-                    break
+            fill()
+            while running:
                 if stop:
                     _stop_all([process for _, _, process in running.values()])
                     break
@@ -135,8 +145,10 @@ def run_side_by_side(
                     if process.code() is not None:
                         del running[task.key]
                         free.append(place)
-                        _ended(queue, task, process)
-                        on_end(task)
+                        _record(task, process, progress, anyway=anyway)
+                        after_each()
+                if not stop:
+                    fill()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         finally:
             kill_all()  # after an error, or a second Ctrl-C
@@ -144,6 +156,7 @@ def run_side_by_side(
             raise Interrupted(
                 f"{stop.name}: all tasks were stopped; run the same command to continue."
             )
+    return progress
 
 
 def _stop_all(processes: Sequence[Process]) -> None:
@@ -154,10 +167,12 @@ def _stop_all(processes: Sequence[Process]) -> None:
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _ended(queue: TaskQueue, task: Task, process: Process) -> None:
-    failure = process.failure() if process.code() else None
-    queue.end(task.key, failure)
-    if failure is None:
+def _record(task: Task, process: Process, progress: Progress, *, anyway: bool) -> None:
+    """Record how the process of a task ended."""
+    if process.code() == 0:
         log.info("---- %s done", task.key)
-    else:
-        log.warning("---- %s failed: %s", task.key, failure.reason)
+        record_end(task, "done", progress, anyway=anyway)
+        return
+    progress.reasons[task.key] = process.reason()
+    log.error("%s failed: %s", task.key, progress.reasons[task.key])
+    record_end(task, "failed", progress, anyway=anyway)

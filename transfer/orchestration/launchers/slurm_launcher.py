@@ -1,14 +1,16 @@
 """Queue each task as a job of a Slurm cluster, and a last job that writes the report."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from msbreg.run.job import log
-from transfer.orchestration.launchers.launcher import REPORT, Launcher, OnEnd, SuiteCommand
+from transfer.orchestration.execution import Progress, is_due
+from transfer.orchestration.launchers.launcher import REPORT, Launcher, SuiteCommand
 from transfer.orchestration.launchers.slurm_job import Dependency, SlurmSettings, submit
-from transfer.orchestration.task import Task
-from transfer.orchestration.task_queue import TaskQueue
+from transfer.orchestration.task_graph import Plan
+from transfer.orchestration.waiting import waits_for
 
 
 @dataclass(frozen=True)
@@ -18,18 +20,22 @@ class Slurm(Launcher):
     command: SuiteCommand
     settings: SlurmSettings
 
-    def launch(self, tasks: Sequence[Task], on_end: OnEnd) -> TaskQueue:
-        """Queue all tasks; the tasks of the returned queue are still waiting.
+    def launch(
+        self, plan: Plan, output: Path, *, anyway: bool, after_each: Callable[[], object]
+    ) -> Progress:
+        """Queue all tasks that are not done yet.
 
-        A job starts when those of its needs have succeeded, and is canceled if one fails.
+        A job starts when those that it waits for have succeeded, and is canceled if one fails.
         """
-        ids: dict[str, str] = {}
-        for task in tasks:
-            needs = [ids[need] for need in task.needs if need in ids]
-            ids[task.key] = self._submit(task.key, self.settings, Dependency(needs))
+        progress, ids = Progress(), dict[str, str]()
+        for task in plan.tasks:
+            if is_due(task, plan, output, progress, anyway=anyway):
+                before = [ids[key] for key in waits_for(task, plan.tasks) if key in ids]
+                ids[task.key] = self._submit(task.key, self.settings, Dependency(before))
+                progress.ends[task.key] = "queued"
         alone = dataclasses.replace(self.settings, nodes=1, gpus_per_node=0, processes_per_node=1)
         self._submit(REPORT, alone, Dependency([*ids.values()], succeed=False))
-        return TaskQueue(tasks)
+        return progress
 
     def _submit(self, key: str, settings: SlurmSettings, after: Dependency) -> str:
         job = submit(

@@ -24,7 +24,7 @@ from transfer.orchestration.planning.cost import Cost, Probe
 from transfer.orchestration.planning.frozen_costs import FROZEN
 from transfer.orchestration.planning.training_costs import TRAINED
 from transfer.orchestration.task import Task
-from transfer.orchestration.task_queue import TaskQueue
+from transfer.orchestration.waiting import first_ready
 
 COSTS = FROZEN | TRAINED
 
@@ -84,17 +84,21 @@ def makespan(planned: Sequence[Forecast], places: int) -> float:
     >>> makespan(tasks, 1), makespan(tasks, 2)
     (11.0, 7.0)
     """
-    left = {one.task.key: one for one in planned if not one.done}
-    queue, now = TaskQueue([one.task for one in left.values()]), 0.0
+    left = [one for one in planned if not one.done]
+    waiting, tasks = [one.task for one in left], [one.task for one in left]
+    seconds = {one.task.key: one.cost.total for one in left}
     running: dict[str, float] = {}
+    ended: set[str] = set()
+    now = 0.0
     while True:
-        while len(running) < places and (task := queue.start()) is not None:
-            running[task.key] = now + left[task.key].cost.total
+        while len(running) < places and (task := first_ready(waiting, tasks, ended)) is not None:
+            waiting.remove(task)
+            running[task.key] = now + seconds[task.key]
         if not running:
             return now
         key = min(running, key=lambda name: running[name])
         now = running.pop(key)
-        queue.end(key)
+        ended.add(key)
 
 
 def clock(seconds: float, now: datetime.datetime) -> str:

@@ -2,39 +2,70 @@
 
 import datetime
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from msbreg.run import distributed
 from msbreg.run.progress import duration
-from transfer.orchestration.planning.forecast import Forecast, clock, makespan
+from transfer.orchestration.launchers.choice import tasks_at_once, usable_gpus
+from transfer.orchestration.planning.forecast import Forecast, clock, forecasts, makespan
+from transfer.orchestration.suite_config import Config
+from transfer.orchestration.task_graph import Plan
+from transfer.orchestration.task_state import Standing, standing
+
+WIDTH = 150
+"""Columns of the table if the output is not a terminal."""
 
 _NUMBERS = ("decode/s", "net/s", "memory", "disk", "time", "ends")
+_STATES = {"new": "to run", "unfinished": "to continue", "stale": "to run again"}
 
 
-def plan_table(planned: Sequence[Forecast], now: datetime.datetime, *, terminal: bool) -> Table:
-    """A row for each task; rates are images per second."""
+def print_costs(plan: Plan, config: Config) -> None:
+    """Measure and print what each task costs, its state, and totals; writes nothing."""
+    device = distributed.pick_device(config.device)
+    states = {task.key: standing(task) for task in plan.tasks}
+    done = [key for key, found in states.items() if found.state == "done"]
+    planned = list(forecasts(plan.tasks, device, done=done))
+    console, now = Console(highlight=False), datetime.datetime.now()
+    if not console.is_terminal:
+        console = Console(width=WIDTH, highlight=False)
+    console.print(plan_table(planned, states, now, terminal=console.is_terminal))
+    for key, found in states.items():
+        if found.reason:
+            print(f"{key}: {found.reason}")
+    places, gpus = tasks_at_once(config), len(usable_gpus(config.device))
+    output = config.folder.expanduser().absolute()
+    folder = next(path for path in (output, *output.parents) if path.is_dir())
+    free = shutil.disk_usage(folder).free
+    for line in totals(planned, places=places, gpus=gpus, now=now, free=free):
+        print(line)
+
+
+def plan_table(
+    planned: Sequence[Forecast],
+    states: Mapping[str, Standing],
+    now: datetime.datetime,
+    *,
+    terminal: bool,
+) -> Table:
+    """A row for each task; rates are images per second: decoding by one thread, and the network."""
     table = Table(box=box.SIMPLE if terminal else None, pad_edge=False)
-    for heading in ("task", *_NUMBERS, "of which"):
+    for heading in ("task", "card", "state", *_NUMBERS, "of which"):
         numeric = heading in _NUMBERS
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric)
     for one in planned:
-        cost = one.cost
-        if one.done or cost.note:
-            table.add_row(one.task.key, *[""] * len(_NUMBERS), cost.note or "done")
-            continue
-        table.add_row(
-            one.task.key,
-            _rate(cost.decoding),
-            _rate(cost.network),
-            size(cost.memory),
-            size(cost.disk),
-            duration(cost.total),
-            clock(one.ends, now),
-            ", ".join(f"{part} {duration(s)}" for part, s in cost.seconds.items() if s >= 0.5),
-        )
+        cost, state = one.cost, states[one.task.key].state
+        row = [one.task.key, one.task.card.name, _STATES.get(state, state)]
+        if not one.done and not cost.note:
+            row += [_rate(cost.decoding), _rate(cost.network), size(cost.memory), size(cost.disk)]
+            row += [duration(cost.total), clock(one.ends, now)]
+            row += [", ".join(f"{n} {duration(s)}" for n, s in cost.seconds.items() if s >= 0.5)]
+        else:
+            row += [""] * len(_NUMBERS) + [cost.note]
+        table.add_row(*row)
     return table
 
 
@@ -68,21 +99,6 @@ def totals(
     if unknown := sum(bool(cost.note) for cost in costs):
         lines.append(f"not included: {unknown} tasks that could not be measured")
     return lines
-
-
-def print_plan(planned: Sequence[Forecast], *, places: int, gpus: int, folder: str) -> None:
-    """Print the table and the totals.
-
-    Args:
-        folder: an existing folder on the disk of the output.
-    """
-    console, now = Console(highlight=False), datetime.datetime.now()
-    if not console.is_terminal:
-        console = Console(width=140, highlight=False)
-    console.print(plan_table(planned, now, terminal=console.is_terminal))
-    free = shutil.disk_usage(folder).free
-    for line in totals(planned, places=places, gpus=gpus, now=now, free=free):
-        print(line)
 
 
 def size(count: int) -> str:
