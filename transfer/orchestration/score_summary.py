@@ -33,10 +33,9 @@ def print_not_run(plan: Plan, *, full: bool) -> None:
         names = ", ".join(one.protocol.name for one in plan.missing)
         print(f"no data for: {names}. --plan shows what to fetch")
         return
-    for fetch, place, names in _by_data(plan.missing):
-        where = f" Fetch to {place}: {fetch}" if place else f" ({fetch})"
+    for fetch, place, protocols in _by_data(plan.missing):
         print(
-            f"no data for {', '.join(names)}.{where}" if place else f"no data for {names[0]}{where}"
+            f"no data for {', '.join(protocols)}: {f'fetch to {place}: ' if place else ''}{fetch}"
         )
 
 

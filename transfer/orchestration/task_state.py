@@ -20,6 +20,7 @@ from msbreg.data.segmentation.depth_maps import open_depth_maps
 from msbreg.data.segmentation.label_maps import survey
 from msbreg.data.segmentation.map_sources import open_label_maps
 from msbreg.data.sources import open_source
+from msbreg.run.config import plain
 from msbreg.run.errors import UserError
 from msbreg.run.job import LOG_NAME
 from msbreg.run.record import FILE_NAME, changed_settings, read_record
@@ -109,7 +110,7 @@ def _changes(task: Task, config: Any, record: Mapping[str, Any]) -> Iterator[str
     if network.get("sha256") != expected_weights(task):
         yield "the weights"
     elif task.config.checkpoint == "random" and task.script != "detection":
-        spec = _spec_of(task.config).as_dict()
+        spec = plain(_spec_of(task.config).as_dict())
         if any(network.get(name, value) != value for name, value in spec.items()):
             yield "the input of the network"
     if "probe" in record.get("inputs", {}) and record["inputs"]["probe"] != _probe(task):
