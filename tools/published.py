@@ -24,7 +24,7 @@ from msbreg.run.errors import UserError, did_you_mean, exit_codes
 from tools.tool_parser import ToolParser
 from transfer.published import PublishedNumber, ablation_paper_tables, as_text, paper_tables
 from transfer.published import published_numbers as all_numbers
-from transfer.published.paper_table import Marks, PaperTable
+from transfer.published.paper_table import Marks, PaperTable, footnote_lines
 from transfer.published.published_tasks import NOT_SCORES, TASKS
 
 
@@ -106,7 +106,7 @@ def lines_of(numbers: Sequence[PublishedNumber]) -> Iterator[str]:
         for row in rows:
             padded = (text.ljust(width) for text, width in zip(row, widths, strict=True))
             yield ("  " + "  ".join(padded)).rstrip()
-        yield from (f"  [{mark}] {text}" for mark, text in marks.footnotes)
+        yield from footnote_lines(marks.footnotes, indent="  ")
         yield from [f"  {about}."] if about else []
         yield ""
 

@@ -1,5 +1,6 @@
 """Tables 1 to 5 and 10 of the paper (arXiv 2207.03552), with a user's own rows."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -289,7 +290,7 @@ def _is_in(column: Column, row: OurRow, one: OurScore) -> bool:
 
 
 def _our_value(layout: Layout, column: Column, row: OurRow, one: OurScore | None) -> _Value:
-    if one is None:
+    if one is None or not math.isfinite(one.score.value):
         return _Value()
     notes = [protocol_differences(one.score, one.settings), _other_epochs(column, row.epochs)]
     return _Value(one.text(layout.decimals), one.score.value, [note for note in notes if note])

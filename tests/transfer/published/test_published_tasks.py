@@ -12,6 +12,7 @@ from msbreg.run.record import read_record
 from tests.transfer.finetuning.fine_tuning_processes import settings as fine_tuning
 from tests.transfer.scoring.drawn import predict, voc_scenes
 from transfer import knn, linear, segmentation, semisupervised, svm
+from transfer.detectors import detection_config
 from transfer.detectors.config.yaml_file import read_config
 from transfer.detectors.results import score, scores_of
 from transfer.published.published_tasks import TASKS
@@ -33,7 +34,8 @@ SCRIPTS = {
 def settings_of_card(name):
     path = ROOT / "configs" / f"{name}.yaml"
     if "transfer/detection.py" in path.read_text():
-        return {f"yaml.{key}": plain(value) for key, value in flat(read_config(path, ())).items()}
+        config = detection_config.Config(config=path).resolved(read_config(path, ()), "torchvision")
+        return settings_of({"config": plain(config)})
     script = next(s for n, s in SCRIPTS.items() if f"python transfer/{n}.py" in path.read_text())
     return flat(plain(parse(script.Config, ["--config", str(path)])[0]))
 
