@@ -41,7 +41,7 @@ class OurRow:
         label: its name.
         arch: architecture as in records, such as ``resnet50``.
         scores: its scores; those that answer no column of a table are ignored.
-        epochs, batch_size: of pre-training; None if unknown.
+        epochs, batch_size: of pre-training; None if unknown, 0 epochs if untrained.
     """
 
     label: str

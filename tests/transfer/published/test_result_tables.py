@@ -147,6 +147,7 @@ def test_an_undefined_score_is_an_empty_cell():
         (300, "400", "300 epochs"),
         (50, "100", "50 epochs"),
         (1000, "400", "1,000 epochs"),
+        (0, "100", "Not pre-trained"),
         (None, "400", "Epochs unknown"),
     ],
 )
