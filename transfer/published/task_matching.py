@@ -94,7 +94,7 @@ def protocol_differences(score: Score, settings: Settings | None = None) -> str:
     >>> print(protocol_differences(score))  # doctest: +ELLIPSIS
     Unlike NPID's and DINO's protocol (...): 5,000 images scored (published: 50,000); scored by
     "cosine similarity s, 20 neighbors, weights exp(s / 0.1)" (published: "cosine similarity s, 20
-    neighbors, weights exp(s / 0.07)"). The run's settings are not known
+    neighbors, weights exp(s / 0.07)"). The settings of this run are unknown
     """
     found = task_of(score, settings)
     if found is None:
@@ -123,11 +123,11 @@ def protocol_differences(score: Score, settings: Settings | None = None) -> str:
         return text
     if parts:
         return f"{text}. " + (
-            f"Unknown settings: {unknown}" if known else "The run's settings are not known"
+            f"Unknown settings: {unknown}" if known else "The settings of this run are unknown"
         )
     if known:
         return f"As {task.protocol}, as far as known; unknown settings: {unknown}"
-    return f"Not compared with {task.protocol}: the run's settings are not known"
+    return f"Not compared with {task.protocol}: the settings of this run are unknown"
 
 
 def _answers(score: Score, task: Task, measure: Measure, settings: Settings | None) -> bool:

@@ -197,7 +197,7 @@ def test_a_score_without_known_settings_has_a_footnote():
     row = ours(OurScore(score_for("ImageNet kNN", "20-NN top1")))
     (cells,), notes = our_rows("4", row)
     (mark,) = cells["", "20-NN (%)"].marks
-    assert notes[mark].endswith("the run's settings are not known")
+    assert notes[mark].endswith("the settings of this run are unknown")
 
 
 def test_scores_of_several_protocols_are_not_merged_but_get_a_row_each():

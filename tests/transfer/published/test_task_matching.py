@@ -177,10 +177,10 @@ def test_unknown_settings_are_told():
     score = score_for(*KNN)
     protocol = TASKS[KNN[0]].protocol
     assert protocol_differences(score) == (
-        f"Not compared with {protocol}: the run's settings are not known"
+        f"Not compared with {protocol}: the settings of this run are unknown"
     )
     assert protocol_differences(replace(score, n=9)).endswith(
-        ": 9 images scored (published: 50,000). The run's settings are not known"
+        ": 9 images scored (published: 50,000). The settings of this run are unknown"
     )
     settings = settings_for(KNN[0])
     del settings["temperature"]
