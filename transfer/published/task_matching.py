@@ -102,6 +102,10 @@ def protocol_differences(score: Score, settings: Settings | None = None) -> str:
     task = TASKS[found[0]]
     rules = task.measures[found[1]].rules or task.rules
     parts = []
+    if _is_guess(score, task.data, settings):
+        parts.append(
+            f'the data "{score.data.name}" were taken for {task.data.name} by the number of images'
+        )
     if score.n != task.data.images:
         parts.append(f"{score.n:,} images scored (published: {task.data.images:,})")
     if score.rules != rules:
@@ -154,8 +158,19 @@ def _is_data(score: Score, data: ScoredImages, settings: Settings | None) -> boo
     layout, colon, _ = str((settings or {}).get("data") or "").partition(":")
     if colon and layout in _LAYOUTS:
         return layout in data.layouts
-    name = re.sub(r"[-_ ]", "", score.data.name.lower())
-    return name in data.names or (name in data.shared and score.n == data.images)
+    if _name(score) in data.names:
+        return True
+    return score.n == data.images and (data.unique or _name(score) in data.shared)
+
+
+def _name(score: Score) -> str:
+    return re.sub(r"[-_ ]", "", score.data.name.lower())
+
+
+def _is_guess(score: Score, data: ScoredImages, settings: Settings | None) -> bool:
+    """Whether the data were recognized by nothing but their number of images."""
+    given = str((settings or {}).get("data") or "").partition(":")[0] in data.layouts
+    return not given and _name(score) not in (*data.names, *data.shared)
 
 
 def _equal(value: Any, expected: Any) -> bool:

@@ -156,6 +156,24 @@ def test_a_number_that_other_sources_print_differently_has_a_note():
     assert copy.notes == ("Barlow Twins and VICReg have 56.7",)
 
 
+@pytest.mark.parametrize(
+    ("table", "method", "task", "metric", "note"),
+    [
+        ("Table 1", "SimCLR", "STL-10 linear", "top1", "used ResNet-18 for STL-10"),
+        ("Table 1", "BYOL", "STL-10 kNN", "5-NN top1", "91.99 (linear) and 88.64 (5-NN)"),
+        ("Table 3", "Barlow Twins", "ImageNet semi-supervised 1%", "top1", "has 55.0"),
+        ("Table 4", "MSBReg", "ImageNet kNN", "20-NN top1", "BYOL 66.7"),
+        ("Table 4", "MSBReg", "ImageNet kNN", "200-NN top1", "BYOL 64.9"),
+        ("Table 5", "BoWNet", "VOC07+12 detection Faster R-CNN C4", "AP", "have 55.8"),
+        ("Table 5", "MSBReg", "VOC07+12 detection Faster R-CNN C4", "AP50", "within the noise"),
+        ("Table 5", "SwAV", "VOC07+12 detection Faster R-CNN C4", "AP50", "learning rate 0.1 "),
+    ],
+)
+def test_cautions_stand_at_their_numbers_and_at_no_other_metric(table, method, task, metric, note):
+    (found,) = find("MSBReg paper", table, method, task, metric).notes
+    assert note in found
+
+
 def test_numbers_of_unknown_origin_are_not_said_to_be_copied():
     assert (
         find("MSBReg paper", "Table 10", "OBoW", *("COCO Mask R-CNN FPN 90k", "AP_bb")).copied_from

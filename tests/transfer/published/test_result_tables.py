@@ -1,5 +1,6 @@
 """Tables 1 to 5 and 10 equal published.csv, and a user's scores join in the right columns."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from transfer.published.paper_table import EMPTY, OurRow, OurScore, as_text
 from transfer.published.published_numbers import published_numbers
 from transfer.published.published_tasks import TASKS
 from transfer.published.result_tables import LAYOUTS, PAPER, backbone_name, paper_tables
+from transfer.scoring.scores import DataId
 
 NUMBERS = ["1", "2", "3", "4", "5", "10"]
 CELLS = [
@@ -121,15 +123,20 @@ def test_the_users_rows_come_last_with_label_spread_and_scope():
     found = table("4", ours(score))
     assert [row.ours for row in found.rows] == [False] * 6 + [True]
     assert [cell.text for cell in found.rows[-1].cells] == ["mine", "66.0 ± 0.2 (3 seeds)", EMPTY]
-    assert as_text(found)[-1 - len(found.footnotes) - 1].startswith("> mine")
+    assert next(line for line in as_text(found) if line.startswith(">")).split()[:2] == [
+        ">",
+        "mine",
+    ]
 
 
 def test_only_tables_with_a_value_of_the_users_are_returned():
-    digits = OurScore(
-        replace(score_for("ImageNet kNN", "20-NN top1"), n=720, rules="20 neighbors", name="top-1")
-    )
+    digits = OurScore(score_for("ImageNet kNN", "20-NN top1", data=DataId("digits", "val"), n=720))
     assert paper_tables([ours(digits)]) == []
     assert [one.number for one in paper_tables([ours(digits)], every=True)] == NUMBERS
+
+
+def test_an_undefined_score_is_an_empty_cell():
+    assert paper_tables([ours(exact("ImageNet kNN", "20-NN top1", math.nan))]) == []
 
 
 @pytest.mark.parametrize(
@@ -140,6 +147,7 @@ def test_only_tables_with_a_value_of_the_users_are_returned():
         (300, "400", "300 epochs"),
         (50, "100", "50 epochs"),
         (1000, "400", "1,000 epochs"),
+        (0, "100", "Not pre-trained"),
         (None, "400", "Epochs unknown"),
     ],
 )

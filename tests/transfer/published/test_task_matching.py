@@ -15,6 +15,7 @@ from transfer.scoring.scores import DataId
 
 C4, COCO = "VOC07+12 detection Faster R-CNN C4", "COCO Mask R-CNN FPN 90k"
 KNN = ("ImageNet kNN", "20-NN top1")
+DIGITS = score_for(*KNN, data=DataId("digits", "val"), n=720)
 
 
 @pytest.mark.parametrize(("task", "metric"), COLUMNS)
@@ -32,7 +33,7 @@ def test_a_published_score_answers_its_own_column(one):
 
 def test_scores_of_other_data_splits_and_names_answer_no_column():
     score = score_for(*KNN)
-    assert task_of(replace(score, data=DataId("digits", "val"))) is None
+    assert task_of(DIGITS) is None
     assert task_of(replace(score, data=DataId("imagenet", "train"))) is None
     assert task_of(replace(score, name="10-NN top-1")) is None
     assert task_of(score_for("ImageNet linear", "top1", name="attentive top-1")) is None
@@ -62,9 +63,10 @@ def test_imagenet_is_recognized_by_the_usual_names_of_its_folder(name):
 
 
 def test_the_layout_decides_which_data_a_folder_contains():
-    score = score_for(*KNN, data=DataId("my-photos", "val"))
+    score = score_for(*KNN, data=DataId("my-photos", "val"), n=49_000)
     assert task_of(score) is None
     assert task_of(score, {"data": "imagenet:/data/my-photos"}) == KNN
+    assert task_of(score_for(*KNN), {"data": "stl10:/data/imagenet"}) is None
     assert task_of(score, {"data": "folder:/data/my-photos"}) is None
 
 
@@ -83,10 +85,22 @@ def test_a_subset_of_the_classes_is_another_task():
     assert task_of(score_for(*KNN, per_class=dict(list(classes.items())[:10]))) is None
 
 
-def test_voc_2007_is_recognized_in_vocdevkit_by_its_number_of_images():
+def test_data_in_a_folder_of_any_name_are_recognized_by_their_number_of_images_and_this_is_told():
     wanted = ("VOC07 linear SVM", "mAP")
-    assert task_of(score_for(*wanted, data=DataId("VOCdevkit", "test"))) == wanted
-    assert task_of(score_for(*wanted, data=DataId("VOCdevkit", "test"), n=100)) is None
+    score = score_for(*wanted, data=DataId("VOCdevkit", "test"))
+    assert task_of(score) == wanted
+    assert protocol_differences(score, settings_for(wanted[0])).endswith(
+        ': the data "VOCdevkit" were taken for VOC2007 by the number of images'
+    )
+    assert task_of(replace(score, n=100)) is None
+    other = replace(score, per_class={"cat": 50.0, "dog": 60.0})
+    assert task_of(other) is None
+
+
+def test_a_round_number_of_images_alone_identifies_no_data():
+    for task in ("STL-10 kNN", "ImageNet-100 kNN"):
+        split = TASKS[task].data.split
+        assert task_of(score_for(task, "5-NN top1", data=DataId("photos", split))) is None
 
 
 # ---- Settings that make another task
@@ -186,7 +200,7 @@ def test_lists_tuples_and_rounded_numbers_are_equal():
 
 def test_asking_for_the_differences_of_a_score_without_column_is_an_error():
     with pytest.raises(KeyError, match="20-NN top-1 on digits answers no published column"):
-        protocol_differences(score_for(*KNN, data=DataId("digits", "val")))
+        protocol_differences(DIGITS)
 
 
 # ---- Baselines
@@ -217,7 +231,7 @@ def test_baselines_of_a_poster_do_not_repeat_those_of_the_paper():
 
 
 def test_a_score_without_column_has_no_baselines():
-    assert baselines_of(score_for(*KNN, data=DataId("digits", "val"))) == ()
+    assert baselines_of(DIGITS) == ()
 
 
 def test_published_numbers_are_read_without_pytorch():
