@@ -124,15 +124,15 @@ CASES = (
 )
 
 
-def truth(case: Case, rng: np.random.Generator) -> float:
+def truth(case: Case, rng: np.random.Generator, images: int = POPULATION) -> float:
     """The difference of the population: of many images and, with several seeds, of many networks."""
     if not case.spread:
-        ours, theirs = map(recorded_value, case.sample(POPULATION, case.abilities, rng))
+        ours, theirs = map(recorded_value, case.sample(images, case.abilities, rng))
         return ours - theirs
     means = []
     for ability in case.abilities:
         drawn = ability + case.spread * rng.normal(size=400)
-        own = [recorded_value(case.sample(POPULATION // 20, [each], rng)[0]) for each in drawn]
+        own = [recorded_value(case.sample(images // 20, [each], rng)[0]) for each in drawn]
         means.append(np.mean(own))
     return float(means[0] - means[1])
 
@@ -147,10 +147,17 @@ class Coverage:
     significant: float
 
 
-def coverage(case: Case, data_sets: int, *, seed: int = 0, draws: int = DRAWS) -> Coverage:
+def coverage(
+    case: Case,
+    data_sets: int,
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
+    truth_images: int = POPULATION,
+) -> Coverage:
     """Draw data sets, and compare the networks on each."""
     rng = np.random.default_rng(seed)
-    true = truth(case, rng)
+    true = truth(case, rng, truth_images)
     ours, theirs = case.seeds
     inside, widths, significant = 0, [], 0
     for number in range(data_sets):
