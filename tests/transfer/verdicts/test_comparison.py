@@ -132,7 +132,7 @@ def test_networks_without_any_variance_are_compared():
     equal = ratio_outcomes(SCORE, "u", errors, pixels, scale=100, root=True)
     larger = ratio_outcomes(SCORE, "u", 2 * errors, pixels, scale=100, root=True)
     assert judged(equal, equal).p == 1
-    assert judged(equal, larger).p == 0
+    assert judged(equal, larger).p < 1e-9  # sums of floats differ a little
 
 
 def test_one_network_may_have_a_single_seed():
