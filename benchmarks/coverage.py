@@ -111,21 +111,29 @@ CASES = (
     Case("top-1, 300 images", accuracy, 300),
     Case("top-1, 700 images", accuracy, 700),
     Case("top-1, 300 images, 98 and 97 %", accuracy, 300, (2.9, 2.7)),
+    Case("top-1, 40 images", accuracy, 40),
+    Case("top-1, 500 images, equal", accuracy, 500, (0.0, 0.0)),
     Case("mean per class, 500 images", class_accuracy, 500),
     Case("mAP, 100 positives per class", average_precision, 1000),
     Case("mAP, 20 positives per class", average_precision, 200),
+    Case("mAP, 5 positives per class", average_precision, 50),
+    Case("mAP, 20 positives, equal", average_precision, 200, (0.0, 0.0)),
     Case("mIoU, 200 images", mean_iou, 200),
     Case("mIoU, 50 images", mean_iou, 50),
     Case("top-1, 3 and 3 equal seeds", accuracy, 500, seeds=(3, 3)),
     Case("top-1, 3 and 3 seeds, sd 2 %", accuracy, 500, seeds=(3, 3), spread=0.07),
     Case("top-1, 3 and 3 seeds, sd 6 %", accuracy, 500, seeds=(3, 3), spread=0.2),
     Case("top-1, 5 and 3 seeds, sd 3 %", accuracy, 500, seeds=(5, 3), spread=0.1),
+    Case("top-1, 3 and 3 seeds, equal", accuracy, 500, (0.0, 0.0), seeds=(3, 3), spread=0.1),
+    Case("top-1, 2 and 2 seeds, sd 3 %", accuracy, 500, seeds=(2, 2), spread=0.1),
     Case("mAP, 3 and 3 seeds", average_precision, 500, seeds=(3, 3), spread=0.1),
 )
 
 
 def truth(case: Case, rng: np.random.Generator, images: int = POPULATION) -> float:
     """The difference of the population: of many images and, with several seeds, of many networks."""
+    if case.abilities[0] == case.abilities[1]:
+        return 0.0
     if not case.spread:
         ours, theirs = map(recorded_value, case.sample(images, case.abilities, rng))
         return ours - theirs

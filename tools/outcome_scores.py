@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from msbreg.run.errors import UserError
+from msbreg.run.json_files import read_json
 from msbreg.run.record import read_record
+from transfer.finetuning.trials import FILE as TRIALS
 from transfer.scoring.scores import Score, score_from_dict
 from transfer.verdicts.comparison import Verdict, compare, interval_of, judge
 from transfer.verdicts.outcomes import FILE, Outcomes, load_outcomes
@@ -61,6 +63,22 @@ def read_run(folder: Path) -> Run:
         )
     scores = tuple(map(score_from_dict, record.get("scores", [])))
     return Run(folder, record, scores, outcomes)
+
+
+def read_seeds(folder: Path) -> list[Run]:
+    """The run in a folder, or the trials of a run with ``--trials``.
+
+    Raises:
+        UserError: like ``read_run``, or the list of trials is damaged.
+    """
+    path = folder / TRIALS
+    if not path.is_file():
+        return [read_run(folder)]
+    content = read_json(path)
+    names = content.get("folders") if isinstance(content, dict) else None
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise UserError(f"{path} does not list the folders of trials; repeat the run with --trials")
+    return [read_run(folder / name) for name in names]
 
 
 # ---- One run
@@ -129,25 +147,27 @@ class Judged:
     verdict: Verdict
 
 
-def compared(ours: Run, theirs: Sequence[Run]) -> list[Judged]:
+def compared(ours: Sequence[Run], theirs: Sequence[Run]) -> list[Judged]:
     """Verdicts on the scores that all runs have, corrected for their number.
 
     Args:
-        theirs: one run, or several seeds of one network.
+        ours, theirs: one run each, or several seeds of one network.
 
     Raises:
         UserError: the runs have no score in common, or were scored on different images.
     """
     comparisons, names = [], []
-    for score in ours.scores:
-        own = ours.outcomes_of(score)
-        others = [] if own is None else [run.same_score(own) for run in theirs]
-        known = [each for each in others if each is not None]
-        if own is not None and len(known) == len(theirs):
+    runs = [*ours, *theirs]
+    for score in ours[0].scores:
+        first = ours[0].outcomes_of(score)
+        found = [] if first is None else [run.same_score(first) for run in runs]
+        known = [each for each in found if each is not None]
+        if len(known) == len(runs):
             names.append(score.name)
-            comparisons.append(compare([own], known, higher_is_better=score.higher_is_better))
+            parts = known[: len(ours)], known[len(ours) :]
+            comparisons.append(compare(*parts, higher_is_better=score.higher_is_better))
     if not comparisons:
-        listed = [f"{run.folder}: {_scores_of(run)}" for run in (ours, *theirs)]
+        listed = [f"{run.folder}: {_scores_of(run)}" for run in runs]
         raise UserError(
             "the runs have no score with the same name and rules; expected runs of the same protocol.\n"
             + "\n".join(listed)
@@ -159,13 +179,13 @@ def _scores_of(run: Run) -> str:
     return "; ".join(f"{each.score} ({each.rules})" for each in run.outcomes)
 
 
-def comparison_as_text(ours: Run, theirs: Sequence[Run], found: Sequence[Judged]) -> str:
+def comparison_as_text(ours: Sequence[Run], theirs: Sequence[Run], found: Sequence[Judged]) -> str:
     """A table of the verdicts, and what they rest on."""
-    verdict, data = found[0].verdict, ours.outcomes[0].data
+    verdict, data = found[0].verdict, ours[0].outcomes[0].data
     width = max(len("score"), *(len(each.name) for each in found))
     where = " ".join(filter(None, (data.name, data.split)))
     lines = [
-        f"{ours.folder} against {', '.join(str(run.folder) for run in theirs)}",
+        " against ".join(", ".join(str(run.folder) for run in runs) for runs in (ours, theirs)),
         f"{verdict.units:,} test images of {where}; {_basis(verdict.seeds)}",
         "",
         f"{'score':{width}}  difference    95 % interval  p, corrected  verdict",
@@ -176,7 +196,7 @@ def comparison_as_text(ours: Run, theirs: Sequence[Run], found: Sequence[Judged]
             f"{each.name:{width}}  {v.difference:+10.2f}  {f'{v.low:+.2f} to {v.high:+.2f}':>15}  "
             f"{v.p_adjusted:12.2g}  {v.word}"
         )
-    if len({run.record["digest"] for run in (ours, *theirs)}) > 1:
+    if len({run.record["digest"] for run in (*ours, *theirs)}) > 1:
         lines += [
             "",
             "The runs have different digests: their settings differ beyond the rules of the scores.",

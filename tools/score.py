@@ -3,6 +3,7 @@
     python tools/score.py runs/knn                               # scores with 95 % intervals
     python tools/score.py runs/knn runs/random/knn               # is the first better, worse or the same?
     python tools/score.py runs/knn --against runs/random-*/knn   # several seeds of the other network
+    python tools/score.py runs/voc runs/moco/voc                 # trials of a run with --trials are seeds
     python tools/score.py runs/detection                         # a run's folder, or its predictions.npz
     python tools/score.py runs/detection --metric voc-area --classes
     python tools/score.py runs/detection --output drawings       # tables, curves, drawn detections
@@ -94,6 +95,7 @@ from tools.outcome_scores import (
     comparison_as_json,
     comparison_as_text,
     read_run,
+    read_seeds,
     rescored,
 )
 from transfer.detectors.results import PER_CLASS, PREDICTIONS, numbers, score
@@ -167,7 +169,8 @@ def _score_outcomes(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     """Print the verdicts on a run against another one."""
     _refuse(options, "metric", "scenes", "data", "output", "to_coco", "classes")
-    ours, theirs = read_run(options.predictions), [read_run(path) for path in options.against]
+    ours = read_seeds(options.predictions)
+    theirs = [run for path in options.against for run in read_seeds(path)]
     found = compared(ours, theirs)
     if options.json:
         print(json.dumps({"verdicts": comparison_as_json(found)}))

@@ -87,6 +87,17 @@ def test_a_run_is_compared_with_several_seeds(runs, capsys):
     assert "1 and 2 seeds" in out
 
 
+def test_the_trials_of_a_run_are_its_seeds(runs, capsys):
+    (runs / "trials").mkdir()
+    for number in (1, 2):
+        (runs / str(number)).rename(runs / "trials" / f"trial-{number}")
+    content = {"folders": ["trial-1", "trial-2"]}
+    (runs / "trials" / "trials.json").write_text(json.dumps(content))
+    assert "2 and 1 seeds" in printed(capsys, runs / "trials", runs / "0")
+    (runs / "trials" / "trials.json").write_text("{}")
+    assert "does not list the folders of trials" in failed(capsys, runs / "0", runs / "trials")
+
+
 def test_a_better_network_is_called_better(runs, capsys):
     ours, theirs = load_outcomes(runs / "0"), load_outcomes(runs / "1")
     for outcomes, value in ((ours, 1), (theirs, 0)):
