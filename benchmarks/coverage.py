@@ -91,7 +91,7 @@ def mean_iou(images: int, abilities: Sequence[float], rng: np.random.Generator) 
 
 
 def detection(images: int, abilities: Sequence[float], rng: np.random.Generator) -> list[Outcomes]:
-    """AP over two thresholds and three classes, each with half an object and one false detection per image."""
+    """AP over two thresholds and three classes, each with 0.5 objects and 1 false detection per image."""
     score = replace(SCORE, n=images)
     truth = [np.repeat(np.arange(images), rng.poisson(0.5, images)) for _ in range(3)]
     wrong = [np.repeat(np.arange(images), rng.poisson(1.0, images)) for _ in range(3)]
