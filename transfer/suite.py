@@ -179,7 +179,7 @@ def _fail_if_incomplete(progress: Progress) -> None:
     failed, left = progress.keys("failed"), progress.keys("not run")
     if not failed and not left:
         return
-    lines = [f"{len(failed)} tasks failed, {len(left)} were not run."]
+    lines = [f"tasks that failed: {len(failed)}, not run: {len(left)}; see above."]
     for network, reasons in progress.unlearned.items():
         lines.append(f"{network} has not learned anything: {'; '.join(reasons)}")
         lines.append("Give --anyway to evaluate it nevertheless.")
