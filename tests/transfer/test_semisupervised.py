@@ -10,7 +10,7 @@ from msbreg.run.record import read_record
 from tests.conftest import write_folder
 from tests.transfer.finetuning.fine_tuning_processes import settings
 from transfer import semisupervised
-from transfer.semisupervised import candidates_of
+from transfer.finetuning.classifier_training import candidates_of
 
 
 @pytest.fixture
