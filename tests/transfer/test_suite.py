@@ -264,7 +264,7 @@ def test_the_plan_shows_every_task_and_runs_nothing(tmp_path, make_folder, capsy
 
 def test_lists_of_protocols_are_given_with_commas():
     config, _ = parse(suite.Config, ["--only", "knn,linear", "--skip", "gate", "--data", "digits"])
-    assert [p.name for p in config.selected()][0] == "knn"
+    assert next(p.name for p in config.selected()) == "knn"
     assert {p.script for p in config.selected()} == {"knn", "linear"}
 
 
