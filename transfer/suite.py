@@ -166,7 +166,11 @@ class _Report:
 
 
 def _print_end(config: Config, output: Path, plan: Plan, progress: Progress, page: Path) -> None:
-    print_scores(output, plan.networks)
+    networks = plan.networks
+    if config.watch is not None:  # the last epoch; the report has all
+        last = [network for network in networks if not network.untrained][-1]
+        networks = tuple(n for n in networks if n.untrained or n is last)
+    print_scores(output, networks)
     if config.smoke:
         print("smoke test: these scores mean nothing")
     print_not_run(plan, full=False)
