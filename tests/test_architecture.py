@@ -33,7 +33,7 @@ RESTRICTED = {
     "pyarrow": ("msbreg/data/classification/parquet.py",),
 }
 # Scripts that may run other scripts.
-MAY_IMPORT_SCRIPTS = {"transfer/suite.py", "pretrain/ablate.py"}
+MAY_IMPORT_SCRIPTS = {"transfer/suite.py", "transfer/calibrate.py", "pretrain/ablate.py"}
 EMPTY_NAMES = {"utils", "util", "misc", "helpers", "common", "settings"}
 
 
