@@ -31,6 +31,8 @@ RESTRICTED = {
     "h5py": ("msbreg/data/segmentation/depth_maps.py",),
     "submitit": ("tools/submit.py",),
     "pyarrow": ("msbreg/data/classification/parquet.py",),
+    "wandb": ("tools/sinks/wandb_sink.py",),
+    "mlflow": ("tools/sinks/mlflow_sink.py",),
 }
 # Scripts that may run other scripts.
 MAY_IMPORT_SCRIPTS = {"transfer/suite.py", "transfer/calibrate.py", "pretrain/ablate.py"}
