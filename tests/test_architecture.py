@@ -31,9 +31,11 @@ RESTRICTED = {
     "h5py": ("msbreg/data/segmentation/depth_maps.py",),
     "submitit": ("transfer/orchestration/launchers/slurm_job.py",),
     "pyarrow": ("msbreg/data/classification/parquet.py",),
+    "wandb": ("tools/sinks/wandb_sink.py",),
+    "mlflow": ("tools/sinks/mlflow_sink.py",),
 }
 # Scripts that may run other scripts.
-MAY_IMPORT_SCRIPTS = {"pretrain/ablate.py"}
+MAY_IMPORT_SCRIPTS = {"transfer/calibrate.py", "pretrain/ablate.py"}
 EMPTY_NAMES = {"utils", "util", "misc", "helpers", "common", "settings"}
 
 

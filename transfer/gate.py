@@ -76,6 +76,7 @@ from msbreg.backbones.twin import random_backbone
 from msbreg.data.images import LabeledImages
 from msbreg.data.sources import data_name, open_source
 from msbreg.data.transforms import EvaluationTransform
+from msbreg.run import distributed
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
 from msbreg.run.record import read_record
@@ -93,12 +94,16 @@ BATCH = 64
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
     """Run the gate and return its results: ``verdict``, ``reasons`` and numbers; accuracies in percent."""
-    results = evaluate("gate", config, card, _run)
+    results = evaluate("gate", config, card, _in_main_process)
     if results:
         return results
     record = read_record(config.output.expanduser())  # a completed run, which was skipped
     assert record is not None
     return record["results"]
+
+
+def _in_main_process(config: Config, job: Job) -> dict[str, Any]:
+    return distributed.from_main(lambda: _run(config, job))  # too short to be divided
 
 
 def _run(config: Config, job: Job) -> dict[str, Any]:
@@ -289,7 +294,7 @@ def _results(evidence: Evidence, drawn: Drawn) -> dict[str, Any]:
 def run_as_script(config: Config, card: Card) -> None:
     """Run the gate and print its verdict; exits with code 1 if the network has not learned."""
     results = run(config, card)
-    print(f"{results['verdict']}: {results['reasons'][0]}")
+    distributed.say_once(f"{results['verdict']}: {results['reasons'][0]}", print)
     if results["verdict"] == "not learned":
         sys.exit(EXIT_FAILED)
 

@@ -48,7 +48,7 @@ def test_an_accuracy_near_the_twins_with_random_features_is_not_learned():
 def test_an_accuracy_below_the_twins_is_not_learned():
     verdict, reasons = decide(evidence(WORSE))
     assert verdict == "not learned"
-    assert "training did not help on these data" in reasons[0]
+    assert "on these data it is no better than untrained networks" in reasons[0]
 
 
 def test_signs_in_features_do_not_outweigh_a_clearly_better_accuracy():
