@@ -115,7 +115,7 @@ def _against_others(summary: Summary) -> list[str]:
         return []
     first, *others = (f"{label} in {count}" for count, label in leading)
     return [
-        f"Where several were evaluated ({contested} main scores), the best is {first}"
+        f"Of the {contested} main score{'s' if contested > 1 else ''} of several networks, the best is {first}"
         f"{''.join(f', {text}' for text in others)}."
     ]
 
