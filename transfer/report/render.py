@@ -1,7 +1,7 @@
-"""Render a collection of runs as ``report.md`` and a self-contained ``report.html``."""
+"""Render a collection of runs: a self-contained page, Markdown, and files for programs and papers."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,22 @@ import jinja2
 
 from msbreg.run.files import write_atomically, writing
 from msbreg.run.inputs import check_output
-from transfer.report import formatting
+from transfer.report import formatting, verdict_memory
+from transfer.report.class_bars import class_bars
 from transfer.report.collection import Collection, collect
 from transfer.report.conversions import find_conversions
 from transfer.report.embedded_pictures import THUMBNAIL, Budget
+from transfer.report.epoch_curves import epoch_curves
+from transfer.report.exports.csv_file import as_csv
+from transfer.report.exports.file_names import FILES
+from transfer.report.exports.json_file import as_json
+from transfer.report.exports.tex_file import as_tex
+from transfer.report.leaderboard import leaderboard
 from transfer.report.run_sections import fine_tunings, neighbors, provenance, trainings
 from transfer.report.runs import Run
 from transfer.report.score_tables import score_tables
+from transfer.report.verdict_memory import Memory
+from transfer.report.verdict_section import verdict_section
 
 _TEMPLATES = Path(__file__).parent
 _MOST = 100  # messages, and unfinished runs
@@ -23,31 +32,42 @@ _DRAWINGS = (2_400_000, 24)  # characters on the page, files to decode
 _THUMBNAILS = (1_200_000, 600)
 
 
-def write_report(paths: list[Path], output: Path) -> Path:
-    """Write ``output/report.md`` and ``output/report.html`` for all records in the paths or below.
+def write_report(paths: list[Path], output: Path, formats: Sequence[str] = tuple(FILES)) -> Path:
+    """Write a report of all records in the paths or below, one file of ``output`` for each format.
 
     Unreadable files are listed in the report. The page is at most 6 MB; the report states what it omits.
 
+    Args:
+        formats: some of the keys of ``FORMATS``; files of other formats are left as they are.
+
     Returns:
-        The path of the HTML file.
+        The path of the first file: ``output/report.html`` by default.
 
     Raises:
         UserError: there is no readable record, a path does not exist, or the output is a file.
         RunFailed: the output cannot be written.
     """
     check_output(output)
-    content = describe(collect(paths), paths)
-    page, text = output / "report.html", output / "report.md"
+    memory = Memory(output / verdict_memory.FILE_NAME)
+    content = describe(collect(paths), paths, memory)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    write_atomically(text, as_markdown(content).encode(errors="replace"))
-    write_atomically(page, as_html(content).encode(errors="replace"))
-    return page
+    memory.save()
+    for name in reversed(formats):  # the page last: what it links to is there
+        write_atomically(output / FILES[name], FORMATS[name](content))
+    return output / FILES[formats[0]]
 
 
-def describe(collection: Collection, paths: Iterable[Path]) -> dict[str, Any]:
-    """The variables of the templates. Truncated lists are pairs (items, number of omitted items)."""
+def describe(
+    collection: Collection, paths: Iterable[Path], memory: Memory | None = None
+) -> dict[str, Any]:
+    """The content of all formats. Truncated lists are pairs (items, number of omitted items).
+
+    Args:
+        memory: comparisons of earlier reports, which are not computed again; new ones are added.
+    """
     tables, notes = score_tables(collection.networks)
+    verdicts = verdict_section(collection.networks, memory or Memory())
     problems = [
         *collection.unread,
         *(problem for run in collection.evaluations for problem in run.problems),
@@ -64,6 +84,12 @@ def describe(collection: Collection, paths: Iterable[Path]) -> dict[str, Any]:
         "fine_tunings": fine_tunings(collection, Budget(*_DRAWINGS)),
         "conversions": find_conversions(paths),
         "weights": provenance(collection.networks),
+        "networks": collection.networks,
+        "leaderboard": leaderboard(tables, collection.networks, verdicts.words),
+        "verdicts": verdicts,
+        "paper_tables": [],
+        "class_bars": class_bars(collection.networks),
+        "epoch_curves": epoch_curves(collection.networks),
         "thumbnail": THUMBNAIL,
     }
 
@@ -123,6 +149,16 @@ def as_html(content: dict[str, Any]) -> str:
 def as_markdown(content: dict[str, Any]) -> str:
     """The same content without pictures."""
     return _template("report.md.jinja", finalize=formatting.escaped).render(content)
+
+
+FORMATS: dict[str, Callable[[dict[str, Any]], bytes]] = {
+    "html": lambda content: as_html(content).encode(errors="replace"),
+    "md": lambda content: as_markdown(content).encode(errors="replace"),
+    "csv": as_csv,
+    "json": as_json,
+    "tex": as_tex,
+}
+"""Format -> the file's bytes from the content of a report. ``FILES`` has the names of the files."""
 
 
 @functools.cache  # the suite writes the report after every protocol
