@@ -7,10 +7,10 @@ from html import escape
 from transfer.drawing.svg import GRAY, path_element, text_element, ticks
 
 _ROW = 18  # height of a row in pixels
-_LEFT, _RIGHT = 300, 110  # room for the labels and for the texts
-_WIDTH, _TOP, _BOTTOM = 760, 22, 34
+_LEFT, _RIGHT = 400, 100  # room for the labels and for the texts
+_WIDTH, _TOP, _BOTTOM = 900, 8, 34
 _FONT = "font-size:10px"
-_CHARACTERS = 54  # of a label
+_CHARACTERS = 76  # of a label
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,7 @@ def forest(
         out.append(
             path_element([(x, y0), (x, y1)], f"stroke:{GRAY};stroke-width:.4;stroke-opacity:.35")
         )
-        out.append(
-            text_element(x, y1 + 13, f"{value:+g}" if value else "0", f"{_FONT};text-anchor:middle")
-        )
+        out.append(text_element(x, y1 + 13, _signed(value), f"{_FONT};text-anchor:middle"))
     out.append(
         path_element([(place(0), y0), (place(0), y1)], "stroke:currentColor;stroke-width:.8")
     )
@@ -69,6 +67,11 @@ def forest(
         f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(label)}">'
         f"{''.join(out)}</svg>"
     )
+
+
+def _signed(value: float) -> str:
+    """With a plus sign or a minus sign of the same width."""
+    return f"{value:+g}".replace("-", "−") if value else "0"
 
 
 def _band(x0: float, x1: float, y0: float, y1: float) -> str:

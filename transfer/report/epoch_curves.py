@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
 from markupsafe import Markup
 
@@ -55,23 +56,36 @@ def epoch_curves(networks: Sequence[Network]) -> tuple[list[EpochCurve], int]:
     floors = [row for row in score_rows(networks) if row.network.random]
     groups: dict[str, list[ScoreRow]] = {}
     for row in score_rows([network for network in networks if not network.random]):
-        if _epoch(row) is not None:
-            groups.setdefault(_training_run(row), []).append(row)
-    several = [rows for rows in groups.values() if len({_epoch(row) for row in rows}) > 1]
+        if _epoch(row.network) is not None:
+            groups.setdefault(_training_run(row.network), []).append(row)
+    several = [rows for rows in groups.values() if len({_epoch(row.network) for row in rows}) > 1]
     shown, more = formatting.first_items(several, MOST_RUNS)
     return [_curve(rows, floors) for rows in shown], more
 
 
-def _epoch(row: ScoreRow) -> float | None:
-    provenance = row.found[0][0].network
+def earlier_epochs(networks: Sequence[Network]) -> set[str]:
+    """Labels of the networks that a later epoch of the same training run supersedes in comparisons."""
+    groups: dict[str, list[tuple[float, str]]] = {}
+    for network in networks:
+        epoch = _epoch(network)
+        if epoch is not None and not network.random:
+            groups.setdefault(_training_run(network), []).append((epoch, network.label))
+    return {label for group in groups.values() for epoch, label in group if epoch < max(group)[0]}
+
+
+def _provenance(network: Network) -> dict[str, Any]:
+    provenance = network.runs[0].network
     assert provenance is not None
-    epoch = provenance["details"].get("epoch")
+    return provenance
+
+
+def _epoch(network: Network) -> float | None:
+    epoch = _provenance(network)["details"].get("epoch")
     return float(epoch) if is_number(epoch) and abs(epoch) < 1e9 else None
 
 
-def _training_run(row: ScoreRow) -> str:
-    provenance = row.found[0][0].network
-    assert provenance is not None
+def _training_run(network: Network) -> str:
+    provenance = _provenance(network)
     details = {k: v for k, v in provenance["details"].items() if k not in _VARIES}
     folder = str(PurePath(provenance["source"]).parent)
     key = [provenance["name"], provenance["arch"], provenance["family"], folder, details]
@@ -79,14 +93,13 @@ def _training_run(row: ScoreRow) -> str:
 
 
 def _curve(rows: list[ScoreRow], floors: list[ScoreRow]) -> EpochCurve:
-    provenance = rows[0].found[0][0].network
-    assert provenance is not None
+    provenance = _provenance(rows[0].network)
     title = formatting.cut(f"{provenance['name']}, {PurePath(provenance['source']).parent}", 160)
     protocols = _usual_protocols(rows)
     shown = list(protocols)[:MOST_PANELS]
     by_epoch: dict[float, dict[Column, Entry]] = {}
     for row in rows:
-        epoch = _epoch(row)
+        epoch = _epoch(row.network)
         if epoch is not None and protocols.get(row.column) == row.variant:
             by_epoch.setdefault(epoch, {})[row.column] = row.entry
     floor = [_floor(column, protocols[column], rows[0].network.arch, floors) for column in shown]

@@ -12,6 +12,7 @@ from typing import Literal
 
 from transfer.report import formatting
 from transfer.report.collection import Network
+from transfer.report.epoch_curves import earlier_epochs
 from transfer.report.score_tables import Column, Entry, Table
 
 Words = Mapping[tuple[str, str, Column, str], str]
@@ -104,17 +105,22 @@ def leaderboard(
 ) -> Leaderboard:
     """A board for each protocol that evaluated two trained networks or more.
 
+    Of checkpoints of one training run, only that of the last epoch takes part.
+
     Args:
         tables: the score tables of the report, which also have the marks of the footnotes.
         words: the verdicts; a pair without one does not separate.
         references: published scores of a column.
     """
     digests = {run.variant: run.digest for network in networks for run in network.runs}
+    earlier = earlier_epochs(networks)
     boards = []
     for table in tables:
         for k, column in enumerate(table.columns):
             found: dict[str, dict[str, tuple[Network, Entry]]] = {}
             for network, cells in table.rows:
+                if network.label in earlier:
+                    continue
                 for variant, entry in cells[k].items():
                     found.setdefault(variant, {})[network.label] = (network, entry)
             published = (references or {}).get(column, ())
@@ -124,7 +130,7 @@ def leaderboard(
                     boards.append(
                         _board(table.title, column, variant, digest, members, words, published)
                     )
-    trained = [network.label for network in networks if not network.random]
+    trained = [n.label for n in networks if not n.random and n.label not in earlier]
     ranks, shared = _mean_ranks(boards, trained)
     shown, omitted = formatting.first_items(boards, MOST_BOARDS)
     return Leaderboard(shown, ranks, shared, _overall_remark(boards, ranks, shared), omitted)

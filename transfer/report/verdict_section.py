@@ -19,6 +19,7 @@ from transfer.drawing.intervals import Interval, forest
 from transfer.drawing.svg import BLUE, GRAY, GREEN, ORANGE
 from transfer.report import formatting
 from transfer.report.collection import Network
+from transfer.report.epoch_curves import earlier_epochs
 from transfer.report.exports.score_rows import ScoreRow, score_rows
 from transfer.report.leaderboard import Words
 from transfer.report.score_tables import Column, Entry, data_name
@@ -125,6 +126,8 @@ def verdict_section(
 ) -> VerdictSection:
     """Compare each trained network with its untrained twins, and with the other trained networks.
 
+    Of checkpoints of one training run, only that of the last epoch is compared with other networks.
+
     Args:
         memory: comparisons of earlier reports, which are not computed again; new ones are added.
     """
@@ -161,7 +164,10 @@ def verdict_section(
 def _pairs(
     networks: Sequence[Network], limits: Limits
 ) -> tuple[list[_Pair], list[NotComparable], int]:
-    """Pairs by the same protocol, those that cannot be compared, and the number of omitted pairs."""
+    """Pairs by the same protocol, those that cannot be compared, and the number of omitted pairs.
+
+    Trained networks are compared with each other at the last epoch of a training run only.
+    """
     trained = [network for network in networks if not network.random]
     twins = {
         network.label: [n for n in networks if n.random and n.arch == network.arch]
@@ -171,8 +177,10 @@ def _pairs(
     for row in score_rows(networks):
         of_network.setdefault(row.network.label, []).append(row)
     wanted = [(network, twin) for network in trained for twin in twins[network.label]]
+    earlier = earlier_epochs(trained)
+    latest = [network for network in trained if network.label not in earlier]
     both, more = formatting.first_items(
-        list(itertools.combinations(trained, 2)), limits.trained_pairs
+        list(itertools.combinations(latest, 2)), limits.trained_pairs
     )
     pairs: list[_Pair] = []
     reasons: list[NotComparable] = []

@@ -202,7 +202,8 @@ def _verdict_table(table: VerdictTable, part: slice, section: VerdictSection) ->
         )
     notes = [
         f"Difference with its 95 \\% interval; $p$ corrected by Holm's method for {section.count} "
-        f"comparisons; same: the interval lies within $\\pm${section.margin:g}. Floor: the untrained network's score.",
+        f"comparisons; same: the interval lies within $\\pm${section.margin:g}. Floor: score of the "
+        "untrained network.",
         tex(section.left_out),
     ]
     return TexTable(
