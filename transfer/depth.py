@@ -111,7 +111,7 @@ from msbreg.run.job import Job, log, seed_everything
 from msbreg.run.progress import Progress
 from msbreg.train.loop import Plan, train
 from msbreg.train.state import Checkpoint, State, require_same_data, unfinished_run
-from transfer.frozen.evaluation import evaluate
+from transfer.frozen.evaluation import evaluate, units_of
 from transfer.frozen.frozen_network import load_network
 from transfer.scoring.scores import DataId, Score
 from transfer.segmenters.linear_depth import (
@@ -125,6 +125,8 @@ from transfer.segmenters.linear_depth import (
     training_batches,
 )
 from transfer.segmenters.patch_memory import dilated
+from transfer.verdicts.measured import Measured, measured, record_scores
+from transfer.verdicts.outcome_kinds import ratio_outcomes
 
 CHECKPOINT = "checkpoint.pth"
 KIND = "msbreg-depth"
@@ -191,7 +193,7 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
         score(state.step)
 
     # ---- Record the scores.
-    job.record.content["scores"] = [s.as_dict() for s in scores_of(found[-1], tested, config)]
+    record_scores(job, scores_of(found[-1], tested, config))
     results = numbers(found[-1])
     log.info(
         "%.1f / %.1f / %.1f %% within 1.25, 1.25^2, 1.25^3; rms %.3f m, rel %.3f",
@@ -240,23 +242,24 @@ def _evaluate(network: DepthProbe, tested: DepthMaps, config: Config, job: Job) 
     """Each process predicts every world-th image; the totals are added up."""
     network.eval()
     mine = range(distributed.rank(), len(tested), distributed.world_size())
-    totals = np.zeros(6)
+    by_image = np.zeros((len(tested), 6))
     with Agreement(), Progress("predicting", len(mine), unit="images") as progress:
-        for number, (image, truth) in enumerate(_pairs(tested, mine, config.workers), 1):
+        pairs = _pairs(tested, mine, config.workers)
+        for number, (i, (image, truth)) in enumerate(zip(mine, pairs, strict=True), 1):
             if job.stop:
                 raise Interrupted(
                     f"{job.stop.name} during the evaluation; the same command continues the run."
                 )
             part = scored_window(truth.shape, config.depth.scored)
             found = predicted_depth(network, image, config.depth)
-            totals += depth_totals(truth[part], found[part])
+            by_image[i] = depth_totals(truth[part], found[part])
             progress.update(number)
-    everything: np.ndarray = sum(distributed.gather_objects(totals))
-    if not everything[0]:
+    scores = DepthScores(sum(distributed.gather_objects(by_image)))
+    if not scores.totals[0]:
         raise UserError(
             f"no scored pixel of {tested.where} has a known depth; expected depths above 0"
         )
-    return DepthScores(everything)
+    return scores
 
 
 def _pairs(
@@ -287,7 +290,7 @@ def numbers(scores: DepthScores) -> dict[str, float]:
     }
 
 
-def scores_of(scores: DepthScores, tested: DepthMaps, config: Config) -> list[Score]:
+def scores_of(scores: DepthScores, tested: DepthMaps, config: Config) -> list[Measured]:
     """The metrics for tables, which have one decimal: rms in centimeters, rel in percent."""
     assert config.data is not None
     name = "NYU-v2" if isinstance(tested, NYUDepths) else Path(config.data).resolve().name
@@ -299,10 +302,18 @@ def scores_of(scores: DepthScores, tested: DepthMaps, config: Config) -> list[Sc
     rules = f"linear layer on c5 at stride {config.output_stride}, {part}, totals over the set"
     shared = functools.partial(Score, data=data, rules=rules, n=len(tested))
     names = ("depth ratio < 1.25", "depth ratio < 1.25^2", "depth ratio < 1.25^3")
-    return [
+    named = [
         *(shared(name, value) for name, value in zip(names, scores.within, strict=True)),
         shared("depth rms", 100 * scores.rms, unit="cm", higher_is_better=False),
         shared("depth rel", 100 * scores.rel, higher_is_better=False),
+    ]
+    units, (pixels, *sums) = units_of(tested), scores.by_image.T
+    return [
+        measured(
+            score,
+            ratio_outcomes(score, units, own, pixels, scale=100, root=score.name == "depth rms"),
+        )
+        for score, own in zip(named, sums, strict=True)
     ]
 
 

@@ -87,8 +87,11 @@ from transfer.frozen.evaluation import (
 )
 from transfer.frozen.frozen_network import FrozenNetwork, frozen_network
 from transfer.frozen.linear_probe import LinearProbe, load_probe
-from transfer.scoring.classification import top_k_accuracy
+from transfer.scoring.classification import top_k_hits
 from transfer.scoring.scores import DataId, Score
+from transfer.verdicts.measured import measured, record_scores
+from transfer.verdicts.outcome_kinds import group_outcomes, mean_outcomes
+from transfer.verdicts.outcomes import Outcomes, digest_of_units
 
 IMAGENET_CLASSES = 1000
 
@@ -131,7 +134,7 @@ def _run(config: Config, job: Job, probe: LinearProbe) -> dict[str, Any]:
     top1, *top5 = accuracy_scores(
         outputs, tested, name="ImageNet probe", rules=_rules(layout, outputs.shape[1])
     )
-    job.record.content["scores"] = [score.as_dict() for score in (top1, *top5)]
+    record_scores(job, (top1, *top5))
     log.info("top-1 on %s: %.2f %%", split, top1.value)
     results = {"top1": top1.value, "top1_stderr": top1.stderr}
     return results | ({"top5": top5[0].value} if top5 else {})
@@ -243,17 +246,20 @@ def _corruptions(
     assert config.data is not None
     layout, root = variant_layout(config.data)
     accuracies: dict[str, list[float]] = {}
-    images, digest = 0, hashlib.sha256()
+    hits: dict[str, np.ndarray] = {}
+    units: list[str] = []
+    digest = hashlib.sha256()
     data: dict[str, Any] = {}
     for corruption in (name for group in CORRUPTIONS.values() for name in group):
         for severity in config.severities:
             split = f"{corruption}/{severity}"
             tested, outputs = _outputs(config, network, probe, layout, root, split)
-            value = top_k_accuracy(outputs, tested.labels, 1)
+            hits[split] = top_k_hits(outputs, tested.labels, 1)
+            units.append(tested.units)
+            value = 100 * float(hits[split].mean())
             accuracies.setdefault(corruption, []).append(value)
             facts = image_facts(tested.images, config.data, split, layout)
             data[split] = facts | {"top1": value}
-            images += len(outputs)
             digest.update(f"{split} {tested.images.fingerprint}\n".encode())
             log.info("top-1 on %s: %.2f %%", split, value)
     record_images(data, job)
@@ -264,14 +270,31 @@ def _corruptions(
         value=mean,
         data=DataId(data_name(config.data), "corrupted", digest.hexdigest()),
         rules=f"mean over {len(accuracies)} corruptions and the severities {severities}; images as they are",
-        n=images,
+        n=sum(map(len, hits.values())),
     )
-    job.record.content["scores"] = [score.as_dict()]
+    record_scores(
+        job, [measured(score, _outcomes_of_corruptions(score, list(hits.values()), units))]
+    )
     log.info("mean top-1: %.2f %%", mean)
     return {
         "top1": mean,
         "corruptions": {name: float(np.mean(values)) for name, values in accuracies.items()},
     }
+
+
+def _outcomes_of_corruptions(
+    score: Score,
+    hits: list[np.ndarray],  # (N,) bool of each split
+    units: list[str],
+) -> Outcomes:
+    """One unit is a photograph with all its corruptions, which are not independent of each other.
+
+    If the splits have different images, each corrupted image is a unit.
+    """
+    if len(set(units)) == 1:
+        return mean_outcomes(score, units[0], np.sum(hits, axis=0), trials=len(hits))
+    groups = np.repeat(np.arange(len(hits)), [len(own) for own in hits])
+    return group_outcomes(score, digest_of_units(units), np.concatenate(hits), groups, len(hits))
 
 
 if __name__ == "__main__":

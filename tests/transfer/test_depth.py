@@ -40,7 +40,7 @@ def test_metrics_are_those_of_a_loop_over_pixels():
     found = [truth * random.lognormal(0, 0.4, truth.shape) for truth in truths]
     truths[0][2, 3] = 0
     totals = sum(depth_totals(t, f) for t, f in zip(truths, found, strict=True))
-    assert numbers(DepthScores(totals)) == pytest.approx(slow.metrics(truths, found))
+    assert numbers(DepthScores(totals[None])) == pytest.approx(slow.metrics(truths, found))
 
 
 def test_brightness_tells_the_depth(done):

@@ -1,9 +1,10 @@
-"""Render a collection of runs as ``report.md`` and a self-contained ``report.html``."""
+"""Render a collection of runs: a self-contained page, Markdown, and files for programs and papers."""
 
 import base64
 import functools
 import hashlib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,25 @@ from markupsafe import Markup
 
 from msbreg.run.files import write_atomically, writing
 from msbreg.run.inputs import check_output
-from transfer.report import formatting
+from transfer.report import formatting, verdict_memory
+from transfer.report.class_bars import class_bars
 from transfer.report.collection import Collection, collect
 from transfer.report.conversions import find_conversions
 from transfer.report.embedded_pictures import THUMBNAIL, Budget
+from transfer.report.epoch_curves import epoch_curves
+from transfer.report.exports.csv_file import as_csv
+from transfer.report.exports.file_names import FILES
+from transfer.report.exports.json_file import as_json
+from transfer.report.exports.tex_file import as_tex
+from transfer.report.leaderboard import Reference, leaderboard
 from transfer.report.overview.headline import headline, warnings
 from transfer.report.overview.main_scores import summarize
 from transfer.report.overview.overview_chart import overview
+from transfer.report.overview.published_beside import (
+    baselines,
+    published_rows,
+    tables_of_the_paper,
+)
 from transfer.report.run_sections import (
     fine_tunings,
     neighbors,
@@ -28,6 +41,8 @@ from transfer.report.run_sections import (
 )
 from transfer.report.runs import Run
 from transfer.report.score_tables import score_tables
+from transfer.report.verdict_memory import Memory
+from transfer.report.verdict_section import verdict_section
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST = 100  # messages, and unfinished runs
@@ -35,7 +50,12 @@ _MOST = 100  # messages, and unfinished runs
 _SECTIONS = {
     "summary": "Summary",
     "overview": "Overview",
+    "verdicts": "Verdicts",
     "scores": "Scores",
+    "leaderboard": "Leaderboards",
+    "classes": "Classes",
+    "epochs": "Epochs",
+    "papers": "Published tables",
     "pretraining": "Pre-training",
     "neighbors": "Nearest neighbors",
     "predictions": "Training and predictions",
@@ -47,43 +67,57 @@ _DRAWINGS = (2_400_000, 24)  # characters on the page, files to decode
 _THUMBNAILS = (1_200_000, 600)
 
 
-def write_report(paths: list[Path], output: Path) -> Path:
-    """Write ``output/report.md`` and ``output/report.html`` for all records in the paths or below.
+def write_report(paths: list[Path], output: Path, formats: Sequence[str] = tuple(FILES)) -> Path:
+    """Write a report of all records in the paths or below, one file of ``output`` for each format.
 
     Unreadable files are listed in the report. The page is at most 6 MB; the report states what it omits.
 
+    Args:
+        formats: some of the keys of ``FORMATS``; files of other formats are left as they are.
+
     Returns:
-        The path of the HTML file.
+        The path of the first file: ``output/report.html`` by default.
 
     Raises:
         UserError: there is no readable record, a path does not exist, or the output is a file.
         RunFailed: the output cannot be written.
     """
     check_output(output)
-    content = describe(collect(paths), paths)
-    page, text = output / "report.html", output / "report.md"
+    memory = Memory(output / verdict_memory.FILE_NAME)
+    content = describe(collect(paths), paths, memory)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    write_atomically(text, as_markdown(content).encode(errors="replace"))
-    write_atomically(page, as_html(content).encode(errors="replace"))
-    return page
+    memory.save()
+    for name in reversed(formats):  # the page last: what it links to is there
+        write_atomically(output / FILES[name], FORMATS[name](content))
+    return output / FILES[formats[0]]
 
 
-def describe(collection: Collection, paths: Iterable[Path]) -> dict[str, Any]:
-    """The variables of the templates. Truncated lists are pairs (items, number of omitted items)."""
+def describe(
+    collection: Collection, paths: Iterable[Path], memory: Memory | None = None
+) -> dict[str, Any]:
+    """The content of all formats. Truncated lists are pairs (items, number of omitted items).
+
+    Args:
+        memory: comparisons of earlier reports, which are not computed again; new ones are added.
+    """
     tables, notes = score_tables(collection.networks)
     summary = summarize(collection.networks, tables)
+    verdicts = verdict_section(collection.networks, memory or Memory())
     conversions = find_conversions(paths)
+    published = baselines(collection.networks)
+    paper_tables, unread_ablations = tables_of_the_paper(collection, paths)
     unread = [
         *collection.unread,
+        *unread_ablations,
         *(problem for run in collection.evaluations for problem in run.problems),
     ]
     content: dict[str, Any] = {
         "when": when(collection),
-        "headline": headline(collection, summary, tables, conversions),
+        "headline": headline(collection, summary, tables, conversions, verdicts.words),
         "summary": summary,
-        "published_rows": [],
-        "overview": overview(summary),
+        "published_rows": published_rows(summary, published),
+        "overview": overview(summary, published),
         "facts": environment(collection),
         "tables": tables,
         "notes": notes,
@@ -99,6 +133,20 @@ def describe(collection: Collection, paths: Iterable[Path]) -> dict[str, Any]:
         "conversions": conversions,
         "passports": passports(collection.evaluations),
         "weights": provenance(collection.networks),
+        "networks": collection.networks,
+        "leaderboard": leaderboard(
+            tables,
+            collection.networks,
+            verdicts.words,
+            {
+                column: [Reference(one.label, one.value) for one in found]
+                for column, found in published.items()
+            },
+        ),
+        "verdicts": verdicts,
+        "paper_tables": paper_tables,
+        "class_bars": class_bars(collection.networks),
+        "epoch_curves": epoch_curves(collection.networks),
         "thumbnail": THUMBNAIL,
     }
     return content | {"sections": _sections(content)}
@@ -109,6 +157,11 @@ def _sections(content: dict[str, Any]) -> dict[str, str]:
     empty = {
         "summary": not content["summary"].columns,
         "overview": content["overview"] is None,
+        "verdicts": not (content["verdicts"].tables or content["verdicts"].not_comparable),
+        "leaderboard": not content["leaderboard"].boards,
+        "classes": not content["class_bars"][0],
+        "epochs": not content["epoch_curves"][0],
+        "papers": not content["paper_tables"],
         "pretraining": not content["trainings"][0],
         "neighbors": not content["neighbors"],
         "predictions": not content["fine_tunings"][0],
@@ -195,6 +248,22 @@ def as_markdown(content: dict[str, Any]) -> str:
     return _template("text.md.jinja", finalize=formatting.escaped).render(content)
 
 
+def _runs_of(items: Iterable[Any], attribute: str) -> list[tuple[Any, list[Any]]]:
+    """Neighbors with an equal attribute together, in their order (Jinja's groupby sorts)."""
+    grouped = itertools.groupby(items, key=lambda item: getattr(item, attribute))
+    return [(value, list(group)) for value, group in grouped]
+
+
+FORMATS: dict[str, Callable[[dict[str, Any]], bytes]] = {
+    "html": lambda content: as_html(content).encode(errors="replace"),
+    "md": lambda content: as_markdown(content).encode(errors="replace"),
+    "csv": as_csv,
+    "json": as_json,
+    "tex": as_tex,
+}
+"""Format -> the file's bytes from the content of a report. ``FILES`` has the names of the files."""
+
+
 @functools.cache  # the suite writes the report after every protocol
 def _template(name: str, **options: Any) -> jinja2.Template:
     environment = jinja2.Environment(
@@ -209,5 +278,6 @@ def _template(name: str, **options: Any) -> jinja2.Template:
         "duration": formatting.duration,
         "number": formatting.number,
         "points": formatting.points,
+        "runs": _runs_of,
     }
     return environment.get_template(name)
