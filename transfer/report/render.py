@@ -18,6 +18,7 @@ from transfer.report.epoch_curves import epoch_curves
 from transfer.report.exports.csv_file import as_csv
 from transfer.report.exports.file_names import FILES
 from transfer.report.exports.json_file import as_json
+from transfer.report.exports.paper_rows import references, tables_of_the_paper
 from transfer.report.exports.tex_file import as_tex
 from transfer.report.leaderboard import leaderboard
 from transfer.report.run_sections import fine_tunings, neighbors, provenance, trainings
@@ -59,7 +60,7 @@ def write_report(paths: list[Path], output: Path, formats: Sequence[str] = tuple
 
 
 def describe(
-    collection: Collection, paths: Iterable[Path], memory: Memory | None = None
+    collection: Collection, paths: Sequence[Path], memory: Memory | None = None
 ) -> dict[str, Any]:
     """The content of all formats. Truncated lists are pairs (items, number of omitted items).
 
@@ -68,8 +69,10 @@ def describe(
     """
     tables, notes = score_tables(collection.networks)
     verdicts = verdict_section(collection.networks, memory or Memory())
+    paper, invalid = tables_of_the_paper(collection.networks, paths)
     problems = [
         *collection.unread,
+        *invalid,
         *(problem for run in collection.evaluations for problem in run.problems),
     ]
     return {
@@ -85,9 +88,11 @@ def describe(
         "conversions": find_conversions(paths),
         "weights": provenance(collection.networks),
         "networks": collection.networks,
-        "leaderboard": leaderboard(tables, collection.networks, verdicts.words),
+        "leaderboard": leaderboard(
+            tables, collection.networks, verdicts.words, references(collection.networks)
+        ),
         "verdicts": verdicts,
-        "paper_tables": [],
+        "paper_tables": paper,
         "class_bars": class_bars(collection.networks),
         "epoch_curves": epoch_curves(collection.networks),
         "thumbnail": THUMBNAIL,
