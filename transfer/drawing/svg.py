@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-BLUE, ORANGE, GREEN, PURPLE, GRAY = "#3a86c8", "#d9822b", "#3f9f6b", "#a06cc0", "#8a8f98"
+BLUE, ORANGE, GREEN, PURPLE, GRAY = "#3a86c8", "#cb7119", "#3f9f6b", "#a06cc0", "#8a8f98"
 MOST_POINTS = 300  # per line; more are subsampled evenly, including the first and the last
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 44, 30  # margins around the axes, in pixels
@@ -113,14 +113,14 @@ def _panel(panel: Panel, left: float, top: float, width: int, height: int) -> st
         across, up = (x - x_low) / (x_high - x_low), (y - y_low) / (y_high - y_low)
         return x0 + across * (x1 - x0), y1 - up * (y1 - y0)
 
-    for value in ticks(y_low, y_high, 4, whole=panel.log):
+    for value in round_values(y_low, y_high, 4, whole=panel.log):
         y = y1 - (value - y_low) / (y_high - y_low) * (y1 - y0)
         out.append(
             path_element([(x0, y), (x1, y)], f"stroke:{GRAY};stroke-width:.4;stroke-opacity:.35")
         )
         label = f"{10**value:g}" if panel.log else f"{value:.4g}"
         out.append(text_element(x0 - 4, y + 3, label, f"{_FONT};text-anchor:end"))
-    for value in ticks(x_low, x_high, 4, whole=x_high - x_low >= 4):
+    for value in round_values(x_low, x_high, 4, whole=x_high - x_low >= 4):
         x = x0 + (value - x_low) / (x_high - x_low) * (x1 - x0)
         out.append(path_element([(x, y1), (x, y1 + 3)], "stroke:currentColor;stroke-width:.6"))
         out.append(text_element(x, y1 + 13, f"{value:.6g}", f"{_FONT};text-anchor:middle"))
@@ -158,15 +158,19 @@ def _panel(panel: Panel, left: float, top: float, width: int, height: int) -> st
 
 
 def _legend(lines: Sequence[Line], left: float, y: float, width: int) -> list[str]:
-    """Labels in the colors of their lines, wrapped into rows; a dash marks dashed lines."""
+    """Labels after a short piece of their lines, wrapped into rows.
+
+    The text has the page's color: the colors of lines contrast enough for shapes, but not for small text.
+    """
     out = []
     x = left
     for line in lines:
-        if x + 5.5 * len(line.label) > left + width - 16:
+        if x > left and x + 5.5 * len(line.label) + 14 > left + width - 16:
             x, y = left, y + 11
-        label = f"╌ {line.label}" if line.dashed else line.label
-        out.append(text_element(x, y, label, f"font-size:9px;fill:{line.color}"))
-        x += 5.5 * len(label) + 9
+        style = f"stroke:{line.color};stroke-width:2.5" + (";stroke-dasharray:4 2" * line.dashed)
+        out.append(path_element([(x, y - 3), (x + 11, y - 3)], style))
+        out.append(text_element(x + 14, y, line.label, "font-size:9px"))
+        x += 5.5 * len(line.label) + 24
     return out
 
 
@@ -203,10 +207,10 @@ def _padded(low: float, high: float) -> Point:
     return low - room, high + room
 
 
-def ticks(low: float, high: float, most: int, *, whole: bool) -> list[float]:
+def round_values(low: float, high: float, most: int, *, whole: bool = False) -> list[float]:
     """At most ``most`` + 1 round values between low and high; integers if ``whole``.
 
-    >>> ticks(0, 9, 4, whole=True)
+    >>> round_values(0, 9, 4, whole=True)
     [0, 5]
     """
     raw = (high - low) / most

@@ -43,8 +43,9 @@ _PLOTS = {
         Quantity("singular_value", "λ singular value", ORANGE, weight="lambda_s"),
         Quantity("brownian", "λ Brownian", GREEN, weight="lambda_b"),
     ),
-    "detection losses": (
+    "losses": (
         Quantity("total_loss", "total", GRAY),
+        Quantity("loss_decode", "labels", BLUE),
         Quantity("loss_mask", "masks", GREEN),
         Quantity("loss_keypoint", "keypoints", PURPLE),
         Quantity("loss_cls", "classes", BLUE),
@@ -158,7 +159,11 @@ def draw_curve(folder: Path, numbers: dict[str, float], label: str) -> Curve:
     panels += [Panel(key[:40], [Line(series[key], GRAY)], over) for key in others[:_MOST_UNKNOWN]]
     if spectrum := _spectrum(rows, over):
         panels.append(spectrum)
-    figure = plots(panels or [Panel("curve", [])], columns=4, label=f"Training curves of {label}")
+    # One drawing per plot, so that the page can put as many side by side as fit.
+    figure = "".join(
+        plots([panel], columns=1, label=f"{panel.title} of {label}")
+        for panel in panels or [Panel("curve", [])]
+    )
     sample, caption = _sample(flat_rows, over), _PUBLISHED_CAPTION if plane else ""
     return Curve(over, float(rows[-1][over]), len(rows), Markup(figure), sample, caption)
 

@@ -34,11 +34,16 @@ _VIEW = re.compile(r"\s*-?[\d.]{1,12}\s+-?[\d.]{1,12}\s+([\d.]{1,12})\s+[\d.]{1,
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawing of a run: its markup, or why it cannot be shown."""
+    """A drawing of a run: its markup, or why it cannot be shown.
+
+    Attributes:
+        photographs: whether it shows images, unlike a plot.
+    """
 
     title: str
     markup: Markup | None
     problem: str = ""
+    photographs: bool = False
 
 
 class Budget:
@@ -53,13 +58,13 @@ class Budget:
         self.characters, self.files = characters, files
         self._count = 0
 
-    def drawing(self, path: Path, title: str) -> Drawing:
-        """The drawing, or why it is not shown."""
+    def drawing(self, path: Path, title: str, *, of: str = "") -> Drawing:
+        """The drawing, or why it is not shown; ``of`` names the run in its text alternative."""
         if self.files <= 0 or self.characters <= 0:
             return Drawing(title, None, f"Omitted to keep this page small: see {path}.")
         self.files -= 1
         self._count += 1
-        drawing = read_drawing(path, title, name=f"drawing{self._count}")
+        drawing = read_drawing(path, title, of=of, name=f"drawing{self._count}")
         size = len(drawing.markup or "")
         if size > self.characters:
             return Drawing(title, None, f"Omitted to keep this page small: see {path}.")
@@ -80,14 +85,16 @@ def read_drawing(
     path: Path,
     title: str,
     *,
+    of: str = "",  # the run, for the text alternative
     name: str,  # unique on the page: the prefix of the ids in an SVG
 ) -> Drawing:
     """The file as an element of the page, or why it cannot be shown."""
+    plot, alternative = path.suffix == ".svg", f"{title}: {of}" if of else title
     try:
-        markup = _svg(path, title, name) if path.suffix == ".svg" else _picture(path, title)
+        markup = _svg(path, alternative, name) if plot else _picture(path, alternative)
     except UserError as error:
         return Drawing(title, None, str(error))
-    return Drawing(title, Markup(markup))
+    return Drawing(title, Markup(markup), photographs=not plot)
 
 
 # ---- Pictures

@@ -1,11 +1,14 @@
 """Render a collection of runs: a self-contained page, Markdown, and files for programs and papers."""
 
+import base64
 import functools
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from msbreg.run.files import write_atomically, writing
 from msbreg.run.inputs import check_output
@@ -21,14 +24,35 @@ from transfer.report.exports.json_file import as_json
 from transfer.report.exports.paper_rows import references, tables_of_the_paper
 from transfer.report.exports.tex_file import as_tex
 from transfer.report.leaderboard import leaderboard
-from transfer.report.run_sections import fine_tunings, neighbors, provenance, trainings
+from transfer.report.overview.headline import headline, warnings
+from transfer.report.overview.main_scores import summarize
+from transfer.report.overview.overview_chart import overview
+from transfer.report.run_sections import (
+    fine_tunings,
+    neighbors,
+    passports,
+    provenance,
+    trainings,
+)
 from transfer.report.runs import Run
 from transfer.report.score_tables import score_tables
 from transfer.report.verdict_memory import Memory
 from transfer.report.verdict_section import verdict_section
 
-_TEMPLATES = Path(__file__).parent
+_TEMPLATES = Path(__file__).parent / "templates"
 _MOST = 100  # messages, and unfinished runs
+# The id of a section is also the name of its template. Shown if its variable, if any, is not empty.
+_SECTIONS = {
+    "summary": "Summary",
+    "overview": "Overview",
+    "scores": "Scores",
+    "pretraining": "Pre-training",
+    "neighbors": "Nearest neighbors",
+    "predictions": "Training and predictions",
+    "conversion": "Conversion",
+    "problems": "Problems",
+    "provenance": "Provenance",
+}
 _DRAWINGS = (2_400_000, 24)  # characters on the page, files to decode
 _THUMBNAILS = (1_200_000, 600)
 
@@ -70,22 +94,33 @@ def describe(
     tables, notes = score_tables(collection.networks)
     verdicts = verdict_section(collection.networks, memory or Memory())
     paper, invalid = tables_of_the_paper(collection.networks, paths)
-    problems = [
+    summary = summarize(collection.networks, tables)
+    conversions = find_conversions(paths)
+    unread = [
         *collection.unread,
         *invalid,
         *(problem for run in collection.evaluations for problem in run.problems),
     ]
-    return {
-        "facts": headline(collection),
+    content: dict[str, Any] = {
+        "when": when(collection),
+        "headline": headline(collection, summary, tables, conversions),
+        "summary": summary,
+        "published_rows": [],
+        "overview": overview(summary),
+        "facts": environment(collection),
         "tables": tables,
         "notes": notes,
         "others": collection.others,
-        "unread": formatting.first_items(problems, _MOST),
+        "warnings": formatting.first_items(
+            warnings(collection, summary, tables, conversions), _MOST
+        ),
+        "unread": formatting.first_items(unread, _MOST),
         "unfinished": formatting.first_items(list(collection.unfinished), _MOST),
         "trainings": trainings(collection),
         "neighbors": neighbors(collection.networks, Budget(*_THUMBNAILS)),
         "fine_tunings": fine_tunings(collection, Budget(*_DRAWINGS)),
-        "conversions": find_conversions(paths),
+        "conversions": conversions,
+        "passports": passports(collection.evaluations),
         "weights": provenance(collection.networks),
         "networks": collection.networks,
         "leaderboard": leaderboard(
@@ -97,12 +132,44 @@ def describe(
         "epoch_curves": epoch_curves(collection.networks),
         "thumbnail": THUMBNAIL,
     }
+    return content | {"sections": _sections(content)}
 
 
-def headline(collection: Collection) -> list[tuple[str, str]]:
-    """(name, text) of each fact at the top of the page; values that differ between records are listed."""
+def _sections(content: dict[str, Any]) -> dict[str, str]:
+    """Id -> title of the sections that have content."""
+    empty = {
+        "summary": not content["summary"].columns,
+        "overview": content["overview"] is None,
+        "pretraining": not content["trainings"][0],
+        "neighbors": not content["neighbors"],
+        "predictions": not content["fine_tunings"][0],
+        "conversion": not content["conversions"],
+        "problems": not any(content[n][0] for n in ("warnings", "unread", "unfinished")),
+    }
+    return {id: title for id, title in _SECTIONS.items() if not empty.get(id)}
+
+
+def _all_runs(collection: Collection) -> list[Run]:
     runs = [*collection.evaluations, *collection.others, *collection.trainings]
-    runs += [run for run in collection.unfinished if run not in collection.trainings]
+    return runs + [run for run in collection.unfinished if run not in collection.trainings]
+
+
+def when(collection: Collection) -> str:
+    """How many records the report was generated from, and when they were written."""
+    runs = _all_runs(collection)
+    done = sum(run.done for run in runs)
+    times = sorted(time for run in runs for time in (run.started, run.written))
+    first, last = (times[0][:16], times[-1][:16]) if times else ("unknown", "unknown")
+    unfinished = f", {len(runs) - done} not finished" if len(runs) > done else ""
+    return (
+        f"Generated from {len(runs)} records of {first.replace('T', ' ')} to "
+        f"{last.replace('T', ' ')}{unfinished}. Only finished runs have scores."
+    )
+
+
+def environment(collection: Collection) -> list[tuple[str, str]]:
+    """(name, text) of what the runs share: networks, devices, packages. Values that differ are listed."""
+    runs = _all_runs(collection)
     environments = list({id(run.environment): run.environment for run in runs}.values())
     packages = {
         name: _distinct(e.get("packages", {}).get(name) for e in environments)
@@ -147,13 +214,16 @@ def _distinct(values: Iterable[Any]) -> str:
 
 
 def as_html(content: dict[str, Any]) -> str:
-    """A page that needs no other files, no network and no scripts."""
-    return _template("report.html.jinja", autoescape=True).render(content)
+    """A page that needs no other files and no network; its only script sorts tables."""
+    script = Markup((_TEMPLATES / "sort.js").read_text())
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    template = _template("page.html.jinja", autoescape=True)
+    return template.render(content, script=script, script_digest=f"sha256-{digest}")
 
 
 def as_markdown(content: dict[str, Any]) -> str:
     """The same content without pictures."""
-    return _template("report.md.jinja", finalize=formatting.escaped).render(content)
+    return _template("text.md.jinja", finalize=formatting.escaped).render(content)
 
 
 FORMATS: dict[str, Callable[[dict[str, Any]], bytes]] = {
