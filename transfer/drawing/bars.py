@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from transfer.drawing.svg import BLUE, GRAY, path_element, round_values, text_element
+from transfer.drawing.svg import BLUE, GRAY, path_element, text_element, ticks
 
 _ROW, _BAR = 17, 6  # height of a row and of a bar in pixels
 _LEFT, _RIGHT = 150, 60  # room for the names and for the texts
@@ -43,7 +43,7 @@ def paired_bars(
         return x0 + (value - low) / (high - low) * (x1 - x0)
 
     out = _legend(legend)
-    for value in round_values(low, high, 5):
+    for value in ticks(low, high, 5):
         x = place(value)
         out.append(
             path_element([(x, y0), (x, y1)], f"stroke:{GRAY};stroke-width:.4;stroke-opacity:.35")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from transfer.drawing.svg import GRAY, round_values
+from transfer.drawing.svg import GRAY, ticks
 
 # Pixels from the top of a row: baselines of its title, of two lines of names, the axis, the baseline of
 # the axis' numbers, the next row. Rows without names are shorter.
@@ -83,7 +83,7 @@ def _row(row: DotRow, top: int, axis: int) -> str:
         f'<tspan style="font-weight:600">{escape(row.title)}</tspan> {escape(row.note)}</text>',
         f'<line x1="0" x2="100%" y1="{axis}" y2="{axis}" style="stroke:{GRAY};stroke-width:1"/>',
     ]
-    for value in round_values(low, high, 4):
+    for value in ticks(low, high, 4):
         x = place(value)
         out.append(_stroke(x, axis, axis + 5, 1))
         out.append(_text(x, axis + _NUMBERS - _AXIS, f"{value:.4g}", "middle", 12))

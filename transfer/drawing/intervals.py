@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from transfer.drawing.svg import GRAY, path_element, round_values, text_element
+from transfer.drawing.svg import GRAY, path_element, text_element, ticks
 
 _ROW = 18  # height of a row in pixels
 _LEFT, _RIGHT = 400, 100  # room for the labels and for the texts
@@ -50,7 +50,7 @@ def forest(
         return x0 + (value - low) / (high - low) * (x1 - x0)
 
     out = [_band(place(-margin), place(margin), y0, y1)] if margin is not None else []
-    for value in round_values(low, high, 6):
+    for value in ticks(low, high, 6):
         x = place(value)
         out.append(
             path_element([(x, y0), (x, y1)], f"stroke:{GRAY};stroke-width:.4;stroke-opacity:.35")

@@ -113,14 +113,14 @@ def _panel(panel: Panel, left: float, top: float, width: int, height: int) -> st
         across, up = (x - x_low) / (x_high - x_low), (y - y_low) / (y_high - y_low)
         return x0 + across * (x1 - x0), y1 - up * (y1 - y0)
 
-    for value in round_values(y_low, y_high, 4, whole=panel.log):
+    for value in ticks(y_low, y_high, 4, whole=panel.log):
         y = y1 - (value - y_low) / (y_high - y_low) * (y1 - y0)
         out.append(
             path_element([(x0, y), (x1, y)], f"stroke:{GRAY};stroke-width:.4;stroke-opacity:.35")
         )
         label = f"{10**value:g}" if panel.log else f"{value:.4g}"
         out.append(text_element(x0 - 4, y + 3, label, f"{_FONT};text-anchor:end"))
-    for value in round_values(x_low, x_high, 4, whole=x_high - x_low >= 4):
+    for value in ticks(x_low, x_high, 4, whole=x_high - x_low >= 4):
         x = x0 + (value - x_low) / (x_high - x_low) * (x1 - x0)
         out.append(path_element([(x, y1), (x, y1 + 3)], "stroke:currentColor;stroke-width:.6"))
         out.append(text_element(x, y1 + 13, f"{value:.6g}", f"{_FONT};text-anchor:middle"))
@@ -207,10 +207,10 @@ def _padded(low: float, high: float) -> Point:
     return low - room, high + room
 
 
-def round_values(low: float, high: float, most: int, *, whole: bool = False) -> list[float]:
+def ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[float]:
     """At most ``most`` + 1 round values between low and high; integers if ``whole``.
 
-    >>> round_values(0, 9, 4, whole=True)
+    >>> ticks(0, 9, 4, whole=True)
     [0, 5]
     """
     raw = (high - low) / most

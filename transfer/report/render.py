@@ -3,6 +3,7 @@
 import base64
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,17 @@ from transfer.report.epoch_curves import epoch_curves
 from transfer.report.exports.csv_file import as_csv
 from transfer.report.exports.file_names import FILES
 from transfer.report.exports.json_file import as_json
-from transfer.report.exports.paper_rows import references, tables_of_the_paper
 from transfer.report.exports.tex_file import as_tex
 from transfer.report.leaderboard import leaderboard
+from transfer.report.overview.board_references import references
 from transfer.report.overview.headline import headline, warnings
 from transfer.report.overview.main_scores import summarize
 from transfer.report.overview.overview_chart import overview
+from transfer.report.overview.published_beside import (
+    baselines,
+    published_rows,
+    tables_of_the_paper,
+)
 from transfer.report.run_sections import (
     fine_tunings,
     neighbors,
@@ -45,7 +51,12 @@ _MOST = 100  # messages, and unfinished runs
 _SECTIONS = {
     "summary": "Summary",
     "overview": "Overview",
+    "verdicts": "Verdicts",
     "scores": "Scores",
+    "leaderboard": "Leaderboards",
+    "classes": "Classes",
+    "epochs": "Epochs",
+    "papers": "Published tables",
     "pretraining": "Pre-training",
     "neighbors": "Nearest neighbors",
     "predictions": "Training and predictions",
@@ -84,7 +95,7 @@ def write_report(paths: list[Path], output: Path, formats: Sequence[str] = tuple
 
 
 def describe(
-    collection: Collection, paths: Sequence[Path], memory: Memory | None = None
+    collection: Collection, paths: Iterable[Path], memory: Memory | None = None
 ) -> dict[str, Any]:
     """The content of all formats. Truncated lists are pairs (items, number of omitted items).
 
@@ -92,21 +103,22 @@ def describe(
         memory: comparisons of earlier reports, which are not computed again; new ones are added.
     """
     tables, notes = score_tables(collection.networks)
-    verdicts = verdict_section(collection.networks, memory or Memory())
-    paper, invalid = tables_of_the_paper(collection.networks, paths)
     summary = summarize(collection.networks, tables)
+    verdicts = verdict_section(collection.networks, memory or Memory())
     conversions = find_conversions(paths)
+    published = baselines(collection.networks)
+    paper_tables, unread_ablations = tables_of_the_paper(collection, paths)
     unread = [
         *collection.unread,
-        *invalid,
+        *unread_ablations,
         *(problem for run in collection.evaluations for problem in run.problems),
     ]
     content: dict[str, Any] = {
         "when": when(collection),
-        "headline": headline(collection, summary, tables, conversions),
+        "headline": headline(collection, summary, tables, conversions, verdicts.words),
         "summary": summary,
-        "published_rows": [],
-        "overview": overview(summary),
+        "published_rows": published_rows(summary, published),
+        "overview": overview(summary, published),
         "facts": environment(collection),
         "tables": tables,
         "notes": notes,
@@ -124,10 +136,13 @@ def describe(
         "weights": provenance(collection.networks),
         "networks": collection.networks,
         "leaderboard": leaderboard(
-            tables, collection.networks, verdicts.words, references(collection.networks)
+            tables,
+            collection.networks,
+            verdicts.words,
+            references(collection.networks),
         ),
         "verdicts": verdicts,
-        "paper_tables": paper,
+        "paper_tables": paper_tables,
         "class_bars": class_bars(collection.networks),
         "epoch_curves": epoch_curves(collection.networks),
         "thumbnail": THUMBNAIL,
@@ -140,6 +155,11 @@ def _sections(content: dict[str, Any]) -> dict[str, str]:
     empty = {
         "summary": not content["summary"].columns,
         "overview": content["overview"] is None,
+        "verdicts": not (content["verdicts"].tables or content["verdicts"].not_comparable),
+        "leaderboard": not content["leaderboard"].boards,
+        "classes": not content["class_bars"][0],
+        "epochs": not content["epoch_curves"][0],
+        "papers": not content["paper_tables"],
         "pretraining": not content["trainings"][0],
         "neighbors": not content["neighbors"],
         "predictions": not content["fine_tunings"][0],
@@ -226,6 +246,12 @@ def as_markdown(content: dict[str, Any]) -> str:
     return _template("text.md.jinja", finalize=formatting.escaped).render(content)
 
 
+def _runs_of(items: Iterable[Any], attribute: str) -> list[tuple[Any, list[Any]]]:
+    """Neighbors with an equal attribute together, in their order (Jinja's groupby sorts)."""
+    grouped = itertools.groupby(items, key=lambda item: getattr(item, attribute))
+    return [(value, list(group)) for value, group in grouped]
+
+
 FORMATS: dict[str, Callable[[dict[str, Any]], bytes]] = {
     "html": lambda content: as_html(content).encode(errors="replace"),
     "md": lambda content: as_markdown(content).encode(errors="replace"),
@@ -250,5 +276,6 @@ def _template(name: str, **options: Any) -> jinja2.Template:
         "duration": formatting.duration,
         "number": formatting.number,
         "points": formatting.points,
+        "runs": _runs_of,
     }
     return environment.get_template(name)

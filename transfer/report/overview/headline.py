@@ -1,16 +1,28 @@
 """The verdict at the top of the report: what was evaluated, how it compares, and the worst warning."""
 
-import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from transfer.report import formatting
 from transfer.report.collection import Collection
 from transfer.report.conversions import Conversion
+from transfer.report.leaderboard import Words
 from transfer.report.overview.main_scores import Summary, SummaryRow
-from transfer.report.score_tables import Table
+from transfer.report.score_tables import Column, Table
 
 _MOST_NAMES, _MOST_DATA, _MOST_SENTENCES = 3, 4, 4
+_OPPOSITE = {"better": "worse", "worse": "better"}
+# Word -> the phrase before "its untrained twin", and the phrase in a list.
+_PHRASES = {
+    "better": ("better than", "better"),
+    "worse": ("worse than", "worse"),
+    "same": ("the same as", "the same"),
+    "equal": ("equal to", "equal"),
+    "unclear": ("not clearly different from", "unclear"),
+}
+
+_Verdicts = Mapping[tuple[str, str, Column], str]
 
 
 @dataclass(frozen=True)
@@ -27,11 +39,21 @@ def headline(
     summary: Summary,
     tables: Sequence[Table],
     conversions: Sequence[Conversion | str] = (),
+    words: Words | None = None,
 ) -> Headline:
-    """The headline of a collection of runs."""
+    """The headline of a collection of runs.
+
+    Args:
+        words: of the verdicts; comparisons without one are counted by the sign of the difference, and the
+            headline says that they were not tested.
+    """
     found = warnings(collection, summary, tables, conversions)
+    verdicts: dict[tuple[str, str, Column], str] = {}
+    for (ours, theirs, column, _), word in (words or {}).items():
+        verdicts.setdefault((ours, theirs, column), word)
+        verdicts.setdefault((theirs, ours, column), _OPPOSITE.get(word, word))
     return Headline(
-        [_what(summary), *_against_twins(summary), *_against_others(summary)],
+        [_what(summary), *_against_twins(summary, verdicts), *_against_others(summary, verdicts)],
         found[0] if found else "",
         len(found),
     )
@@ -63,61 +85,70 @@ def _listed(names: Sequence[str], most: int, what: str) -> str:
 # ---- Comparisons
 
 
-def _against_twins(summary: Summary) -> list[str]:
-    """For each of the first trained networks, on how many protocols it scores higher than its twin."""
-    if not summary.of("untrained"):
-        return []
+def _against_twins(summary: Summary, verdicts: _Verdicts) -> list[str]:
+    """For each of the first trained networks, in how many main scores it is better than its twin."""
     networks = summary.of("network")
-    said = [
-        (row, text) for row in networks[:_MOST_SENTENCES] if (text := _against_twin(row, summary))
-    ]
-    if len(networks) == 1:
-        return [f"It scores {text}." for _, text in said]
-    sentences = [f"{row.label} scores {text}." for row, text in said]
+    sentences = []
+    for row in networks[:_MOST_SENTENCES]:
+        if text := _against_twin(row, summary, verdicts):
+            sentences.append(f"{'It' if len(networks) == 1 else row.label} is {text}.")
     more = len(networks) - _MOST_SENTENCES
-    return sentences + ([f"The summary has {more} more networks."] if more > 0 else [])
+    if sentences and more > 0:
+        sentences.append(f"The summary has {more} more networks.")
+    return sentences
 
 
-def _against_twin(row: SummaryRow, summary: Summary) -> str:
-    signs = [
-        math.copysign(1, cell.difference) * (1 if column.column.higher_is_better else -1)
-        if cell.difference
-        else 0.0
-        for cell, column in zip(row.cells, summary.columns, strict=True)
-        if cell is not None and cell.difference is not None
-    ]
-    if not signs:
-        return ""
-    better, worse, equal = signs.count(1), signs.count(-1), signs.count(0)
-    return _of_all(better, worse, equal)
+def _against_twin(row: SummaryRow, summary: Summary, verdicts: _Verdicts) -> str:
+    tested: Counter[str] = Counter()
+    untested: Counter[str] = Counter()
+    for cell, main in zip(row.cells, summary.columns, strict=True):
+        if cell is None or cell.difference is None:
+            continue
+        twins = [(row.label, twin.label, main.column) for twin in summary.of("untrained")]
+        word = next((verdicts[key] for key in twins if key in verdicts), None)
+        if word is None:
+            ahead = cell.difference if main.column.higher_is_better else -cell.difference
+            untested["better" if ahead > 0 else "worse" if ahead < 0 else "equal"] += 1
+        else:
+            tested[word] += 1
+    parts = [_counted(tested)] if tested else []
+    parts += [f"{_counted(untested)}, without a test of the difference"] if untested else []
+    return "; ".join(parts)
 
 
-def _of_all(better: int, worse: int, equal: int) -> str:
+def _counted(words: Counter[str]) -> str:
     """``better than its untrained twin in 3 of 4 main scores, worse in 1``."""
-    if better + worse + equal == 1:
-        word = "better than" if better else "worse than" if worse else "the same as"
-        return f"{word} its untrained twin"
-    parts = [f"better than its untrained twin in {better} of {better + worse + equal} main scores"]
-    parts += [f"{word} in {count}" for word, count in (("worse", worse), ("equal", equal)) if count]
-    return ", ".join(parts)
+    first, *others = (word for word in _PHRASES if words[word])
+    parts = [f"{_PHRASES[first][0]} its untrained twin in {_share(words[first], words.total())}"]
+    return ", ".join([*parts, *(f"{_PHRASES[word][1]} in {words[word]}" for word in others)])
 
 
-def _against_others(summary: Summary) -> list[str]:
-    """Which of several trained networks has the best main score how often."""
+def _share(count: int, total: int) -> str:
+    return "one main score" if total == 1 else f"{count} of {total} main scores"
+
+
+def _against_others(summary: Summary, verdicts: _Verdicts) -> list[str]:
+    """Which of several trained networks has the best main score how often, and how often a test agrees."""
     networks = summary.of("network")
-    columns = zip(*(row.cells for row in networks), strict=True)
-    contested = sum(any(cell is not None and cell.best for cell in column) for column in columns)
-    counts = [
-        (sum(cell.best for cell in row.cells if cell is not None), row.label) for row in networks
-    ]
-    leading = sorted((c for c in counts if c[0]), key=lambda c: -c[0])[:2]
-    if not leading:
+    wins: Counter[str] = Counter()
+    clear: Counter[str] = Counter()
+    for number, main in enumerate(summary.columns):
+        cells = {row.label: cell for row in networks if (cell := row.cells[number]) is not None}
+        for label in (label for label, cell in cells.items() if cell.best):
+            wins[label] += 1
+            others = [
+                verdicts.get((label, other, main.column)) for other in cells if other != label
+            ]
+            clear[label] += all(word == "better" for word in others)
+    if not wins:
         return []
-    first, *others = (f"{label} in {count}" for count, label in leading)
-    return [
-        f"Of the {contested} main score{'s' if contested > 1 else ''} of several networks, the best is {first}"
-        f"{''.join(f', {text}' for text in others)}."
-    ]
+    (best, count), *_ = wins.most_common(1)
+    tested = f", and by a test better than every other one in {clear[best]}" if verdicts else ""
+    contested = sum(
+        any(cell is not None and cell.best for cell in column)
+        for column in zip(*(row.cells for row in networks), strict=True)
+    )
+    return [f"Of several networks, {best} is the best in {_share(count, contested)}{tested}."]
 
 
 # ---- Warnings

@@ -1,7 +1,7 @@
 """The overview chart: one axis per main score, with networks, untrained twins and published methods."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -9,7 +9,7 @@ from markupsafe import Markup
 from transfer.drawing.dot_plot import Dot, DotRow, dot_plot
 from transfer.drawing.svg import BLUE, GRAY, GREEN, ORANGE, PURPLE
 from transfer.report.overview.main_scores import MainScore, Summary, SummaryRow
-from transfer.report.score_tables import Entry
+from transfer.report.score_tables import Column, Entry
 
 MOST_ROWS, MOST_NETWORKS = 16, 8
 _COLORS = (BLUE, ORANGE, GREEN, PURPLE)
@@ -24,6 +24,7 @@ class Baseline:
     label: str
     value: float
     source: str
+    backbone: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,23 @@ class Overview:
     Attributes:
         marks: mark -> network.
         numbers: for each axis the named values, as text: the same content for readers without the figure.
-        published: whether any axis has published values.
+        backbones: of the published values, as text; empty if there are none.
     """
 
     figure: Markup
     marks: dict[str, str]
     numbers: list[tuple[MainScore, str]]
-    published: bool
+    backbones: str
     left_out: str
 
 
-def overview(summary: Summary, baselines: Mapping[int, Sequence[Baseline]] = {}) -> Overview | None:
+def overview(
+    summary: Summary, baselines: Mapping[Column, Sequence[Baseline]] = {}
+) -> Overview | None:
     """The chart of a summary; None if there is nothing to compare.
 
     Args:
-        baselines: number of a column -> published values of its score.
+        baselines: published values of some columns.
     """
     networks = summary.of("network")[:MOST_NETWORKS]
     marks = {row.label: str(number) for number, row in enumerate(networks, 1)}
@@ -55,7 +58,9 @@ def overview(summary: Summary, baselines: Mapping[int, Sequence[Baseline]] = {})
     for number, column in enumerate(summary.columns):
         dots = [
             *_published(
-                baselines.get(number, ()), [e.mean for e in _entries(networks, number)], column
+                baselines.get(column.column, ()),
+                [e.mean for e in _entries(networks, number)],
+                column,
             ),
             *(
                 Dot(one.mean, row.label, _UNTRAINED, GRAY, one.spread, dashed=True)
@@ -93,9 +98,14 @@ def overview(summary: Summary, baselines: Mapping[int, Sequence[Baseline]] = {})
         Markup(figure),
         legend,
         [(column, _said(row)) for column, row in shown],
-        any(not dot.mark for _, row in shown for dot in row.dots),
+        _backbones(one for column, _ in shown for one in baselines.get(column.column, ())),
         f"Not shown: {len(drawn) - MOST_ROWS} more main scores." if drawn[MOST_ROWS:] else "",
     )
+
+
+def _backbones(published: Iterable[Baseline]) -> str:
+    """The backbones of published values, each once."""
+    return ", ".join(dict.fromkeys(one.backbone or "unknown backbone" for one in published))
 
 
 def _entries(rows: Sequence[SummaryRow], number: int) -> list[Entry]:

@@ -9,7 +9,7 @@ from transfer.report.overview.overview_chart import Baseline, overview
 from transfer.report.score_tables import score_tables
 
 PUBLISHED = [
-    Baseline(name, value, "a paper")
+    Baseline(name, value, "a paper", "ResNet-50")
     for name, value in (
         ("A", 40.0),
         ("B", 55.0),
@@ -23,7 +23,8 @@ PUBLISHED = [
 
 def chart_of(folder, baselines=()):
     networks = collect([folder]).networks
-    return overview(summarize(networks, score_tables(networks)[0]), {0: baselines})
+    summary = summarize(networks, score_tables(networks)[0])
+    return overview(summary, {summary.columns[0].column: baselines})
 
 
 def write_pair(folder):
@@ -35,14 +36,14 @@ def test_networks_have_numbers_and_untrained_twins_a_letter(tmp_path):
     write_pair(tmp_path)
     chart = chart_of(tmp_path)
     assert chart.marks == {"1": "msbreg resnet18-tiny", "u": "untrained"}
-    assert not chart.published
+    assert chart.backbones == ""
     assert chart.numbers[0][1] == "msbreg resnet18-tiny 60.0; random resnet18-tiny 30.0"
 
 
 def test_the_neighbors_of_the_best_network_and_the_best_method_are_named(tmp_path):
     write_pair(tmp_path)
     chart = chart_of(tmp_path, PUBLISHED)
-    assert chart.published
+    assert chart.backbones == "ResNet-50"
     assert re.findall(r">([A-F] \d+\.\d)</text>", chart.figure) == ["C 58.0", "D 63.0", "F 71.0"]
     assert all(f"<title>{b.label}: {b.value:.1f}</title>" in chart.figure for b in PUBLISHED)
     assert "F (published) 71.0; D (published) 63.0; msbreg" in chart.numbers[0][1]
