@@ -10,10 +10,10 @@ from html import escape
 
 from transfer.drawing.svg import GRAY, ticks
 
-# Pixels from the top of a row: baselines of its title, of two lines of names, the axis, the baseline of
+# Pixels from the top of a row: baselines of its title, of three lines of names, the axis, the baseline of
 # the axis' numbers, the next row. Rows without names are shorter.
-_TITLE, _NAMES, _AXIS, _NUMBERS, _NEXT = 14, (31, 44), 60, 79, 92
-_SHORTER = 28
+_TITLE, _NAMES, _AXIS, _NUMBERS, _NEXT = 14, (33, 47, 61), 78, 97, 112
+_SHORTER = 46
 _EDGE = 3.0  # percent of the width left and right of the axis
 
 
@@ -27,6 +27,7 @@ class Dot:
         spread: half the length of a bar through the mark, in the same unit; None draws no bar.
         named: whether the label is written above the axis.
         dashed: whether the circle is dashed.
+        outside: whether the axis need not reach it: it is then drawn at the end of the axis, with its value.
     """
 
     value: float
@@ -36,6 +37,7 @@ class Dot:
     spread: float | None = None
     named: bool = False
     dashed: bool = False
+    outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,16 @@ def _row(row: DotRow, top: int, axis: int) -> str:
         out.append(_stroke(x, axis, axis + 5, 1))
         out.append(_text(x, axis + _NUMBERS - _AXIS, f"{value:.4g}", "middle", 12))
     names = [dot for dot in row.dots if dot.named]
+    labels = []  # on top of the lines to the others
     for dot in row.dots:
-        x = place(dot.value)
+        x = place(min(max(dot.value, low), high))
+        if x != place(dot.value):
+            side, shift = ("start", 13) if dot.value < low else ("end", -13)
+            arrow = "←" if dot.value < low else "→"
+            text = _text(x, axis + 4, f"{arrow} {dot.value:.1f}", side, 12)
+            out.append(text.replace("<text ", f'<text dx="{shift}" dy="-12" ', 1))
         title = f"<title>{escape(dot.label)}: {dot.value:.1f}</title>"
-        if dot.spread is not None:
+        if dot.spread is not None and x == place(dot.value):
             ends = place(dot.value - dot.spread), place(dot.value + dot.spread)
             out.append(
                 f'<line x1="{ends[0]:.2f}%" x2="{ends[1]:.2f}%" y1="{axis}" y2="{axis}" '
@@ -105,19 +113,20 @@ def _row(row: DotRow, top: int, axis: int) -> str:
                 f"{_text(x, axis + 4, dot.mark, 'middle', 11)}{title}</g>"
             )
         else:
-            rise = 12 if dot.named else 6
-            out.append(f"<g>{_stroke(x, axis - rise, axis + 6, 2)}{title}</g>")
+            out.append(f"<g>{_stroke(x, axis - 6, axis + 6, 2)}{title}</g>")
         if dot.named:
-            y = top + _NAMES[names.index(dot) % 2]
+            y = top + _NAMES[names.index(dot) % len(_NAMES)]
+            out.append(_stroke(x, y + 3, axis - 6, 0.7))
             side = "start" if x < 50 else "end"
-            out.append(_text(x, y, f"{dot.label} {dot.value:.1f}", side, 12))
-    return "".join(out)
+            labels.append(_text(x, y, f"{dot.label} {dot.value:.1f}", side, 12, halo=True))
+    return "".join([*out, *labels])
 
 
 def _limits(row: DotRow) -> tuple[float, float]:
     """The range of the dots and their bars, with some room on both sides."""
-    low = min(dot.value - (dot.spread or 0.0) for dot in row.dots)
-    high = max(dot.value + (dot.spread or 0.0) for dot in row.dots)
+    inside = [dot for dot in row.dots if not dot.outside] or row.dots
+    low = min(dot.value - (dot.spread or 0.0) for dot in inside)
+    high = max(dot.value + (dot.spread or 0.0) for dot in inside)
     room = max(0.05 * (high - low), (row.least - (high - low)) / 2) or 0.5 * abs(high) or 0.5
     return low - room, high + room
 
@@ -129,8 +138,9 @@ def _stroke(x: float, y1: float, y2: float, width: float) -> str:
     )
 
 
-def _text(x: float, y: float, text: str, side: str, size: int) -> str:
+def _text(x: float, y: float, text: str, side: str, size: int, *, halo: bool = False) -> str:
+    around = ";stroke:var(--page);stroke-width:3px;paint-order:stroke" if halo else ""
     return (
-        f'<text x="{x:.2f}%" y="{y}" style="fill:currentColor;font-size:{size}px;'
+        f'<text x="{x:.2f}%" y="{y}" style="fill:currentColor;font-size:{size}px{around};'
         f'text-anchor:{side}">{escape(text)}</text>'
     )

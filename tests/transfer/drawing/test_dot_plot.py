@@ -29,6 +29,15 @@ def test_small_differences_look_small():
     assert second - first < 1.5
 
 
+def test_a_value_that_the_axis_need_not_reach_is_written_at_its_end():
+    dots = [Dot(2.0, "untrained", "u", outside=True), Dot(60.0, "a", "1"), Dot(70.0, "b", "2")]
+    svg = drawn(DotRow("t", "%", dots))
+    assert ">← 2.0</text>" in svg
+    first, second, third = centers(svg)
+    assert first < second < 10
+    assert third - second > 80
+
+
 def test_a_bar_is_as_wide_as_twice_the_spread():
     dots = [Dot(10.0, "a", "1", spread=2.0), Dot(14.0, "b", "2")]
     svg = drawn(DotRow("t", "%", dots))

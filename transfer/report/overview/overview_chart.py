@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from transfer.drawing.dot_plot import Dot, DotRow, dot_plot
 from transfer.drawing.svg import BLUE, GRAY, GREEN, ORANGE, PURPLE
+from transfer.report import formatting
 from transfer.report.overview.main_scores import MainScore, Summary, SummaryRow
 from transfer.report.score_tables import Column, Entry
 
@@ -56,6 +57,7 @@ def overview(
     marks = {row.label: str(number) for number, row in enumerate(networks, 1)}
     drawn: list[tuple[MainScore, DotRow]] = []
     for number, column in enumerate(summary.columns):
+        cited = column.column in baselines
         dots = [
             *_published(
                 baselines.get(column.column, ()),
@@ -63,7 +65,7 @@ def overview(
                 column,
             ),
             *(
-                Dot(one.mean, row.label, _UNTRAINED, GRAY, one.spread, dashed=True)
+                Dot(one.mean, row.label, _UNTRAINED, GRAY, one.spread, dashed=True, outside=cited)
                 for row in summary.of("untrained")
                 for one in _entries([row], number)
             ),
@@ -132,7 +134,7 @@ def _published(
     for baseline in sorted(baselines, key=lambda b: b.value):
         name = baseline.value in named and baseline.value not in said
         said |= {baseline.value} if name else set()
-        dots.append(Dot(baseline.value, baseline.label, named=name))
+        dots.append(Dot(baseline.value, formatting.cut(baseline.label, 34), named=name))
     return dots
 
 
