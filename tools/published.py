@@ -11,6 +11,7 @@ The numbers and their notes are in transfer/published/published.csv and remarks.
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from msbreg.run.errors import UserError, did_you_mean, exit_codes
 from tools.tool_parser import ToolParser
 from transfer.published import PublishedNumber, ablation_paper_tables, as_text, paper_tables
 from transfer.published import published_numbers as all_numbers
-from transfer.published.paper_table import Marks, PaperTable
+from transfer.published.paper_table import Marks, PaperTable, footnote_lines
 from transfer.published.published_tasks import NOT_SCORES, TASKS
 
 
@@ -106,7 +107,7 @@ def lines_of(numbers: Sequence[PublishedNumber]) -> Iterator[str]:
         for row in rows:
             padded = (text.ljust(width) for text, width in zip(row, widths, strict=True))
             yield ("  " + "  ".join(padded)).rstrip()
-        yield from (f"  [{mark}] {text}" for mark, text in marks.footnotes)
+        yield from footnote_lines(marks.footnotes, indent="  ")
         yield from [f"  {about}."] if about else []
         yield ""
 
@@ -151,4 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head`; keep Python from failing when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

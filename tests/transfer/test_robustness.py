@@ -15,9 +15,11 @@ from tests.msbreg.data.classification.variant_trees import (
     objectnet_tree,
     wnid_tree,
 )
+from tests.transfer.verdicts.recorded import check_outcomes
 from transfer import linear, robustness
 from transfer.frozen.linear_probe import load_probe, save_probe
 from transfer.scoring.scores import score_from_dict
+from transfer.verdicts.outcomes import load_outcomes
 
 
 def common(tmp_path, data, output):
@@ -88,6 +90,7 @@ def test_the_logits_are_restricted_to_the_classes_of_the_data_before_the_argmax(
     assert score.per_class == {WNIDS[0]: 0, WNIDS[1]: 100}
     assert score.rules == "logits of the 2 classes of the data only"
     assert results["top1"] == 50
+    check_outcomes(tmp_path / "run")
 
 
 def test_the_default_transform_is_that_of_the_probe(tmp_path, probe):
@@ -113,6 +116,9 @@ def test_corrupted_images_are_averaged_over_corruptions_and_severities(tmp_path,
     assert record["transform"]["resize"] == record["transform"]["crop"] == 16
     (score,) = map(score_from_dict, record["scores"])
     assert score.n == 90
+    check_outcomes(tmp_path / "run")
+    (outcomes,) = load_outcomes(tmp_path / "run")
+    assert outcomes.count == 3  # photographs: their 30 corruptions are not independent
 
 
 def test_a_missing_severity_is_an_error(tmp_path, probe):

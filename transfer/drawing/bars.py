@@ -43,7 +43,7 @@ def paired_bars(
         return x0 + (value - low) / (high - low) * (x1 - x0)
 
     out = _legend(legend)
-    for value in ticks(low, high, 5, whole=False):
+    for value in ticks(low, high, 5):
         x = place(value)
         out.append(
             path_element([(x, y0), (x, y1)], f"stroke:{GRAY};stroke-width:.4;stroke-opacity:.35")
@@ -69,9 +69,11 @@ def paired_bars(
 
 
 def _legend(names: tuple[str, str]) -> list[str]:
-    """Both names in the colors of their bars."""
-    first, second = (name if len(name) <= 40 else f"{name[:38]}…" for name in names)
-    return [
-        text_element(_LEFT, 12, first, f"{_FONT};fill:{BLUE}"),
-        text_element(_LEFT + 6 * len(first) + 16, 12, second, f"{_FONT};fill:{GRAY}"),
-    ]
+    """Both names, each after a piece of its bar."""
+    out, x = [], float(_LEFT)
+    for name, color in zip(names, (BLUE, GRAY), strict=True):
+        name = name if len(name) <= 40 else f"{name[:38]}…"
+        out.append(path_element([(x, 9), (x + 12, 9)], f"stroke:{color};stroke-width:{_BAR}"))
+        out.append(text_element(x + 16, 12, name, _FONT))
+        x += 5.5 * len(name) + 34
+    return out

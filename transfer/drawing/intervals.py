@@ -50,7 +50,7 @@ def forest(
         return x0 + (value - low) / (high - low) * (x1 - x0)
 
     out = [_band(place(-margin), place(margin), y0, y1)] if margin is not None else []
-    for value in ticks(low, high, 6, whole=False):
+    for value in ticks(low, high, 6):
         x = place(value)
         out.append(
             path_element([(x, y0), (x, y1)], f"stroke:{GRAY};stroke-width:.4;stroke-opacity:.35")
@@ -91,5 +91,5 @@ def _interval(row: Interval, y: float, place: Callable[[float], float]) -> list[
         path_element([(ends[0], y), (ends[1], y)], f"{style};stroke-width:1.5"),
         *(path_element([(e, y - 3), (e, y + 3)], f"{style};stroke-width:1.2") for e in ends),
         path_element([(x - 3, y), (x + 3, y)], f"{style};stroke-width:6"),
-        text_element(_WIDTH - _RIGHT + 8, y + 3, row.text, f"{_FONT};fill:{row.color}"),
+        text_element(_WIDTH - _RIGHT + 8, y + 3, row.text, _FONT),
     ]

@@ -17,10 +17,11 @@ from transfer.published.paper_table import (
 from transfer.published.published_numbers import (
     Published,
     PublishedNumber,
+    published_label,
     published_numbers,
     published_scores,
 )
-from transfer.published.result_tables import paper_tables
+from transfer.published.result_tables import backbone_name, paper_tables
 from transfer.published.task_matching import (
     baselines_of,
     protocol_differences,
@@ -39,9 +40,11 @@ __all__ = [
     "TableRow",
     "ablation_paper_tables",
     "as_text",
+    "backbone_name",
     "baselines_of",
     "paper_tables",
     "protocol_differences",
+    "published_label",
     "published_numbers",
     "published_scores",
     "settings_of",

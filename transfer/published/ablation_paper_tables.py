@@ -21,8 +21,12 @@ from transfer.published.paper_table import (
     TableRow,
     value_text,
 )
-from transfer.published.published_numbers import PublishedNumber, published_numbers
-from transfer.published.result_tables import PAPER, published_label
+from transfer.published.published_numbers import (
+    PublishedNumber,
+    published_label,
+    published_numbers,
+)
+from transfer.published.result_tables import PAPER
 
 OUR_DECIMALS = 1
 

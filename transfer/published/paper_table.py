@@ -1,5 +1,6 @@
 """A table of a paper with a user's own rows, as plain data for any renderer, and as text for a terminal."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from string import ascii_lowercase
@@ -40,7 +41,7 @@ class OurRow:
         label: its name.
         arch: architecture as in records, such as ``resnet50``.
         scores: its scores; those that answer no column of a table are ignored.
-        epochs, batch_size: of pre-training; None if unknown.
+        epochs, batch_size: of pre-training; None if unknown, 0 epochs if untrained.
     """
 
     label: str
@@ -190,8 +191,24 @@ def as_text(table: PaperTable) -> list[str]:
         for row, texts in zip(table.rows, body, strict=True)
     ]
     if table.footnotes:
-        lines += ["", *(f"[{mark}] {text}" for mark, text in table.footnotes)]
+        lines += ["", *footnote_lines(table.footnotes)]
     return lines
+
+
+def footnote_lines(footnotes: Iterable[tuple[str, str]], indent: str = "") -> list[str]:
+    """Footnotes as lines of at most 100 characters."""
+    return [
+        line
+        for mark, text in footnotes
+        for line in textwrap.wrap(
+            f"[{mark}] {text}",
+            width=100,
+            initial_indent=indent,
+            subsequent_indent=f"{indent}    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    ]
 
 
 def _marked(text: str, marks: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ class ScoredImages:
         names: names of the folders that usually hold the data, in lower case without ``-``, ``_`` and spaces.
         shared: further such names, which only count with the right number of images.
         layouts: layouts of ``LAYOUT:FOLDER`` that read these data and no others.
+        unique: whether the number of images identifies them in a folder of any name.
     """
 
     name: str
@@ -23,11 +24,18 @@ class ScoredImages:
     names: tuple[str, ...]
     shared: tuple[str, ...] = ()
     layouts: tuple[str, ...] = ()
+    unique: bool = False
 
 
-_IMAGENET_NAMES = ("imagenet", "imagenet1k", "ilsvrc", "ilsvrc2012", "ilsvrc2015", "imagenet2012")
+_IMAGENET_NAMES = (
+    *("imagenet", "imagenet1k", "imagenet2012"),
+    *("ilsvrc", "ilsvrc2012", "ilsvrc2015", "clsloc"),
+)
 IMAGENET = ScoredImages(
-    "imagenet", "val", 50_000, 1000, names=_IMAGENET_NAMES, layouts=("imagenet",)
+    *("imagenet", "val", 50_000, 1000),
+    names=_IMAGENET_NAMES,
+    layouts=("imagenet",),
+    unique=True,
 )
 IMAGENET100 = ScoredImages(
     *("imagenet100", "val", 5_000, 100),
@@ -41,21 +49,17 @@ STL10 = ScoredImages(
 PLACES205 = ScoredImages(
     *("places205", "val", 20_500, 205),
     names=("places205",),
-    shared=("places",),
     layouts=("places205",),
+    unique=True,
 )
 INATURALIST18 = ScoredImages(
     *("inaturalist18", "val", 24_426, 8142),
     names=("inaturalist18", "inaturalist2018", "inat18", "inat2018"),
-    shared=("inaturalist", "inat"),
     layouts=("inaturalist18",),
+    unique=True,
 )
-VOC07 = ScoredImages(
-    *("VOC2007", "test", 4_952, 20), names=("voc2007", "voc07"), shared=("vocdevkit", "voc")
-)
+VOC07 = ScoredImages(*("VOC2007", "test", 4_952, 20), names=("voc2007", "voc07"), unique=True)
 VOC07_SCENES = ScoredImages("voc_2007_test", "", 4_952, 20, names=("voc2007test",))
 COCO_SCENES = ScoredImages("coco_2017_val", "", 5_000, 80, names=("coco2017val",))
-VOC12_MAPS = ScoredImages(
-    *("VOC2012", "val", 1_449, 21), names=("voc2012", "voc12"), shared=("vocdevkit", "voc")
-)
+VOC12_MAPS = ScoredImages(*("VOC2012", "val", 1_449, 21), names=("voc2012", "voc12"), unique=True)
 NYU_DEPTHS = ScoredImages("NYU-v2", "test", 654, 0, names=("nyuv2",))

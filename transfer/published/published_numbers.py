@@ -54,6 +54,16 @@ class PublishedNumber:
         """The number, in the unit of the source."""
         return float(self.printed)
 
+    @property
+    def plain_variant(self) -> str:
+        """The variant without remarks on where the number is printed."""
+        return self.variant.partition("; printed ")[0]
+
+    @property
+    def label(self) -> str:
+        """Method and variant: ``published_label``."""
+        return published_label(self.method, self.plain_variant)
+
 
 @dataclass(frozen=True)
 class Published(PublishedNumber):
@@ -94,6 +104,15 @@ def published_scores() -> tuple[Published, ...]:
     ('BYOL', 'linear top-1', 71.56, 'imagenet100')
     """
     return tuple(_published(one) for one in published_numbers() if one.task in TASKS)
+
+
+def published_label(method: str, variant: str) -> str:
+    """Method and variant as a paper prints them.
+
+    >>> published_label("MSBReg", "K=4"), published_label("SwAV", "")
+    ('MSBReg (K = 4)', 'SwAV')
+    """
+    return f"{method} ({variant.replace('K=', 'K = ')})" if variant else method
 
 
 @functools.cache

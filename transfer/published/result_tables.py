@@ -1,5 +1,6 @@
 """Tables 1 to 5 and 10 of the paper (arXiv 2207.03552), with a user's own rows."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from transfer.published.published_numbers import (
     published_numbers,
     remarks_on,
 )
+from transfer.published.published_numbers import published_label as published_label
 from transfer.published.published_tasks import TASKS
 from transfer.published.task_matching import protocol_differences, task_of
 
@@ -181,12 +183,10 @@ def _row(
     filled = [one for one in values if one.value is not None]
     shared = filled[0].notes if len(filled) > 1 else []
     common = [note for note in shared if all(note in one.notes for one in filled)]
-    elsewhere = {
-        note for one in filled for note in one.notes
-    }  # an empty cell need not repeat these
+    elsewhere = {note for one in filled for note in one.notes}
     cells = [Cell(label, marks.of([*label_notes, *common])), *(Cell(text) for text in shown)]
     for one in values:
-        known = common if one.value is not None else elsewhere
+        known = common if one.value is not None else elsewhere  # an empty cell repeats no note
         marked = marks.of(note for note in one.notes if note not in known)
         cells.append(Cell(one.text, marked, one.value))
     return TableRow(tuple(cells), ours)
@@ -200,23 +200,9 @@ def _published_rows(table: str) -> list[list[PublishedNumber]]:
     rows: dict[tuple[object, ...], list[PublishedNumber]] = {}
     for number in published_numbers():
         if (number.source, number.table) == (PAPER, table):
-            key = (number.method, _variant(number), number.backbone, number.batch_size)
+            key = (number.method, number.plain_variant, number.backbone, number.batch_size)
             rows.setdefault(key if table == "Table 2" else key[:3], []).append(number)
     return list(rows.values())
-
-
-def _variant(number: PublishedNumber) -> str:
-    """The variant without remarks on where the number is printed."""
-    return number.variant.partition("; printed ")[0]
-
-
-def published_label(method: str, variant: str) -> str:
-    """Method and variant as the paper prints them.
-
-    >>> published_label("MSBReg", "K=4"), published_label("SwAV", "")
-    ('MSBReg (K = 4)', 'SwAV')
-    """
-    return f"{method} ({variant.replace('K=', 'K = ')})" if variant else method
 
 
 def _published_row(
@@ -228,8 +214,7 @@ def _published_row(
         "backbone": first.backbone,
         "batch size": EMPTY if first.batch_size is None else f"{first.batch_size:,}",
     }
-    label = published_label(first.method, _variant(first))
-    return _row(label, (), [shown[name] for name in layout.shows], values, marks=marks)
+    return _row(first.label, (), [shown[name] for name in layout.shows], values, marks=marks)
 
 
 def _published_value(table: str, column: Column, numbers: Sequence[PublishedNumber]) -> _Value:
@@ -255,8 +240,12 @@ def _published_value(table: str, column: Column, numbers: Sequence[PublishedNumb
 
 def _our_rows(layout: Layout, row: OurRow, marks: Marks) -> list[TableRow]:
     """One row; more if several scores, of different protocols, answer the same column."""
+    answers = [(task_of(one.score, one.settings), one) for one in row.scores]
     by_column = [
-        [one for one in row.scores if _is_in(column, row, one)] for column in layout.columns
+        [one for task, one in answers if task == (column.task, column.metric)]
+        if column.epochs in (None, _column_epochs(row.epochs))
+        else []
+        for column in layout.columns
     ]
     backbone = backbone_name(row.arch)
     another = ""
@@ -282,14 +271,8 @@ def _our_rows(layout: Layout, row: OurRow, marks: Marks) -> list[TableRow]:
     ]
 
 
-def _is_in(column: Column, row: OurRow, one: OurScore) -> bool:
-    if task_of(one.score, one.settings) != (column.task, column.metric):
-        return False
-    return column.epochs is None or column.epochs == _column_epochs(row.epochs)
-
-
 def _our_value(layout: Layout, column: Column, row: OurRow, one: OurScore | None) -> _Value:
-    if one is None:
+    if one is None or not math.isfinite(one.score.value):
         return _Value()
     notes = [protocol_differences(one.score, one.settings), _other_epochs(column, row.epochs)]
     return _Value(one.text(layout.decimals), one.score.value, [note for note in notes if note])
@@ -304,4 +287,6 @@ def _column_epochs(epochs: int | None) -> int:
 def _other_epochs(column: Column, epochs: int | None) -> str:
     if column.epochs is None or column.epochs == epochs:
         return ""
-    return "Epochs unknown" if epochs is None else f"{epochs:,} epochs"
+    if not epochs:
+        return "Epochs unknown" if epochs is None else "Not pre-trained"
+    return f"{epochs:,} epochs"

@@ -64,15 +64,19 @@ def baselines_of(
         ablations: also those of tables that vary a method instead of comparing methods.
     """
     task = task_of(score, settings)
-    found: dict[tuple[Any, ...], Published] = {}
+    found: list[Published] = []
     for one in published_scores():
-        if (one.task, one.metric) != task:
-            continue
-        if ablations or (one.source, one.table) not in ABLATIONS:
-            method = one.method.replace("BMWReg", "MSBReg")  # the poster's name of the method
-            key = (method, one.epochs, one.value) if one.epochs else (method, one.value)
-            found.setdefault(key, one)
-    return tuple(found.values())
+        wanted = ablations or (one.source, one.table) not in ABLATIONS
+        if (one.task, one.metric) == task and wanted and not any(_repeats(one, o) for o in found):
+            found.append(one)
+    return tuple(found)
+
+
+def _repeats(one: Published, earlier: Published) -> bool:
+    """Whether a number is an earlier one again, printed elsewhere."""
+    names = {one.method.replace("BMWReg", "MSBReg"), earlier.method}  # the poster's name of MSBReg
+    epochs = {one.epochs, earlier.epochs} - {None}
+    return len(names) == 1 and len(epochs) <= 1 and one.value == earlier.value
 
 
 def protocol_differences(score: Score, settings: Settings | None = None) -> str:
@@ -90,7 +94,7 @@ def protocol_differences(score: Score, settings: Settings | None = None) -> str:
     >>> print(protocol_differences(score))  # doctest: +ELLIPSIS
     Unlike NPID's and DINO's protocol (...): 5,000 images scored (published: 50,000); scored by
     "cosine similarity s, 20 neighbors, weights exp(s / 0.1)" (published: "cosine similarity s, 20
-    neighbors, weights exp(s / 0.07)"). Its settings are not known
+    neighbors, weights exp(s / 0.07)"). The settings of this run are unknown
     """
     found = task_of(score, settings)
     if found is None:
@@ -98,6 +102,10 @@ def protocol_differences(score: Score, settings: Settings | None = None) -> str:
     task = TASKS[found[0]]
     rules = task.measures[found[1]].rules or task.rules
     parts = []
+    if _is_guess(score, task.data, settings):
+        parts.append(
+            f'the data "{score.data.name}" were taken for {task.data.name} by the number of images'
+        )
     if score.n != task.data.images:
         parts.append(f"{score.n:,} images scored (published: {task.data.images:,})")
     if score.rules != rules:
@@ -110,14 +118,16 @@ def protocol_differences(score: Score, settings: Settings | None = None) -> str:
         if not _equal(value, expected[name])
     ]
     text = f"Unlike {task.protocol}: {'; '.join(parts)}" if parts else ""
-    unknown = [_short(name) for name in expected if name not in known]
-    missing = ""
-    if unknown:
-        what = f"its {', '.join(unknown)}" if known else "its settings"
-        missing = f"Not compared with {task.protocol}: {what} are not known"
-        if parts:
-            missing = f"{what[0].upper()}{what[1:]} are not known"
-    return ". ".join(part for part in (text, missing) if part)
+    unknown = ", ".join(_short(name) for name in expected if name not in known)
+    if not unknown:
+        return text
+    if parts:
+        return f"{text}. " + (
+            f"Unknown settings: {unknown}" if known else "The settings of this run are unknown"
+        )
+    if known:
+        return f"As {task.protocol}, as far as known; unknown settings: {unknown}"
+    return f"Not compared with {task.protocol}: the settings of this run are unknown"
 
 
 def _answers(score: Score, task: Task, measure: Measure, settings: Settings | None) -> bool:
@@ -148,8 +158,19 @@ def _is_data(score: Score, data: ScoredImages, settings: Settings | None) -> boo
     layout, colon, _ = str((settings or {}).get("data") or "").partition(":")
     if colon and layout in _LAYOUTS:
         return layout in data.layouts
-    name = re.sub(r"[-_ ]", "", score.data.name.lower())
-    return name in data.names or (name in data.shared and score.n == data.images)
+    if _name(score) in data.names:
+        return True
+    return score.n == data.images and (data.unique or _name(score) in data.shared)
+
+
+def _name(score: Score) -> str:
+    return re.sub(r"[-_ ]", "", score.data.name.lower())
+
+
+def _is_guess(score: Score, data: ScoredImages, settings: Settings | None) -> bool:
+    """Whether the data were recognized by nothing but their number of images."""
+    given = str((settings or {}).get("data") or "").partition(":")[0] in data.layouts
+    return not given and _name(score) not in (*data.names, *data.shared)
 
 
 def _equal(value: Any, expected: Any) -> bool:

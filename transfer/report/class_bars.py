@@ -10,7 +10,7 @@ from transfer.drawing.bars import BarPair, paired_bars
 from transfer.report import formatting
 from transfer.report.collection import Network
 from transfer.report.exports.score_rows import ScoreRow, score_rows
-from transfer.report.score_tables import data_name
+from transfer.report.score_tables import Column, data_name
 
 MOST_CLASSES = 40  # per figure
 MOST_FIGURES = 12
@@ -59,24 +59,22 @@ def class_bars(
     were evaluated with; of several scores of one protocol (AP, AP50, AP75), the first is drawn.
     """
     rows = [row for row in score_rows(networks) if any(score.per_class for _, score in row.found)]
+    twins: dict[tuple[str, Column, str], list[ScoreRow]] = {}
+    for row in rows:
+        if row.network.random:
+            twins.setdefault(_key(row), []).append(row)
     pairs: dict[tuple[str, str, str, str], tuple[ScoreRow, ScoreRow]] = {}
     for ours in rows:
-        for theirs in rows:
-            if _are_twins(ours, theirs):
-                key = (ours.network.label, theirs.network.label, ours.column.rules, ours.variant)
-                pairs.setdefault(key, (ours, theirs))
+        for theirs in twins.get(_key(ours), ()) if not ours.network.random else ():
+            name = (ours.network.label, theirs.network.label, ours.column.rules, ours.variant)
+            pairs.setdefault(name, (ours, theirs))
     shown, more = formatting.first_items(list(pairs.values()), most)
     return [_bars(ours, theirs, most_classes) for ours, theirs in shown], more
 
 
-def _are_twins(ours: ScoreRow, theirs: ScoreRow) -> bool:
-    return (
-        not ours.network.random
-        and theirs.network.random
-        and ours.network.arch == theirs.network.arch
-        and ours.column == theirs.column
-        and ours.variant == theirs.variant
-    )
+def _key(row: ScoreRow) -> tuple[str, Column, str]:
+    """What a trained network and its twin share."""
+    return row.network.arch, row.column, row.variant
 
 
 def _bars(ours: ScoreRow, theirs: ScoreRow, most: int) -> ClassBars:

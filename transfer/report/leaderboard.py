@@ -20,6 +20,7 @@ Words = Mapping[tuple[str, str, Column, str], str]
 
 MOST_BOARDS = 60
 MOST_PLACES = 60  # per board
+MOST_REFERENCES = 12  # published scores per board, the best ones
 _OPPOSITE = {"better": "worse", "worse": "better"}
 
 
@@ -29,6 +30,18 @@ class Reference:
 
     label: str
     value: float
+
+
+@dataclass(frozen=True)
+class References:
+    """The published scores of a column.
+
+    Attributes:
+        remark: in what their protocol differs from that of the board, or may differ; may be empty.
+    """
+
+    scores: tuple[Reference, ...]
+    remark: str
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,7 @@ def leaderboard(
     tables: Sequence[Table],
     networks: Sequence[Network],
     words: Words,
-    references: Mapping[Column, Sequence[Reference]] | None = None,
+    references: Mapping[Column, References] | None = None,
 ) -> Leaderboard:
     """A board for each protocol that evaluated two trained networks or more.
 
@@ -123,7 +136,7 @@ def leaderboard(
                     continue
                 for variant, entry in cells[k].items():
                     found.setdefault(variant, {})[network.label] = (network, entry)
-            published = (references or {}).get(column, ())
+            published = (references or {}).get(column, References((), ""))
             for variant, members in found.items():
                 if sum(_is_ranked(*member) for member in members.values()) > 1:
                     digest = digests[variant]
@@ -147,7 +160,7 @@ def _board(
     protocol: str,
     members: Mapping[str, tuple[Network, Entry]],
     words: Words,
-    published: Sequence[Reference],
+    published: References,
 ) -> Board:
     sign = -1 if column.higher_is_better else 1
     ranked = {label: entry for label, (net, entry) in members.items() if _is_ranked(net, entry)}
@@ -166,13 +179,17 @@ def _board(
         for label, (network, entry) in members.items()
         if network.random and math.isfinite(entry.mean)
     ]
-    places += floor + [Place(one.label, "published", one.value) for one in published]
+    best = sorted(published.scores, key=lambda one: sign * one.value)[:MOST_REFERENCES]
+    places += floor + [Place(one.label, "published", one.value) for one in best]
     places.sort(key=lambda place: sign * place.value)
     shown, more = formatting.first_items(places, MOST_PLACES)
     pairs = len(ranked) * (len(ranked) - 1) // 2
     remark = [_rank_remark(len(known) // 2, pairs)]
     remark += [] if floor else ["No untrained network was evaluated by this protocol."]
-    remark += [f"Not shown: {more} more rows."] if more else []
+    remark += [f"Published scores: {published.remark}."] if best and published.remark else []
+    counts = ((more, "rows"), (len(published.scores) - len(best), "published scores"))
+    left_out = ", ".join(f"{count} more {what}" for count, what in counts if count)
+    remark += [f"Not shown: {left_out}."] if left_out else []
     note = next(iter(ranked.values())).note
     return Board(data, column, variant, protocol, note, shown, " ".join(remark))
 

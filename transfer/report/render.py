@@ -23,7 +23,8 @@ from transfer.report.exports.csv_file import as_csv
 from transfer.report.exports.file_names import FILES
 from transfer.report.exports.json_file import as_json
 from transfer.report.exports.tex_file import as_tex
-from transfer.report.leaderboard import Reference, leaderboard
+from transfer.report.leaderboard import leaderboard
+from transfer.report.overview.board_references import references
 from transfer.report.overview.headline import headline, warnings
 from transfer.report.overview.main_scores import summarize
 from transfer.report.overview.overview_chart import overview
@@ -138,10 +139,7 @@ def describe(
             tables,
             collection.networks,
             verdicts.words,
-            {
-                column: [Reference(one.label, one.value) for one in found]
-                for column, found in published.items()
-            },
+            references(collection.networks),
         ),
         "verdicts": verdicts,
         "paper_tables": paper_tables,

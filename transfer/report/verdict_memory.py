@@ -49,7 +49,7 @@ class Memory:
         self.path = path
         self._known = _read(path) if path is not None else {}
         self._used: dict[str, dict[str, Any] | str] = {}
-        self._load = functools.lru_cache(maxsize=16)(load_outcomes)
+        self._load = functools.lru_cache(maxsize=32)(load_outcomes)
         self._digest = functools.cache(_digest)
 
     def compare(

@@ -38,7 +38,7 @@ class Limits:
     comparisons: int = 2000
     reasons: int = 40  # rows of pairs that cannot be compared
     rows: int = 60  # per table and figure
-    seconds: float = 60.0
+    seconds: float = 30.0
 
 
 @dataclass(frozen=True)

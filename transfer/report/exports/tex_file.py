@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transfer.published import PaperTable
 from transfer.report import formatting
 from transfer.report.exports.tex_text import tex
 from transfer.report.leaderboard import Board, Leaderboard
@@ -39,6 +40,7 @@ class TexTable:
     Attributes:
         groups: rows of cells; a rule separates the groups.
         notes: paragraphs below the table.
+        over: lines above the head, such as headings of several columns.
     """
 
     caption: str
@@ -46,6 +48,7 @@ class TexTable:
     head: Sequence[str]
     groups: Sequence[Sequence[Sequence[str]]]
     notes: Sequence[str]
+    over: str = ""
 
 
 def as_tex(content: dict[str, Any]) -> bytes:
@@ -63,6 +66,7 @@ def as_tex(content: dict[str, Any]) -> bytes:
         ),
         *(_board_table(board, content["notes"]) for board in content["leaderboard"].boards),
         *_mean_ranks(content["leaderboard"]),
+        *(part for table in content["paper_tables"] for part in _paper_tables(table)),
     ]
     parts = [_HEAD]
     for number, table in enumerate(tables, 1):
@@ -83,7 +87,7 @@ def _environment(table: TexTable, label: str) -> str:
 \small
 \begin{{tabular}}{{{table.columns}}}
 \toprule
-{_line(table.head)}
+{table.over}{_line(table.head)}
 \midrule
 {body}
 \bottomrule
@@ -227,14 +231,12 @@ def _p(value: float) -> str:
 def _board_table(board: Board, notes: Mapping[str, str]) -> TexTable:
     rows = [
         [
-            tex(place.rank),
+            tex(place.rank if place.kind == "network" else place.kind),
             tex(place.label),
             tex(place.entry) if place.entry else f"{place.value:.1f}",
         ]
         for place in board.places[:ROWS]
     ]
-    kinds = {place.label: place.kind for place in board.places}
-    others = [f"{tex(label)}: {kind}" for label, kind in kinds.items() if kind != "network"]
     more = len(board.places) - ROWS
     return TexTable(
         caption=f"Leaderboard: {tex(board.title)}.",
@@ -244,7 +246,6 @@ def _board_table(board: Board, notes: Mapping[str, str]) -> TexTable:
         notes=[
             f"{_mark('1')}\\,{tex(board.column.rules)}. {tex(board.remark)}",
             *_protocol_notes([board.note], notes),
-            *(["Without rank: " + "; ".join(others) + "."] if others else []),
             *([f"Not shown: {more} more rows."] if more > 0 else []),
         ],
     )
@@ -258,3 +259,49 @@ def _mean_ranks(board: Leaderboard) -> list[TexTable]:
     notes = [tex(board.remark), *([f"Not shown: {more} more networks."] if more else [])]
     head = ["Network", "Mean rank"]
     return [TexTable("Mean ranks.", r"p{.5\linewidth}r", head, [rows], notes)]
+
+
+# ---- The paper's tables
+
+
+def _paper_tables(table: PaperTable) -> list[TexTable]:
+    """A table of the paper, in parts of at most ``ROWS`` rows; the user's rows are bold."""
+    heads = [tex(heading.text) for heading in table.columns]
+    marks = [_mark(",".join(heading.marks)) for heading in table.columns]
+    spec = "".join("r" if heading.numeric else "l" for heading in table.columns)
+    parts = []
+    for part in _parts(len(table.rows), ROWS):
+        rows = [
+            [
+                _bold(tex(cell.text), row.ours or heading.ours) + _mark(",".join(cell.marks))
+                for cell, heading in zip(row.cells, table.columns, strict=True)
+            ]
+            for row in table.rows[part]
+        ]
+        continued = ", continued" if part.start else ""
+        parts.append(
+            TexTable(
+                caption=f"Table {tex(table.number)} of {tex(table.source)}: {tex(table.title)}{continued}.",
+                columns=spec,
+                head=[head + mark for head, mark in zip(heads, marks, strict=True)],
+                groups=[rows],
+                notes=[f"{_mark(mark)}\\,{tex(text)}." for mark, text in table.footnotes],
+                over=_groups(table),
+            )
+        )
+    return parts
+
+
+def _groups(table: PaperTable) -> str:
+    """A row with the headings that neighboring columns share, and rules below them; may be empty."""
+    cells, rules, start = [], [], 1
+    for group, members in itertools.groupby(heading.group for heading in table.columns):
+        count = len(list(members))
+        cells.append(rf"\multicolumn{{{count}}}{{c}}{{{tex(group)}}}")
+        rules += [rf"\cmidrule(lr){{{start}-{start + count - 1}}}"] if group else []
+        start += count
+    return f"{_line(cells)}\n{' '.join(rules)}\n" if rules else ""
+
+
+def _bold(text: str, ours: bool) -> str:
+    return rf"\textbf{{{text}}}" if ours else text

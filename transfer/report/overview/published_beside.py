@@ -50,10 +50,10 @@ def _published_of(row: ScoreRow) -> tuple[Published, ...]:
     run, score = row.found[0]
     if task_of(score) is None:  # the record is read again only where it matters
         return ()
-    return baselines_of(score, _settings(run))
+    return baselines_of(score, settings_of_run(run))
 
 
-def _settings(run: Run) -> dict[str, Any] | None:
+def settings_of_run(run: Run) -> dict[str, Any] | None:
     """The settings of a run; None if the record was changed after it was read."""
     try:
         record = read_record(run.folder)
@@ -99,7 +99,10 @@ def published_rows(
 def tables_of_the_paper(
     collection: Collection, paths: Iterable[Path]
 ) -> tuple[list[PaperTable], list[str]]:
-    """The paper's tables with the user's rows, and messages about ablations that cannot be used."""
+    """The paper's tables with the user's rows, and messages about ablations that cannot be used.
+
+    Untrained networks have rows as well: they are the floor of each table.
+    """
     ablations, problems = _ablations(paths)
     tables = paper_tables(_our_rows(collection)) + ablation_paper_tables(ablations)
     return sorted(tables, key=lambda table: int(table.number)), problems
@@ -107,7 +110,7 @@ def tables_of_the_paper(
 
 def _our_rows(collection: Collection) -> list[OurRow]:
     trainings = {run.weights: run for run in collection.trainings if run.done and run.weights}
-    rows = score_rows([network for network in collection.networks if not network.random])
+    rows = score_rows(collection.networks)
     by_network: dict[str, list[ScoreRow]] = {}
     for row in rows:
         if row.entry.mean == row.entry.mean and task_of(row.found[0][1]) is not None:
@@ -120,7 +123,7 @@ def _our_row(rows: Sequence[ScoreRow], trainings: Mapping[str, Run]) -> OurRow:
     record = rows[0].found[0][0].network or {}
     training = trainings.get(str(record.get("sha256")))
     numbers = training.numbers if training else {}
-    epochs = record.get("details", {}).get("epochs", numbers.get("epochs"))
+    epochs = 0 if network.random else _epochs(record.get("details", {}), numbers)
     batch_size = numbers.get("batch_size")
     return OurRow(
         label=network.label,
@@ -131,13 +134,19 @@ def _our_row(rows: Sequence[ScoreRow], trainings: Mapping[str, Run]) -> OurRow:
     )
 
 
+def _epochs(details: Mapping[str, Any], numbers: Mapping[str, float]) -> Any:
+    """Epochs of the training; those so far for a checkpoint of a training that went on."""
+    planned = details.get("epochs", numbers.get("epochs"))
+    return details.get("epoch", planned) if is_number(planned) else planned
+
+
 def _our_score(row: ScoreRow) -> OurScore:
     run, score = row.found[0]
     mean = Score(
         score.name, row.entry.mean, score.data, score.rules, score.n, score.unit,
         score.higher_is_better, per_class=score.per_class,
     )  # fmt: skip
-    return OurScore(mean, row.entry.spread, row.entry.scope, _settings(run))
+    return OurScore(mean, row.entry.spread, row.entry.scope, settings_of_run(run))
 
 
 def _ablations(paths: Iterable[Path]) -> tuple[list[Mapping[str, Any]], list[str]]:
