@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 import transfer.report
+from tests.transfer.report.full_page import write_full
 from tests.transfer.report.parsed_page import Page
-from tests.transfer.report.published_scores import write_published
-from tests.transfer.report.test_render import write_runs
 from transfer.drawing import svg
 from transfer.report.render import write_report
 
@@ -19,11 +18,9 @@ GROUNDS = ("page", "tint", "floor")
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A page with every section that records alone can fill."""
+    """A page with every section."""
     folder = tmp_path_factory.mktemp("page")
-    runs = write_runs(folder)
-    write_published(runs / "published")
-    return Page(write_report([runs], folder / "report").read_text())
+    return Page(write_report([write_full(folder)], folder / "report").read_text())
 
 
 # ---- Colors

@@ -3,8 +3,7 @@
 import pytest
 
 from tests.transfer.report.browser import browser, find_browser
-from tests.transfer.report.published_scores import write_published
-from tests.transfer.report.test_render import write_runs
+from tests.transfer.report.full_page import write_full
 from transfer.report.render import write_report
 
 pytestmark = pytest.mark.skipif(
@@ -18,9 +17,7 @@ LABELS = f"[...{FIRST_TABLE}.tBodies[0].rows].map(row => row.cells[0].firstChild
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    runs = write_runs(folder)
-    write_published(runs / "published")
-    return write_report([runs], folder / "report")
+    return write_report([write_full(folder)], folder / "report")
 
 
 @pytest.fixture(scope="module")

@@ -10,38 +10,20 @@ from pathlib import Path
 import pytest
 
 from msbreg.run.errors import UserError
+from tests.transfer.report.full_page import SECTIONS, write_full, write_runs
 from tests.transfer.report.parsed_page import Page, without_script
 from tests.transfer.report.records import (
     network,
     score,
-    write_detector,
     write_knn,
-    write_neighbors,
     write_pretraining,
     write_record,
     write_scores,
-    write_svm,
 )
 from transfer.report import run_sections
 from transfer.report.render import write_report
 
 SCRIPT = Path(__file__).resolve().parents[3] / "tools" / "report.py"
-
-
-def write_runs(tmp_path):
-    """Two pre-trained networks, a random one, two protocols, one run unfinished."""
-    folder = tmp_path / "runs"
-    write_pretraining(folder / "pretrain", warnings=["epoch 2: the embeddings are collapsing"])
-    for seed in range(2):
-        run = write_knn(folder / f"knn-{seed}", 60.0 + seed, network(seed))
-        write_neighbors(run, tmp_path / "images")
-        write_svm(folder / f"svm-{seed}", network(seed), {"cat": 50.0, "dog": 70.0})
-    write_detector(folder / "detector", network(0))
-    write_knn(folder / "knn-random", 30.0, network(random=True), config={"folds": 5})
-    write_record(
-        folder / "late", kind="linear", config={}, status="failed", error="disk | full\nat 3"
-    )
-    return folder
 
 
 @pytest.fixture
@@ -73,6 +55,15 @@ def test_the_page_loads_no_external_resources(written):
     assert all(target.startswith("url(#") for target in re.findall(r"url\(.", page))
     assert "http" not in page.replace("http-equiv", "")
     assert "@import" not in page
+
+
+def test_a_report_of_everything_has_every_section(tmp_path):
+    page, text = report_of(write_full(tmp_path), tmp_path)
+    assert [e.attributes["id"] for e in Page(page).all("h2")] == list(SECTIONS)
+    titles = [e.text for e in Page(page).all("h2")]
+    assert re.findall(r"^## (.*)$", text, flags=re.MULTILINE) == [
+        {"Overview": "Beside published numbers"}.get(title, title) for title in titles
+    ]
 
 
 def test_every_tag_of_the_page_is_closed(written):
