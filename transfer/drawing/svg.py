@@ -120,7 +120,8 @@ def _panel(panel: Panel, left: float, top: float, width: int, height: int) -> st
         )
         label = f"{10**value:g}" if panel.log else f"{value:.4g}"
         out.append(text_element(x0 - 4, y + 3, label, f"{_FONT};text-anchor:end"))
-    for value in ticks(x_low, x_high, 4, whole=x_high - x_low >= 4):
+    counted = panel.x_range is None and all(float(x).is_integer() for x in x_values)
+    for value in ticks(x_low, x_high, 4, whole=counted or x_high - x_low >= 4):
         x = x0 + (value - x_low) / (x_high - x_low) * (x1 - x0)
         out.append(path_element([(x, y1), (x, y1 + 3)], "stroke:currentColor;stroke-width:.6"))
         out.append(text_element(x, y1 + 13, f"{value:.6g}", f"{_FONT};text-anchor:middle"))

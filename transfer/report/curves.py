@@ -10,8 +10,9 @@ from typing import Any
 from markupsafe import Markup
 
 from msbreg.run.errors import UserError
-from msbreg.run.json_files import is_number, read_json_lines
+from msbreg.run.json_files import is_number, parse_json_lines, read_bytes
 from transfer.drawing.svg import BLUE, GRAY, GREEN, ORANGE, PURPLE, Line, Panel, plots
+from transfer.report.figure_memory import remembered
 
 LIMIT = 64_000_000  # bytes of a curve.jsonl
 _LARGEST = 1e30  # larger values are not drawn
@@ -131,7 +132,14 @@ def draw_curve(folder: Path, numbers: dict[str, float], label: str) -> Curve:
         UserError: the file is missing or is not a curve.
     """
     path = folder / "curve.jsonl"
-    rows = read_json_lines(path, LIMIT)
+    content = read_bytes(path, LIMIT)
+    return remembered(
+        lambda: _drawn(path, content, numbers, label), content, sorted(numbers.items()), label
+    )
+
+
+def _drawn(path: Path, content: bytes, numbers: dict[str, float], label: str) -> Curve:
+    rows = parse_json_lines(path, content)
     over = next((o for o in _OVER if rows and all(_has(row, o) for row in rows)), None)
     if over is None:
         raise UserError(

@@ -17,6 +17,7 @@ from PIL import Image
 
 from msbreg.run.errors import UserError
 from msbreg.run.json_files import read_bytes
+from transfer.report.figure_memory import remembered
 
 THUMBNAIL = 64  # pixels of a neighbor's picture on the page
 _LIMIT = 30_000_000  # bytes of a picture's file
@@ -90,8 +91,12 @@ def read_drawing(
 ) -> Drawing:
     """The file as an element of the page, or why it cannot be shown."""
     plot, alternative = path.suffix == ".svg", f"{title}: {of}" if of else title
+    draw = _svg if plot else _picture
     try:
-        markup = _svg(path, alternative, name) if plot else _picture(path, alternative)
+        content = read_bytes(path, _SVG_LIMIT if plot else _LIMIT)
+        markup = remembered(
+            lambda: draw(path, content, alternative, name), content, plot, alternative, name
+        )
     except UserError as error:
         return Drawing(title, None, str(error))
     return Drawing(title, Markup(markup), photographs=not plot)
@@ -104,19 +109,27 @@ def thumbnail(path: Path) -> str | None:
     """The image, scaled down to ``THUMBNAIL`` pixels, as a data URI; None if it cannot be read."""
     try:
         content = read_bytes(path, _LIMIT)
-        with _opened(path, content) as file:
-            if max(file.size) <= THUMBNAIL and file.format == "PNG" and len(content) < 8_000:
-                return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-            file.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
-            image = _converted(path, file, "RGB")
+        return remembered(lambda: _thumbnail(path, content), content, "thumbnail")
     except UserError:
         return None
+
+
+def _thumbnail(path: Path, content: bytes) -> str:
+    with _opened(path, content) as file:
+        if max(file.size) <= THUMBNAIL and file.format == "PNG" and len(content) < 8_000:
+            return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        file.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
+        image = _converted(path, file, "RGB")
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
     return _uri(image, "JPEG" if max(image.size) > 32 else "PNG")
 
 
-def _picture(path: Path, title: str) -> str:
-    content = read_bytes(path, _LIMIT)
+def _picture(
+    path: Path,
+    content: bytes,
+    title: str,
+    name: str,  # unused: pictures have no ids
+) -> str:
     with _opened(path, content) as file:
         width, height = file.size
         if len(content) <= _SMALL and width <= _WIDEST and file.format in ("PNG", "WEBP"):
@@ -163,8 +176,7 @@ def _uri(image: Image.Image, kind: str) -> str:
 # ---- SVG
 
 
-def _svg(path: Path, title: str, name: str) -> str:
-    content = read_bytes(path, _SVG_LIMIT)
+def _svg(path: Path, content: bytes, title: str, name: str) -> str:
     try:
         text = content.decode()
         if "<!ENTITY" in text:  # entities may expand without bound

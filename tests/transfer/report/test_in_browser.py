@@ -66,6 +66,13 @@ def test_a_click_on_a_heading_sorts_the_table_and_another_reverses_it(chromium, 
     assert chromium.complaints() == []
 
 
+def test_no_link_is_inside_a_button(chromium, page):
+    chromium.open(page, width=1280)
+    assert chromium.value("document.querySelectorAll('th button').length") > 20
+    assert chromium.value("document.querySelectorAll('th sup a').length") > 0
+    assert chromium.value("document.querySelectorAll('button a').length") == 0
+
+
 def test_numbers_are_sorted_by_value_and_missing_ones_come_last(chromium, page):
     chromium.open(page, width=1280)
     column = (

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from transfer.report.collection import Network
+from transfer.report.epoch_curves import earlier_epochs
 from transfer.report.score_tables import Column, Entry, Table, data_name
 
 MOST_COLUMNS, MOST_NETWORKS = 30, 60
@@ -70,7 +71,9 @@ class Summary:
 
 
 def summarize(networks: Sequence[Network], tables: Sequence[Table]) -> Summary:
-    """The summary of the score tables of these networks."""
+    """The summary of the score tables of these networks, without earlier epochs of a training run."""
+    earlier = earlier_epochs(networks)
+    networks = [network for network in networks if network.label not in earlier]
     kinds = _main_columns(networks)
     places = [
         (table, number)
@@ -80,7 +83,8 @@ def summarize(networks: Sequence[Network], tables: Sequence[Table]) -> Summary:
     ]
     shown = places[:MOST_COLUMNS]
     rows = [_row(network, shown) for network in networks[:MOST_NETWORKS]]
-    left_out = [
+    left_out = [f"{len(earlier)} checkpoints of earlier epochs"] if earlier else []
+    left_out += [
         f"{count - most} more {what}"
         for count, most, what in (
             (len(places), MOST_COLUMNS, "columns"),

@@ -17,11 +17,13 @@ for (const table of document.querySelectorAll("table.sortable")) {
   heads.forEach((head, k) => {
     const button = document.createElement("button");
     button.type = "button";
+    // Footnote marks are links, which may not be inside a button.
     const [name, ...rest] = head.childNodes;
+    const marks = rest.filter((node) => node.nodeName === "SUP");
     const arrow = document.createElement("span");
     arrow.className = "arrow";
-    button.append(name, arrow, ...rest);
-    head.append(button);
+    button.append(name, arrow, ...rest.filter((node) => !marks.includes(node)));
+    head.append(button, ...marks);
     const numeric = head.classList.contains("n");
     button.addEventListener("click", () => {
       const first = numeric ? "descending" : "ascending";

@@ -57,6 +57,17 @@ def test_a_single_network_is_not_marked_as_the_best(tmp_path):
     assert not any(cell.best for row in summary_of(tmp_path).rows for cell in row.cells)
 
 
+def test_only_the_last_epoch_of_a_training_run_has_a_row(tmp_path):
+    for epoch in (1, 2):
+        details = {"method": "byol", "seed": 0, "epoch": epoch}
+        source = f"runs/byol/epochs/epoch-{epoch}.pth"
+        provenance = network(sha256=f"byol-{epoch}", source=source, details=details)
+        write_scores(tmp_path / str(epoch), provenance, score(40.0 + epoch))
+    summary = summary_of(tmp_path)
+    assert [row.cells[0].entry.mean for row in summary.rows] == [42.0]
+    assert summary.left_out == "Not shown: 1 checkpoints of earlier epochs."
+
+
 def test_a_network_that_was_not_evaluated_has_no_cell(tmp_path):
     write_scores(tmp_path / "a", network(name="one", sha256="one"), score(40.0))
     other = score(40.0, data={"name": "dtd", "split": "test", "fingerprint": "cc"})
