@@ -49,7 +49,7 @@ def test_the_tables_of_the_paper_have_rows_of_both_networks(published):
     assert [table.number for table in tables] == ["2", "4", "5"]
     for table in tables:
         names = {row.cells[0].text for row in table.rows if row.ours}
-        assert names == {"ours 100 epochs", "ours, larger batches"}
+        assert names - {"random resnet50"} == {"ours 100 epochs", "ours, larger batches"}
 
 
 def test_scores_of_other_data_have_no_published_numbers(tmp_path):
