@@ -104,7 +104,7 @@ def describe(
     """
     tables, notes = score_tables(collection.networks)
     summary = summarize(collection.networks, tables)
-    verdicts = verdict_section(collection.networks, memory or Memory())
+    verdicts = verdict_section(collection.networks, memory or Memory(), tables=tables)
     conversions = find_conversions(paths)
     published = baselines(collection.networks)
     paper_tables, unread_ablations = tables_of_the_paper(collection, paths)

@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -22,7 +22,7 @@ from transfer.report.collection import Network
 from transfer.report.epoch_curves import earlier_epochs
 from transfer.report.exports.score_rows import ScoreRow, score_rows
 from transfer.report.leaderboard import Words
-from transfer.report.score_tables import Column, Entry, data_name
+from transfer.report.score_tables import Column, Entry, Table, data_name
 from transfer.report.verdict_memory import Memory, Missing
 from transfer.scoring.scores import DataId
 from transfer.verdicts.comparison import MARGIN, Comparison, Verdict, judge
@@ -50,6 +50,7 @@ class VerdictRow:
         variant: of the protocol, transform and images of both.
         protocol: its digest.
         floor: the untrained twin's entry by the same protocol, if it was evaluated.
+        note: mark of the footnote on how the protocol differs from the usual one of its column.
     """
 
     ours: str
@@ -62,6 +63,7 @@ class VerdictRow:
     our_entry: Entry
     their_entry: Entry
     floor: Entry | None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,11 @@ class _Pair:
 
 
 def verdict_section(
-    networks: Sequence[Network], memory: Memory, limits: Limits = Limits()
+    networks: Sequence[Network],
+    memory: Memory,
+    limits: Limits = Limits(),
+    *,
+    tables: Sequence[Table] = (),
 ) -> VerdictSection:
     """Compare each trained network with its untrained twins, and with the other trained networks.
 
@@ -130,7 +136,9 @@ def verdict_section(
 
     Args:
         memory: comparisons of earlier reports, which are not computed again; new ones are added.
+        tables: the score tables of the report, which have the marks of the footnotes.
     """
+    marks = _marks(tables)
     pairs, reasons, more_pairs = _pairs(networks, limits)
     compared: list[tuple[_Pair, Comparison]] = []
     counts = Counter({"pairs of trained networks": more_pairs})
@@ -145,7 +153,9 @@ def verdict_section(
             reasons.append(_reason(pair.ours, pair.theirs, found))
     counts["comparisons"] = max(0, len(pairs) - limits.comparisons)
     verdicts = judge([comparison for _, comparison in compared])
-    rows = [_row(pair, verdict) for (pair, _), verdict in zip(compared, verdicts, strict=True)]
+    rows = [
+        _row(pair, verdict, marks) for (pair, _), verdict in zip(compared, verdicts, strict=True)
+    ]
     shown, more = formatting.first_items(reasons, limits.reasons)
     counts["reasons"] = more
     return VerdictSection(
@@ -243,7 +253,18 @@ def _differing_settings(ours: ScoreRow, theirs: ScoreRow) -> str:
 # ---- Rows and figures
 
 
-def _row(pair: _Pair, verdict: Verdict) -> VerdictRow:
+def _marks(tables: Sequence[Table]) -> dict[tuple[Column, str], str]:
+    """Column and variant of the protocol -> mark of its footnote."""
+    return {
+        (column, variant): entry.note
+        for table in tables
+        for _, cells in table.rows
+        for column, cell in zip(table.columns, cells, strict=True)
+        for variant, entry in cell.items()
+    }
+
+
+def _row(pair: _Pair, verdict: Verdict, marks: Mapping[tuple[Column, str], str]) -> VerdictRow:
     ours, theirs = pair.names
     return VerdictRow(
         ours=ours,
@@ -256,6 +277,7 @@ def _row(pair: _Pair, verdict: Verdict) -> VerdictRow:
         our_entry=pair.ours.entry,
         their_entry=pair.theirs.entry,
         floor=pair.floor,
+        note=marks.get(_key(pair.ours), ""),
     )
 
 

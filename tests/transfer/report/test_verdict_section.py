@@ -5,6 +5,7 @@ import pytest
 
 from tests.transfer.report.records import network, score, write_hits, write_scores
 from transfer.report.collection import collect
+from transfer.report.score_tables import score_tables
 from transfer.report.verdict_memory import Memory
 from transfer.report.verdict_section import Limits, verdict_section
 
@@ -152,3 +153,17 @@ def test_the_figure_has_an_interval_for_each_shown_row(tmp_path):
     assert (len(table.rows), table.shown, table.more) == (3, 2, 1)
     assert table.figure.count(" minus ") == 2
     assert "n&lt;0&gt; minus n&lt;1&gt;" in table.figure
+
+
+def test_a_comparison_by_an_unusual_protocol_has_the_footnote_of_its_column(tmp_path):
+    for k in range(3):
+        write_hits(tmp_path / f"usual{k}", other(name=f"n{k}"), hits(0.5))
+    write_hits(tmp_path / "a", network(), hits(0.6), config={"steps": 9})
+    write_hits(tmp_path / "b", network(random=True), hits(0.2), config={"steps": 9})
+    networks = collect([tmp_path]).networks
+    tables, notes = score_tables(networks)
+    section = verdict_section(networks, Memory(), tables=tables)
+    marks = {(row.ours, row.theirs): row.note for row in section.tables[0].rows}
+    assert marks.pop(("msbreg resnet18-tiny", "random resnet18-tiny")) == "a"
+    assert set(marks.values()) == {""}
+    assert "steps = 9 (the rest: 3)" in notes["a"]

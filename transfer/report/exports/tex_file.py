@@ -62,7 +62,7 @@ def as_tex(content: dict[str, Any]) -> bytes:
         *(
             part
             for table in content["verdicts"].tables
-            for part in _verdict_tables(table, content["verdicts"])
+            for part in _verdict_tables(table, content["verdicts"], content["notes"])
         ),
         *(_board_table(board, content["notes"]) for board in content["leaderboard"].boards),
         *_mean_ranks(content["leaderboard"]),
@@ -182,11 +182,16 @@ def _protocol_notes(marks: Iterable[str], notes: Mapping[str, str]) -> list[str]
 # ---- Verdicts
 
 
-def _verdict_tables(table: VerdictTable, section: VerdictSection) -> list[TexTable]:
-    return [_verdict_table(table, part, section) for part in _parts(len(table.rows), ROWS // 2)]
+def _verdict_tables(
+    table: VerdictTable, section: VerdictSection, notes: Mapping[str, str]
+) -> list[TexTable]:
+    parts = _parts(len(table.rows), ROWS // 2)
+    return [_verdict_table(table, part, section, notes) for part in parts]
 
 
-def _verdict_table(table: VerdictTable, part: slice, section: VerdictSection) -> TexTable:
+def _verdict_table(
+    table: VerdictTable, part: slice, section: VerdictSection, notes: Mapping[str, str]
+) -> TexTable:
     rows = []
     for row in table.rows[part]:
         verdict = row.verdict
@@ -194,7 +199,7 @@ def _verdict_table(table: VerdictTable, part: slice, section: VerdictSection) ->
         rows.append(
             [
                 f"{tex(row.ours)} minus {tex(row.theirs)}",
-                f"{tex(row.column.name)} [{tex(row.column.unit)}]",
+                f"{tex(row.column.name)} [{tex(row.column.unit)}]{_mark(row.note)}",
                 f"${verdict.difference:+.1f}$",
                 interval,
                 _p(verdict.p_adjusted),
@@ -204,10 +209,11 @@ def _verdict_table(table: VerdictTable, part: slice, section: VerdictSection) ->
                 f"{verdict.seeds[0]}/{verdict.seeds[1]}",
             ]
         )
-    notes = [
+    below = [
         f"Difference with its 95 \\% interval; $p$ corrected by Holm's method for {section.count} "
         f"comparisons; same: the interval lies within $\\pm${section.margin:g}. Floor: score of the "
         "untrained network.",
+        *_protocol_notes([row.note for row in table.rows[part]], notes),
         tex(section.left_out),
     ]
     return TexTable(
@@ -215,7 +221,7 @@ def _verdict_table(table: VerdictTable, part: slice, section: VerdictSection) ->
         columns=r"p{.27\linewidth}p{.15\linewidth}rrrlrrr",
         head=["Networks", "Score", "Diff.", "95 \\%", "$p$", "Verdict", "Floor", "Images", "Seeds"],
         groups=[rows],
-        notes=[note for note in notes if note],
+        notes=[text for text in below if text],
     )
 
 

@@ -25,7 +25,7 @@ def test_references_have_the_backbone_of_the_network_and_name_their_source(tmp_p
     labels = {one.label: one.value for one in found.scores}
     assert labels["MSBReg (K = 4), ResNet-50, 300 epochs [MSBReg paper, Table 4]"] == 66.2
     assert all("ResNet-50" in label for label in labels)
-    assert "settings are not known" in found.remark
+    assert "the settings of this run are unknown" in found.remark
 
 
 def test_without_published_scores_of_the_backbone_all_are_references(tmp_path):
