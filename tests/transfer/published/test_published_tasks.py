@@ -14,10 +14,10 @@ from tests.transfer.scoring.drawn import predict, voc_scenes
 from transfer import knn, linear, segmentation, semisupervised, svm
 from transfer.detectors import detection_config
 from transfer.detectors.config.yaml_file import read_config
-from transfer.detectors.results import score, scores_of
+from transfer.detectors.results import score
 from transfer.published.published_tasks import TASKS
 from transfer.published.task_matching import protocol_differences, settings_of, task_of
-from transfer.scoring.scores import DataId, score_from_dict
+from transfer.scoring.scores import DataId, Score, score_from_dict
 from transfer.segmenters.segmentation_config import InferenceOptions
 from transfer.segmenters.segmentation_results import rules
 
@@ -168,8 +168,9 @@ def test_the_rules_of_segmentation_are_those_of_the_column():
 def test_scores_of_detection_on_voc_answer_their_columns():
     rng = np.random.default_rng(0)
     scenes = voc_scenes(rng)
-    found = scores_of(score(scenes, predict(rng, scenes)), DataId("voc_2007_test", ""), 4952)
-    answers = [task_of(replace(one, per_class=None)) for one in found]
-    assert answers == [
-        ("VOC07+12 detection Faster R-CNN C4", metric) for metric in ("AP", "AP50", "AP75")
-    ]
+    found = score(scenes, predict(rng, scenes))["box"]
+    for metric in ("AP", "AP50", "AP75"):
+        one = Score(
+            f"box {metric}", found.numbers[metric], DataId(scenes.name, ""), found.metric, n=4952
+        )
+        assert task_of(one) == ("VOC07+12 detection Faster R-CNN C4", metric)
