@@ -110,6 +110,9 @@ class _Ratios:
         return self.scale * _mean_of_defined(np.sqrt(ratio) if self.root else ratio)
 
     def variance_of_one_unit(self) -> float:
+        """Zero for errors that are no shares: they have no bound, and are never equal by chance."""
+        if self.root or (self.numerators > self.denominators).nnz:
+            return 0.0
         total = np.asarray(self.denominators.sum(axis=1)).ravel()
         squares = np.asarray(self.denominators.multiply(self.denominators).sum(axis=1)).ravel()
         known = total > 0
