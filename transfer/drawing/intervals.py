@@ -1,16 +1,18 @@
-"""Forest plots as SVG: a row per estimate, with its interval, on a shared axis around zero."""
+"""Forest plots: a row per estimate, with its interval, on a shared axis around zero.
 
-from collections.abc import Callable, Sequence
+Each row is HTML text beside a strip of SVG, so that labels wrap and keep their size on narrow pages.
+Positions are percentages of the strip's width and height. The style sheet of the page lays out the classes
+``forest``, ``estimate`` and ``axis``.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from transfer.drawing.svg import GRAY, path_element, text_element, ticks
+from transfer.drawing.svg import GRAY, ticks
 
-_ROW = 18  # height of a row in pixels
-_LEFT, _RIGHT = 400, 100  # room for the labels and for the texts
-_WIDTH, _TOP, _BOTTOM = 900, 8, 34
-_FONT = "font-size:10px"
-_CHARACTERS = 76  # of a label
+_EDGE = 3.0  # percent of the strip left and right of the axis' range
+_TICKS = 4
 
 
 @dataclass(frozen=True)
@@ -34,38 +36,55 @@ def forest(
     rows: Sequence[Interval],
     *,
     x_label: str,
-    label: str,  # read aloud by screen readers
+    label: str,  # read aloud by screen readers, before the texts of the rows
     margin: float | None = None,  # a band from -margin to margin is tinted
 ) -> str:
-    """The intervals, one below the other, as one ``<svg>`` element; zero is always on the axis."""
+    """The intervals, one below the other, as one ``<div>`` element; zero is always on the axis."""
     ends = [0.0, *(end for row in rows for end in (row.low, row.high, row.value))]
     ends += [-margin, margin] if margin is not None else []
-    low, high = min(ends), max(ends)
-    room = 0.04 * (high - low) or 1.0
-    low, high = low - room, high + room
-    x0, x1 = float(_LEFT), float(_WIDTH - _RIGHT)
-    y0, y1 = float(_TOP), float(_TOP + _ROW * len(rows))
+    axis = _Axis(min(ends), max(ends) if max(ends) > min(ends) else min(ends) + 1)
+    ground = "" if margin is None else _band(axis.place(-margin), axis.place(margin))
+    ground += _line(axis.place(0), axis.place(0), 0, 100, "stroke:currentColor;stroke-width:.8")
+    drawn = [_row(row.label, ground + _interval(row, axis), row.text) for row in rows]
+    drawn.append(_row(x_label, _numbers(axis), "", kind="estimate axis"))
+    return f'<div class="forest" role="group" aria-label="{escape(label)}">{"".join(drawn)}</div>'
 
-    def place(value: float) -> float:
-        return x0 + (value - low) / (high - low) * (x1 - x0)
 
-    out = [_band(place(-margin), place(margin), y0, y1)] if margin is not None else []
-    for value in ticks(low, high, 6):
-        x = place(value)
-        out.append(
-            path_element([(x, y0), (x, y1)], f"stroke:{GRAY};stroke-width:.4;stroke-opacity:.35")
-        )
-        out.append(text_element(x, y1 + 13, _signed(value), f"{_FONT};text-anchor:middle"))
-    out.append(
-        path_element([(place(0), y0), (place(0), y1)], "stroke:currentColor;stroke-width:.8")
-    )
-    out.append(text_element((x0 + x1) / 2, y1 + 27, x_label, f"{_FONT};text-anchor:middle"))
-    for number, row in enumerate(rows):
-        out += _interval(row, y0 + _ROW * (number + 0.5), place)
-    height = int(y1) + _BOTTOM
+@dataclass(frozen=True)
+class _Axis:
+    low: float
+    high: float
+
+    def place(self, value: float) -> float:
+        """The position of a value in percent of the width."""
+        return _EDGE + (100 - 2 * _EDGE) * (value - self.low) / (self.high - self.low)
+
+
+def _row(label: str, strip: str, text: str, *, kind: str = "estimate") -> str:
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(label)}">'
-        f"{''.join(out)}</svg>"
+        f'<div class="{kind}"><span>{escape(label)}</span>'
+        f'<svg width="100%" aria-hidden="true">{strip}</svg><b>{escape(text)}</b></div>'
+    )
+
+
+def _interval(row: Interval, axis: _Axis) -> str:
+    """The interval with its ends, and a square at the estimate."""
+    low, high, style = axis.place(row.low), axis.place(row.high), f"stroke:{row.color}"
+    return (
+        _line(low, high, 50, 50, f"{style};stroke-width:1.5")
+        + "".join(_line(end, end, 32, 68, f"{style};stroke-width:1.5") for end in (low, high))
+        + f'<rect x="{axis.place(row.value):.2f}%" y="50%" width="8" height="8" '
+        f'transform="translate(-4 -4)" style="fill:{row.color}"/>'
+    )
+
+
+def _numbers(axis: _Axis) -> str:
+    return "".join(
+        _line(x, x, 0, 20, f"stroke:{GRAY};stroke-width:1")
+        + f'<text x="{x:.2f}%" y="90%" style="fill:currentColor;font-size:12px;text-anchor:middle">'
+        f"{_signed(value)}</text>"
+        for value in ticks(axis.low, axis.high, _TICKS)
+        for x in [axis.place(value)]
     )
 
 
@@ -74,22 +93,12 @@ def _signed(value: float) -> str:
     return f"{value:+g}".replace("-", "−") if value else "0"
 
 
-def _band(x0: float, x1: float, y0: float, y1: float) -> str:
+def _band(x0: float, x1: float) -> str:
     return (
-        f'<path d="M{x0:.1f} {y0:.1f}H{x1:.1f}V{y1:.1f}H{x0:.1f}Z" '
-        f'style="fill:{GRAY};fill-opacity:.15;stroke:none"/>'
+        f'<rect x="{x0:.2f}%" y="0" width="{x1 - x0:.2f}%" height="100%" '
+        f'style="fill:{GRAY};fill-opacity:.18"/>'
     )
 
 
-def _interval(row: Interval, y: float, place: Callable[[float], float]) -> list[str]:
-    """The label, the interval with its ends, the estimate, and the text of a row."""
-    x, ends, style = place(row.value), [place(row.low), place(row.high)], f"stroke:{row.color}"
-    half = (len(row.label) > _CHARACTERS) * (_CHARACTERS - 5) // 2
-    label = f"{row.label[:half]} ... {row.label[-half:]}" if half else row.label
-    return [
-        text_element(_LEFT - 8, y + 3, label, f"{_FONT};text-anchor:end"),
-        path_element([(ends[0], y), (ends[1], y)], f"{style};stroke-width:1.5"),
-        *(path_element([(e, y - 3), (e, y + 3)], f"{style};stroke-width:1.2") for e in ends),
-        path_element([(x - 3, y), (x + 3, y)], f"{style};stroke-width:6"),
-        text_element(_WIDTH - _RIGHT + 8, y + 3, row.text, _FONT),
-    ]
+def _line(x1: float, x2: float, y1: float, y2: float, style: str) -> str:
+    return f'<line x1="{x1:.2f}%" x2="{x2:.2f}%" y1="{y1:g}%" y2="{y2:g}%" style="{style}"/>'
