@@ -29,7 +29,7 @@ RESTRICTED = {
     "mmcv": ("transfer/segmenters/mmseg_engine.py",),
     "mmengine": ("transfer/segmenters/mmseg_engine.py", "benchmarks/segmentation.py"),
     "h5py": ("msbreg/data/segmentation/depth_maps.py",),
-    "submitit": ("tools/submit.py",),
+    "submitit": ("transfer/orchestration/launchers/slurm_job.py",),
     "pyarrow": ("msbreg/data/classification/parquet.py",),
     "wandb": ("tools/sinks/wandb_sink.py",),
     "mlflow": ("tools/sinks/mlflow_sink.py",),

@@ -93,7 +93,7 @@ from msbreg.run.config import differences, plain
 from msbreg.run.errors import EXIT_FAILED
 from msbreg.run.files import write_atomically
 from msbreg.run.job import log, log_to_terminal
-from msbreg.run.options import parse
+from msbreg.run.options import read_card
 from msbreg.run.record import read_record
 from transfer import detection, knn, linear, svm
 from transfer.calibration.bands import Band, Identified, identify_checkpoint
@@ -160,8 +160,12 @@ def protocol_config(
     """The settings of the run: the card's, with the checkpoint, the data and the machine."""
     assert config.protocol is not None
     script = SCRIPTS[config.protocol]
-    pairs = "overrides" if config.protocol == "detection" else None
-    of_card, _ = parse(script.Config, [f"--config={CARDS / card}.yaml"], pairs=pairs)
+    file = CARDS / f"{card}.yaml"
+    of_card: Any = (
+        script.Config(config=file)
+        if config.protocol == "detection"
+        else read_card(script.Config, file)
+    )
     settings: dict[str, Any] = {
         "checkpoint": str(config.checkpoint),
         "data": Path(config.data or "") if config.protocol == "detection" else config.data,

@@ -10,6 +10,7 @@ import fcntl
 import io
 import logging
 import os
+import platform
 import re
 import stat
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ LOCK = ".lock"
 RESERVED = 64 * 1024
 """Bytes reserved during a run, so that the final record can be written even if the disk is full."""
 _TEMPORARY = re.compile(r"\..+\.\d+\.msbreg-tmp")
+_OWNER = re.compile(rb"process \d+ on [\w.-]*\n")
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -232,11 +234,26 @@ def _lock(file: int, folder: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        owner = _OWNER.fullmatch(os.pread(file, 200, 0))
+        who = f" ({owner[0].decode().strip()})" if owner else ""
         raise UserError(
-            f"another run is writing to {folder}; wait for it, or give another --output"
+            f"another run is writing to {folder}{who}; wait for it, or give another --output"
         ) from error
     except OSError as error:  # a file system without locks
         log.warning("%s cannot be locked (%s)", folder, error.strerror)
+        return
+    # Only for the message above. The lock itself is the system's, and ends with the process.
+    with contextlib.suppress(OSError):  # a full disk is reported when something is written
+        _write_owner(file)
+
+
+def _write_owner(file: int) -> None:
+    """Write who holds the lock, unless the file has the content of another program."""
+    before = os.pread(file, 200, 0)
+    if before and not _OWNER.fullmatch(before):
+        return
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
 
 
 def _is_at(file: int, path: Path) -> bool:

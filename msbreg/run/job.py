@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from msbreg.run import distributed
-from msbreg.run.config import Card, differences, flat, plain
+from msbreg.run.config import Card
 from msbreg.run.errors import Interrupted, RunFailed, UserError
 from msbreg.run.files import is_full, open_no_follow, output_folder, remedy, reserved_space
-from msbreg.run.record import FILE_NAME, HARMLESS, Record, is_as_before, matches, read_record
+from msbreg.run.record import FILE_NAME, Record, changed_settings, read_record
 from msbreg.run.signals import StopSignal, stop_signal
 
 log = logging.getLogger("msbreg")
@@ -202,7 +202,7 @@ def _check_previous(
             f"output folder {output} contains a run of {previous['kind']}, but this is {kind}; "
             "give another --output"
         )
-    changed = _changed(config, previous)
+    changed = changed_settings(config, previous)
     if inputs is not None and previous.get("inputs", inputs) != inputs:
         changed = ", ".join(filter(None, [changed, "the checkpoint file has changed"]))
     if previous["status"] == "done":
@@ -222,19 +222,6 @@ def _check_previous(
             "Give the same settings to continue it, or another --output."
         )
     return previous
-
-
-def _changed(config: Any, previous: dict[str, Any]) -> str:
-    """The settings that differ from the previous run and may change its numbers; for a message."""
-    harmless = HARMLESS | getattr(config, "harmless", frozenset())
-    known = flat(previous["config"])
-    changed = differences(plain(config), previous["config"])
-    return ", ".join(
-        f"{name} = {value!r} here"
-        for name, value in changed.items()
-        if not matches(name, harmless)
-        and not (name not in known and is_as_before(config, name, value))
-    )
 
 
 def seed_everything(seed: int) -> None:

@@ -155,6 +155,16 @@ def parse(
     return config, Card(name, differences(plain(config), reference))
 
 
+def read_card(config_type: type[C], file: Path) -> C:
+    """The settings in a card; those that it does not name have their defaults.
+
+    Raises:
+        UserError: the card is missing, is one of another script, or has an unknown key or an invalid value.
+    """
+    options = options_of(config_type) | {"config": Option("config", Path, "", required=False)}
+    return _build(config_type, _read_card(file, options, config_type), source=file)
+
+
 def _with_pairs(
     config_type: type[C], given: list[Assignment], argv: Sequence[str], field: str
 ) -> tuple[C, Card]:

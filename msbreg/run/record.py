@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from msbreg.run.config import Card, flat, plain
+from msbreg.run.config import Card, differences, flat, plain
 from msbreg.run.errors import UserError
 from msbreg.run.files import write_atomically
 from msbreg.run.json_files import NUMBER, Shape, misfits, read_json
@@ -64,6 +64,25 @@ def is_as_before(config: Any, name: str, value: Any) -> bool:
     """Whether a setting was added later and has the value that keeps the earlier behavior."""
     added = getattr(config, "added", {})
     return name in added and plain(added[name]) == value
+
+
+def changed_settings(
+    config: Any, previous: Mapping[str, Any], ignored: Set[str] = frozenset()
+) -> str:
+    """The settings that differ from those of an earlier record and may change its numbers, for a message.
+
+    Args:
+        ignored: further settings that may differ; a group covers all its settings.
+    """
+    harmless = HARMLESS | getattr(config, "harmless", frozenset()) | ignored
+    known = flat(previous["config"])
+    changed = differences(plain(config), previous["config"])
+    return ", ".join(
+        f"{name} = {value!r} here"
+        for name, value in changed.items()
+        if not matches(name, harmless)
+        and not (name not in known and is_as_before(config, name, value))
+    )
 
 
 def outside_protocol(config: Any) -> frozenset[str]:

@@ -103,14 +103,18 @@ def check_backbone(config: CfgNode, spec: BackboneSpec, source: str) -> None:
             f"{source} contains a {spec.arch}, which detectors do not support: {reason}.\n"
             "Pre-train with --arch resnet18-narrow (or resnet18, resnet50) instead."
         )
-    wrong = {key: value for key, value in _wanted(spec).items() if not _same(config, key, value)}
-    if wrong:
+    if wrong := settings_of_backbone(config, spec):
         lines = [f"  {key} is {_value(config, key)!r}" for key in wrong]
         pairs = " ".join(f'{key} "{value}"' for key, value in wrong.items())
         raise UserError(
             f"{source} contains a {spec.arch} with {spec.normalization.channels} input, but the yaml "
             "differs:\n" + "\n".join(lines) + f"\nGive: {pairs}"
         )
+
+
+def settings_of_backbone(config: CfgNode, spec: BackboneSpec) -> dict[str, Any]:
+    """The keys of the yaml that must change for this backbone and its input, with their values."""
+    return {key: value for key, value in _wanted(spec).items() if not _same(config, key, value)}
 
 
 def _wanted(spec: BackboneSpec) -> dict[str, Any]:
