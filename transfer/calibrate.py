@@ -119,7 +119,6 @@ def run(config: Config, card: Card = Card()) -> list[Judgment]:  # noqa: B008 - 
         checkpoint, read_bands(config.bands), protocol=config.protocol, model=config.model
     )
     family = _family(config, checkpoint, found.bands[0])
-    log.info("%s: %s", checkpoint, found.how)
     # The bands of one protocol name one card, except for tables of users.
     cards = sorted({band.card for band in found.bands})
     if len(cards) > 1:
@@ -133,6 +132,7 @@ def run(config: Config, card: Card = Card()) -> list[Judgment]:  # noqa: B008 - 
 
 def _compare(output: Path, found: Identified) -> list[Judgment]:
     """Compare the scores of a completed run with the bands, and write the comparison beside its record."""
+    log.info("the checkpoint is recognized as %s", found.how)
     record = read_record(output)
     assert record is not None
     judgments = judge_scores([score_from_dict(fields) for fields in record["scores"]], found.bands)
