@@ -166,7 +166,11 @@ class _Report:
 
 
 def _print_end(config: Config, output: Path, plan: Plan, progress: Progress, page: Path) -> None:
-    print_scores(output, plan.networks)
+    networks = plan.networks
+    if config.watch is not None:  # the last epoch; the report has all
+        last = [network for network in networks if not network.untrained][-1]
+        networks = tuple(n for n in networks if n.untrained or n is last)
+    print_scores(output, networks)
     if config.smoke:
         print("smoke test: these scores mean nothing")
     print_not_run(plan, full=False)
@@ -179,7 +183,7 @@ def _fail_if_incomplete(progress: Progress) -> None:
     failed, left = progress.keys("failed"), progress.keys("not run")
     if not failed and not left:
         return
-    lines = [f"{len(failed)} tasks failed, {len(left)} were not run."]
+    lines = [f"tasks that failed: {len(failed)}, not run: {len(left)}; see above."]
     for network, reasons in progress.unlearned.items():
         lines.append(f"{network} has not learned anything: {'; '.join(reasons)}")
         lines.append("Give --anyway to evaluate it nevertheless.")

@@ -11,7 +11,7 @@ from tests.conftest import write_folder
 from tests.transfer.finetuning.fine_tuning_processes import settings
 from tests.transfer.verdicts.recorded import check_outcomes
 from transfer import semisupervised
-from transfer.semisupervised import candidates_of
+from transfer.finetuning.classifier_training import candidates_of
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from msbreg.data.segmentation.depth_maps import NYU_FILE
 from msbreg.data.segmentation.map_sources import MAP_SOURCES
 from msbreg.data.sources import SOURCES, check_source, recognized, split_layout
 from msbreg.run.errors import UserError
+from msbreg.run.options import script_of_card
 from transfer.detectors.config.supported import check_run
 from transfer.detectors.config.yaml_file import read_config
 from transfer.orchestration.data_sets import DATA_SETS
@@ -236,6 +237,7 @@ def _check_cards_exist(config: Config, found: dict[str, Assigned]) -> None:
             file.stem.removesuffix(f"_{script}")
             for script in scripts
             for file in CARDS.glob(f"*_{script}.yaml")
+            if script_of_card(file) == f"transfer/{script}.py"
         }
         raise UserError(
             f"cards is {config.cards!r}, but there is no card {CARDS}/{config.cards}_SCRIPT.yaml for any of "

@@ -123,10 +123,10 @@ class Config:
         """
         from transfer.orchestration.data_assignment import assign  # imports OpenCV
 
+        assign(self)
         for checkpoint in self.all_checkpoints:
             check_checkpoint(str(checkpoint))
         check_output(self.folder)
-        assign(self)
 
     @property
     def all_checkpoints(self) -> tuple[Path, ...]:

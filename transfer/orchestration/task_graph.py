@@ -151,7 +151,7 @@ def _configured(
         for name, value in assigned.splits.items()
         if hasattr(base, name) and getattr(base, name) == getattr(kind(), name)
     }
-    if (assigned.card and assigned.protocol.card == assigned.card.stem) or not assigned.card:
+    if assigned.data != DIGITS:
         changes |= assigned.protocol.settings
     if script == "dense_knn" and not is_resnet(network.spec.arch):
         changes["output_stride"] = None  # only ResNets can be dilated

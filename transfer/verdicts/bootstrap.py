@@ -14,26 +14,27 @@ from transfer.verdicts.weighted_scores import weighted_score
 
 DRAWS = 2000
 """Resamples; the standard error of a bootstrap standard error is then 1.6 % of it."""
-_NUMBERS = 2**22
+_NUMBERS = 2**20
 """Weights in memory at a time."""
 
 
 def unit_weights(
     units: int, draws: int, generator: np.random.Generator
-) -> Iterator[np.ndarray]:  # parts of (draws, N), float64
+) -> Iterator[np.ndarray]:  # parts of (N, draws), float64
     """How often each unit is drawn in each resample: multinomial counts, in parts that fit into memory.
 
     >>> parts = list(unit_weights(5, 3, np.random.default_rng(0)))
-    >>> [part.sum(axis=1).tolist() for part in parts]
+    >>> [part.sum(axis=0).tolist() for part in parts]
     [[5.0, 5.0, 5.0]]
     """
     at_once = max(1, _NUMBERS // units)
     for start in range(0, draws, at_once):
-        rows = min(at_once, draws - start)
-        drawn = generator.integers(units, size=(rows, units))
-        drawn += units * np.arange(rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=rows * units)
-        yield counts.reshape(rows, units).astype(np.float64)
+        columns = min(at_once, draws - start)
+        drawn = generator.integers(units, size=(units, columns))
+        counts = np.bincount(
+            (drawn * columns + np.arange(columns)).ravel(), minlength=units * columns
+        )
+        yield counts.reshape(units, columns).astype(np.float64)
 
 
 def resampled_scores(

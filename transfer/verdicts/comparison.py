@@ -73,6 +73,8 @@ class Comparison:
     @property
     def p(self) -> float:
         """The two-sided p-value of no difference."""
+        if not self.stderr:  # every image has the same difference
+            return float(not self.difference)
         return float(2 * scipy.stats.t.sf(abs(self.difference) / self.stderr, self.degrees))
 
     @property
@@ -209,6 +211,8 @@ def _variance(
             images -= interaction / len(own)
     parts.append((max(images, 0.0) + least, units - 1))
     total = sum(variance for variance, _ in parts)
+    if not total:
+        return 0.0, units - 1
     return total, total**2 / sum(variance**2 / degrees for variance, degrees in parts)
 
 

@@ -32,11 +32,14 @@ import numpy as np
 from msbreg.data.packed_paths import NAME_CODEC
 from msbreg.run.errors import UserError
 from msbreg.run.files import format_bytes, open_regular, write_atomically
+from transfer.scoring.match_flags import Curve
 from transfer.scoring.predictions import packed
-from transfer.scoring.scores import DataId
+from transfer.scoring.scores import DataId, Score
 
 FILE = "outcomes.npz"
 FORMAT = 1
+MOST = 10**8
+"""Units, classes and other sizes that a file may claim."""
 LARGEST = 2**31
 """Bytes of all arrays of a file; a file that claims more is not read."""
 
@@ -163,14 +166,19 @@ def _outcomes(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Out
     texts = [fields[name] for name in ("score", "rules", "units")]
     if not all(isinstance(text, str) for text in texts) or fields["kind"] not in get_args(Kind):
         raise ValueError(f"unknown kind {fields['kind']!r} or names {texts!r}")
-    if type(fields["count"]) is not int or fields["count"] < 1:
-        raise ValueError(f"the number of units is {fields['count']!r}")
+    _whole("the number of units", fields["count"], 1)
     own = {name: arrays[key] for name, key in entry["arrays"].items()}
     result = Outcomes(
         **fields, data=DataId(**entry["data"]), arrays=own, settings=dict(entry["settings"])
     )
     check_arrays(result)
     return result
+
+
+def outcomes_of(score: Score, outcomes: Sequence[Outcomes]) -> Outcomes | None:
+    """What a score was computed from, among the outcomes of its run; None if it is not there."""
+    identity = (score.name, score.rules, score.data)
+    return next((o for o in outcomes if (o.score, o.rules, o.data) == identity), None)
 
 
 # ---- Checks
@@ -189,22 +197,27 @@ def check_arrays(outcomes: Outcomes) -> None:
     match outcomes.kind:
         case "mean":
             _lengths(arrays, ("hits",), count)
-            _within("trials", settings["trials"], 1, np.inf)
+            _whole("trials", settings["trials"], 1)
         case "mean of groups":
             _lengths(arrays, ("hits", "groups"), count)
+            _whole("groups", settings["groups"], 1)
             _indices(arrays["groups"], settings["groups"])
         case "ratio":
             _lengths(arrays, ("numerator", "denominator"), count)
-            _within("scale", settings["scale"], 0, np.inf)
+            if not 0 < settings["scale"] < np.inf or type(settings["root"]) is not bool:
+                raise ValueError(f"scale and root are {settings['scale']}, {settings['root']}")
         case "mean of ratios":
             entries = ("image", "column", "numerator", "denominator")
             _lengths(arrays, entries, len(arrays["image"]))
+            _whole("columns", settings["columns"], 1)
             _indices(arrays["image"], count)
             _indices(arrays["column"], settings["columns"])
         case "rankings":
             _lengths(arrays, ("ranks", "labels"), count, dimensions=2)
             if arrays["ranks"].shape != arrays["labels"].shape:
                 raise ValueError("ranks and labels have different shapes")
+            if settings["curve"] not in ("area", "11-point in integers"):
+                raise ValueError(f"unknown curve {settings['curve']!r}")
         case "detections":
             _check_detections(arrays, settings, count)
 
@@ -217,6 +230,12 @@ def _check_detections(
     classes = len(arrays["detections"])
     if arrays["detections"].sum() != len(arrays["image"]) or settings["classes"] != classes:
         raise ValueError("the numbers of detections by class do not add up")
+    if settings["curve"] not in get_args(Curve):
+        raise ValueError(f"unknown curve {settings['curve']!r}")
+    _whole("zeros", settings["zeros"], 0)
+    for name in ("chosen_classes", "chosen_thresholds"):
+        if not len(settings[name]):
+            raise ValueError(f"{name} is empty")
     for name, end in (("image", count), ("object_image", count), ("object_class", classes)):
         _indices(arrays[name], end)
     _indices(np.array(settings["chosen_classes"], np.int64), classes)
@@ -238,6 +257,7 @@ def _indices(indices: np.ndarray, end: int) -> None:
         raise ValueError(f"indices are not all in 0..{end - 1}")
 
 
-def _within(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise ValueError(f"{name} is {value}")
+def _whole(name: str, value: Any, least: int) -> None:
+    """Check that a size is a whole number for which memory suffices."""
+    if type(value) is not int or not least <= value <= MOST:
+        raise ValueError(f"{name} is {str(value)[:30]}; expected {least} to {MOST:,}")

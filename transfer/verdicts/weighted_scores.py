@@ -6,6 +6,7 @@ resample. Whatever does not depend on the weights, such as the ranking, is compu
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -14,7 +15,7 @@ from transfer.scoring.scores import RECALLS
 from transfer.verdicts.outcomes import Outcomes
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""Weights (R, N), non-negative integers as float64 -> scores (R,); NaN where undefined."""
+"""Weights (N, R), non-negative integers as float64 -> scores (R,); NaN where undefined."""
 
 
 def weighted_score(outcomes: Outcomes) -> Statistic:
@@ -23,7 +24,7 @@ def weighted_score(outcomes: Outcomes) -> Statistic:
     >>> from transfer.scoring.scores import DataId
     >>> hits = {"hits": np.array([1, 1, 0, 0], np.uint8)}
     >>> top1 = Outcomes("top-1", "", DataId("digits", "val"), "", 4, "mean", hits, {"trials": 1})
-    >>> weighted_score(top1)(np.array([[1.0, 1, 1, 1], [2, 1, 1, 0]]))
+    >>> weighted_score(top1)(np.array([[1.0, 2], [1, 1], [1, 1], [1, 0]]))
     array([50., 75.])
     """
     match outcomes.kind:
@@ -37,7 +38,7 @@ def weighted_score(outcomes: Outcomes) -> Statistic:
 
 def recorded_value(outcomes: Outcomes) -> float:
     """The score itself: every unit has the weight one."""
-    return float(weighted_score(outcomes)(np.ones((1, outcomes.count)))[0])
+    return float(weighted_score(outcomes)(np.ones((outcomes.count, 1)))[0])
 
 
 def variance_of_one_unit(outcomes: Outcomes) -> float:
@@ -54,7 +55,7 @@ def variance_of_one_unit(outcomes: Outcomes) -> float:
             shares = positives / (np.maximum(positives, 1) * len(positives)) ** 2
             return float(100**2 * shares.sum() / outcomes.count)
         case "detections":
-            objects = _Detections.of(outcomes).objects
+            objects = numbers_of_objects(outcomes)
             totals = np.asarray(objects.sum(axis=1)).ravel()
             squares = np.asarray(objects.multiply(objects).sum(axis=1)).ravel()
             shares = squares / (np.maximum(totals, 1) * max(1, np.count_nonzero(totals))) ** 2
@@ -103,13 +104,15 @@ class _Ratios:
         return cls(numerators, denominators, scale, root)
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        columns = np.ascontiguousarray(weights.T)
-        total = self.denominators @ columns  # (K, R)
-        found = self.numerators @ columns
+        total = self.denominators @ weights  # (K, R)
+        found = self.numerators @ weights
         ratio = np.divide(found, total, out=np.full(total.shape, np.nan), where=total > 0)
         return self.scale * _mean_of_defined(np.sqrt(ratio) if self.root else ratio)
 
     def variance_of_one_unit(self) -> float:
+        """Zero for errors that are no shares: they have no bound, and are never equal by chance."""
+        if self.root or (self.numerators > self.denominators).nnz:
+            return 0.0
         total = np.asarray(self.denominators.sum(axis=1)).ravel()
         squares = np.asarray(self.denominators.multiply(self.denominators).sum(axis=1)).ravel()
         known = total > 0
@@ -135,21 +138,21 @@ _LEVELS = {"11-point": np.arange(0.0, 1.1, 0.1), "101-point": RECALLS}
 
 
 def interpolated_average_precision(
-    found: np.ndarray,  # (R, H) weight of the positives up to each of the H points with positives
-    retrieved: np.ndarray,  # (R, H) weight of everything up to there
+    found: np.ndarray,  # (H, R) weight of the positives up to each of the H points with positives
+    retrieved: np.ndarray,  # (H, R) weight of everything up to there
     positives: np.ndarray,  # (R,) weight of all positives
     curve: str,
 ) -> np.ndarray:  # (R,) in [0, 1]; NaN without positives
     """The mean of the interpolated precision over recall, of R weightings.
 
-    Precision between two positives only falls, so that its highest values are at positives.
+    Between two points with positives precision only falls, so that its highest values are at these points.
 
     Args:
         curve: "area", "11-point", "101-point", or "11-point in integers", which compares recalls exactly.
     """
     precision = found / np.maximum(retrieved, 1)
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    total = np.maximum(positives, 1)[:, None]
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    total = np.maximum(positives, 1)
     if curve == "area":
         reached, levels = found / total, 1
     elif curve == "11-point in integers":
@@ -157,28 +160,50 @@ def interpolated_average_precision(
     else:
         reached = np.searchsorted(_LEVELS[curve], found / total, side="right")
         levels = len(_LEVELS[curve])
-    steps = np.diff(reached, axis=1, prepend=0) / levels
-    return np.where(positives > 0, (steps * envelope).sum(axis=1), np.nan)
+    steps = np.diff(reached, axis=0, prepend=0) / levels
+    return np.where(positives > 0, (steps * envelope).sum(axis=0), np.nan)
+
+
+def _steps(
+    image: np.ndarray,  # (D,) by rank
+    ends: np.ndarray,  # (H,) ascending ranks
+    units: int,
+) -> scipy.sparse.csr_matrix:  # (H, N)
+    """How many entries each image has after the previous end, up to and including each end.
+
+    The product with weights, summed up, is the weight of everything up to each end. Ends are few where most
+    entries are negative.
+    """
+    first = np.append(0, ends + 1)
+    shape = (len(ends), units)
+    return scipy.sparse.csr_matrix((np.ones(first[-1]), image[: first[-1]], first), shape=shape)
 
 
 @dataclass(frozen=True)
 class _Column:
-    """One ranking: the images from the first to the last rank, and where its points with positives are."""
+    """One ranking of images; a point is a group of equal ranks that has positives."""
 
-    image: np.ndarray  # (n,)
-    positive_image: np.ndarray  # (P,) by rank
-    end: np.ndarray  # (H,) last rank of each group of equal ranks that has positives
-    last: np.ndarray  # (H,) index of the last positive of the group
+    everything: scipy.sparse.csr_matrix  # (H, N)
+    positive: scipy.sparse.csr_matrix  # (H, N)
 
     @classmethod
     def of(cls, ranks: np.ndarray, labels: np.ndarray) -> "_Column":
         image = np.flatnonzero(labels)
         image = image[np.argsort(ranks[image], kind="stable")]
-        ordered, positive = ranks[image], labels[image] == 1
-        positions = np.flatnonzero(positive)
-        groups, first = np.unique(ordered[positions], return_index=True)
-        end = np.searchsorted(ordered, groups, side="right") - 1
-        return cls(image, image[positions], end, np.append(first[1:], len(positions)) - 1)
+        ordered = ranks[image]
+        positive = image[labels[image] == 1]
+        groups = np.unique(ranks[positive])
+        ends, last = (
+            np.searchsorted(each, groups, side="right") - 1 for each in (ordered, ranks[positive])
+        )
+        return cls(_steps(image, ends, len(ranks)), _steps(positive, last, len(ranks)))
+
+    def precisions(self, weights: np.ndarray, curve: str) -> np.ndarray:  # (R,)
+        found, retrieved = (
+            np.cumsum(steps @ weights, axis=0) for steps in (self.positive, self.everything)
+        )
+        positives = found[-1] if len(found) else np.zeros(weights.shape[1])
+        return interpolated_average_precision(found, retrieved, positives, curve)
 
 
 @dataclass(frozen=True)
@@ -195,38 +220,55 @@ class _Rankings:
         return cls(columns, outcomes.settings["curve"])
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        precisions = []
-        for column in self.columns:
-            retrieved = weights[:, column.image].cumsum(axis=1)[:, column.end]
-            found = weights[:, column.positive_image].cumsum(axis=1)
-            positives = found[:, -1] if found.shape[1] else np.zeros(len(weights))
-            at_points = found[:, column.last]
-            precisions.append(
-                interpolated_average_precision(at_points, retrieved, positives, self.curve)
-            )
-        return 100 * _mean_of_defined(np.stack(precisions))
+        values = [column.precisions(weights, self.curve) for column in self.columns]
+        return 100 * _mean_of_defined(np.stack(values))
+
+
+class _Threshold(NamedTuple):
+    """The hits of a class at one threshold."""
+
+    points: np.ndarray  # (H,) which of the class's points are hits
+    image: np.ndarray  # (H,)
+    ignored: scipy.sparse.csr_matrix | None  # (H, N) ignored detections, as in ``_steps``
 
 
 @dataclass(frozen=True)
 class _Class:
-    """The detections of one class by rank, and where the hits and the ignored ones are at each threshold."""
+    """The detections of one class by rank; a point is a hit at any threshold."""
 
-    image: np.ndarray  # (D,)
-    hits: tuple[np.ndarray, ...]
-    ignored: tuple[np.ndarray, ...]
+    everything: scipy.sparse.csr_matrix  # (P, N)
+    thresholds: tuple[_Threshold, ...]
+
+    @classmethod
+    def of(
+        cls,
+        image: np.ndarray,  # (D,)
+        hit: np.ndarray,  # (T, D) bool
+        ignored: np.ndarray,  # (T, D) bool
+        units: int,
+    ) -> "_Class":
+        points = np.flatnonzero(hit.any(axis=0))
+        thresholds = []
+        for own_hit, own_ignored in zip(hit, ignored, strict=True):
+            hits, skipped = np.flatnonzero(own_hit), np.flatnonzero(own_ignored)
+            before = np.searchsorted(hits, skipped)
+            skipped, before = skipped[before < len(hits)], before[before < len(hits)]
+            matrix = scipy.sparse.csr_matrix(
+                (np.ones(len(skipped)), (before, image[skipped])), shape=(len(hits), units)
+            )
+            own = np.searchsorted(points, hits)
+            thresholds.append(_Threshold(own, image[hits], matrix if len(skipped) else None))
+        return cls(_steps(image, points, units), tuple(thresholds))
 
     def precisions(self, weights: np.ndarray, positives: np.ndarray, curve: str) -> np.ndarray:
         """The mean over thresholds of the average precision, (R,)."""
-        own = weights[:, self.image]
-        everything = own.cumsum(axis=1)
+        everything = np.cumsum(self.everything @ weights, axis=0)
         values = []
-        for hits, ignored in zip(self.hits, self.ignored, strict=True):
-            found = own[:, hits].cumsum(axis=1)
-            retrieved = everything[:, hits]
-            if len(ignored):
-                before = np.searchsorted(ignored, hits)
-                skipped = own[:, ignored].cumsum(axis=1)
-                retrieved = retrieved - np.pad(skipped, ((0, 0), (1, 0)))[:, before]
+        for points, image, ignored in self.thresholds:
+            retrieved = everything[points]
+            if ignored is not None:
+                retrieved -= np.cumsum(ignored @ weights, axis=0)
+            found = np.cumsum(weights[image], axis=0)
             values.append(interpolated_average_precision(found, retrieved, positives, curve))
         mean: np.ndarray = np.mean(values, axis=0)
         return mean
@@ -244,31 +286,35 @@ class _Detections:
     @classmethod
     def of(cls, outcomes: Outcomes) -> "_Detections":
         arrays, settings = outcomes.arrays, outcomes.settings
+        objects = numbers_of_objects(outcomes)
         ends = np.cumsum(arrays["detections"], dtype=np.int64)
         starts = ends - arrays["detections"]
-        entries = arrays["objects"].astype(np.float64)
-        objects = scipy.sparse.csr_matrix(
-            (entries, (arrays["object_class"], arrays["object_image"])),
-            shape=(settings["classes"], outcomes.count),
-        )
-        chosen = settings["chosen_classes"]
+        thresholds = np.array(settings["chosen_thresholds"], np.uint16)[:, None]
         classes = []
-        for label in chosen:
+        for label in settings["chosen_classes"]:
             part = slice(int(starts[label]), int(ends[label]))
-            hit, ignored = (
-                tuple(
-                    np.flatnonzero(arrays[name][part] >> t & 1)
-                    for t in settings["chosen_thresholds"]
-                )
-                for name in ("hit", "ignored")
-            )
-            classes.append(_Class(arrays["image"][part], hit, ignored))
-        return cls(tuple(classes), objects[chosen], settings["curve"], settings["zeros"])
+            hit, ignored = (arrays[name][part] >> thresholds & 1 for name in ("hit", "ignored"))
+            image = arrays["image"][part].astype(np.int64)
+            classes.append(_Class.of(image, hit, ignored, outcomes.count))
+        return cls(tuple(classes), objects, settings["curve"], settings["zeros"])
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        positives = self.objects @ np.ascontiguousarray(weights.T)  # (K, R)
+        positives = self.objects @ weights  # (K, R)
         values = [
             of_class.precisions(weights, own, self.curve)
             for of_class, own in zip(self.classes, positives, strict=True)
         ]
         return 100 * _mean_of_defined(np.stack(values), self.zeros)
+
+
+def numbers_of_objects(outcomes: Outcomes) -> scipy.sparse.csr_matrix:  # (K, N)
+    """The number of objects of each class that is scored, in each image."""
+    arrays, settings = outcomes.arrays, outcomes.settings
+    everything = scipy.sparse.csr_matrix(
+        (
+            arrays["objects"].astype(np.float64),
+            (arrays["object_class"].astype(np.int64), arrays["object_image"].astype(np.int64)),
+        ),
+        shape=(settings["classes"], outcomes.count),
+    )
+    return everything[settings["chosen_classes"]]

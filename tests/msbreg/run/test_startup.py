@@ -70,7 +70,7 @@ WRONG = [
     ("pretrain/run.py", "--classes-file nowhere.txt", "nowhere.txt does not exist"),
     ("pretrain/run.py", "--views 1", "views is 1; expected at least 2"),
     ("transfer/suite.py", "--data nowhere --checkpoint README.md", "data 'nowhere' is neither"),
-    ("transfer/suite.py", "--checkpoint README.md --cards none", "none_knn.yaml"),
+    ("transfer/suite.py", "--checkpoint README.md --cards none", "none_SCRIPT.yaml"),
     ("transfer/suite.py", "--detectors digits_knn", "digits_knn"),
     ("transfer/detection.py", "--config configs/digits_knn.yaml", "a card for transfer/knn.py"),
     ("transfer/detection.py", "--config nowhere.yaml", "nowhere.yaml"),

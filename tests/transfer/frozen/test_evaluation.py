@@ -18,7 +18,7 @@ from tests.msbreg.backbones.toy_transformers import (
     toys,  # noqa: F401 - a fixture
 )
 from tests.msbreg.checkpoints.layouts.vit_files import FILES
-from transfer import knn, suite
+from transfer import knn
 
 pytestmark = pytest.mark.usefixtures("toys")
 
@@ -129,17 +129,3 @@ def test_a_model_of_timm_is_evaluated_by_its_pooled_features(tmp_path, data):
     record = run(tmp_path, data, "--checkpoint=random", "--arch=timm/resnet10t", *options)
     assert record["representation"] == "pooled"
     assert record["network"]["arch"] == "timm/resnet10t"
-
-
-def test_the_suite_refuses_detectors_of_a_vit_before_it_starts(tmp_path, data):
-    path = write(tmp_path / "vit.pth", "timm")
-    config = suite.Config(
-        checkpoint=path,
-        data=str(data),
-        output=tmp_path / "suite",
-        detectors=("voc_c4",),
-        protocols=("knn",),
-    )
-    with pytest.raises(UserError, match="only ResNets can be pre-trained(.|\n)*Omit --detectors"):
-        suite.run(config)
-    assert not (tmp_path / "suite" / "pretrained").exists()

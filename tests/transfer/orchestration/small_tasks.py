@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+from msbreg.backbones.spec import BackboneSpec
 from msbreg.run.config import Card
+from transfer.knn import Config
+from transfer.orchestration.evaluated_networks import EvaluatedNetwork
 from transfer.orchestration.launchers.launcher import SuiteCommand
 from transfer.orchestration.task import Task
+from transfer.orchestration.task_graph import Plan
 
 PROGRAM = """
 import json, os, signal, sys, time
@@ -12,11 +16,12 @@ from pathlib import Path
 
 card, task = (word.partition("=")[2] for word in sys.argv[1:3])
 folder = Path(card).parent
-name = task.replace("/", "-")
+rank = os.environ.get("RANK", "")
+name = task.replace("/", "-") + (f"-rank{rank}" if rank else "")
 gpus, threads = (os.environ.get(n) for n in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"))
 others = sorted(p.stem for p in folder.glob("*.running"))
 (folder / f"{name}.running").touch()
-facts = {"gpus": gpus, "threads": threads, "rank": os.environ.get("RANK"), "done": sorted(
+facts = {"gpus": gpus, "threads": threads, "rank": rank, "done": sorted(
     p.stem for p in folder.glob("*.done"))}
 (folder / f"{name}.json").write_text(json.dumps(facts))
 
@@ -44,9 +49,21 @@ if "wrong" in task:
 """
 
 
-def task(name: str, *needs: str) -> Task:
-    """A task of the network ``a``."""
-    return Task("a", name, "knn", None, Card(), tuple(f"a/{need}" for need in needs))
+def plan(folder: Path, *tasks: tuple[str, ...]) -> Plan:
+    """The plan of one network, ``a``: (name of a task, names of those that it needs) for each task."""
+    made = [
+        Task(
+            "a",
+            name,
+            "knn",
+            Config(output=folder / "a" / name),
+            Card(),
+            tuple(f"a/{need}" for need in needs),
+        )
+        for name, *needs in tasks
+    ]
+    network = EvaluatedNetwork("a", "checkpoint.pth", 0, BackboneSpec("resnet18-narrow"))
+    return Plan(tuple(made), (network,), (), ())
 
 
 def command(folder: Path) -> SuiteCommand:
@@ -55,3 +72,7 @@ def command(folder: Path) -> SuiteCommand:
     script.write_text(PROGRAM)
     (folder / "jobs").mkdir()
     return SuiteCommand(script, folder / "jobs" / "suite.yaml")
+
+
+def nothing() -> None:
+    """After each task."""

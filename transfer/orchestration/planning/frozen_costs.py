@@ -1,6 +1,7 @@
 """What the protocols on frozen features cost: their features, and what is computed from them."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from msbreg.backbones.inference import FrozenBackbone
 from msbreg.data.classification.imagenet_variants import CORRUPTIONS, VARIANTS
 from msbreg.data.images import LabeledImages
-from msbreg.data.sources import SOURCES
+from msbreg.data.sources import SOURCES, recognized, split_layout
 from msbreg.neighbors import nearest
 from transfer.frozen.frozen_network import usual_transform
 from transfer.frozen.head_training import CachedFeatures, HeadTraining, cached_batches
@@ -21,7 +22,6 @@ from transfer.gating.gate_bank import training_split
 from transfer.orchestration.planning.cost import Cost, Probe, same_work, with_data
 from transfer.orchestration.planning.image_pass import FeatureCost, feature_cost, measure_pass
 from transfer.orchestration.planning.measurement import seconds_per_call, seconds_per_step
-from transfer.robustness import variant_layout
 
 SAMPLE = 1024
 """Rows of made-up features that a fit is measured on; its time is then taken as proportional to the rows."""
@@ -70,7 +70,7 @@ def linear_cost(config: Any, probe: Probe) -> Cost:
 
 
 def svm_cost(config: Any, probe: Probe) -> Cost:
-    """Features, and the fits of one class times the number of classes."""
+    """Features, the fits of one class times the number of classes, and the start of the workers."""
     config = with_data(config)
     splits = _splits(config, probe, config.train_split, config.test_split, layout="voc")
     features = feature_cost(config, probe, splits)
@@ -78,28 +78,32 @@ def svm_cost(config: Any, probe: Probe) -> Cost:
     classes = len(config.classes or train.classes)
     rows = min(len(train), SAMPLE)
 
-    def measure() -> float:
-        x = made_up(rows, features.width)
-        labels = np.where(_classes_of(x, 10) == 0, 1, -1)[:, None]
-        costs = list(config.costs or C_GRIDS[config.c_grid])
+    jobs = config.workers if config.solver == "liblinear" else 1
+    x = made_up(rows, features.width)
+    labels = np.where(_classes_of(x, 10) == 0, 1, -1)[:, None]
+
+    def seconds(columns: int, jobs: int) -> float:
         return seconds_per_call(
             lambda: fit_svm(
                 x,
-                labels,
-                costs=costs,
+                np.repeat(labels, columns, axis=1),
+                costs=list(config.costs or C_GRIDS[config.c_grid]),
                 folds=config.folds,
                 solver=config.solver,
+                jobs=jobs,
                 device=str(probe.device),
             ),
             probe.device,
             most=1,
         )
 
-    one = probe.once(same_work(config, "fit", features.width, rows), measure)
-    jobs = config.workers if config.solver == "liblinear" else 1
+    key = same_work(config, "fit", features.width, rows)
+    one = probe.once((key, 1), lambda: seconds(1, 1))
+    start = probe.once((key, jobs), lambda: seconds(jobs, jobs)) - one if jobs > 1 else 0.0
     repeats = len(config.low_shot) * config.draws or 1
     fits = one * repeats * classes * len(train) / rows / jobs
-    return _cost(features, {"fits": fits}, in_memory=sum(map(len, splits.values())))
+    parts = {"fits": fits, "processes": max(0.0, start)}
+    return _cost(features, parts, in_memory=sum(map(len, splits.values())))
 
 
 def logistic_cost(config: Any, probe: Probe) -> Cost:
@@ -133,7 +137,9 @@ def logistic_cost(config: Any, probe: Probe) -> Cost:
 
 def robustness_cost(config: Any, probe: Probe) -> Cost:
     """The features of the test sets; the probe takes no time."""
-    layout, root = variant_layout(config.data)
+    layout, folder = split_layout(config.data)
+    root = Path(folder).expanduser()
+    layout = layout or recognized(root) or ""
     names = [config.split or next(iter(SOURCES[layout].splits(root)), next(iter(VARIANTS[layout])))]
     if layout == "imagenet-c" and config.split is None:
         corruptions = [name for group in CORRUPTIONS.values() for name in group]

@@ -24,7 +24,11 @@ from transfer.detectors.detector_training import DetectorTraining
 from transfer.detectors.mapper import mapper_settings
 from transfer.detectors.samples import training_batches as detection_batches
 from transfer.detectors.splits import data_of
-from transfer.finetuning.classifier_training import Classifier, ClassifierTraining
+from transfer.finetuning.classifier_training import (
+    Classifier,
+    ClassifierTraining,
+    candidates_of,
+)
 from transfer.frozen.frozen_network import usual_transform
 from transfer.frozen.head_training import augmented_batches
 from transfer.orchestration.planning.cost import Cost, Probe, same_work, with_data
@@ -42,7 +46,6 @@ from transfer.segmenters.linear_depth import training_batches as depth_batches
 from transfer.segmenters.patch_memory import BATCH, dilated, patches_per_side, to_square
 from transfer.segmenters.segmentation_results import Evaluation, evaluate
 from transfer.segmenters.segmenter_training import SegmenterTraining
-from transfer.semisupervised import candidates_of
 
 SCORED = 8
 """Test images of a probe of the evaluation; its time is then taken as proportional to the images."""
