@@ -93,7 +93,7 @@ from msbreg.run.config import differences, plain
 from msbreg.run.errors import EXIT_FAILED
 from msbreg.run.files import write_atomically
 from msbreg.run.job import log, log_to_terminal
-from msbreg.run.options import parse
+from msbreg.run.options import read_card
 from msbreg.run.record import read_record
 from transfer import detection, knn, linear, svm
 from transfer.calibration.bands import Band, Identified, identify_checkpoint
@@ -119,7 +119,6 @@ def run(config: Config, card: Card = Card()) -> list[Judgment]:  # noqa: B008 - 
         checkpoint, read_bands(config.bands), protocol=config.protocol, model=config.model
     )
     family = _family(config, checkpoint, found.bands[0])
-    log.info("%s: %s", checkpoint, found.how)
     # The bands of one protocol name one card, except for tables of users.
     cards = sorted({band.card for band in found.bands})
     if len(cards) > 1:
@@ -133,6 +132,7 @@ def run(config: Config, card: Card = Card()) -> list[Judgment]:  # noqa: B008 - 
 
 def _compare(output: Path, found: Identified) -> list[Judgment]:
     """Compare the scores of a completed run with the bands, and write the comparison beside its record."""
+    log.info("the checkpoint is recognized as %s", found.how)
     record = read_record(output)
     assert record is not None
     judgments = judge_scores([score_from_dict(fields) for fields in record["scores"]], found.bands)
@@ -160,8 +160,12 @@ def protocol_config(
     """The settings of the run: the card's, with the checkpoint, the data and the machine."""
     assert config.protocol is not None
     script = SCRIPTS[config.protocol]
-    pairs = "overrides" if config.protocol == "detection" else None
-    of_card, _ = parse(script.Config, [f"--config={CARDS / card}.yaml"], pairs=pairs)
+    file = CARDS / f"{card}.yaml"
+    of_card: Any = (
+        script.Config(config=file)
+        if config.protocol == "detection"
+        else read_card(script.Config, file)
+    )
     settings: dict[str, Any] = {
         "checkpoint": str(config.checkpoint),
         "data": Path(config.data or "") if config.protocol == "detection" else config.data,

@@ -69,7 +69,7 @@ class WandbSink:
             artifact = wandb.Artifact(f"record-{run.id}", type="record")
             artifact.add_file(str(run.record))
             sent.log_artifact(artifact)
-            return sent.url or str(Path(sent.dir).parent)
+            return str(Path(sent.dir).parent) if sent.offline else str(sent.url)
 
 
 def _by_step(run: FinishedRun) -> list[tuple[int, dict[str, float]]]:
