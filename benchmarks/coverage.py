@@ -10,13 +10,15 @@ in 93.6 to 96.4 % of 1,000 data sets (two binomial standard errors).
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from transfer.scoring.match_flags import ClassMatches, MatchFlags
 from transfer.scoring.scores import DataId, Score
 from transfer.verdicts.comparison import compare
 from transfer.verdicts.outcome_kinds import (
+    detection_outcomes,
     group_outcomes,
     mean_iou_outcomes,
     mean_outcomes,
@@ -88,6 +90,28 @@ def mean_iou(images: int, abilities: Sequence[float], rng: np.random.Generator) 
     return outcomes
 
 
+def detection(images: int, abilities: Sequence[float], rng: np.random.Generator) -> list[Outcomes]:
+    """AP over two thresholds and three classes, each with half an object and one false detection per image."""
+    score = replace(SCORE, n=images)
+    truth = [np.repeat(np.arange(images), rng.poisson(0.5, images)) for _ in range(3)]
+    wrong = [np.repeat(np.arange(images), rng.poisson(1.0, images)) for _ in range(3)]
+    ease = [rng.normal(size=len(a) + len(b)) for a, b in zip(truth, wrong, strict=True)]
+    outcomes = []
+    for ability in abilities:
+        classes = []
+        for objects, others, shared in zip(truth, wrong, ease, strict=True):
+            right = np.arange(len(shared)) < len(objects)
+            confidence = (1 + ability) * right + 0.7 * (shared + rng.normal(size=len(shared)))
+            overlap = ability + 0.7 * (shared + rng.normal(size=len(shared)))
+            order = np.argsort(-confidence)
+            hit = np.stack([right & (overlap > -1), right & (overlap > 0)])[:, order]
+            image = np.concatenate([objects, others])[order]
+            classes.append(ClassMatches(image, hit, np.zeros_like(hit), objects))
+        flags = MatchFlags(tuple(classes), "101-point")
+        outcomes.append(detection_outcomes(score, "", flags, thresholds=(0, 1)))
+    return outcomes
+
+
 @dataclass(frozen=True)
 class Case:
     """Networks and test sets of a simulation.
@@ -120,6 +144,8 @@ CASES = (
     Case("mAP, 20 positives, equal", average_precision, 200, (0.0, 0.0)),
     Case("mIoU, 200 images", mean_iou, 200),
     Case("mIoU, 50 images", mean_iou, 50),
+    Case("AP of boxes, 400 images", detection, 400),
+    Case("AP of boxes, 60 images", detection, 60),
     Case("top-1, 3 and 3 equal seeds", accuracy, 500, seeds=(3, 3)),
     Case("top-1, 3 and 3 seeds, sd 2 %", accuracy, 500, seeds=(3, 3), spread=0.07),
     Case("top-1, 3 and 3 seeds, sd 6 %", accuracy, 500, seeds=(3, 3), spread=0.2),

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from msbreg.run.errors import UserError
 from msbreg.run.json_files import is_number, parse_json_lines, read_bytes
+from transfer.drawing.figure_memory import remembered
 from transfer.drawing.svg import BLUE, GRAY, GREEN, ORANGE, PURPLE, Line, Panel, plots
-from transfer.report.figure_memory import remembered
 
 LIMIT = 64_000_000  # bytes of a curve.jsonl
 _LARGEST = 1e30  # larger values are not drawn

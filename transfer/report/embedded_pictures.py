@@ -17,7 +17,7 @@ from PIL import Image
 
 from msbreg.run.errors import UserError
 from msbreg.run.json_files import read_bytes
-from transfer.report.figure_memory import remembered
+from transfer.drawing.figure_memory import remembered
 
 THUMBNAIL = 64  # pixels of a neighbor's picture on the page
 _LIMIT = 30_000_000  # bytes of a picture's file

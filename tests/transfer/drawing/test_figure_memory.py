@@ -7,9 +7,9 @@ import pytest
 
 from msbreg.run.errors import UserError
 from tests.transfer.report.records import write_pretraining
-from transfer.report import figure_memory
+from transfer.drawing import figure_memory
+from transfer.drawing.figure_memory import remembered
 from transfer.report.curves import draw_curve
-from transfer.report.figure_memory import remembered
 
 
 def drawn(calls, content, *settings):
