@@ -91,7 +91,7 @@ def mean_iou(images: int, abilities: Sequence[float], rng: np.random.Generator) 
 
 
 def detection(images: int, abilities: Sequence[float], rng: np.random.Generator) -> list[Outcomes]:
-    """AP over two thresholds and three classes, each with half an object and one false detection per image."""
+    """AP over two thresholds and three classes, each with 0.5 objects and 1 false detection per image."""
     score = replace(SCORE, n=images)
     truth = [np.repeat(np.arange(images), rng.poisson(0.5, images)) for _ in range(3)]
     wrong = [np.repeat(np.arange(images), rng.poisson(1.0, images)) for _ in range(3)]
@@ -173,11 +173,20 @@ def truth(case: Case, rng: np.random.Generator, images: int = POPULATION) -> flo
 
 @dataclass(frozen=True)
 class Coverage:
-    """How often intervals contain the truth, their mean width, and how often p < 0.05."""
+    """How often intervals contain the truth, and how often p < 0.05, in percent.
+
+    Attributes:
+        truth: the difference of the population.
+        bias: mean of the differences minus the truth.
+        error: standard deviation of the differences over the data sets.
+        stderr: root mean square of their standard errors; an honest one equals ``error``.
+    """
 
     truth: float
+    bias: float
+    error: float
+    stderr: float
     covered: float
-    width: float
     significant: float
 
 
@@ -193,7 +202,8 @@ def coverage(
     rng = np.random.default_rng(seed)
     true = truth(case, rng, truth_images)
     ours, theirs = case.seeds
-    inside, widths, significant = 0, [], 0
+    inside, significant = 0, 0
+    differences, variances = [], []
     for number in range(data_sets):
         abilities = np.repeat(case.abilities, [ours, theirs])
         abilities = abilities + case.spread * rng.normal(size=len(abilities))
@@ -203,26 +213,34 @@ def coverage(
         )
         low, high = found.interval
         inside += low <= true <= high
-        widths.append(high - low)
+        differences.append(found.difference)
+        variances.append(found.stderr**2)
         significant += found.p < 0.05
     return Coverage(
-        true, 100 * inside / data_sets, float(np.mean(widths)), 100 * significant / data_sets
+        truth=true,
+        bias=float(np.mean(differences)) - true,
+        error=float(np.std(differences, ddof=1)),
+        stderr=float(np.sqrt(np.mean(variances))),
+        covered=100 * inside / data_sets,
+        significant=100 * significant / data_sets,
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-sets", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     options = parser.parse_args()
-    print(f"{'':34}  difference  covered  mean width  p < 0.05  seconds")
+    print(f"{'':34}  difference   bias  std  stderr  covered  p < 0.05  seconds")
     for case in CASES:
         if options.only in case.name:
             start = time.perf_counter()
-            found = coverage(case, options.data_sets)
+            found = coverage(case, options.data_sets, seed=options.seed)
             print(
-                f"{case.name:34}  {found.truth:10.2f}  {found.covered:5.1f} %  {found.width:10.2f}  "
-                f"{found.significant:6.1f} %  {time.perf_counter() - start:7.0f}",
+                f"{case.name:34}  {found.truth:10.2f}  {found.bias:+5.2f} {found.error:5.2f}  "
+                f"{found.stderr:5.2f}  {found.covered:5.1f} %  {found.significant:6.1f} %  "
+                f"{time.perf_counter() - start:7.0f}",
                 flush=True,
             )
 

@@ -12,7 +12,7 @@ from msbreg.run.record import read_record
 from transfer.finetuning.trials import FILE as TRIALS
 from transfer.scoring.scores import Score, score_from_dict
 from transfer.verdicts.comparison import Verdict, compare, interval_of, judge
-from transfer.verdicts.outcomes import FILE, Outcomes, load_outcomes
+from transfer.verdicts.outcomes import FILE, Outcomes, load_outcomes, outcomes_of
 from transfer.verdicts.weighted_scores import recorded_value
 
 ROUNDING = 1e-9
@@ -27,10 +27,6 @@ class Run:
     record: dict[str, Any]
     scores: tuple[Score, ...]
     outcomes: tuple[Outcomes, ...]
-
-    def outcomes_of(self, score: Score) -> Outcomes | None:
-        identity = (score.name, score.rules, score.data)
-        return next((o for o in self.outcomes if (o.score, o.rules, o.data) == identity), None)
 
     def same_score(self, outcomes: Outcomes) -> Outcomes | None:
         """The outcomes of the score with the same name and rules."""
@@ -106,7 +102,7 @@ def rescored(run: Run) -> list[Rescored]:
     found = []
     for score in run.scores:
         recorded = None if math.isnan(score.value) else score.value
-        outcomes = run.outcomes_of(score)
+        outcomes = outcomes_of(score, run.outcomes)
         if outcomes is None:
             found.append(Rescored(score.name, recorded, None, None, None))
             continue
@@ -159,7 +155,7 @@ def compared(ours: Sequence[Run], theirs: Sequence[Run]) -> list[Judged]:
     comparisons, names = [], []
     runs = [*ours, *theirs]
     for score in ours[0].scores:
-        first = ours[0].outcomes_of(score)
+        first = outcomes_of(score, ours[0].outcomes)
         found = [] if first is None else [run.same_score(first) for run in runs]
         known = [each for each in found if each is not None]
         if len(known) == len(runs):

@@ -3,14 +3,12 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from msbreg.run.record import read_record
 from tests.conftest import write_folder
 from tests.processes import Program
 from tests.tools.test_score import ROOT, printed
-from tools.outcome_scores import read_run
 from tools.score import main
 from transfer import knn
 from transfer.verdicts.outcomes import FILE, load_outcomes, save_outcomes
@@ -140,12 +138,6 @@ def test_options_of_detectors_are_refused(runs, capsys):
     message = failed(capsys, runs / "0", "--metric", "coco", "--classes")
     assert "--metric, --classes only apply to scoring the predictions of a detector" in message
     assert "is not a folder" in failed(capsys, runs / "0", runs / "nowhere")
-
-
-def test_outcomes_are_found_by_score(runs):
-    run = read_run(runs / "0")
-    assert [run.outcomes_of(score).score for score in run.scores] == ["1-NN top-1", "5-NN top-1"]
-    assert np.isin(run.outcomes[0].arrays["hits"], (0, 1)).all()
 
 
 def test_it_runs_as_a_script(runs):

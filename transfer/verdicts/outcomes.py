@@ -34,7 +34,7 @@ from msbreg.run.errors import UserError
 from msbreg.run.files import format_bytes, open_regular, write_atomically
 from transfer.scoring.match_flags import Curve
 from transfer.scoring.predictions import packed
-from transfer.scoring.scores import DataId
+from transfer.scoring.scores import DataId, Score
 
 FILE = "outcomes.npz"
 FORMAT = 1
@@ -173,6 +173,12 @@ def _outcomes(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Out
     )
     check_arrays(result)
     return result
+
+
+def outcomes_of(score: Score, outcomes: Sequence[Outcomes]) -> Outcomes | None:
+    """What a score was computed from, among the outcomes of its run; None if it is not there."""
+    identity = (score.name, score.rules, score.data)
+    return next((o for o in outcomes if (o.score, o.rules, o.data) == identity), None)
 
 
 # ---- Checks

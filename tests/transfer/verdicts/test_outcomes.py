@@ -1,5 +1,6 @@
 """Outcomes on disk: what was written is read again, and damaged files are named."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -16,7 +17,13 @@ from transfer.verdicts.outcome_kinds import (
     mean_outcomes,
     ranking_outcomes,
 )
-from transfer.verdicts.outcomes import FILE, digest_of_units, load_outcomes, save_outcomes
+from transfer.verdicts.outcomes import (
+    FILE,
+    digest_of_units,
+    load_outcomes,
+    outcomes_of,
+    save_outcomes,
+)
 
 UNITS = digest_of_units(["a", "b", "c", "d"])
 HITS, LABELS = np.array([1, 0, 1, 1], bool), np.array([0, 1, 1, 0])
@@ -76,6 +83,13 @@ def test_fifty_thousand_images_take_less_than_a_tenth_of_a_megabyte(tmp_path):
 
 def test_a_run_of_an_earlier_version_has_none(tmp_path):
     assert load_outcomes(tmp_path) == ()
+
+
+def test_the_outcomes_of_a_score_have_its_name_rules_and_data():
+    assert outcomes_of(score("mean per class"), two()) is not None
+    assert outcomes_of(score("mIoU"), two()) is None
+    other = dataclasses.replace(score("top-1"), data=DataId("digits", "val", "0000"))
+    assert outcomes_of(other, two()) is None
 
 
 def test_a_score_without_a_value_has_none():

@@ -17,7 +17,7 @@ from transfer.scoring.classification import (
 )
 from transfer.scoring.coco_ap import coco_ap
 from transfer.scoring.lvis_ap import lvis_ap
-from transfer.scoring.scores import DataId, Score
+from transfer.scoring.scores import RECALLS, DataId, Score
 from transfer.scoring.voc_ap import VocRules, voc_ap
 from transfer.verdicts.outcome_kinds import (
     group_outcomes,
@@ -27,6 +27,7 @@ from transfer.verdicts.outcome_kinds import (
     ratio_outcomes,
 )
 from transfer.verdicts.weighted_scores import (
+    levels_reached,
     recorded_value,
     variance_of_one_unit,
     weighted_score,
@@ -113,6 +114,15 @@ def test_mean_iou_and_quotients_of_sums():
         ratio_outcomes(SCORE, "", squares, pixels, scale=100, root=True),
         counts,
         lambda c: 100 * np.sqrt(squares @ c / (pixels @ c)),
+    )
+
+
+@pytest.mark.parametrize("levels", [np.arange(0.0, 1.1, 0.1), RECALLS])
+def test_levels_of_recall_are_those_of_a_binary_search(levels):
+    positives = np.arange(1, 120)
+    recall = np.concatenate([np.arange(p + 1) / p for p in positives] + [levels.clip(max=1)])
+    np.testing.assert_array_equal(
+        levels_reached(recall, levels), np.searchsorted(levels, recall, side="right")
     )
 
 
