@@ -25,6 +25,7 @@ from transfer.report.exports.json_file import as_json
 from transfer.report.exports.tex_file import as_tex
 from transfer.report.leaderboard import leaderboard
 from transfer.report.overview.board_references import references
+from transfer.report.overview.gates import gates
 from transfer.report.overview.headline import headline, warnings
 from transfer.report.overview.main_scores import summarize
 from transfer.report.overview.overview_chart import overview
@@ -117,6 +118,7 @@ def describe(
         "when": when(collection),
         "headline": headline(collection, summary, tables, conversions, verdicts.words),
         "summary": summary,
+        "gates": gates(collection),
         "published_rows": published_rows(summary, published),
         "overview": overview(summary, published),
         "facts": environment(collection),
@@ -153,7 +155,7 @@ def describe(
 def _sections(content: dict[str, Any]) -> dict[str, str]:
     """Id -> title of the sections that have content."""
     empty = {
-        "summary": not content["summary"].columns,
+        "summary": not (content["summary"].columns or content["gates"]),
         "overview": content["overview"] is None,
         "verdicts": not (content["verdicts"].tables or content["verdicts"].not_comparable),
         "leaderboard": not content["leaderboard"].boards,

@@ -80,6 +80,7 @@ class Run:
         planned: planned number of epochs or iterations.
         weights: sha256 of the checkpoint that the run wrote.
         details: other parts of the record as text, by name.
+        gate: verdict and reasons of the gate; None for other runs.
         problems: messages about files in the folder that could not be read.
     """
 
@@ -108,6 +109,7 @@ class Run:
     weights: str
     drawings: tuple[str, ...]
     details: dict[str, str]
+    gate: tuple[str, tuple[str, ...]] | None
     problems: tuple[str, ...]
 
     @property
@@ -189,6 +191,7 @@ def _run(folder: Path, record: dict[str, Any] | str, shared: dict[str, dict[str,
         weights=str(results.get("sha256", "")),
         drawings=tuple(n for n in record.get("drawings", ()) if _is_name(n))[:4],
         details=_details(record, data),
+        gate=_gate(results) if record["kind"] == "gate" and done else None,
         problems=tuple(map(formatting.cut, problems)),
     )
 
@@ -215,6 +218,14 @@ def _scores(folder: Path, record: dict[str, Any]) -> list[Score]:
         return [score_from_dict(fields) for fields in record["scores"]]
     except UserError as error:
         raise UserError(f"{folder / FILE_NAME}: {error}.") from error
+
+
+def _gate(results: dict[str, Any]) -> tuple[str, tuple[str, ...]] | None:
+    verdict, reasons = results.get("verdict"), results.get("reasons")
+    if not isinstance(verdict, str):
+        return None
+    texts = reasons[:10] if isinstance(reasons, list) else []
+    return formatting.cut(verdict, 40), tuple(formatting.cut(text) for text in texts)
 
 
 def _splits(record: dict[str, Any]) -> tuple[Split, ...]:

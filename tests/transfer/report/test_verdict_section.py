@@ -1,10 +1,13 @@
 """Networks are compared only by equal protocols, and what is not compared is counted."""
 
+import re
+
 import numpy as np
 import pytest
 
 from tests.transfer.report.records import network, score, write_hits, write_scores
 from transfer.report.collection import collect
+from transfer.report.render import write_report
 from transfer.report.score_tables import score_tables
 from transfer.report.verdict_memory import Memory
 from transfer.report.verdict_section import Limits, verdict_section
@@ -167,3 +170,15 @@ def test_a_comparison_by_an_unusual_protocol_has_the_footnote_of_its_column(tmp_
     assert marks.pop(("msbreg resnet18-tiny", "random resnet18-tiny")) == "a"
     assert set(marks.values()) == {""}
     assert "steps = 9 (the rest: 3)" in notes["a"]
+
+
+def test_both_reports_have_the_floor_beside_each_verdict(tmp_path):
+    write_hits(tmp_path / "runs" / "a", network(), hits(0.6))
+    write_hits(tmp_path / "runs" / "b", other(), hits(0.3))
+    write_hits(tmp_path / "runs" / "c", network(random=True), hits(0.1))
+    page = write_report([tmp_path / "runs"], tmp_path / "report")
+    for form, row in (
+        (".html", r">(better|worse)</b></td><td class=.n.>10\.0</td><td class=.n.>200</td>"),
+        (".md", r"\| .* \| top-1 \| .* \| (better|worse) \| 10\.0 \| 200 \| 1 / 1 \|"),
+    ):
+        assert re.search(row, page.with_suffix(form).read_text())

@@ -8,6 +8,7 @@ from transfer.report import formatting
 from transfer.report.collection import Collection
 from transfer.report.conversions import Conversion
 from transfer.report.leaderboard import Words
+from transfer.report.overview.gates import gates
 from transfer.report.overview.main_scores import Summary, SummaryRow
 from transfer.report.score_tables import Column, Table
 
@@ -53,7 +54,12 @@ def headline(
         verdicts.setdefault((ours, theirs, column), word)
         verdicts.setdefault((theirs, ours, column), _OPPOSITE.get(word, word))
     return Headline(
-        [_what(summary), *_against_twins(summary, verdicts), *_against_others(summary, verdicts)],
+        [
+            _what(summary),
+            *_of_gates(collection),
+            *_against_twins(summary, verdicts),
+            *_against_others(summary, verdicts),
+        ],
         found[0] if found else "",
         len(found),
     )
@@ -61,7 +67,7 @@ def headline(
 
 def _what(summary: Summary) -> str:
     networks = summary.of("network") or summary.rows
-    if not networks:
+    if not networks or not summary.columns:
         return "No finished evaluation was found."
     names = [row.label for row in networks]
     kinds = list(dict.fromkeys(column.kind for column in summary.columns))
@@ -80,6 +86,16 @@ def _listed(names: Sequence[str], most: int, what: str) -> str:
         return f"{len(names)} {what}"
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def _of_gates(collection: Collection) -> list[str]:
+    found = gates(collection)
+    if not found:
+        return []
+    if len(found) > _MOST_SENTENCES:
+        counts = Counter(gate.verdict for gate in found)
+        return [f"Gate: {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}."]
+    return [f"Gate: {'; '.join(f'{gate.network} {gate.verdict}' for gate in found)}."]
 
 
 # ---- Comparisons
@@ -163,7 +179,8 @@ def warnings(
     """What a reader of the scores should know, the worst first."""
     evaluations = collection.evaluations
     runs = [*evaluations, *collection.others, *collection.trainings]
-    found = [
+    found = [gate.warning for gate in gates(collection) if gate.warning]
+    found += [
         f"{network.label}: {text}"
         for network in collection.networks
         if not network.random

@@ -101,8 +101,12 @@ def summarize(networks: Sequence[Network], tables: Sequence[Table]) -> Summary:
 
 
 def _main_columns(networks: Sequence[Network]) -> dict[Column, str]:
-    """The column of the first score of each run -> its protocol, in the order of the runs."""
-    runs = sorted((run for network in networks for run in network.runs), key=lambda r: r.started)
+    """The column of the first score of each run -> its protocol, in the order of the runs.
+
+    The gate is a check of the network, not a protocol.
+    """
+    found = (run for network in networks for run in network.runs if run.gate is None)
+    runs = sorted(found, key=lambda run: run.started)
     kinds: dict[Column, str] = {}
     for run in runs:
         kind = _KINDS.get(run.kind, run.kind.replace("_", " "))
