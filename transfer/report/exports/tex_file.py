@@ -18,7 +18,7 @@ from transfer.report.verdict_section import VerdictSection, VerdictTable
 
 COLUMNS = 4  # of scores side by side
 ROWS = 45  # in one table
-_NAME = r"p{.3\linewidth}"
+_NAME = r"p{.25\linewidth}"
 _SPREAD = (
     "$\\pm$ with seeds: sample standard deviation over networks that differ only in their seed; with "
     "evaluations: over evaluations of one network; with test: standard error over the test images."

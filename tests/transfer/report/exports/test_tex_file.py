@@ -74,6 +74,10 @@ def test_braces_and_environments_are_balanced(tmp_path):
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex and booktabs")
 def test_pdflatex_compiles_the_document(tmp_path):
     (tmp_path / "out").mkdir()
+    dtd = {"name": "dtd", "split": "test", "fingerprint": "dd"}
+    for seed in range(2):
+        four = [score(60.0 + seed, name=f"200-NN top-{k}", data=dtd) for k in range(4)]
+        write_scores(tmp_path / "runs" / f"four{seed}", network(seed, name="four"), *four)
     file = tmp_path / "out" / "report.tex"
     file.write_text(document_of(write_all(tmp_path / "runs")))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", file.name]
