@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import signal
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from typing import Any
 from msbreg.run.errors import RunFailed
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_PATIENCE = 60  # seconds to wait for an answer
 _OPTIONS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-dev-shm-usage",
     "--no-first-run",
     "--disable-extensions",
     "--disable-background-networking",
@@ -129,6 +132,9 @@ class Browser:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._pending:
+            ready, _, _ = select.select([self._answers], [], [], _PATIENCE)
+            if not ready:
+                raise RunFailed(f"Chromium has not answered within {_PATIENCE} seconds")
             more = os.read(self._answers, 1 << 20)
             if not more:
                 raise RunFailed("Chromium has ended")

@@ -1,19 +1,17 @@
 """The verdict at the top of the report: what was evaluated, how it compares, and the worst warning."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transfer.report import formatting
 from transfer.report.collection import Collection
 from transfer.report.conversions import Conversion
-from transfer.report.leaderboard import Words
 from transfer.report.overview.gates import gates
-from transfer.report.overview.main_scores import Summary, SummaryRow
-from transfer.report.score_tables import Column, Table
+from transfer.report.overview.main_scores import Summary, SummaryRow, Verdicts
+from transfer.report.score_tables import Table
 
 _MOST_NAMES, _MOST_DATA, _MOST_SENTENCES = 3, 4, 4
-_OPPOSITE = {"better": "worse", "worse": "better"}
 # Word -> the phrase before "its untrained twin", and the phrase in a list.
 _PHRASES = {
     "better": ("better than", "better"),
@@ -22,8 +20,6 @@ _PHRASES = {
     "equal": ("equal to", "equal"),
     "unclear": ("not clearly different from", "unclear"),
 }
-
-_Verdicts = Mapping[tuple[str, str, Column], str]
 
 
 @dataclass(frozen=True)
@@ -40,25 +36,22 @@ def headline(
     summary: Summary,
     tables: Sequence[Table],
     conversions: Sequence[Conversion | str] = (),
-    words: Words | None = None,
+    verdicts: Verdicts | None = None,
 ) -> Headline:
     """The headline of a collection of runs.
 
+    Differences without a verdict are counted by their sign, and the headline says that they were not tested.
+
     Args:
-        words: of the verdicts; comparisons without one are counted by the sign of the difference, and the
-            headline says that they were not tested.
+        verdicts: of the summary.
     """
     found = warnings(collection, summary, tables, conversions)
-    verdicts: dict[tuple[str, str, Column], str] = {}
-    for (ours, theirs, column, _), word in (words or {}).items():
-        verdicts.setdefault((ours, theirs, column), word)
-        verdicts.setdefault((theirs, ours, column), _OPPOSITE.get(word, word))
     return Headline(
         [
             _what(summary),
             *_of_gates(collection),
-            *_against_twins(summary, verdicts),
-            *_against_others(summary, verdicts),
+            *_against_twins(summary),
+            *_against_others(summary, verdicts or {}),
         ],
         found[0] if found else "",
         len(found),
@@ -101,12 +94,12 @@ def _of_gates(collection: Collection) -> list[str]:
 # ---- Comparisons
 
 
-def _against_twins(summary: Summary, verdicts: _Verdicts) -> list[str]:
+def _against_twins(summary: Summary) -> list[str]:
     """For each of the first trained networks, in how many main scores it is better than its twin."""
     networks = summary.of("network")
     sentences = []
     for row in networks[:_MOST_SENTENCES]:
-        if text := _against_twin(row, summary, verdicts):
+        if text := _against_twin(row, summary):
             sentences.append(f"{'It' if len(networks) == 1 else row.label} is {text}.")
     more = len(networks) - _MOST_SENTENCES
     if sentences and more > 0:
@@ -114,19 +107,17 @@ def _against_twins(summary: Summary, verdicts: _Verdicts) -> list[str]:
     return sentences
 
 
-def _against_twin(row: SummaryRow, summary: Summary, verdicts: _Verdicts) -> str:
+def _against_twin(row: SummaryRow, summary: Summary) -> str:
     tested: Counter[str] = Counter()
     untested: Counter[str] = Counter()
     for cell, main in zip(row.cells, summary.columns, strict=True):
         if cell is None or cell.difference is None:
             continue
-        twins = [(row.label, twin.label, main.column) for twin in summary.of("untrained")]
-        word = next((verdicts[key] for key in twins if key in verdicts), None)
-        if word is None:
+        if not cell.word:
             ahead = cell.difference if main.column.higher_is_better else -cell.difference
             untested["better" if ahead > 0 else "worse" if ahead < 0 else "equal"] += 1
         else:
-            tested[word] += 1
+            tested[cell.word] += 1
     parts = [_counted(tested)] if tested else []
     parts += [f"{_counted(untested)}, without a test of the difference"] if untested else []
     return "; ".join(parts)
@@ -143,7 +134,7 @@ def _share(count: int, total: int) -> str:
     return "one main score" if total == 1 else f"{count} of {total} main scores"
 
 
-def _against_others(summary: Summary, verdicts: _Verdicts) -> list[str]:
+def _against_others(summary: Summary, verdicts: Verdicts) -> list[str]:
     """Which of several trained networks has the best main score how often, and how often a test agrees."""
     networks = summary.of("network")
     wins: Counter[str] = Counter()
@@ -159,7 +150,7 @@ def _against_others(summary: Summary, verdicts: _Verdicts) -> list[str]:
     if not wins:
         return []
     (best, count), *_ = wins.most_common(1)
-    tested = f", and by a test better than every other one in {clear[best]}" if verdicts else ""
+    tested = f"; tests against every other network confirm {clear[best]}" if verdicts else ""
     contested = sum(
         any(cell is not None and cell.best for cell in column)
         for column in zip(*(row.cells for row in networks), strict=True)

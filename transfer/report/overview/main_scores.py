@@ -5,18 +5,23 @@ column.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from transfer.report.collection import Network
 from transfer.report.epoch_curves import earlier_epochs
+from transfer.report.leaderboard import Words
 from transfer.report.score_tables import Column, Entry, Table, data_name
 
 MOST_COLUMNS, MOST_NETWORKS = 30, 60
 _KINDS = {"knn": "kNN", "svm": "SVM", "dense_knn": "dense kNN"}
 
+_OPPOSITE = {"better": "worse", "worse": "better"}
+
 Role = Literal["network", "untrained"]
+Verdicts = Mapping[tuple[str, str, Column], str]
+"""(ours, theirs, column) -> the word of the verdict about ours."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,13 @@ class Cell:
         best: whether it is the best of several trained networks in its column.
         difference: the score minus that of the untrained twin under the same protocol, transform and
             images; None if there is no such twin.
+        word: of the verdict on this difference; empty if it was not tested.
     """
 
     entry: Entry
     best: bool = False
     difference: float | None = None
+    word: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,18 @@ class Summary:
         return [row for row in self.rows if row.role == role]
 
 
-def summarize(networks: Sequence[Network], tables: Sequence[Table]) -> Summary:
+def verdicts_in_both_orders(words: Words) -> Verdicts:
+    """The verdicts on each pair in both orders; of several protocols, that of the first."""
+    found: dict[tuple[str, str, Column], str] = {}
+    for (ours, theirs, column, _), word in words.items():
+        found.setdefault((ours, theirs, column), word)
+        found.setdefault((theirs, ours, column), _OPPOSITE.get(word, word))
+    return found
+
+
+def summarize(
+    networks: Sequence[Network], tables: Sequence[Table], verdicts: Verdicts | None = None
+) -> Summary:
     """The summary of the score tables of these networks, without earlier epochs of a training run."""
     earlier = earlier_epochs(networks)
     networks = [network for network in networks if network.label not in earlier]
@@ -82,7 +100,7 @@ def summarize(networks: Sequence[Network], tables: Sequence[Table]) -> Summary:
         if column in kinds
     ]
     shown = places[:MOST_COLUMNS]
-    rows = [_row(network, shown) for network in networks[:MOST_NETWORKS]]
+    rows = [_row(network, shown, verdicts or {}) for network in networks[:MOST_NETWORKS]]
     left_out = [f"{len(earlier)} checkpoints of earlier epochs"] if earlier else []
     left_out += [
         f"{count - most} more {what}"
@@ -114,20 +132,23 @@ def _main_columns(networks: Sequence[Network]) -> dict[Column, str]:
     return kinds
 
 
-def _row(network: Network, places: Sequence[tuple[Table, int]]) -> SummaryRow:
-    cells = [_cell(network, table, number) for table, number in places]
+def _row(network: Network, places: Sequence[tuple[Table, int]], verdicts: Verdicts) -> SummaryRow:
+    cells = [_cell(network, table, number, verdicts) for table, number in places]
     return SummaryRow(network.label, "untrained" if network.random else "network", cells)
 
 
-def _cell(network: Network, table: Table, number: int) -> Cell | None:
+def _cell(network: Network, table: Table, number: int, verdicts: Verdicts) -> Cell | None:
     """The entry of the column's usual protocol if there is one, else the first."""
     entries = [e for of, cells in table.rows if of == network for e in cells[number].values()]
     if not entries:
         return None
     entry = min(entries, key=lambda e: e.note != "")
-    differences = [row.cells[number] for row in table.differences if row.network == network.label]
-    known = next((cell[0] for cell in differences if not isinstance(cell, str)), None)
-    return Cell(entry, difference=known)
+    for row in table.differences:
+        difference = row.cells[number]
+        if row.network == network.label and not isinstance(difference, str):
+            key = row.network, row.twin, table.columns[number]
+            return Cell(entry, difference=difference[0], word=verdicts.get(key, ""))
+    return Cell(entry)
 
 
 def _with_best(rows: list[SummaryRow], columns: Sequence[Column]) -> list[SummaryRow]:
@@ -146,9 +167,7 @@ def _with_best(rows: list[SummaryRow], columns: Sequence[Column]) -> list[Summar
             row.label,
             row.role,
             [
-                cell
-                if cell is None
-                else Cell(cell.entry, _is_best(cell.entry, value), cell.difference)
+                cell if cell is None else replace(cell, best=_is_best(cell.entry, value))
                 for cell, value in zip(row.cells, best, strict=True)
             ],
         )

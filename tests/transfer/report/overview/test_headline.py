@@ -5,7 +5,7 @@ import pytest
 from tests.transfer.report.records import network, score, write_knn, write_record, write_scores
 from transfer.report.collection import collect
 from transfer.report.overview.headline import headline
-from transfer.report.overview.main_scores import summarize
+from transfer.report.overview.main_scores import summarize, verdicts_in_both_orders
 from transfer.report.score_tables import score_tables
 
 
@@ -13,13 +13,16 @@ def headline_of(folder, *words):
     """The headline, with verdicts on the main scores: (ours, theirs, word) of each."""
     collection = collect([folder])
     tables, _ = score_tables(collection.networks)
-    summary = summarize(collection.networks, tables)
-    verdicts = {
-        (ours, theirs, main.column, "variant"): word
-        for ours, theirs, word in words
-        for main in summary.columns
-    }
-    return headline(collection, summary, tables, words=verdicts)
+    verdicts = verdicts_in_both_orders(
+        {
+            (ours, theirs, column, "variant"): word
+            for ours, theirs, word in words
+            for table in tables
+            for column in table.columns
+        }
+    )
+    summary = summarize(collection.networks, tables, verdicts)
+    return headline(collection, summary, tables, verdicts=verdicts)
 
 
 def write_twin(folder, value=30.0):
@@ -93,8 +96,8 @@ def test_the_best_network_is_compared_with_the_others_in_either_order(
     for name, value in (("one", 50.0), ("two", 60.0)):
         write_knn(tmp_path / name, value, network(name=name, sha256=name))
     assert headline_of(tmp_path, (ours, theirs, word)).sentences[1] == (
-        "Of several networks, two is the best in one main score, and by a test better than every "
-        f"other one in {clear}."
+        "Of several networks, two is the best in one main score; tests against every other network "
+        f"confirm {clear}."
     )
 
 

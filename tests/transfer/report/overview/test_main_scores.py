@@ -1,10 +1,12 @@
 """The summary has one main score per protocol and data set, and marks the best network."""
 
+import numpy as np
 import pytest
 
-from tests.transfer.report.records import network, score, write_knn, write_scores
+from tests.transfer.report.records import network, score, write_hits, write_knn, write_scores
 from transfer.report.collection import collect
-from transfer.report.overview.main_scores import summarize
+from transfer.report.overview.main_scores import summarize, verdicts_in_both_orders
+from transfer.report.render import write_report
 from transfer.report.score_tables import score_tables
 
 
@@ -76,3 +78,25 @@ def test_a_network_that_was_not_evaluated_has_no_cell(tmp_path):
         row.label: [cell is not None for cell in row.cells] for row in summary_of(tmp_path).rows
     }
     assert cells == {"one": [True, False], "two": [False, True]}
+
+
+@pytest.mark.parametrize("order", [("ours", "random"), ("random", "ours")])
+def test_a_cell_has_the_verdict_on_its_difference_in_either_order(tmp_path, order):
+    write_scores(tmp_path / "a", network(name="ours"), score(40.0))
+    write_scores(tmp_path / "b", network(random=True, name="random"), score(39.0))
+    networks = collect([tmp_path]).networks
+    tables, _ = score_tables(networks)
+    word = "better" if order[0] == "ours" else "worse"
+    words = {(*order, tables[0].columns[0], "a protocol"): word}
+    rows = summarize(networks, tables, verdicts_in_both_orders(words)).rows
+    assert [row.cells[0].word for row in rows] == ["better", ""]
+
+
+def test_only_verdicts_that_are_not_better_are_written_beside_the_difference(tmp_path):
+    for name, hits in (("ours", 102), ("random", 100)):
+        evaluated = network(random=name == "random", name=name)
+        write_hits(tmp_path / "runs" / name, evaluated, np.arange(200) < hits)
+    page = write_report([tmp_path / "runs"], tmp_path / "report")
+    for content in (page.read_text(), page.with_name("report.md").read_text()):
+        assert "(+1.0, unclear)" in content
+        assert "not clearly different from its untrained twin in one main score" in content
