@@ -1,7 +1,7 @@
 """Run a protocol on a checkpoint whose score is published, and compare: is this installation calibrated?
 
     python transfer/calibrate.py --list
-    python transfer/calibrate.py --protocol knn --checkpoint dino_vitbase16_pretrain.pth --data IMAGENET
+    python transfer/calibrate.py knn --checkpoint dino_vitbase16_pretrain.pth --data IMAGENET
 
 The checkpoint is recognized by its published hash, or by its file name. The run is a normal run of the
 protocol with the card of the band, in OUTPUT/MODEL-PROTOCOL; calibration.json beside its record has the
@@ -34,9 +34,10 @@ class Config:
     """Settings of a calibration: the protocol, the published checkpoint and the data."""
 
     script: ClassVar[str] = "transfer/calibrate.py"
+    first_word: ClassVar[str] = "protocol"
 
     protocol: Protocol | None = None
-    """knn, linear, svm or detection."""
+    """knn, linear, svm or detection; may also be given as the first word."""
     checkpoint: Path | None = None
     """A published checkpoint of the table (--list)."""
     data: str | None = None
@@ -72,7 +73,8 @@ class Config:
         for name in ("protocol", "checkpoint", "data"):
             if getattr(self, name) is None:
                 raise UserError(
-                    f"--{name} is missing; expected a value, or --list to see the table"
+                    f"--{name} is missing; expected PROTOCOL --checkpoint FILE --data DATA, or --list to see "
+                    "the table"
                 )
         if str(self.checkpoint) == "random":
             raise UserError("checkpoint is random; expected a published checkpoint (--list)")

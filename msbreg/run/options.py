@@ -122,6 +122,8 @@ def parse(
 ) -> tuple[C, Card]:
     """Parse command-line arguments into ``config_type``.
 
+    A config may name in ``first_word`` the field whose value can be given first, without its option.
+
     Returns:
         The settings, and the card with the overrides on top of it.
 
@@ -135,6 +137,9 @@ def parse(
         except BrokenPipeError:  # `| head`; keep Python from failing when it closes stdout
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    first: str | None = getattr(config_type, "first_word", None)
+    if first is not None and argv and not argv[0].startswith("-"):
+        argv[0] = f"--{first}={argv[0]}"
     options = options_of(config_type)
     if pairs is not None:
         given, rest = _read_argv(argv, options, rest=True)
@@ -405,8 +410,10 @@ def help_text(config_type: type, doc: str | None, *, pairs: str | None = None) -
         for name, option in options_of(config_type).items()
         if group_of(option.kind) is None or option.default is None
     }
+    first = getattr(config_type, "first_word", None)
     lines = [
-        f"usage: python {_script(config_type)} [OPTIONS]" + (" [KEY VALUE ...]" if pairs else ""),
+        f"usage: python {_script(config_type)} {f'{first.upper()} ' if first else ''}[OPTIONS]"
+        + (" [KEY VALUE ...]" if pairs else ""),
         "",
     ]
     lines += [about, "", "Options (hyphens and underscores are equivalent):"]

@@ -56,6 +56,20 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class WithFirstWord(Settings):
+    first_word: ClassVar[str] = "method"
+
+
+def test_the_first_word_may_be_a_value():
+    config, _ = parse(WithFirstWord, ["b", "--limit", "3"])
+    assert (config.method, config.limit) == ("b", 3)
+    assert parse(WithFirstWord, ["--limit", "3"])[0].method == "a"
+    assert help_text(WithFirstWord, "").count("toys/toy.py METHOD [OPTIONS]") == 1
+    with pytest.raises(UserError, match="method is 'c'"):
+        parse(WithFirstWord, ["c"])
+
+
+@dataclass(frozen=True)
 class OfYaml:
     """Settings on top of a yaml."""
 
