@@ -61,8 +61,8 @@ def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
         reported = _Report(config, output, checkpoints)
         progress = execute(plan, output, anyway=config.anyway, after_each=reported.write)
         page = reported.write()
-    if distributed.is_main():
-        _print_end(config, output, plan, progress, page)
+        if distributed.is_main():
+            _print_end(config, output, plan, progress, page)
     _fail_if_incomplete(progress)
     return page
 
