@@ -252,6 +252,9 @@ class Config:
     """Check all files first, then skip and count those that are not readable images."""
     save_seconds: float = 60.0
     """Seconds between checkpoints."""
+    keep_every: int = 0
+    """Epochs between copies of the backbone alone in OUTPUT/epochs/, which are kept and which
+    transfer/suite.py --watch evaluates; also after the last epoch (0: none)."""
     finished: Literal["error", "skip"] = "error"
     """What to do if the output folder already contains this completed run."""
     loss: LossSettings = field(default_factory=LossSettings)
@@ -274,8 +277,9 @@ class Config:
 
     @property
     def harmless(self) -> frozenset[str]:
-        """Settings that do not affect the weights: the diagnostics, and the groups of other methods."""
-        return frozenset({"diagnostics", *METHODS} - {self.method})
+        """Settings that do not affect the weights: the diagnostics, the copies that are kept, and the groups
+        of other methods."""
+        return frozenset({"diagnostics", "keep_every", *METHODS} - {self.method})
 
     def __post_init__(self) -> None:
         if reason := no_resnet(self.arch):
@@ -301,6 +305,7 @@ class Config:
             "seed": (0 <= self.seed < 2**31, "from 0 to 2^31 - 1"),
             "workers": (self.workers >= 0, "0 or more"),
             "save_seconds": (self.save_seconds > 0, "more than 0"),
+            "keep_every": (self.keep_every >= 0, "0 or more"),
             "head.hidden": (self.head.hidden >= 1, "at least 1"),
             "head.out": (self.head.out >= 2, "at least 2"),
             "head.layers": (self.head.layers >= 1, "at least 1"),

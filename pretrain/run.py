@@ -38,6 +38,7 @@ from pretrain.equivalence import equivalent
 from pretrain.methods import build_method
 from pretrain.methods.method import Method
 from pretrain.monitor import Monitor, describe
+from pretrain.snapshots import is_due, save_snapshot
 from pretrain.training import PreTraining, peak_learning_rate
 from pretrain.view_batches import Order, Recipe, ViewBatch, batches_of_views, fixed_views
 from pretrain.views import Augmentation, policy
@@ -109,6 +110,9 @@ def _run(config: Config, card: Card, job: Job) -> dict[str, Any]:
         row["images_per_second"] = (state.step - first_step) * config.batch_size / seconds
         # The main process looks, and all processes hear of a collapse.
         collapse = distributed.from_main(lambda: look(row))
+        if is_due(row["epoch"], every=config.keep_every, epochs=config.epochs):
+            header = checkpoint.header(state.step)
+            distributed.from_main(lambda: save_snapshot(job.output, method, header, row["epoch"]))
         if collapse and config.diagnostics.on_collapse == "stop":
             state.curve.append(row)
             checkpoint.write_curve(state)

@@ -19,22 +19,19 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
-import importlib.util
-import os
-import shutil
-import signal
-import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from msbreg.run.errors import EXIT_INTERRUPTED, RunFailed, UserError, exit_codes
+from msbreg.run.errors import UserError, exit_codes
 from msbreg.run.options import check_script
 from tools.tool_parser import ToolParser
+from transfer.orchestration.launchers.slurm_job import (
+    SlurmSettings,
+    check_installed,
+    submit,
+    wait_for,
+)
 
-PREEMPTED = "USR2"
-"""Submitit's signal before the time limit and at preemption. Slurm also sends it to the script, which must
-ignore it: submitit tells the script to stop."""
 SLURM_ONLY = ("partition", "account", "qos", "constraint")
 
 
@@ -76,19 +73,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _check(options: argparse.Namespace) -> None:
-    expect = {
-        "nodes": (options.nodes >= 1, "at least 1"),
-        "gpus_per_node": (options.gpus_per_node >= 0, "0 or more"),
-        "processes_per_node": (options.processes_per_node != 0, "at least 1"),
-        "cpus_per_process": (options.cpus_per_process >= 1, "at least 1"),
-        "hours": (options.hours * 3600 > 2 * options.grace, "more than twice --grace"),
-        "grace": (options.grace >= 1, "at least 1"),
-        "restarts": (options.restarts >= 0, "0 or more"),
-    }
-    for name, (good, expected) in expect.items():
-        if not good:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} is {getattr(options, name)}; expected {expected}")
+    settings_of(options)
     if not options.command:
         raise UserError(
             "no script was given; expected '--' and a script, such as -- pretrain/run.py"
@@ -101,114 +86,20 @@ def _check(options: argparse.Namespace) -> None:
         print(f"{script} checks its options itself, when it starts")
     if options.check:
         return
-    if importlib.util.find_spec("submitit") is None:
-        raise UserError("submitit is not installed; run in the clone: pip install -e '.[slurm]'")
     if options.local and options.nodes > 1:
         raise UserError(f"--nodes is {options.nodes}, but --local runs on this machine alone")
-    if not options.local and shutil.which("sbatch") is None:
-        raise UserError(
-            "sbatch not found; run this on a login node of the cluster, or with --local"
-        )
+    check_installed(local=options.local)
 
 
-@dataclass
-class Launch:
-    """Runs a script as one process of the job; submitit calls it in every task.
+def settings_of(options: argparse.Namespace) -> SlurmSettings:
+    """What the job gets.
 
-    Attributes:
-        command: the script and its options.
-        folder: the folder to run it in.
+    Raises:
+        UserError: an option has an invalid value.
     """
-
-    command: list[str]
-    folder: str
-    pid: int = field(default=0, init=False)
-
-    def __call__(self) -> None:
-        """Run the script; it finds the other processes as those of torchrun do.
-
-        Raises:
-            RuntimeError: the script failed.
-        """
-        import submitit
-
-        task = submitit.JobEnvironment()
-        alone = task.num_nodes == 1
-        port = 10000 + int("".join(filter(str.isdigit, task.job_id))[-9:]) % 20000
-        group = {
-            "RANK": task.global_rank,
-            "LOCAL_RANK": task.local_rank,
-            "WORLD_SIZE": task.num_tasks,
-            "LOCAL_WORLD_SIZE": task.num_tasks // task.num_nodes,
-            "MASTER_ADDR": "127.0.0.1" if alone else task.hostnames[0],
-            "MASTER_PORT": port,
-        }
-        ignoring = ["sh", "-c", f"trap '' {PREEMPTED}; exec \"$@\"", "sh", sys.executable]
-        # One thread per process unless the user chose another number, as with torchrun.
-        environment = {"OMP_NUM_THREADS": "1"} | os.environ
-        environment |= {name: str(value) for name, value in group.items()}
-        child = subprocess.Popen([*ignoring, *self.command], cwd=self.folder, env=environment)
-        self.pid = child.pid
-        _wait(self.pid)
-        code = child.wait()
-        if code == EXIT_INTERRUPTED and task.global_rank > 0:
-            print("stopped with the first process, which queues the job again", flush=True)
-        elif code:
-            raise RuntimeError(f"{self.command[0]} ended with exit code {code}")
-
-    def checkpoint(self) -> Any:
-        """Stop the script; submitit calls this in the first task, on its signal.
-
-        The script's processes agree to stop, so it is enough to tell one of them.
-
-        Returns:
-            The job to queue again; None if the script ended otherwise.
-        """
-        import submitit
-
-        if not self.pid:
-            return submitit.helpers.DelayedSubmission(Launch(self.command, self.folder))
-        os.kill(self.pid, signal.SIGTERM)
-        if _wait(self.pid) != EXIT_INTERRUPTED:
-            return None
-        return submitit.helpers.DelayedSubmission(Launch(self.command, self.folder))
-
-
-def _wait(pid: int) -> int:
-    """The exit code of a child, which remains to be reaped.
-
-    A signal handler may call this while the interrupted function waits for the same child.
-    """
-    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    assert ended is not None
-    return ended.si_status
-
-
-def submit(options: argparse.Namespace) -> Any:
-    """Queue the job, or start it on this machine; returns submitit's job."""
-    import submitit
-
-    executor = submitit.AutoExecutor(
-        folder=str(options.logs.expanduser().resolve() / "%j"),
-        cluster="local" if options.local else "slurm",
-        slurm_max_num_timeout=options.restarts,
-        local_max_num_timeout=options.restarts,
-    )
-    settings = {f"slurm_{name}": getattr(options, name) for name in SLURM_ONLY}
-    settings |= {"slurm_signal_delay_s": options.grace, "mem_gb": options.memory_gb}
-    # Since Slurm 22.05, srun does not take over the number of cores from sbatch.
-    settings["slurm_setup"] = ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"]
-    executor.update_parameters(
-        name=options.name or Path(options.command[0]).stem,
-        nodes=options.nodes,
-        gpus_per_node=options.gpus_per_node,
-        tasks_per_node=options.processes_per_node or max(1, options.gpus_per_node),
-        cpus_per_task=options.cpus_per_process,
-        timeout_min=round(options.hours * 60),
-        stderr_to_stdout=True,
-        **{name: value for name, value in settings.items() if value is not None},
-    )
-    return executor.submit(Launch(options.command, os.getcwd()))
+    given = vars(options)
+    names = SlurmSettings.__dataclass_fields__
+    return SlurmSettings(**{name: given[name] for name in names})
 
 
 def main() -> None:
@@ -220,15 +111,16 @@ def main() -> None:
     options = read_options()
     if options.check:
         return
-    import submitit  # here, because it is optional and takes a moment
-
-    job = submit(options)
+    job = submit(
+        options.command,
+        settings_of(options),
+        name=options.name or Path(options.command[0]).stem,
+        logs=options.logs,
+        local=options.local,
+    )
     print(f"job {job.job_id}: {' '.join(options.command)}\nlog: {job.paths.stdout}", flush=True)
     if options.local:
-        try:
-            job.results()
-        except submitit.core.utils.UncompletedJobError as error:
-            raise RunFailed(f"the job failed; its log: {job.paths.stdout}") from error
+        wait_for(job)
         print("done")
 
 

@@ -8,7 +8,6 @@ crash), the same command continues from the last checkpoint.
 """
 
 import copy
-import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ from transfer.finetuning.classifier_training import (
     Candidate,
     Classifier,
     ClassifierTraining,
-    step_sizes,
+    candidates_of,
 )
 from transfer.frozen.evaluation import (
     Labeled,
@@ -63,6 +62,7 @@ from transfer.frozen.head_training import augmented_batches
 from transfer.frozen.heads import held_out_split
 from transfer.scoring.classification import mean_class_accuracy, top_k_accuracy
 from transfer.scoring.scores import DataId
+from transfer.verdicts.measured import record_scores
 
 CHECKPOINT = "checkpoint.pth"
 KIND = "msbreg-classifier"
@@ -155,32 +155,6 @@ def _network(config: Config, job: Job) -> Network:
     job.record.resolve(augmentation=augmentation)
     representation = chosen_representation(config.representation, backbone, job)
     return Network(backbone, provenance.normalization, representation, augmentation, transform)
-
-
-# ---- Candidates
-
-
-def candidates_of(config: Config, images: int) -> dict[str, Candidate]:
-    """All combinations of learning rates, weight decays and epochs, by a name of what differs.
-
-    >>> list(candidates_of(Config(learning_rates=(0.1, 0.2), epoch_counts=(30, 50)), 100))[:3]
-    ['learning rate 0.1, 30 epochs', 'learning rate 0.1, 50 epochs', 'learning rate 0.2, 30 epochs']
-    """
-    epoch_counts = config.epoch_counts
-    if config.steps:
-        per_epoch = max(1, len(step_sizes(images, config.batch_size, distributed.world_size())))
-        epoch_counts = (max(1, round(config.steps / per_epoch)),)
-    pairs = zip(config.learning_rates, config.encoder_rates or config.learning_rates, strict=True)
-    found: dict[str, Candidate] = {}
-    for (head, encoder), decay, epochs in itertools.product(
-        pairs, config.weight_decays, epoch_counts
-    ):
-        parts = [f"learning rate {head:g}" + (f" / {encoder:g}" if encoder != head else "")]
-        parts += [f"weight decay {decay:g}"] if len(config.weight_decays) > 1 else []
-        parts += [f"{epochs} epochs"] if len(epoch_counts) > 1 else []
-        weight_decay = decay / head if config.decay_over_rate else decay
-        found[", ".join(parts)] = Candidate(head, encoder, weight_decay, epochs)
-    return found
 
 
 def _accuracy(config: Config, outputs: np.ndarray, images: LabeledImages) -> float:
@@ -355,7 +329,7 @@ def _results(
     top1, *top5 = accuracy_scores(outputs, tested, name="fine-tuned", rules=rules)
     mean = mean_class_score(outputs, tested, name="fine-tuned", rules=rules)
     first, others = (mean, [top1]) if config.metric == "mean_per_class" else (top1, [mean])
-    job.record.content["scores"] = [score.as_dict() for score in (first, *top5, *others)]
+    record_scores(job, (first, *top5, *others))
     log.info("top-1: %.2f %% with %s", top1.value, chosen)
     rates = config.learning_rates
     if len(rates) > 1 and rate in (min(rates), max(rates)):

@@ -12,7 +12,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from msbreg.run.config import Card
-from msbreg.run.errors import RunFailed
+from msbreg.run.errors import RunFailed, UserError
 from msbreg.run.options import main, read_options
 from transfer.orchestration.suite_config import DEFAULT_CHECKPOINT, Config
 
@@ -25,18 +25,20 @@ from collections.abc import Iterator
 from msbreg.run import distributed
 from msbreg.run.files import output_folder
 from msbreg.run.job import log, log_to_terminal
-from transfer.orchestration.execution import SET_ASIDE, Progress, execute
+from transfer.orchestration.execution import SET_ASIDE, Progress, look_at_verdict, why_not_run
+from transfer.orchestration.launchers.choice import launcher_of
+from transfer.orchestration.launchers.launcher import REPORT
+from transfer.orchestration.planning.plan_table import print_costs
+from transfer.orchestration.protocols import GATE
 from transfer.orchestration.score_summary import (
     print_failures,
     print_not_run,
-    print_plan,
     print_scores,
 )
 from transfer.orchestration.smoke import SETTINGS, smoke_config, untrained_checkpoint
 from transfer.orchestration.task_graph import Plan, plan_suite
+from transfer.orchestration.watch import rounds, watch_config
 from transfer.report.render import write_report
-
-REPORT = "report"
 
 
 def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
@@ -50,21 +52,66 @@ def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
     config.check_inputs()
     if config.smoke:
         config = smoke_config(config)
+    if config.watch is not None:
+        config = watch_config(config)
+    if config.task is not None:
+        return run_one(config, config.task)
     output = config.folder.expanduser()
+    page = output / REPORT / "report.html"
     with _locked(config, output):
-        checkpoints = config.all_checkpoints or (untrained_checkpoint(output / "untrained"),)
-        _announce(config, checkpoints)
-        plan = plan_suite(config, checkpoints, SETTINGS if config.smoke else None)
-        if config.plan:
-            print_plan(plan)
-            return output / REPORT / "report.html"
-        reported = _Report(config, output, checkpoints)
-        progress = execute(plan, output, anyway=config.anyway, after_each=reported.write)
-        page = reported.write()
+        for checkpoints in rounds(config) if config.watch is not None else [_checkpoints(config)]:
+            _announce(config, checkpoints)
+            plan = plan_suite(config, checkpoints, SETTINGS if config.smoke else None)
+            if config.plan:
+                print_costs(plan, config)
+                print_not_run(plan, full=True)
+                return page
+            reported = _Report(config, output, checkpoints)
+            progress = launcher_of(config, Path(__file__).resolve()).launch(
+                plan, output, anyway=config.anyway, after_each=reported.write
+            )
+            if queued := progress.keys("queued"):
+                print(f"{len(queued)} jobs are queued; the last one writes {page}")
+                return page
+            reported.write()
         if distributed.is_main():
             _print_end(config, output, plan, progress, page)
     _fail_if_incomplete(progress)
     return page
+
+
+def run_one(config: Config, key: str) -> Path:
+    """Run one task of the suite in this process, or write the report; launchers start this.
+
+    The launcher has moved earlier runs aside, and holds the lock of the suite.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    output = config.folder.expanduser()
+    checkpoints = _checkpoints(config)
+    reported = _Report(config, output, checkpoints)
+    if key == REPORT:
+        return reported.write()
+    plan = plan_suite(config, checkpoints, SETTINGS if config.smoke else None)
+    tasks = {task.key: task for task in plan.tasks}
+    if key not in tasks:
+        raise UserError(f"task is {key}; expected {REPORT} or one of: {', '.join(tasks)}")
+    progress = Progress()
+    for gate in plan.tasks:
+        if gate.script == GATE and gate.key != key:
+            look_at_verdict(gate, progress, anyway=config.anyway)
+    if reason := why_not_run(tasks[key], plan, progress, anyway=config.anyway):
+        log.warning("%s is not run: %s", key, reason)
+    else:
+        tasks[key].run()
+    return tasks[key].folder
+
+
+def _checkpoints(config: Config) -> tuple[Path, ...]:
+    return config.all_checkpoints or (
+        untrained_checkpoint(config.folder.expanduser() / "untrained"),
+    )
 
 
 @contextlib.contextmanager
@@ -101,7 +148,9 @@ class _Report:
     def __init__(self, config: Config, output: Path, checkpoints: tuple[Path, ...]) -> None:
         self.output = output
         self.beside = [
-            path.parent for path in checkpoints if (path.parent / "record.json").is_file()
+            path
+            for path in dict.fromkeys([*(c.parent for c in checkpoints), config.watch])
+            if path is not None and (path / "record.json").is_file()
         ]
 
     def write(self) -> Path:
@@ -117,7 +166,11 @@ class _Report:
 
 
 def _print_end(config: Config, output: Path, plan: Plan, progress: Progress, page: Path) -> None:
-    print_scores(output, plan.networks)
+    networks = plan.networks
+    if config.watch is not None:  # the last epoch; the report has all
+        last = [network for network in networks if not network.untrained][-1]
+        networks = tuple(n for n in networks if n.untrained or n is last)
+    print_scores(output, networks)
     if config.smoke:
         print("smoke test: these scores mean nothing")
     print_not_run(plan, full=False)

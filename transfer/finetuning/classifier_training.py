@@ -1,5 +1,6 @@
 """ClassifierTraining: a backbone with a linear layer, trained on augmented images by the training loop."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -194,6 +195,29 @@ def step_sizes(images: int, batch_size: int, processes: int) -> list[int]:
     full, rest = divmod(images, batch_size)
     sizes = [batch_size] * full + [rest]
     return [size for size in sizes if size >= 2 * processes]
+
+
+def candidates_of(config: Config, images: int) -> dict[str, Candidate]:
+    """All combinations of learning rates, weight decays and epochs, by a name of what differs.
+
+    >>> list(candidates_of(Config(learning_rates=(0.1, 0.2), epoch_counts=(30, 50)), 100))[:3]
+    ['learning rate 0.1, 30 epochs', 'learning rate 0.1, 50 epochs', 'learning rate 0.2, 30 epochs']
+    """
+    epoch_counts = config.epoch_counts
+    if config.steps:
+        per_epoch = max(1, len(step_sizes(images, config.batch_size, distributed.world_size())))
+        epoch_counts = (max(1, round(config.steps / per_epoch)),)
+    pairs = zip(config.learning_rates, config.encoder_rates or config.learning_rates, strict=True)
+    found: dict[str, Candidate] = {}
+    for (head, encoder), decay, epochs in itertools.product(
+        pairs, config.weight_decays, epoch_counts
+    ):
+        parts = [f"learning rate {head:g}" + (f" / {encoder:g}" if encoder != head else "")]
+        parts += [f"weight decay {decay:g}"] if len(config.weight_decays) > 1 else []
+        parts += [f"{epochs} epochs"] if len(epoch_counts) > 1 else []
+        weight_decay = decay / head if config.decay_over_rate else decay
+        found[", ".join(parts)] = Candidate(head, encoder, weight_decay, epochs)
+    return found
 
 
 def rate_factor(step: int, steps_per_epoch: int, epochs: int, config: Config) -> float:

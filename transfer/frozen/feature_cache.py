@@ -95,23 +95,8 @@ def extract(
         RunFailed: a feature is not finite, or one of several processes cannot write to the cache.
     """
     representation = settings.representation or backbone.representations[0]
-    about: dict[str, Any] = {
-        "weights": provenance.sha256,
-        "encoder": provenance.encoder,
-        "source": source.cache_key(),
-        "transform": plain(transform),
-        "representation": representation,
-        "precision": settings.precision,
-        "device": job.device.type,
-        "normalization": asdict(provenance.normalization),
-        "stride": provenance.stride,
-    }
-    if not is_resnet(provenance.arch):
-        # Equal tensors with another number of heads or other positions compute other features.
-        about |= {"arch": provenance.arch, "positions": provenance.spec.positions}
-    key = hashlib.sha256(json.dumps([FORMAT, about], sort_keys=True).encode()).hexdigest()[:24]
-    store = FeatureStore(
-        settings.cache / key, len(source), backbone.width(representation), settings.precision, about
+    store = store_of(
+        backbone, provenance, source, settings, transform=transform, device=job.device.type
     )
     missing, damaged = distributed.from_main(store.missing)
     for problem in list(damaged.values())[:1]:
@@ -141,6 +126,37 @@ def extract(
         store.complete()
     distributed.barrier()
     return Features(*store.open(unstored))
+
+
+def store_of(
+    backbone: Backbone,
+    provenance: Provenance,
+    source: ImageSource,
+    settings: Pass,
+    *,
+    transform: EvaluationTransform,
+    device: str,
+) -> FeatureStore:
+    """Where the features of all images of a source are stored; ``device`` is the type of the device."""
+    representation = settings.representation or backbone.representations[0]
+    about: dict[str, Any] = {
+        "weights": provenance.sha256,
+        "encoder": provenance.encoder,
+        "source": source.cache_key(),
+        "transform": plain(transform),
+        "representation": representation,
+        "precision": settings.precision,
+        "device": device,
+        "normalization": asdict(provenance.normalization),
+        "stride": provenance.stride,
+    }
+    if not is_resnet(provenance.arch):
+        # Equal tensors with another number of heads or other positions compute other features.
+        about |= {"arch": provenance.arch, "positions": provenance.spec.positions}
+    key = hashlib.sha256(json.dumps([FORMAT, about], sort_keys=True).encode()).hexdigest()[:24]
+    return FeatureStore(
+        settings.cache / key, len(source), backbone.width(representation), settings.precision, about
+    )
 
 
 def _extract_shards(

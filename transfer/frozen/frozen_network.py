@@ -18,17 +18,21 @@ from transfer.frozen.feature_cache import Features, Pass, extract
 from transfer.frozen.frozen_config import FrozenConfig, NetworkConfig, TransformConfig
 
 
+def open_network(config: NetworkConfig) -> tuple[Backbone, Provenance]:
+    """The backbone that the settings name: of a checkpoint, an untrained twin, or of an architecture."""
+    if config.checkpoint != "random":
+        return _load(config, Path(config.checkpoint))
+    if config.twin_of is not None:
+        _, of = _load(config, config.twin_of)
+        return random_backbone(of.spec, seed=config.seed)
+    arch = config.arch or "resnet18-narrow"
+    size = config.image_size or default_image_size(arch)
+    return random_backbone(arch, seed=config.seed, image_size=size)
+
+
 def load_network(config: NetworkConfig, job: Job) -> tuple[Backbone, Provenance]:
     """Load the frozen backbone; its provenance goes into the record."""
-    if config.checkpoint != "random":
-        backbone, provenance = _load(config, Path(config.checkpoint))
-    elif config.twin_of is not None:
-        _, of = _load(config, config.twin_of)
-        backbone, provenance = random_backbone(of.spec, seed=config.seed)
-    else:
-        arch = config.arch or "resnet18-narrow"
-        size = config.image_size or default_image_size(arch)
-        backbone, provenance = random_backbone(arch, seed=config.seed, image_size=size)
+    backbone, provenance = open_network(config)
     job.record.content["network"] = provenance.as_dict() | {
         "name": network_name(config, provenance)
     }
@@ -111,7 +115,7 @@ class FrozenNetwork:
         )
 
 
-def _default_transform(provenance: Provenance) -> EvaluationTransform:
+def usual_transform(provenance: Provenance) -> EvaluationTransform:
     """The default transform of a network; for models of timm, of the size that timm states."""
     size, how = provenance.image_size, provenance.interpolation
     if provenance.arch.startswith(TIMM) and size:
@@ -146,7 +150,7 @@ def network_transform(
     Raises:
         UserError: the network does not take images of its size.
     """
-    transform = config.transform.over(_default_transform(provenance))
+    transform = config.transform.over(usual_transform(provenance))
     if note := backbone.adaptation(transform.crop):
         job.record.content["network"]["adaptation"] = note
         log.info("%s", note)

@@ -16,7 +16,7 @@ RANDOM = "random"
 _COMMON_NAMES = frozenset(
     {"checkpoint", "model", "model_final", "last", "best", "final", "weights"}
 )
-_TAKEN = re.compile(r"random.*|report|set-aside|pretrained")
+_TAKEN = re.compile(r"random.*|report|set-aside|jobs|pretrained")
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ def evaluated_networks(config: Config, checkpoints: Sequence[Path]) -> list[Eval
     """
     read = [(path, _provenance(config, path)) for path in checkpoints]
     _check_different(read)
-    several = len(read) > 1
-    names = labels(checkpoints) if several else [PRETRAINED]
+    # The epochs of a watched run are one network in tables, and always have folders of their own.
+    several = len(read) > 1 and config.watch is None
+    names = [PRETRAINED] if len(read) == 1 and config.watch is None else labels(checkpoints)
     networks = [
         EvaluatedNetwork(
             name, str(path), of.details.get("seed", 0), of.spec, name=name if several else ""

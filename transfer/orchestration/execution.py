@@ -1,4 +1,4 @@
-"""Run the tasks of a plan one after the other. A task that fails does not stop the others."""
+"""Run the tasks of a plan one after another. A task that fails does not stop the others."""
 
 import functools
 import os
@@ -22,7 +22,8 @@ SET_ASIDE = "set-aside"
 """Folder below the output that earlier runs are moved to; the report does not read it."""
 NOT_LEARNED = "not learned"
 
-End = Literal["already done", "done", "failed", "not run"]
+End = Literal["already done", "done", "failed", "not run", "queued"]
+"""queued: as a job of a cluster."""
 
 
 @dataclass
@@ -58,19 +59,36 @@ def execute(
     """
     progress = Progress()
     for task in plan.tasks:
-        if reason := _why_not_run(task, plan, progress, anyway=anyway):
-            progress.ends[task.key], progress.reasons[task.key] = "not run", reason
-            continue
-        if distributed.from_main(functools.partial(_is_done, task, output)):
-            log.info("%s is done already", task.key)
-            progress.ends[task.key] = "already done"
-        else:
+        if is_due(task, plan, output, progress, anyway=anyway):
             log.info("---- %s of %s", task.name, task.network)
-            progress.ends[task.key] = _run(task, progress)
+            record_end(task, _run(task, progress), progress, anyway=anyway)
             after_each()
-        if task.script == GATE and progress.ends[task.key] != "failed":
-            _look_at_verdict(task, progress, anyway=anyway)
     return progress
+
+
+def is_due(task: Task, plan: Plan, output: Path, progress: Progress, *, anyway: bool) -> bool:
+    """Whether a task must run now; otherwise, how it ended is recorded.
+
+    What it needs must have ended.
+
+    Raises:
+        RunFailed: an earlier run cannot be moved aside.
+    """
+    if reason := why_not_run(task, plan, progress, anyway=anyway):
+        progress.ends[task.key], progress.reasons[task.key] = "not run", reason
+        return False
+    if not distributed.from_main(functools.partial(_is_done, task, output)):
+        return True
+    log.info("%s is done already", task.key)
+    record_end(task, "already done", progress, anyway=anyway)
+    return False
+
+
+def record_end(task: Task, end: End, progress: Progress, *, anyway: bool) -> None:
+    """Record how a task ended; of a gate, also its verdict."""
+    progress.ends[task.key] = end
+    if task.script == GATE and end in ("done", "already done"):
+        look_at_verdict(task, progress, anyway=anyway)
 
 
 def _run(task: Task, progress: Progress) -> End:
@@ -90,7 +108,7 @@ def _run(task: Task, progress: Progress) -> End:
     return "failed"
 
 
-def _why_not_run(task: Task, plan: Plan, progress: Progress, *, anyway: bool) -> str:
+def why_not_run(task: Task, plan: Plan, progress: Progress, *, anyway: bool) -> str:
     """Why a task cannot run; empty if it can."""
     for key in task.needs:
         if progress.ends.get(key) in ("failed", "not run"):
@@ -117,7 +135,7 @@ def _network(plan: Plan, task: Task) -> EvaluatedNetwork:
     return next(network for network in plan.networks if network.folder == task.network)
 
 
-def _look_at_verdict(task: Task, progress: Progress, *, anyway: bool) -> None:
+def look_at_verdict(task: Task, progress: Progress, *, anyway: bool) -> None:
     """Remember the network if its gate says that it has not learned anything."""
     record = distributed.from_main(lambda: read_record(task.folder)) or {}
     results = record.get("results", {})

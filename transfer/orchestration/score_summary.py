@@ -1,4 +1,4 @@
-"""What the suite prints: the plan, and at the end the scores, what is missing and what failed."""
+"""What the suite prints at its end: the scores, what is missing and what failed."""
 
 import statistics
 import sys
@@ -14,25 +14,9 @@ from transfer.orchestration.data_assignment import Missing
 from transfer.orchestration.evaluated_networks import EvaluatedNetwork
 from transfer.orchestration.execution import Progress
 from transfer.orchestration.task_graph import Plan
-from transfer.orchestration.task_state import standing
 from transfer.scoring.scores import Score, score_from_dict
 
 Found = dict[tuple[str, str, str], dict[str, list[Score]]]
-_STATES = {"new": "to run", "unfinished": "to continue", "stale": "to run again"}
-
-
-def print_plan(plan: Plan) -> None:
-    """Print every task with its card and state, then what does not run and why."""
-    console = _console()
-    table = _table("task", "card", "state")
-    for task in plan.tasks:
-        found = standing(task)
-        state = _STATES.get(found.state, found.state)
-        table.add_row(
-            task.key, task.card.name, state + (f": {found.reason}" if found.reason else "")
-        )
-    console.print(table)
-    print_not_run(plan, full=True)
 
 
 def print_not_run(plan: Plan, *, full: bool) -> None:

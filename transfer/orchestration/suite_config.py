@@ -1,15 +1,19 @@
 """Settings of transfer/suite.py. Imports no PyTorch: see msbreg/run/options.py."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from msbreg.run.errors import UserError, did_you_mean
 from msbreg.run.inputs import check_checkpoint, check_output
+from transfer.orchestration.launchers.launch_options import LauncherName, check_launch
+from transfer.orchestration.launchers.slurm_job import SlurmSettings
 from transfer.orchestration.protocols import GATE, PROTOCOLS, Protocol, known_words
 
 DEFAULT_CHECKPOINT = Path("runs/pretrain/checkpoint.pth")
 DIGITS = "digits"
+KEPT = "epochs/epoch-*.pth"
+"""The backbones that pretrain/run.py --keep-every writes in its output folder."""
 SMOKE_OUTPUT = Path("runs/smoke")
 
 
@@ -37,6 +41,22 @@ class Config:
     """Protocols or scripts not to run."""
     plan: bool = False
     """Show what would run, what is done and which data are missing; run nothing."""
+    jobs: int | None = None
+    """Number of tasks that run at the same time, each in a process of its own (null: one per GPU if there are
+    several; otherwise one after another in this process)."""
+    launcher: LauncherName = "local"
+    """local; torchrun: each task in a group of processes; slurm: each task as a job of the cluster."""
+    processes_per_task: int | None = None
+    """torchrun: processes of each task, one per GPU (null: the number of GPUs, at least 1)."""
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
+    """slurm: what each job gets."""
+    task: str | None = None
+    """Run only this task, NETWORK/PROTOCOL, or only write the report: report. Launchers use it."""
+    watch: Path | None = None
+    """Output folder of pretrain/run.py --keep-every N: evaluate each backbone that it keeps, also while it
+    trains, with knn and linear unless --only says otherwise."""
+    once: bool = False
+    """With --watch: evaluate what is there, and do not wait for more."""
     smoke: bool = False
     """Try everything in a few minutes: all protocols on the embedded digits with tiny settings, on an
     untrained network if no checkpoint is given. The scores mean nothing."""
@@ -89,6 +109,7 @@ class Config:
             raise UserError(
                 f"data is {list(self.data)}; expected digits alone, or data sets without it"
             )
+        check_launch(self)
         for option in ("only", "skip"):
             _check_words(option, getattr(self, option))
         if not self.selected():
@@ -109,7 +130,10 @@ class Config:
 
     @property
     def all_checkpoints(self) -> tuple[Path, ...]:
-        """The checkpoints to evaluate; none if the suite makes one itself, for ``--smoke``."""
+        """The checkpoints to evaluate, of a watched run those that there are; none if the suite makes one
+        itself, for ``--smoke``."""
+        if self.watch is not None:
+            return tuple(sorted(self.watch.expanduser().glob(KEPT)))
         if self.checkpoints:
             return self.checkpoints
         if self.checkpoint is None and self.smoke:

@@ -81,7 +81,7 @@ def _our_checkpoint(path: Path, content: Mapping[str, Any]) -> Stated:
         arch=_text(path, content, "arch"),
         image_size=_size(path, content),
         details={key: config[key] for key in RECORDED_KEYS}
-        | {"step": content["step"], "steps": content["steps"]},
+        | {key: content[key] for key in ("step", "steps", "epoch") if key in content},
     )
 
 

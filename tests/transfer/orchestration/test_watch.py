@@ -1,0 +1,107 @@
+"""A watched training run: each backbone that it keeps is evaluated once, in a folder of its own."""
+
+import json
+import shutil
+import threading
+
+import pytest
+
+from msbreg.run.errors import UserError
+from msbreg.run.record import read_record
+from pretrain.run import run as pretrain
+from tests.pretrain.test_run import small
+from transfer import suite
+from transfer.orchestration import watch
+from transfer.orchestration.suite_config import Config
+
+
+def trained(folder, data, **changes):
+    """A finished run of two epochs, whose backbones are kept."""
+    pretrain(small(data, folder, **({"epochs": 2, "keep_every": 1} | changes)))
+    return folder
+
+
+def set_status(folder, status) -> None:
+    record = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(record | {"status": status}))
+
+
+def test_each_epoch_is_evaluated_once_and_its_record_says_which_it_is(
+    tmp_path, make_folder, monkeypatch, capsys
+):
+    monkeypatch.setenv("MSBREG_CACHE", str(tmp_path / "cache"))
+    data = make_folder(train=12, val=4)
+    config = Config(
+        watch=trained(tmp_path / "run", data),
+        data=(str(data),),
+        output=tmp_path / "suite",
+        only=("knn",),
+        random_seeds=1,
+        random_fine_tuned=0,
+        device="cpu",
+        workers=1,
+    )
+    page = suite.run(config)
+    folders = sorted(path.parent.parent.name for path in page.parents[1].glob("*/knn/record.json"))
+    assert folders == ["epoch-0001", "epoch-0002", "random-0"]
+    for epoch in (1, 2):
+        record = read_record(tmp_path / "suite" / f"epoch-000{epoch}" / "knn")
+        assert record["network"]["details"]["epoch"] == epoch
+        assert record["network"]["name"] == "msbreg resnet18-tiny"  # one network in tables
+    capsys.readouterr()
+    suite.run(config)
+    err = capsys.readouterr().err
+    assert "epoch-0001/knn is done already" in err
+    assert "---- " not in err
+
+
+def test_new_backbones_are_evaluated_while_the_run_trains_and_the_watch_ends_with_it(
+    tmp_path, make_folder, monkeypatch
+):
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 0.01)
+    run = trained(tmp_path / "run", make_folder())
+    later = run / "epochs" / "epoch-0002.pth"
+    shutil.move(later, tmp_path / "later.pth")
+    set_status(run, "running")
+    found = []
+    for kept in watch.rounds(Config(watch=run)):
+        found.append([path.name for path in kept])
+        if len(found) == 1:  # the second epoch ends while the first is evaluated
+
+            def end() -> None:
+                shutil.move(tmp_path / "later.pth", later)
+                set_status(run, "done")
+
+            threading.Timer(0.2, end).start()
+    assert found == [["epoch-0001.pth"], ["epoch-0001.pth", "epoch-0002.pth"]]
+
+
+def test_an_interrupted_run_is_waited_for_unless_once_is_given(tmp_path, make_folder):
+    run = trained(tmp_path / "run", make_folder())
+    set_status(run, "interrupted")
+    (kept,) = watch.rounds(Config(watch=run, once=True))
+    assert len(kept) == 2
+
+
+def test_a_folder_that_cannot_be_watched_is_rejected(tmp_path, make_folder):
+    with pytest.raises(UserError, match=r"contains no run of pretrain/run\.py"):
+        next(watch.rounds(Config(watch=tmp_path / "nowhere")))
+    run = trained(tmp_path / "run", make_folder(), keep_every=0, epochs=1)
+    with pytest.raises(UserError, match="keeps no backbones; train with --keep-every N"):
+        next(watch.rounds(Config(watch=run)))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"once": True}, "once needs a training run"),
+        ({"watch": "run", "checkpoint": "file.pth"}, "watch evaluates the backbones"),
+        ({"jobs": 0}, "jobs is 0; expected at least 1"),
+        ({"processes_per_task": 2}, "expected --launcher torchrun"),
+        ({"launcher": "slurm", "jobs": 2}, "omit --jobs"),
+        ({"jobs": 2, "device": "cuda:1"}, "several processes share the GPUs"),
+    ],
+)
+def test_options_that_exclude_each_other_are_rejected(given, message):
+    with pytest.raises(UserError, match=message):
+        Config(**given)
