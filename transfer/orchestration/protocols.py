@@ -142,7 +142,10 @@ PROTOCOLS: tuple[Protocol, ...] = (
     Protocol("imagenet_1pct", "semisupervised", "imagenet-1pct", "imagenet_1pct_msbreg"),
     Protocol("imagenet_10pct", "semisupervised", "imagenet-10pct", "imagenet_10pct_msbreg"),
     Protocol(
-        "semisupervised", "semisupervised", digits="digits_semisupervised", takes=("classes",)
+        "semisupervised",
+        "semisupervised",
+        digits="digits_semisupervised_frozen",
+        takes=("classes",),
     ),
     *(
         Protocol(
