@@ -23,8 +23,10 @@ from transfer.orchestration.planning.cost import Cost, Probe, same_work, with_da
 from transfer.orchestration.planning.image_pass import FeatureCost, feature_cost, measure_pass
 from transfer.orchestration.planning.measurement import seconds_per_call, seconds_per_step
 
-SAMPLE = 1024
+SAMPLE = 512
 """Rows of made-up features that a fit is measured on; its time is then taken as proportional to the rows."""
+CLASSES, EVERY = 10, 5
+"""A logistic regression is measured on at most so many classes, and on every fifth penalty."""
 
 
 def knn_cost(config: Any, probe: Probe) -> Cost:
@@ -114,25 +116,27 @@ def logistic_cost(config: Any, probe: Probe) -> Cost:
     features = feature_cost(config, probe, splits)
     train = splits[config.train_split]
     classes, several = len(train.classes), train.labels is not None and train.labels.ndim == 2
-    path = config.regularizations or published_regularizations()
-    rows = min(len(train), SAMPLE)
+    path = sorted(config.regularizations or published_regularizations())
+    rows, fitted, some = min(len(train), SAMPLE), min(classes, CLASSES), path[::EVERY]
 
     def measure() -> float:
         x = made_up(rows, features.width)
-        labels = _classes_of(x, classes)
+        labels = _classes_of(x, fitted)
         if several:
-            labels = np.where(np.eye(classes)[labels] > 0, 1, -1)
+            labels = np.where(np.eye(fitted)[labels] > 0, 1, -1)
         return seconds_per_call(
-            lambda: list(fit_path(x, labels, path, classes=classes, device=probe.device)),
+            lambda: list(fit_path(x, labels, some, classes=fitted, device=probe.device)),
             probe.device,
             most=1,
         )
 
-    one = probe.once(same_work(config, "path", features.width, rows, classes), measure)
-    images = len(train) / rows
+    key = same_work(config, "path", features.width, rows, fitted)
+    one = probe.once(key, measure) * len(path) / len(some) * classes / fitted
+    images = len(train)
     if config.few_shot:
-        images = sum(config.few_shot) * classes * config.draws / rows
-    return _cost(features, {"fits": one * images}, in_memory=2 * sum(map(len, splits.values())))
+        images = sum(config.few_shot) * classes * config.draws
+    in_memory = 2 * sum(map(len, splits.values()))
+    return _cost(features, {"fits": one * images / rows}, in_memory=in_memory)
 
 
 def robustness_cost(config: Any, probe: Probe) -> Cost:
@@ -184,10 +188,14 @@ FROZEN: dict[str, Callable[[Any, Probe], Cost]] = {
 
 
 def made_up(rows: int, width: int) -> np.ndarray:  # (rows, width) float32
-    """Features like those after a ReLU: not negative, with a few directions that matter most."""
+    """Features like those after a ReLU: not negative, with standard deviations that fall like 1 / i.
+
+    Fits take about as many iterations on them as on those of a network.
+    """
     generator = np.random.default_rng(0)
-    factors = generator.standard_normal((rows, 16)) @ generator.standard_normal((16, width))
-    return np.maximum(factors + generator.standard_normal((rows, width)), 0).astype(np.float32)
+    x = generator.standard_normal((rows, width), np.float32)
+    x /= np.arange(1, width + 1, dtype=np.float32)
+    return np.maximum(x + x.std(axis=0), 0)
 
 
 def _classes_of(x: np.ndarray, classes: int) -> np.ndarray:  # (N,)
