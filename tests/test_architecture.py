@@ -31,9 +31,11 @@ RESTRICTED = {
     "h5py": ("msbreg/data/segmentation/depth_maps.py",),
     "submitit": ("transfer/orchestration/launchers/slurm_job.py",),
     "pyarrow": ("msbreg/data/classification/parquet.py",),
+    "wandb": ("tools/sinks/wandb_sink.py",),
+    "mlflow": ("tools/sinks/mlflow_sink.py",),
 }
 # Scripts that may run other scripts.
-MAY_IMPORT_SCRIPTS = {"pretrain/ablate.py"}
+MAY_IMPORT_SCRIPTS = {"transfer/calibrate.py", "pretrain/ablate.py"}
 EMPTY_NAMES = {"utils", "util", "misc", "helpers", "common", "settings"}
 
 
@@ -126,14 +128,14 @@ def test_no_code_hides_errors():
 
 
 def test_files_and_folders_stay_few_and_distinctly_named():
-    """At most 310 code files, at most 15 per folder, no duplicate names, no meaningless names.
+    """At most 340 code files, at most 15 per folder, no duplicate names, no meaningless names.
 
-    The limit of 310 applies to msbreg, pretrain, transfer and tools, without benchmarks.
+    The limit of 340 applies to msbreg, pretrain, transfer and tools, without benchmarks.
     """
     code = [file for file in FILES if file.name != "__init__.py"]
     folders = Counter(str(file.parent.relative_to(ROOT)) for file in code)
     names = Counter(file.stem for file in code if file.relative_to(ROOT).parts[0] != "benchmarks")
-    assert names.total() <= 310, f"{names.total()} files of code"
+    assert names.total() <= 340, f"{names.total()} files of code"
     assert {folder: count for folder, count in folders.items() if count > 15} == {}
     assert [name for name, count in names.items() if count > 1 or name in EMPTY_NAMES] == []
 

@@ -1,4 +1,4 @@
-"""Write report.md and report.html from every record in the given folders and their subfolders.
+"""Write a report of every record in the given folders and their subfolders.
 
 python tools/report.py runs/suite runs/pretrain --output runs/report
 """
@@ -14,6 +14,7 @@ if not __package__:
 from msbreg.run.errors import UserError, exit_codes
 from msbreg.run.inputs import check_output
 from tools.tool_parser import ToolParser
+from transfer.report.exports.file_names import FILES
 
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,7 +36,14 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         type=Path,
         default=Path("runs/report"),
         metavar="DIR",
-        help="folder for report.md and report.html, which are replaced (default: %(default)s)",
+        help="folder for the files of the report, which are replaced (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--formats",
+        type=lambda text: text.split(","),
+        default=list(FILES),
+        metavar="LIST",
+        help=f"which files to write, separated by commas (default: {','.join(FILES)})",
     )
     options = parser.parse_args(arguments)
     for path in options.runs:
@@ -43,6 +51,11 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             raise UserError(
                 f"{path} does not exist; expected the folder of a run, or a folder that contains runs"
             )
+    unknown = [name for name in options.formats if name not in FILES]
+    if unknown or len(set(options.formats)) < len(options.formats):
+        raise UserError(
+            f"--formats is {','.join(options.formats)}; expected different ones of {','.join(FILES)}"
+        )
     check_output(options.output)
     return options
 
@@ -58,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, write the report, and print its path."""
     with exit_codes():
         options = read_options(arguments)
-        page = write_report(options.runs, options.output)
-    print(f"{page}\n{page.with_name('report.md')}")
+        write_report(options.runs, options.output, options.formats)
+    print("\n".join(str(options.output / FILES[name]) for name in options.formats))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
-"""Score saved predictions again, without a GPU or a detector.
+"""Score saved predictions again, without a GPU or a network, or compare two runs image by image.
 
+    python tools/score.py runs/knn                               # scores with 95 % intervals
+    python tools/score.py runs/knn runs/random/knn               # is the first better, worse or the same?
+    python tools/score.py runs/knn --against runs/random-*/knn   # several seeds of the other network
+    python tools/score.py runs/voc runs/moco/voc                 # trials of a run with --trials are seeds
     python tools/score.py runs/detection                         # a run's folder, or its predictions.npz
     python tools/score.py runs/detection --metric voc-area --classes
     python tools/score.py runs/detection --output drawings       # tables, curves, drawn detections
     python tools/score.py results.json --scenes coco_2017_val --data DATA    # anyone's COCO results
     python tools/score.py runs/detection --to-coco results.json  # to submit
 
-The split must be the one of the predictions, including its annotations. Without --metric, the run's own
-metric is computed and compared with its record. Exit code 0: scored; 1: the numbers differ from the
-record; 2: a file or an argument is wrong.
+Runs of all protocols keep what their scores were computed from, in outcomes.npz. Detections are scored from
+predictions.npz; their split must be the one of the predictions, including its annotations. Without --metric,
+the run's own metric is computed and compared with its record. Exit code 0: scored; 1: the numbers differ
+from the record; 2: a file or an argument is wrong.
 """
 
 import sys
@@ -20,7 +25,7 @@ if not __package__:
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from msbreg.run.errors import EXIT_FAILED, EXIT_USER_ERROR, RunFailed, UserError, exit_codes
 from msbreg.run.inputs import check_folder
@@ -39,6 +44,13 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "predictions", type=Path, help="folder of a run, its predictions.npz, or COCO results JSON"
     )
+    parser.add_argument("other", type=Path, nargs="?", help="folder of a run to compare with")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        nargs="+",
+        help="the same, or folders of several seeds of one network",
+    )
     parser.add_argument("--scenes", help="name of the split (default: stored with the predictions)")
     parser.add_argument("--data", type=Path, help="folder of the data, as for the run")
     parser.add_argument(
@@ -55,6 +67,10 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="folder for tables and drawings")
     parser.add_argument("--to-coco", type=Path, help="write COCO results JSON to this file")
     options = parser.parse_args(arguments)
+    options.against = [*([options.other] if options.other else []), *(options.against or [])]
+    for folder in options.against:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder; expected that of a run to compare with")
     if not options.predictions.exists():
         raise UserError(
             f"{options.predictions} does not exist; expected the folder of a run, its "
@@ -73,6 +89,15 @@ from msbreg.data.catalog import join_scenes, load_scenes
 from msbreg.data.scenes import Prediction, Scenes
 from msbreg.run.files import write_atomically
 from msbreg.run.record import read_record
+from tools.outcome_scores import (
+    as_text,
+    compared,
+    comparison_as_json,
+    comparison_as_text,
+    read_run,
+    read_seeds,
+    rescored,
+)
 from transfer.detectors.results import PER_CLASS, PREDICTIONS, numbers, score
 from transfer.drawing.detection_sheets import write_drawings
 from transfer.scoring.coco_ap import coco_ap
@@ -87,6 +112,10 @@ Scores = dict[str, DetectionScores]
 def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = read_options(arguments)
+        if options.against:
+            return _compare(options)
+        if keeps_outcomes_only(options.predictions):
+            return _score_outcomes(options)
         scenes, predictions = read(options)
         scores = scored(scenes, predictions, options.metric, options.ties)
         if options.to_coco is not None:
@@ -112,6 +141,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in changed.items():
         print(f"{name} is {found.get(name)} here, {value} in the run's record", file=sys.stderr)
     return EXIT_FAILED if changed else 0
+
+
+def keeps_outcomes_only(path: Path) -> bool:
+    """Whether a path is the folder of a run, but not of a detector."""
+    return path.is_dir() and not (path / PREDICTIONS).exists()
+
+
+def _score_outcomes(options: argparse.Namespace) -> int:
+    """Print the scores of a run from its outcomes."""
+    _refuse(options, "metric", "scenes", "data", "output", "to_coco", "classes")
+    run = read_run(options.predictions)
+    found = rescored(run)
+    if options.json:
+        print(json.dumps({"scores": [asdict(each) for each in found]}))
+    else:
+        print(as_text(run, found))
+    for each in found:
+        if not each.agrees:
+            print(
+                f"{each.name} is {each.value} here, {each.recorded} in the run's record",
+                file=sys.stderr,
+            )
+    return 0 if all(each.agrees for each in found) else EXIT_FAILED
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Print the verdicts on a run against another one."""
+    _refuse(options, "metric", "scenes", "data", "output", "to_coco", "classes")
+    ours = read_seeds(options.predictions)
+    theirs = [run for path in options.against for run in read_seeds(path)]
+    found = compared(ours, theirs)
+    if options.json:
+        print(json.dumps({"verdicts": comparison_as_json(found)}))
+    else:
+        print(comparison_as_text(ours, theirs, found))
+    return 0
+
+
+def _refuse(options: argparse.Namespace, *names: str) -> None:
+    """Refuse options that only apply to predictions of a detector."""
+    given = [name for name in names if getattr(options, name) not in (None, False, "auto")]
+    if given:
+        listed = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(
+            f"{listed} only appl{'y' if len(given) > 1 else 'ies'} to scoring the predictions of a detector; "
+            f"{options.predictions} is scored from its outcomes. Omit {'them' if len(given) > 1 else 'it'}"
+        )
 
 
 def read(options: argparse.Namespace) -> tuple[Scenes, tuple[Prediction, ...]]:

@@ -31,10 +31,10 @@ from msbreg.data.segmentation.cityscapes_maps import cityscapes_root
 from msbreg.data.segmentation.label_folders import label_folder_splits
 from msbreg.data.sources import SOURCES, folder_splits, recognized, split_layout
 from msbreg.run.errors import UserError, exit_codes
-from tools.checked_split import Split
-from tools.data_passport import passport, write_passport
-from tools.scene_checks import check_coco, check_scenes, check_segmentation, check_voc
-from tools.source_checks import check_folder, check_source
+from tools.data_checks.checked_split import Split
+from tools.data_checks.data_passport import passport, write_passport
+from tools.data_checks.scene_checks import check_coco, check_scenes, check_segmentation, check_voc
+from tools.data_checks.source_checks import check_folder, check_source
 from tools.tool_parser import ToolParser
 
 LAYOUTS = ("folder", "voc", "segmentation", "coco")  # those of the embedded digits

@@ -100,7 +100,7 @@ from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
 from transfer.frozen.evaluation import evaluate
 from transfer.frozen.frozen_network import load_network
-from transfer.scoring.iou import SegmentationScores, confusion
+from transfer.scoring.iou import SegmentationScores, confusion, overlaps
 from transfer.scoring.scores import DataId
 from transfer.segmenters import segmentation_results as results
 from transfer.segmenters.map_splits import checked_splits
@@ -194,6 +194,7 @@ def _evaluate(
     """Label the images of this process, write the predictions, and add up the totals of all processes."""
     classes = tested.classes
     matrix = np.zeros((len(classes), len(classes)), np.int64)
+    by_image = np.zeros((len(tested), 2, len(classes)), np.int32)
     mine = share_in_batches(len(tested))
     patches = patches_per_side(network, config.side) ** 2
     at_once = max(1, SEARCHED // (BATCH * patches)) * BATCH
@@ -211,10 +212,13 @@ def _evaluate(
                 results.save_labels(
                     job.output / results.PREDICTIONS / results.prediction_name(tested, i), found
                 )
-                matrix += confusion(truth, found, len(classes))
+                own = confusion(truth, found, len(classes))
+                matrix += own
+                by_image[i] = overlaps(own)
             progress.update(start + len(part))
-    total: np.ndarray = sum(distributed.gather_objects(matrix))
-    return SegmentationScores(classes, total)
+    shares = distributed.gather_objects((matrix, by_image))
+    total: np.ndarray = sum(share for share, _ in shares)
+    return SegmentationScores(classes, total, sum(share for _, share in shares))
 
 
 def _tokens(

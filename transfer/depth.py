@@ -1,4 +1,6 @@
-"""Depth from frozen features: a linear layer on the last stage of a dilated ResNet, on NYU-v2 or a folder.
+"""Depth from frozen features: a linear layer on the last stage of a dilated ResNet.
+
+On NYU-v2, a folder of images and depth maps, or the embedded digits, whose depth depends on what they are.
 
 The metrics are BYOL's (arXiv 2006.07733, D.6), of totals over all scored pixels. BYOL's own network, which
 fine-tunes the backbone with up-projection blocks and the berHu loss (Laina et al., arXiv 1606.00373), is not
@@ -20,6 +22,8 @@ from msbreg.run.options import main, read_options
 from transfer.frozen.frozen_config import SplitConfig
 from transfer.segmenters.segmentation_config import DepthOptions
 
+EMBEDDED = "digits"
+
 
 @dataclass(frozen=True)
 class Config(SplitConfig):
@@ -29,7 +33,8 @@ class Config(SplitConfig):
     harmless: ClassVar[frozenset[str]] = frozenset({"save_every", "loading"})
 
     data: str | None = None
-    """nyu_depth_v2_labeled.mat with splits.mat beside it, or a folder with images/, depths/ and SPLIT.txt."""
+    """nyu_depth_v2_labeled.mat with splits.mat beside it, a folder with images/, depths/ and SPLIT.txt, or
+    digits (null: the embedded digits)."""
     val_split: str = "test"
     """Split to score."""
     output: Path = Path("runs/depth")
@@ -73,24 +78,11 @@ class Config(SplitConfig):
                 f"save_every is {self.save_every} and loading {self.loading}; expected 0 or more"
             )
 
-    def check_inputs(self) -> None:
-        """Check that the paths can be used.
-
-        Raises:
-            UserError: there are no data, or a path does not exist or cannot be used.
-        """
-        if self.data is None:
-            raise UserError(
-                "no data were given; expected --data with nyu_depth_v2_labeled.mat, or a folder with "
-                "images/, depths/ and SPLIT.txt"
-            )
-        super().check_inputs()
-
     def check_data(self, data: str) -> None:
-        if not Path(data).expanduser().exists():
+        if data != EMBEDDED and not Path(data).expanduser().exists():
             raise UserError(
-                f"data {data!r} does not exist; expected nyu_depth_v2_labeled.mat, or a folder with "
-                "images/, depths/ and SPLIT.txt"
+                f"data {data!r} does not exist; expected nyu_depth_v2_labeled.mat, a folder with "
+                "images/, depths/ and SPLIT.txt, or digits"
             )
 
 
@@ -105,13 +97,14 @@ import numpy as np
 
 from msbreg.data.images import in_order
 from msbreg.data.segmentation.depth_maps import NYU, DepthMaps, NYUDepths, open_depth_maps
+from msbreg.data.segmentation.digit_depths import open_digit_depths
 from msbreg.run import distributed
 from msbreg.run.failures import Agreement
 from msbreg.run.job import Job, log, seed_everything
 from msbreg.run.progress import Progress
 from msbreg.train.loop import Plan, train
 from msbreg.train.state import Checkpoint, State, require_same_data, unfinished_run
-from transfer.frozen.evaluation import evaluate
+from transfer.frozen.evaluation import evaluate, units_of
 from transfer.frozen.frozen_network import load_network
 from transfer.scoring.scores import DataId, Score
 from transfer.segmenters.linear_depth import (
@@ -125,6 +118,8 @@ from transfer.segmenters.linear_depth import (
     training_batches,
 )
 from transfer.segmenters.patch_memory import dilated
+from transfer.verdicts.measured import Measured, measured, record_scores
+from transfer.verdicts.outcome_kinds import ratio_outcomes
 
 CHECKPOINT = "checkpoint.pth"
 KIND = "msbreg-depth"
@@ -191,7 +186,7 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
         score(state.step)
 
     # ---- Record the scores.
-    job.record.content["scores"] = [s.as_dict() for s in scores_of(found[-1], tested, config)]
+    record_scores(job, scores_of(found[-1], tested, config))
     results = numbers(found[-1])
     log.info(
         "%.1f / %.1f / %.1f %% within 1.25, 1.25^2, 1.25^3; rms %.3f m, rel %.3f",
@@ -204,7 +199,12 @@ def _data(config: Config, job: Job) -> tuple[DepthMaps, DepthMaps]:
     """Both splits, which must not share images; what they are goes into the record."""
     assert config.data is not None
     names = (config.train_split, config.val_split)
-    splits = {name: open_depth_maps(config.data, name) for name in names}
+    splits: dict[str, DepthMaps] = {
+        name: open_digit_depths(name)
+        if config.data == EMBEDDED
+        else open_depth_maps(config.data, name)
+        for name in names
+    }
     fitted, tested = splits.values()
     files = [{os.path.realpath(s.name(i)) for i in range(len(s))} for s in (fitted, tested)]
     if both := files[0] & files[1]:
@@ -240,23 +240,24 @@ def _evaluate(network: DepthProbe, tested: DepthMaps, config: Config, job: Job) 
     """Each process predicts every world-th image; the totals are added up."""
     network.eval()
     mine = range(distributed.rank(), len(tested), distributed.world_size())
-    totals = np.zeros(6)
+    by_image = np.zeros((len(tested), 6))
     with Agreement(), Progress("predicting", len(mine), unit="images") as progress:
-        for number, (image, truth) in enumerate(_pairs(tested, mine, config.workers), 1):
+        pairs = _pairs(tested, mine, config.workers)
+        for number, (i, (image, truth)) in enumerate(zip(mine, pairs, strict=True), 1):
             if job.stop:
                 raise Interrupted(
                     f"{job.stop.name} during the evaluation; the same command continues the run."
                 )
             part = scored_window(truth.shape, config.depth.scored)
             found = predicted_depth(network, image, config.depth)
-            totals += depth_totals(truth[part], found[part])
+            by_image[i] = depth_totals(truth[part], found[part])
             progress.update(number)
-    everything: np.ndarray = sum(distributed.gather_objects(totals))
-    if not everything[0]:
+    scores = DepthScores(sum(distributed.gather_objects(by_image)))
+    if not scores.totals[0]:
         raise UserError(
             f"no scored pixel of {tested.where} has a known depth; expected depths above 0"
         )
-    return DepthScores(everything)
+    return scores
 
 
 def _pairs(
@@ -287,10 +288,10 @@ def numbers(scores: DepthScores) -> dict[str, float]:
     }
 
 
-def scores_of(scores: DepthScores, tested: DepthMaps, config: Config) -> list[Score]:
+def scores_of(scores: DepthScores, tested: DepthMaps, config: Config) -> list[Measured]:
     """The metrics for tables, which have one decimal: rms in centimeters, rel in percent."""
     assert config.data is not None
-    name = "NYU-v2" if isinstance(tested, NYUDepths) else Path(config.data).resolve().name
+    name = "NYU-v2" if isinstance(tested, NYUDepths) else _data_name(config.data)
     data = DataId(name, config.val_split, tested.fingerprint)
     window = config.depth.scored
     part = "whole images"
@@ -299,11 +300,23 @@ def scores_of(scores: DepthScores, tested: DepthMaps, config: Config) -> list[Sc
     rules = f"linear layer on c5 at stride {config.output_stride}, {part}, totals over the set"
     shared = functools.partial(Score, data=data, rules=rules, n=len(tested))
     names = ("depth ratio < 1.25", "depth ratio < 1.25^2", "depth ratio < 1.25^3")
-    return [
+    named = [
         *(shared(name, value) for name, value in zip(names, scores.within, strict=True)),
         shared("depth rms", 100 * scores.rms, unit="cm", higher_is_better=False),
         shared("depth rel", 100 * scores.rel, higher_is_better=False),
     ]
+    units, (pixels, *sums) = units_of(tested), scores.by_image.T
+    return [
+        measured(
+            score,
+            ratio_outcomes(score, units, own, pixels, scale=100, root=score.name == "depth rms"),
+        )
+        for score, own in zip(named, sums, strict=True)
+    ]
+
+
+def _data_name(data: str) -> str:
+    return data if data == EMBEDDED else Path(data).resolve().name
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from msbreg.run.config import Card
+from msbreg.run.config import Card, plain
 from msbreg.run.errors import EXIT_FAILED, UserError
 from msbreg.run.options import main, read_options
 from transfer.frozen.frozen_config import TransformConfig
@@ -76,6 +76,7 @@ from msbreg.backbones.twin import random_backbone
 from msbreg.data.images import LabeledImages
 from msbreg.data.sources import data_name, open_source
 from msbreg.data.transforms import EvaluationTransform
+from msbreg.run import distributed
 from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
 from msbreg.run.record import read_record
@@ -93,12 +94,16 @@ BATCH = 64
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
     """Run the gate and return its results: ``verdict``, ``reasons`` and numbers; accuracies in percent."""
-    results = evaluate("gate", config, card, _run)
+    results = evaluate("gate", config, card, _in_main_process)
     if results:
         return results
     record = read_record(config.output.expanduser())  # a completed run, which was skipped
     assert record is not None
     return record["results"]
+
+
+def _in_main_process(config: Config, job: Job) -> dict[str, Any]:
+    return distributed.from_main(lambda: _run(config, job))  # too short to be divided
 
 
 def _run(config: Config, job: Job) -> dict[str, Any]:
@@ -282,16 +287,17 @@ def _results(evidence: Evidence, drawn: Drawn) -> dict[str, Any]:
         "norm_layers": asdict(evidence.norms),
         "features": known(asdict(evidence.own)),
         "twin_features": known(asdict(evidence.twin)),
-        "comparison": found if isinstance(found, str) else asdict(found),
+        "comparison": found if isinstance(found, str) else plain(found),
     }
 
 
-def _exit_if_not_learned(config: Config, card: Card) -> None:
+def run_as_script(config: Config, card: Card) -> None:
+    """Run the gate and print its verdict; exits with code 1 if the network has not learned."""
     results = run(config, card)
-    print(f"{results['verdict']}: {results['reasons'][0]}")
+    distributed.say_once(f"{results['verdict']}: {results['reasons'][0]}", print)
     if results["verdict"] == "not learned":
         sys.exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":
-    main(_exit_if_not_learned, *OPTIONS)
+    main(run_as_script, *OPTIONS)

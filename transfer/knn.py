@@ -73,7 +73,7 @@ from msbreg.run import distributed
 from msbreg.run.files import write_atomically
 from msbreg.run.job import Job, log
 from transfer.frozen.evaluation import accuracy_scores, evaluate, labeled_splits
-from transfer.scoring.scores import Score
+from transfer.verdicts.measured import Measured, record_scores
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
@@ -109,7 +109,7 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
     # ---- Vote and score.
     classes = len(bank.images.classes)
     results: dict[str, Any] = {}
-    scores: list[Score] = []
+    scores: list[Measured] = []
     weights = f"exp(s / {config.temperature:g})" if config.vote == "weighted" else "equal"
     metric = "cosine similarity s" if config.metric == "cosine" else "Euclidean distance"
     for k in usable:
@@ -129,7 +129,7 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
         results[f"top1_{k}nn_stderr"] = top1.stderr
         results |= {f"top5_{k}nn": score.value for score in top5}
         log.info("%d-NN top-1: %.2f %%", k, top1.value)
-    job.record.content["scores"] = [score.as_dict() for score in scores]
+    record_scores(job, scores)
     if distributed.is_main():
         examples = _example_neighbors(bank.images, queries.images, similarities, indices)
         write_atomically(job.output / "neighbors.json", json.dumps(examples, indent=1).encode())

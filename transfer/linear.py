@@ -45,6 +45,7 @@ from transfer.frozen.linear.linear_cached import fit_cached
 from transfer.frozen.linear.linear_streamed import fit_streamed
 from transfer.frozen.linear_probe import FILE, LinearProbe, network_identity, save_probe
 from transfer.scoring.scores import DataId
+from transfer.verdicts.measured import record_scores
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
@@ -89,7 +90,7 @@ def _results(config: Config, job: Job, tested: Labeled, chosen: ChosenHead) -> d
         + ("frozen features, " if config.route == "cached" else "features of augmented images, ")
         + ("learning rate chosen on held-out training images" if several else "one learning rate"),
     )
-    job.record.content["scores"] = [score.as_dict() for score in (top1, *top5)]
+    record_scores(job, (top1, *top5))
     rates = config.learning_rates
     rate = rates[choice.head // (len(config.weight_decays) * len(config.norms))]
     results: dict[str, Any] = {

@@ -105,8 +105,11 @@ from transfer.scoring.classification import (
     class_accuracies,
     eleven_point_average_precision,
     top_k_accuracy,
+    top_k_hits,
 )
 from transfer.scoring.scores import Score
+from transfer.verdicts.measured import Measured, measured, record_scores
+from transfer.verdicts.outcome_kinds import mean_outcomes, ranking_outcomes
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
@@ -160,7 +163,7 @@ def _whole_split(config: Config, job: Job, splits: tuple[Split, ...]) -> dict[st
     if unconverged:
         job.warn(f"{unconverged} of {len(measures) + 1} fits did not converge")
     scores = _scores(fit.decision(_features(test, config)), test, _rules(config))
-    job.record.content["scores"] = [score.as_dict() for score in scores.values()]
+    record_scores(job, list(scores.values()))
     for score in scores.values():
         log.info("%s: %.2f %% with regularization %g", score.name, score.value, chosen)
     return {name: score.value for name, score in scores.items()} | {
@@ -237,7 +240,7 @@ def _rules(config: Config) -> str:
     return f"logistic regression by L-BFGS on {features}frozen features"
 
 
-def _scores(outputs: np.ndarray, test: Split, rules: str) -> dict[str, Score]:
+def _scores(outputs: np.ndarray, test: Split, rules: str) -> dict[str, Measured]:
     """Name in the results -> score: top-1, top-5 and the mean over classes, or the 11-point mAP."""
     if test.labels.ndim == 2:
         return {"map": _mean_average_precision(outputs, test, rules)}
@@ -246,7 +249,7 @@ def _scores(outputs: np.ndarray, test: Split, rules: str) -> dict[str, Score]:
     return {"top1": top1, **({"top5": top5[0]} if top5 else {}), "mean_per_class": mean}
 
 
-def _mean_average_precision(outputs: np.ndarray, test: Split, rules: str) -> Score:
+def _mean_average_precision(outputs: np.ndarray, test: Split, rules: str) -> Measured:
     classes = test.images.classes
     if absent := [n for n, row in zip(classes, test.labels.T, strict=True) if not (row == 1).any()]:
         raise UserError(
@@ -257,13 +260,17 @@ def _mean_average_precision(outputs: np.ndarray, test: Split, rules: str) -> Sco
         name: eleven_point_average_precision(outputs[:, c], test.labels[:, c])
         for c, name in enumerate(classes)
     }
-    return Score(
+    score = Score(
         name="logistic mAP",
         value=float(np.mean(list(precisions.values()))),
         data=test.data,
         rules=f"VOC 11-point, images with difficult objects only are negatives; {rules}",
         n=len(test.labels),
         per_class=precisions,
+    )
+    labels = np.where(test.labels == 1, 1, -1)
+    return measured(
+        score, ranking_outcomes(score, test.units, outputs, labels, curve="11-point in integers")
     )
 
 
@@ -282,7 +289,8 @@ def _few_shot(config: Config, job: Job, splits: tuple[Split, ...]) -> dict[str, 
     results: dict[str, Any] = {}
     scores, by_draw = [], {}
     for shots in config.few_shot:
-        draws = by_draw[shots] = _draws(config, job, splits, shots)
+        draws, hits = _draws(config, job, splits, shots)
+        by_draw[shots] = draws
         value, stderr, half = mean_and_interval(np.array([draw["top1"] for draw in draws]))
         score = Score(
             name=f"{shots}-shot logistic top-1",
@@ -292,7 +300,8 @@ def _few_shot(config: Config, job: Job, splits: tuple[Split, ...]) -> dict[str, 
             n=len(test.labels),
             stderr=stderr,
         )
-        scores.append(score.as_dict())
+        outcomes = mean_outcomes(score, test.units, hits, trials=config.draws)
+        scores.append(measured(score, outcomes))
         unconverged = sum(draw["unconverged_fits"] for draw in draws)
         results[f"{shots}_shot"] = {
             "top1": value,
@@ -306,14 +315,17 @@ def _few_shot(config: Config, job: Job, splits: tuple[Split, ...]) -> dict[str, 
             *(shots, value, half, config.draws),
         )
     write_atomically(job.output / "few_shot.json", json.dumps(by_draw, indent=1).encode())
-    job.record.content["scores"] = scores
+    record_scores(job, scores)
     return results
 
 
 def _draws(
     config: Config, job: Job, splits: tuple[Split, ...], shots: int
-) -> list[dict[str, float]]:
-    """Top-1 on the test split, the penalty, and the number of unconverged fits, of each draw."""
+) -> tuple[list[dict[str, float]], np.ndarray]:
+    """Top-1 on the test split, the penalty, and the number of unconverged fits, of each draw.
+
+    Also the number of draws in which each test image is classified correctly, (N,).
+    """
     train, test = splits[0], splits[-1]
     x, queries = _features(train, config), _features(test, config)
     selection = (_features(splits[1], config), splits[1].labels) if len(splits) == 3 else None
@@ -322,6 +334,7 @@ def _draws(
         return 0.0 if selection is None else _measure(fit, *selection, config)
 
     draws: list[dict[str, float]] = []
+    correct = np.zeros(len(test.labels), np.int64)
     with Progress(f"{shots}-shot draws", config.draws, unit="draws") as progress:
         for number in range(config.draws):
             # A function of seed, shots and number: more draws keep the first ones.
@@ -335,16 +348,17 @@ def _draws(
                 classes=len(train.images.classes),
                 device=job.device,
             )
-            top1 = top_k_accuracy(fit.decision(queries), test.labels, 1)
+            hits = top_k_hits(fit.decision(queries), test.labels, 1)
+            correct += hits
             draws.append(
                 {
-                    "top1": top1,
+                    "top1": 100 * float(hits.mean()),
                     "regularization": fit.regularization,
                     "unconverged_fits": unconverged,
                 }
             )
             progress.update(number + 1)
-    return draws
+    return draws, correct
 
 
 def draw_images(

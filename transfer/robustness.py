@@ -1,8 +1,10 @@
-"""Robustness of an ImageNet classifier: a linear probe on frozen features, scored on other pictures.
+"""Robustness of a classifier: a linear probe on frozen features, scored on other or corrupted pictures.
 
-The probe is that of transfer/linear.py on ImageNet; nothing is trained here. ImageNet-A, -R, -V2, -Sketch and
-ObjectNet are scored by top-1, with the logits restricted to the classes of the data before the argmax: 200 of
-1,000 for ImageNet-A and -R. The score of ImageNet-C is the mean top-1 over corruptions and severities.
+The probe is that of transfer/linear.py on ImageNet; nothing is trained here. For other data, such as the
+embedded digits, ``corrupted:FOLDER`` corrupts the test images as they are read. ImageNet-A, -R, -V2, -Sketch
+and ObjectNet are scored by top-1, with the logits restricted to the classes of the data before the argmax:
+200 of 1,000 for ImageNet-A and -R. The score of corrupted images is the mean top-1 over corruptions and
+severities.
 """
 
 import dataclasses
@@ -24,7 +26,7 @@ from transfer.frozen.frozen_config import FrozenConfig
 
 @dataclass(frozen=True)
 class Config(FrozenConfig):
-    """Settings of a robustness evaluation: the images of DATA, classified by a probe of ImageNet."""
+    """Settings of a robustness evaluation: the images of DATA, classified by a linear probe."""
 
     script: ClassVar[str] = "transfer/robustness.py"
     not_protocol: ClassVar[frozenset[str]] = FrozenConfig.not_protocol | {"probe"}
@@ -34,9 +36,9 @@ class Config(FrozenConfig):
     probe: Path = Path("runs/linear")
     """Output folder of transfer/linear.py on ImageNet, or its probe.pth."""
     split: str | None = None
-    """Split of the data (null: the first one that is there; for ImageNet-C, all corruptions)."""
+    """Split of the data (null: the first one that is there; for corrupted images, all corruptions)."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
-    """Severities of ImageNet-C."""
+    """Severities of the corruptions, 1 to 5."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,17 +51,12 @@ class Config(FrozenConfig):
         """Check that the paths can be used.
 
         Raises:
-            UserError: there are no data, or a path does not exist or cannot be used.
+            UserError: a path does not exist or cannot be used.
         """
-        if self.data is None:
-            raise UserError(
-                "no data were given; expected --data LAYOUT:FOLDER with one of imagenet-a, imagenet-r, "
-                "imagenet-v2, imagenet-sketch, imagenet-c, objectnet"
-            )
         if not self.probe.expanduser().exists():
             raise UserError(
                 f"probe {self.probe} does not exist; expected the output folder of a completed run of "
-                "transfer/linear.py on ImageNet, or its probe.pth"
+                "transfer/linear.py, or its probe.pth"
             )
         super().check_inputs()
 
@@ -69,13 +66,22 @@ if __name__ == "__main__":  # options, cards and paths are checked before PyTorc
 
 import numpy as np
 
+from msbreg.data.classification.corrupted import CORRUPT
 from msbreg.data.classification.imagenet_variants import (
     CORRUPTIONS,
     VARIANTS,
     objectnet_classes,
 )
 from msbreg.data.images import LabeledImages
-from msbreg.data.sources import SOURCES, data_name, open_source, recognized, split_layout
+from msbreg.data.sources import (
+    EMBEDDED,
+    SOURCES,
+    data_name,
+    data_root,
+    open_source,
+    recognized,
+    split_layout,
+)
 from msbreg.run.job import Job, log
 from transfer.frozen.evaluation import (
     Split,
@@ -87,10 +93,18 @@ from transfer.frozen.evaluation import (
 )
 from transfer.frozen.frozen_network import FrozenNetwork, frozen_network
 from transfer.frozen.linear_probe import LinearProbe, load_probe
-from transfer.scoring.classification import top_k_accuracy
+from transfer.scoring.classification import top_k_hits
 from transfer.scoring.scores import DataId, Score
+from transfer.verdicts.measured import measured, record_scores
+from transfer.verdicts.outcome_kinds import group_outcomes, mean_outcomes
+from transfer.verdicts.outcomes import Outcomes, digest_of_units
 
 IMAGENET_CLASSES = 1000
+# Layout -> the corruptions whose mean is its score.
+CORRUPTED = {
+    "imagenet-c": tuple(name for group in CORRUPTIONS.values() for name in group),
+    "corrupted": tuple(CORRUPT),
+}
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
@@ -123,15 +137,15 @@ def _run(config: Config, job: Job, probe: LinearProbe) -> dict[str, Any]:
     config = dataclasses.replace(config, transform=transform, representation=representation)
     network = frozen_network(config, job)
     probe.check_network(network.provenance)
-    if layout == "imagenet-c" and config.split is None:
+    if layout in CORRUPTED and config.split is None:
         return _corruptions(config, job, network, probe)
     split = config.split or _first_split(layout, root)
     tested, outputs = _outputs(config, network, probe, layout, root, split)
     record_images({split: image_facts(tested.images, data, split, layout)}, job)
     top1, *top5 = accuracy_scores(
-        outputs, tested, name="ImageNet probe", rules=_rules(layout, outputs.shape[1])
+        outputs, tested, name=_probe_name(layout), rules=_rules(layout, outputs.shape[1])
     )
-    job.record.content["scores"] = [score.as_dict() for score in (top1, *top5)]
+    record_scores(job, (top1, *top5))
     log.info("top-1 on %s: %.2f %%", split, top1.value)
     results = {"top1": top1.value, "top1_stderr": top1.stderr}
     return results | ({"top5": top5[0].value} if top5 else {})
@@ -141,17 +155,24 @@ def variant_layout(data: str) -> tuple[str, Path]:
     """Layout and folder of LAYOUT:FOLDER, or of a folder that is recognized.
 
     Raises:
-        UserError: it is none of the layouts in ``VARIANTS``.
+        UserError: it is none of the layouts in ``VARIANTS``, nor ``corrupted``.
     """
     layout, folder = split_layout(data)
+    if folder in EMBEDDED:
+        return "corrupted", data_root(folder, "folder")
     root = Path(folder).expanduser()
     layout = layout or recognized(root) or ""
-    if layout not in VARIANTS:
+    if layout not in (*VARIANTS, "corrupted"):
         raise UserError(
             f"data is {data!r}{f', which has the layout {layout}' if layout else ''}; this script reads only "
-            f"the test sets of ImageNet classifiers, LAYOUT:FOLDER with one of {', '.join(VARIANTS)}"
+            f"the test sets of ImageNet classifiers, LAYOUT:FOLDER with one of {', '.join(VARIANTS)}; or "
+            "corrupted:FOLDER, which corrupts the images in FOLDER/val"
         )
     return layout, root
+
+
+def _probe_name(layout: str) -> str:
+    return "ImageNet probe" if layout in VARIANTS else "linear probe"
 
 
 def _first_split(layout: str, root: Path) -> str:
@@ -220,7 +241,7 @@ def _outputs(
 ) -> tuple[Split, np.ndarray]:  # (N, K)
     """The images of a split, and the logits of its classes."""
     assert config.data is not None
-    images = open_source(config.data, split, layout=layout)
+    images = open_source(f"{layout}:{root}", split)
     for note in images.notes:
         network.job.warn(f"{config.data}: {note}")
     columns = columns_of_classes(images, layout, root, probe.classes)
@@ -233,7 +254,7 @@ def _outputs(
     return tested, restricted(probe.logits(np.asarray(features.x)), columns)
 
 
-# ---- ImageNet-C
+# ---- Corrupted images
 
 
 def _corruptions(
@@ -243,35 +264,55 @@ def _corruptions(
     assert config.data is not None
     layout, root = variant_layout(config.data)
     accuracies: dict[str, list[float]] = {}
-    images, digest = 0, hashlib.sha256()
+    hits: dict[str, np.ndarray] = {}
+    units: list[str] = []
+    digest = hashlib.sha256()
     data: dict[str, Any] = {}
-    for corruption in (name for group in CORRUPTIONS.values() for name in group):
+    for corruption in CORRUPTED[layout]:
         for severity in config.severities:
             split = f"{corruption}/{severity}"
             tested, outputs = _outputs(config, network, probe, layout, root, split)
-            value = top_k_accuracy(outputs, tested.labels, 1)
+            hits[split] = top_k_hits(outputs, tested.labels, 1)
+            units.append(tested.units)
+            value = 100 * float(hits[split].mean())
             accuracies.setdefault(corruption, []).append(value)
             facts = image_facts(tested.images, config.data, split, layout)
             data[split] = facts | {"top1": value}
-            images += len(outputs)
             digest.update(f"{split} {tested.images.fingerprint}\n".encode())
             log.info("top-1 on %s: %.2f %%", split, value)
     record_images(data, job)
     mean = float(np.mean(list(accuracies.values())))
     severities = ", ".join(map(str, config.severities))
     score = Score(
-        name="ImageNet probe top-1",
+        name=f"{_probe_name(layout)} top-1",
         value=mean,
         data=DataId(data_name(config.data), "corrupted", digest.hexdigest()),
         rules=f"mean over {len(accuracies)} corruptions and the severities {severities}; images as they are",
-        n=images,
+        n=sum(map(len, hits.values())),
     )
-    job.record.content["scores"] = [score.as_dict()]
+    record_scores(
+        job, [measured(score, _outcomes_of_corruptions(score, list(hits.values()), units))]
+    )
     log.info("mean top-1: %.2f %%", mean)
     return {
         "top1": mean,
         "corruptions": {name: float(np.mean(values)) for name, values in accuracies.items()},
     }
+
+
+def _outcomes_of_corruptions(
+    score: Score,
+    hits: list[np.ndarray],  # (N,) bool of each split
+    units: list[str],
+) -> Outcomes:
+    """One unit is a photograph with all its corruptions, which are not independent of each other.
+
+    If the splits have different images, each corrupted image is a unit.
+    """
+    if len(set(units)) == 1:
+        return mean_outcomes(score, units[0], np.sum(hits, axis=0), trials=len(hits))
+    groups = np.repeat(np.arange(len(hits)), [len(own) for own in hits])
+    return group_outcomes(score, digest_of_units(units), np.concatenate(hits), groups, len(hits))
 
 
 if __name__ == "__main__":

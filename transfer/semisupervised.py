@@ -62,6 +62,7 @@ from transfer.frozen.head_training import augmented_batches
 from transfer.frozen.heads import held_out_split
 from transfer.scoring.classification import mean_class_accuracy, top_k_accuracy
 from transfer.scoring.scores import DataId
+from transfer.verdicts.measured import record_scores
 
 CHECKPOINT = "checkpoint.pth"
 KIND = "msbreg-classifier"
@@ -328,7 +329,7 @@ def _results(
     top1, *top5 = accuracy_scores(outputs, tested, name="fine-tuned", rules=rules)
     mean = mean_class_score(outputs, tested, name="fine-tuned", rules=rules)
     first, others = (mean, [top1]) if config.metric == "mean_per_class" else (top1, [mean])
-    job.record.content["scores"] = [score.as_dict() for score in (first, *top5, *others)]
+    record_scores(job, (first, *top5, *others))
     log.info("top-1: %.2f %% with %s", top1.value, chosen)
     rates = config.learning_rates
     if len(rates) > 1 and rate in (min(rates), max(rates)):

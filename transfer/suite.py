@@ -74,8 +74,8 @@ def run(config: Config, card: Card = Card()) -> Path:  # noqa: B008 - frozen
                 print(f"{len(queued)} jobs are queued; the last one writes {page}")
                 return page
             reported.write()
-    if distributed.is_main():
-        _print_end(config, output, plan, progress, page)
+        if distributed.is_main():
+            _print_end(config, output, plan, progress, page)
     _fail_if_incomplete(progress)
     return page
 

@@ -108,6 +108,9 @@ from transfer.frozen.svm_solver import (
     unusable_classes,
 )
 from transfer.scoring.scores import Score
+from transfer.verdicts.measured import measured, record_scores
+from transfer.verdicts.outcome_kinds import ranking_outcomes
+from transfer.verdicts.outcomes import Outcomes
 
 
 def run(config: Config, card: Card = Card()) -> dict[str, Any]:  # noqa: B008 - frozen
@@ -177,7 +180,8 @@ def _whole_split(
         stderr=bootstrap_stderr(decisions, test.labels, config.difficult_test, generator),
         per_class={name: row["ap"] for name, row in rows.items()},
     )
-    job.record.content["scores"] = [score.as_dict()]
+    outcomes = _outcomes(score, test, decisions, config)
+    record_scores(job, [measured(score, outcomes)])
     log.info("mAP: %.2f +- %.2f %% (bootstrap over test images)", mean, score.stderr)
     results = {"map": mean, "unconverged_fits": int(model.unconverged)}
     return results if model.largest_gap is None else results | {"largest_gap": model.largest_gap}
@@ -192,7 +196,7 @@ def _low_shot(
     results: dict[str, Any] = {}
     scores, by_draw = [], {}
     for shots in config.low_shot:
-        found, unconverged = low_shot_average_precisions(
+        found, decisions, unconverged = low_shot_average_precisions(
             (np.asarray(train.x), train.labels),
             (np.asarray(test.x), test.labels),
             shots=shots,
@@ -215,7 +219,7 @@ def _low_shot(
             n=len(test.labels),
             per_class=dict(zip(classes, found.mean(axis=0).tolist(), strict=True)),
         )
-        scores.append(score.as_dict())
+        scores.append(measured(score, _outcomes(score, test, decisions, config)))
         results[f"{shots}_shot"] = {
             "map": score.value,
             "std": spread,
@@ -226,8 +230,21 @@ def _low_shot(
             *(shots, score.value, spread or 0, config.draws),
         )
     write_atomically(job.output / "low_shot.json", json.dumps(by_draw, indent=1).encode())
-    job.record.content["scores"] = scores
+    record_scores(job, scores)
     return results
+
+
+def _outcomes(
+    score: Score,
+    test: Split,
+    decisions: np.ndarray,  # (N, C), or (N, R C) of R draws
+    config: Config,
+) -> Outcomes:
+    labels = test.labels
+    if config.difficult_test == "negative":
+        labels = np.where(labels == 0, -1, labels)
+    labels = np.tile(labels, decisions.shape[1] // labels.shape[1])
+    return ranking_outcomes(score, test.units, decisions, labels, curve="area")
 
 
 def _rules(config: Config) -> str:

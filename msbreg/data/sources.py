@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from msbreg.data.classification.cifar import CIFAR, cifar_splits, open_cifar
+from msbreg.data.classification.corrupted import corrupted_splits, open_corrupted
 from msbreg.data.classification.file_lists import NoSplit, PublishedSplit, WrongLayout
 from msbreg.data.classification.fine_grained import (
     FINE_GRAINED,
@@ -210,6 +211,8 @@ SOURCES: dict[str, Layout] = {
         )
         for name, one in FINE_GRAINED.items()
     },
+    # Reads the trees of "folder", so that no folder is recognized as this layout.
+    "corrupted": Layout(open_corrupted, lambda root: corrupted_splits(), {}, lambda root: False),
     "parquet": Layout(open_parquet, parquet_splits),
     "voc": Layout(open_voc, voc_splits),
     "folder": Layout(open_folder, folder_splits),

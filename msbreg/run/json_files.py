@@ -62,7 +62,16 @@ def read_json_lines(path: Path, limit: int = LIMIT) -> list[Any]:
     Raises:
         UserError: the file cannot be read, a line is not JSON, or it exceeds the limits of this module.
     """
-    *lines, rest = read_bytes(path, limit).split(b"\n")
+    return parse_json_lines(path, read_bytes(path, limit))
+
+
+def parse_json_lines(path: Path, content: bytes) -> list[Any]:
+    """The values in the content of a file with one JSON value per line, as in ``read_json_lines``.
+
+    Raises:
+        UserError: a line is not JSON, or exceeds the limits of this module; the message names the path.
+    """
+    *lines, rest = content.split(b"\n")
     values = []
     for number, line in enumerate(lines, 1):
         if line.strip():

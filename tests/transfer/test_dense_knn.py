@@ -16,7 +16,9 @@ from tests.msbreg.data.segmentation.map_trees import folders_tree, save_map
 from tests.processes import run_pair
 from tests.reference import segmentation as slow
 from tests.transfer.segmentation_runs import dense
+from tests.transfer.verdicts.recorded import check_outcomes
 from transfer.dense_knn import Config, run
+from transfer.verdicts.outcomes import FILE
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,7 @@ def test_the_score_is_that_of_the_written_predictions_at_the_size_of_the_label_m
         read_label_map(done / "predictions" / f"{Path(source.name(i)).stem}.png") for i in range(18)
     ]
     assert [f.shape for f in found] == [t.shape for t in truths]
+    check_outcomes(done)
     miou, accuracy = record_of(done)["scores"]
     assert miou["value"] == pytest.approx(np.nanmean(slow.class_ious(truths, found, 3)))
     assert (miou["name"], accuracy["name"]) == ("5-NN mIoU", "5-NN pixel accuracy")
@@ -63,6 +66,7 @@ def test_two_processes_fill_the_memory_and_score_as_one(done, data, tmp_path):
     assert codes == [0, 0]
     one, two = record_of(done), record_of(tmp_path / "two")
     assert one["results"] == two["results"]
+    assert (tmp_path / "two" / FILE).read_bytes() == (done / FILE).read_bytes()
     for file in (done / "predictions").iterdir():
         assert (tmp_path / "two" / "predictions" / file.name).read_bytes() == file.read_bytes()
 

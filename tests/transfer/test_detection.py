@@ -17,6 +17,7 @@ from msbreg.run.options import parse
 from msbreg.run.record import protocol_digest, read_record
 from tests.processes import Program, run_group
 from tests.transfer.boxes_data import CARDS, make_voc, tiny_card
+from tests.transfer.verdicts.recorded import check_outcomes
 from transfer.detection import run
 from transfer.detectors import detectron2_engine
 from transfer.detectors import engine as choosing
@@ -94,6 +95,7 @@ def test_a_run_writes_a_record_predictions_tables_drawings_and_a_curve(
     assert [row["class"] for row in tables["box"]["classes"]] == ["blue", "red"]
     scores = {score.name: score for score in map(score_from_dict, record["scores"])}
     assert list(scores) == ["box AP", "box AP50", "box AP75"]
+    check_outcomes(tmp_path / "run")
     ap50 = scores["box AP50"]
     assert (ap50.value, ap50.rules, ap50.n) == (results["box_AP50"], "VOC 11-point AP", 4)
     assert ap50.data.fingerprint == record["data"]["test"]["fingerprint"]
@@ -393,6 +395,7 @@ def test_two_processes_train_one_detector_with_synchronized_batch_norm(card, tmp
         assert code == 0, message
     record = read_record(tmp_path / "run")
     assert record["processes"] == 2
+    check_outcomes(tmp_path / "run")
     assert not any("BatchNorm" in warning for warning in record["warnings"])
     checkpoint = str(tmp_path / "run" / "checkpoint.pth")
     alone = run(new_config(card, tmp_path / "alone", checkpoint=checkpoint, eval_only=True))

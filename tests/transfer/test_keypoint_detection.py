@@ -7,6 +7,7 @@ import pytest
 from msbreg.run.record import read_record
 from tests.transfer.keypoints_data import keypoint_card, lvis_card, make_keypoints
 from tests.transfer.test_detection import curve, differing, needs_detectron2, new_config
+from tests.transfer.verdicts.recorded import check_outcomes
 from tools import score as scoring
 from transfer.detection import run
 from transfer.scoring.predictions import load_predictions
@@ -41,6 +42,7 @@ def test_a_keypoint_detector_is_trained_scored_and_drawn(done):
     assert [s["name"] for s in record["scores"]][3:] == [
         *("keypoint AP", "keypoint AP50", "keypoint AP75")
     ]
+    check_outcomes(done("keypoints"))
     assert "curves_keypoint.svg" in record["drawings"]
     assert all(row["loss_keypoint"] > 0 for row in curve(done("keypoints")) if "total_loss" in row)
     saved = load_predictions(done("keypoints") / "predictions.npz")
@@ -61,6 +63,7 @@ def test_lvis_is_scored_by_its_own_rules_with_ap_by_frequency(done):
     record = read_record(done("lvis"))
     assert record is not None
     assert record["metric"] == "LVIS bbox AP, LVIS segm AP"
+    check_outcomes(done("lvis"))
     assert {"box_APr", "box_APc", "box_APf", "mask_APr"} <= record["results"].keys()
     assert record["config"]["yaml"]["DATALOADER.SAMPLER_TRAIN"] == "RepeatFactorTrainingSampler"
 

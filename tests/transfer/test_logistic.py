@@ -12,6 +12,7 @@ from tests.msbreg.data.classification.fine_grained_trees import FINE_GRAINED_TRE
 from tests.transfer import test_protocols
 from tests.transfer.boxes_data import CARDS
 from tests.transfer.test_protocols import common
+from tests.transfer.verdicts.recorded import check_outcomes
 from transfer import logistic
 from transfer.scoring.scores import score_from_dict
 
@@ -50,6 +51,7 @@ def test_the_regularization_is_chosen_on_held_out_images_and_fitted_on_all(
     assert [row["regularization"] for row in rows] == [1.0, 0.1, 0.01]
     names = [score_from_dict(score).name for score in record["scores"]]
     assert names == ["logistic top-1", "logistic mean per class"]
+    check_outcomes(tmp_path / "run")
 
 
 def test_a_single_regularization_needs_no_selection(tmp_path, make_folder, checkpoint):
@@ -95,6 +97,7 @@ def test_several_labels_per_image_are_scored_by_the_eleven_point_map(tmp_path, v
     assert score.rules.startswith("VOC 11-point, images with difficult objects only are negatives")
     assert score.value == results["map"] == pytest.approx(np.mean(list(score.per_class.values())))
     assert results["map"] > 70  # colors; chance is about 50
+    check_outcomes(tmp_path / "run")
 
 
 def test_few_images_per_class_have_a_mean_with_an_interval(tmp_path, data, checkpoint):
@@ -115,6 +118,7 @@ def test_few_images_per_class_have_a_mean_with_an_interval(tmp_path, data, check
     more = json.loads((tmp_path / "b" / "few_shot.json").read_text())
     assert {k: v[:4] for k, v in more.items()} == draws  # more draws keep the first ones
     assert set(again) == {"1_shot", "5_shot"}
+    check_outcomes(tmp_path / "b")
 
 
 def test_few_shot_chooses_each_draws_regularization_on_the_selection_split(

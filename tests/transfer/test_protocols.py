@@ -21,6 +21,7 @@ from msbreg.run.errors import RunFailed, UserError, exit_codes
 from msbreg.run.options import parse
 from msbreg.run.record import read_record
 from tests.transfer.labeled_voc import write_labeled_voc
+from tests.transfer.verdicts.recorded import check_outcomes
 from transfer import knn, linear, svm
 from transfer.frozen import evaluation, frozen_network
 from transfer.scoring.scores import score_from_dict
@@ -70,6 +71,7 @@ def test_knn_scores_and_writes_a_record(tmp_path, data, checkpoint):
     record = read_record(tmp_path / "run")
     assert record["status"] == "done"
     assert record["results"] == results
+    check_outcomes(tmp_path / "run")
     assert 0 <= results["top1_3nn"] <= 100
     assert "top1_200nn" not in results
     assert record["warnings"] == ["k = 200 is skipped: the bank has only 30 images"]
@@ -195,6 +197,7 @@ def test_low_shot_svms_report_mean_and_spread_over_draws(tmp_path, voc, checkpoi
     assert record["selection"] == "nothing is selected"
     scores = [score_from_dict(fields) for fields in record["scores"]]
     assert [score.name for score in scores] == ["1-shot SVM mAP", "4-shot SVM mAP"]
+    check_outcomes(tmp_path / "run")
     assert scores[0].rules.startswith("mean over 3 draws; mean over classes")
 
 
@@ -274,6 +277,7 @@ def test_scores_state_their_name_data_and_rules(tmp_path, data, voc, checkpoint)
     found = []
     for folder, result in (("run", "top1_3nn"), ("b", "top1"), ("c", "map")):
         record = read_record(tmp_path / folder)
+        check_outcomes(tmp_path / folder)
         score = score_from_dict(record["scores"][0])
         assert score.value == record["results"][result]
         split = {"val": "val"}.get(score.data.split, "test")

@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
+from msbreg.data.classification.corrupted import CORRUPT
 from msbreg.run.errors import UserError, exit_codes
 from msbreg.run.options import parse
 from msbreg.run.record import read_record
@@ -15,9 +16,11 @@ from tests.msbreg.data.classification.variant_trees import (
     objectnet_tree,
     wnid_tree,
 )
+from tests.transfer.verdicts.recorded import check_outcomes
 from transfer import linear, robustness
 from transfer.frozen.linear_probe import load_probe, save_probe
 from transfer.scoring.scores import score_from_dict
+from transfer.verdicts.outcomes import load_outcomes
 
 
 def common(tmp_path, data, output):
@@ -88,6 +91,7 @@ def test_the_logits_are_restricted_to_the_classes_of_the_data_before_the_argmax(
     assert score.per_class == {WNIDS[0]: 0, WNIDS[1]: 100}
     assert score.rules == "logits of the 2 classes of the data only"
     assert results["top1"] == 50
+    check_outcomes(tmp_path / "run")
 
 
 def test_the_default_transform_is_that_of_the_probe(tmp_path, probe):
@@ -113,6 +117,24 @@ def test_corrupted_images_are_averaged_over_corruptions_and_severities(tmp_path,
     assert record["transform"]["resize"] == record["transform"]["crop"] == 16
     (score,) = map(score_from_dict, record["scores"])
     assert score.n == 90
+    check_outcomes(tmp_path / "run")
+    (outcomes,) = load_outcomes(tmp_path / "run")
+    assert outcomes.count == 3  # photographs: their 30 corruptions are not independent
+
+
+def test_any_folder_can_be_corrupted_while_it_is_read(tmp_path, make_folder):
+    data = make_folder()
+    settings = common(tmp_path, data, "linear")
+    linear.run(linear.Config(**settings, epochs=3, learning_rates=(0.1,), norms=("affine",)))
+    config = robust(tmp_path, f"corrupted:{data}", tmp_path / "linear", severities=(5,))
+    results = robustness.run(config)
+    assert set(results["corruptions"]) == set(CORRUPT)
+    record = read_record(tmp_path / "run")
+    (score,) = map(score_from_dict, record["scores"])
+    assert (score.name, score.data.split) == ("linear probe top-1", "corrupted")
+    # A single corruption has the score that is part of the mean.
+    one = dataclasses.replace(config, split="contrast/5", output=tmp_path / "one")
+    assert robustness.run(one)["top1"] == results["corruptions"]["contrast"]
 
 
 def test_a_missing_severity_is_an_error(tmp_path, probe):
@@ -165,7 +187,7 @@ def test_a_probe_of_other_classes_is_refused(tmp_path, probe):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("", "no data were given"),
+        ("--data nowhere", "data 'nowhere' is neither a folder nor a known name"),
         ("--data DATA --probe /no/such", "probe /no/such does not exist"),
         ("--data DATA --severities [6]", "expected some of 1, 2, 3, 4, 5"),
         ("--data DATA", "has the layout folder; this script reads only"),

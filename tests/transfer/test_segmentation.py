@@ -21,6 +21,7 @@ from tests.processes import run_many, run_pair
 from tests.reference import segmentation as slow
 from tests.transfer.segmentation_runs import frozen, tiny
 from tests.transfer.two_segmenters import KILLED_AFTER
+from tests.transfer.verdicts.recorded import check_outcomes
 from transfer.segmentation import run
 from transfer.segmenters.segmentation_config import Config, NetworkOptions, SolverOptions
 
@@ -48,6 +49,7 @@ def same_weights(a: Path, b: Path) -> bool:
 
 
 def test_the_score_is_that_of_the_written_predictions_at_the_size_of_the_label_maps(done, data):
+    check_outcomes(done)
     source = open_label_maps(str(data), "val")
     truths = [source.label(i) for i in range(len(source))]
     files = [done / "predictions" / f"val{i}.png" for i in range(len(source))]
@@ -92,6 +94,7 @@ def test_two_processes_train_and_score_as_one(data, tmp_path):
     for name, value in one.items():
         # Means over two images and of two means: float32 sums in another order.
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=name)
+    check_outcomes(tmp_path / "two")
     scores = [(read_record(tmp_path / name) or {})["results"]["mIoU"] for name in ("one", "two")]
     assert scores[0] == pytest.approx(
         scores[1], abs=0.5

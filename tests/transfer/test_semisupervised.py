@@ -9,6 +9,7 @@ from msbreg.run.errors import RunFailed, UserError
 from msbreg.run.record import read_record
 from tests.conftest import write_folder
 from tests.transfer.finetuning.fine_tuning_processes import settings
+from tests.transfer.verdicts.recorded import check_outcomes
 from transfer import semisupervised
 from transfer.finetuning.classifier_training import candidates_of
 
@@ -23,6 +24,7 @@ def test_the_classifier_learns_and_its_scores_are_recorded(data, tmp_path):
     results = semisupervised.run(settings(data, tmp_path / "run", encoder_rates=(0.05,), **changes))
     record = read_record(tmp_path / "run")
     assert results["top1"] > 75  # two color casts, chance 50
+    check_outcomes(tmp_path / "run")
     assert [score["name"] for score in record["scores"]] == [
         "fine-tuned top-1",
         "fine-tuned mean per class",

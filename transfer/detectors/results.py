@@ -12,12 +12,16 @@ from transfer.drawing.detection_sheets import write_drawings
 from transfer.scoring.coco_ap import coco_ap
 from transfer.scoring.lvis_ap import lvis_ap
 from transfer.scoring.predictions import save_predictions
-from transfer.scoring.scores import DataId, DetectionScores, Score
+from transfer.scoring.scores import THRESHOLDS, DataId, DetectionScores, Score
 from transfer.scoring.voc_ap import voc_ap
+from transfer.verdicts.measured import Measured, measured, record_scores
+from transfer.verdicts.outcome_kinds import detection_outcomes
+from transfer.verdicts.outcomes import digest_of_units
 
 PREDICTIONS = "predictions.npz"
 PER_CLASS = "per_class.json"
 BY_CLASS, BY_FREQUENCY = ("AP", "AP50", "AP75"), ("APr", "APc", "APf")
+_AT = {"AP50": THRESHOLDS.index(0.5), "AP75": THRESHOLDS.index(0.75)}
 
 
 def score(scenes: Scenes, predictions: Sequence[Prediction]) -> dict[str, DetectionScores]:
@@ -49,26 +53,49 @@ def scores_of(
     scores: dict[str, DetectionScores],  # by "box", "mask" and "keypoint"
     data: DataId,
     images: int,
-) -> list[Score]:
-    """AP, AP50 and AP75, with their values by class, and LVIS's APr, APc and APf."""
+    units: str,
+) -> list[Measured]:
+    """AP, AP50 and AP75, with their values by class, and LVIS's APr, APc and APf.
+
+    Args:
+        images: number of images of the split.
+        units: digest of their ids.
+    """
     return [
-        Score(
-            name=f"{kind} {name}",
-            value=of_kind.numbers[name],
-            data=data,
-            rules=of_kind.metric,
-            n=images,
-            per_class={
-                str(row["class"]): math.nan if (value := row[name]) is None else float(value)
-                for row in of_kind.table()
-            }
-            if name in BY_CLASS
-            else None,
-        )
+        _measured(kind, name, of_kind, data, images, units)
         for kind, of_kind in scores.items()
         for name in (*BY_CLASS, *BY_FREQUENCY)
         if name in of_kind.numbers
     ]
+
+
+def _measured(
+    kind: str, name: str, of_kind: DetectionScores, data: DataId, images: int, units: str
+) -> Measured:
+    """One number of a metric as a score."""
+    per_class = None
+    if name in BY_CLASS:
+        values = {str(row["class"]): row[name] for row in of_kind.table()}
+        per_class = {k: math.nan if v is None else float(v) for k, v in values.items()}
+    score = Score(
+        name=f"{kind} {name}",
+        value=of_kind.numbers[name],
+        data=data,
+        rules=of_kind.metric,
+        n=images,
+        per_class=per_class,
+    )
+    chosen = range(len(of_kind.thresholds))
+    if name in _AT:
+        chosen = range(_AT[name], _AT[name] + 1)
+    outcomes = detection_outcomes(
+        score,
+        units,
+        of_kind.matches,
+        thresholds=tuple(chosen),
+        frequency=name[-1] if name in BY_FREQUENCY else "",
+    )
+    return measured(score, outcomes)
 
 
 def write(
@@ -96,7 +123,8 @@ def write(
     drawings = write_drawings(job.output, scenes, predictions, scores)
     tested = record["data"]["test"]
     data = DataId(scenes.name, "", tested["fingerprint"])
-    record["scores"] = [s.as_dict() for s in scores_of(scores, data, tested["images"])]
+    units = digest_of_units(scene.id for scene in scenes.scenes)
+    record_scores(job, scores_of(scores, data, tested["images"], units))
     record["drawings"] = drawings
     record["metric"] = ", ".join(of_kind.metric for of_kind in scores.values())
     log.info("after iteration %d, %s", iteration, format_scores(scores))

@@ -1,6 +1,7 @@
 """What the protocols on classified images share: their runs, the labeled features, scores and checks."""
 
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -30,9 +31,12 @@ from transfer.scoring.classification import (
     class_accuracies,
     mean_class_accuracy,
     standard_error,
-    top_k_accuracy,
+    top_k_hits,
 )
 from transfer.scoring.scores import DataId, Score
+from transfer.verdicts.measured import Measured, measured
+from transfer.verdicts.outcome_kinds import group_outcomes, mean_outcomes
+from transfer.verdicts.outcomes import digest_of_units
 
 C = TypeVar("C", bound=NetworkConfig)
 
@@ -55,6 +59,11 @@ class Labeled:
 
     images: LabeledImages
     data: DataId
+
+    @functools.cached_property
+    def units(self) -> str:
+        """Identity of the images in their order, by which networks are compared image by image."""
+        return units_of(self.images)
 
     @property
     def labels(self) -> np.ndarray:
@@ -267,31 +276,36 @@ def split_of(images: LabeledImages, features: Features, name: str, split: str) -
 # ---- Scores
 
 
+def units_of(images: LabeledImages) -> str:
+    """The digest of the images' names within their data set, in order."""
+    return digest_of_units(images.entry(i) for i in range(len(images)))
+
+
 def accuracy_scores(
     outputs: np.ndarray,  # (N, C)
     split: Labeled,
     *,
     name: str,
     rules: str,
-) -> list[Score]:
+) -> list[Measured]:
     """``NAME top-1`` and, for more than 5 classes, ``NAME top-5``, with binomial standard errors."""
     by_class = class_accuracies(outputs, split.labels)
     scores = []
     for k in (1, 5) if outputs.shape[1] > 5 else (1,):
-        value = top_k_accuracy(outputs, split.labels, k)
-        scores.append(
-            Score(
-                name=f"{name} top-{k}",
-                value=value,
-                data=split.data,
-                rules=rules,
-                n=len(split.labels),
-                stderr=standard_error(value, len(split.labels)),
-                per_class=dict(zip(split.images.classes, by_class.tolist(), strict=True))
-                if k == 1
-                else None,
-            )
+        hits = top_k_hits(outputs, split.labels, k)
+        value = 100 * float(hits.mean())
+        score = Score(
+            name=f"{name} top-{k}",
+            value=value,
+            data=split.data,
+            rules=rules,
+            n=len(split.labels),
+            stderr=standard_error(value, len(split.labels)),
+            per_class=dict(zip(split.images.classes, by_class.tolist(), strict=True))
+            if k == 1
+            else None,
         )
+        scores.append(measured(score, mean_outcomes(score, split.units, hits)))
     return scores
 
 
@@ -301,11 +315,11 @@ def mean_class_score(
     *,
     name: str,
     rules: str,
-) -> Score:
+) -> Measured:
     """``NAME mean per class``, as reported for data sets with unequal classes."""
     value, stderr = mean_class_accuracy(outputs, split.labels)
     by_class = class_accuracies(outputs, split.labels)
-    return Score(
+    score = Score(
         name=f"{name} mean per class",
         value=value,
         data=split.data,
@@ -314,6 +328,8 @@ def mean_class_score(
         stderr=stderr,
         per_class=dict(zip(split.images.classes, by_class.tolist(), strict=True)),
     )
+    hits = top_k_hits(outputs, split.labels, 1)
+    return measured(score, group_outcomes(score, split.units, hits, split.labels, len(by_class)))
 
 
 # ---- Checks

@@ -57,8 +57,8 @@ def low_shot_average_precisions(
     solver: Solver = "liblinear",
     jobs: int = 1,
     device: str = "cpu",
-) -> tuple[np.ndarray, int]:  # (R, C) in percent, number of unconverged fits
-    """Interpolated average precision of each of R draws and C classes.
+) -> tuple[np.ndarray, np.ndarray, int]:  # (R, C) in percent, (M, R C), unconverged fits
+    """Interpolated average precision of each of R draws and C classes, and the decision values behind it.
 
     A draw is a function of the seed, the number of shots and its own number, so more draws keep the first
     ones. The classifiers of all draws are fitted in one call.
@@ -79,6 +79,9 @@ def low_shot_average_precisions(
         solver=solver,
         device=device,
     )
-    decisions = np.split(decision(model, test[0]), draws, axis=1)
-    precisions = [class_average_precisions(each, test[1], difficult[1]) for each in decisions]
-    return np.stack(precisions), model.unconverged
+    decisions = decision(model, test[0])
+    precisions = [
+        class_average_precisions(each, test[1], difficult[1])
+        for each in np.split(decisions, draws, axis=1)
+    ]
+    return np.stack(precisions), decisions, model.unconverged

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from msbreg.data.sources import EMBEDDED, SOURCES, data_root, recognized, split_layout
+from msbreg.data.sources import (
+    EMBEDDED,
+    SOURCES,
+    data_root,
+    folder_splits,
+    recognized,
+    split_layout,
+)
 from msbreg.run.errors import UserError
 
 MOST_CLASSES = 50
@@ -51,6 +58,8 @@ def training_split(data: str, given: str | None) -> tuple[str, str]:
             )
         return layout, given
     splits = SOURCES[layout].splits(root)
+    if layout == "flat":  # without folders of splits, all images below the folder
+        splits = folder_splits(root) or ("",)
     training = [name for name in splits if name.lower().startswith("train") or not name]
     if not training:
         raise UserError(

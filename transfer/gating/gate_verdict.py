@@ -79,10 +79,13 @@ def decide(evidence: Evidence) -> tuple[Verdict, tuple[str, ...]]:
     if evidence.signs:
         return "not learned", (compared, *evidence.signs, spread)
     if found.difference.high < MARGIN:
-        return "not learned", (f"{compared}; training did not help on these data", spread)
+        return "not learned", (
+            f"{compared}; on these data it is no better than untrained networks",
+            spread,
+        )
     more = (
         f"{compared}; the interval does not exclude a difference of {MARGIN:g} points, which untrained "
-        "networks of different seeds may have. Use more images: --bank and --queries"
+        "networks of different seeds may have. If there are more images, use them: --bank and --queries"
     )
     return "unclear", (more, spread)
 

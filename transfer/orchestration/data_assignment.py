@@ -168,7 +168,7 @@ def _missing(
     """Protocols without data below a folder of several data sets, or that were asked for by name."""
     several = any(_is_root(given) for given in config.data)
     for protocol in chosen:
-        asked = any(protocol.called(word) for word in config.only)
+        asked = protocol.name in config.only
         if protocol.name not in found and protocol.data and (several or asked):
             yield _missing_data(config, protocol, protocol.data)
 

@@ -133,15 +133,19 @@ PROTOCOLS: tuple[Protocol, ...] = (
         Protocol(f"logistic-{name}", "logistic", name, "fine_grained_logistic", settings)
         for name, settings in _FINE_GRAINED.items()
     ),
+    Protocol("robustness", "robustness", digits="digits_robustness", needs=("linear",)),
     *(Protocol(f"robustness-{name}", "robustness", name, needs=("linear",)) for name in _VARIANTS),
-    Protocol("depth", "depth", "nyu", "nyu_linear_depth", takes=("depths",)),
-    Protocol("dense_knn", "dense_knn", digits="digits_dense_knn", takes=("label maps",)),
+    Protocol("depth", "depth", "nyu", "nyu_linear_depth", digits="digits_depth", takes=("depths",)),
+    Protocol("dense_knn", "dense_knn", digits="digits_dense_knn_small", takes=("label maps",)),
     Protocol("dense_knn-voc12", "dense_knn", "voc12+sbd", "voc12_dense_knn"),
     Protocol("dense_knn-ade20k", "dense_knn", "ade20k", "ade20k_dense_knn"),
     Protocol("imagenet_1pct", "semisupervised", "imagenet-1pct", "imagenet_1pct_msbreg"),
     Protocol("imagenet_10pct", "semisupervised", "imagenet-10pct", "imagenet_10pct_msbreg"),
     Protocol(
-        "semisupervised", "semisupervised", digits="digits_semisupervised", takes=("classes",)
+        "semisupervised",
+        "semisupervised",
+        digits="digits_semisupervised_frozen",
+        takes=("classes",),
     ),
     *(
         Protocol(

@@ -77,7 +77,8 @@ def _collect(rows: Found, folder: Path, column: str) -> None:
         if record is None or record["status"] != "done":
             continue
         for score in map(score_from_dict, record.get("scores", [])):
-            key = score.name, f"{score.data.name} {score.data.split}", score.rules
+            name = score.name if score.unit == "%" else f"{score.name} [{score.unit}]"
+            key = name, f"{score.data.name} {score.data.split}", score.rules
             rows.setdefault(key, {}).setdefault(column, []).append(score)
 
 

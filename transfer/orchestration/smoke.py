@@ -41,6 +41,8 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "loading": 0,
     },
     "segmentation": _MAPS | {"solver.iterations": 2, "solver.batch_size": 2},
+    "robustness": {"severities": (3,)},
+    "depth": {"output_stride": 32, "depth.iterations": 2, "depth.batch_size": 2},
     "dense_knn": {"side": 32, "output_stride": 32, "memory.patches": 1200, "k": 3},
     "voc_c4": _DETECTOR,
     "coco_mask_fpn": _DETECTOR,

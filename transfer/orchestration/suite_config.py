@@ -153,11 +153,12 @@ class Config:
 
     def selected(self) -> tuple[Protocol, ...]:
         """The protocols that the options select, the gate, and those that they need, in the table's order."""
+        skipped = {p.name for p in PROTOCOLS if any(p.called(word) for word in self.skip)}
         chosen = {
             p.name
             for p in PROTOCOLS
             if (any(p.called(word) for word in self.only) or not self.only)
-            and not any(p.called(word) for word in self.skip)
+            and not skipped & {p.name, *p.needs}
             and (not p.on_request or p.name in self.only)
         }
         if not chosen:

@@ -10,7 +10,8 @@ from typing import Any
 from markupsafe import Markup
 
 from msbreg.run.errors import UserError
-from msbreg.run.json_files import is_number, read_json_lines
+from msbreg.run.json_files import is_number, parse_json_lines, read_bytes
+from transfer.drawing.figure_memory import remembered
 from transfer.drawing.svg import BLUE, GRAY, GREEN, ORANGE, PURPLE, Line, Panel, plots
 
 LIMIT = 64_000_000  # bytes of a curve.jsonl
@@ -43,8 +44,9 @@ _PLOTS = {
         Quantity("singular_value", "λ singular value", ORANGE, weight="lambda_s"),
         Quantity("brownian", "λ Brownian", GREEN, weight="lambda_b"),
     ),
-    "detection losses": (
+    "losses": (
         Quantity("total_loss", "total", GRAY),
+        Quantity("loss_decode", "labels", BLUE),
         Quantity("loss_mask", "masks", GREEN),
         Quantity("loss_keypoint", "keypoints", PURPLE),
         Quantity("loss_cls", "classes", BLUE),
@@ -130,7 +132,14 @@ def draw_curve(folder: Path, numbers: dict[str, float], label: str) -> Curve:
         UserError: the file is missing or is not a curve.
     """
     path = folder / "curve.jsonl"
-    rows = read_json_lines(path, LIMIT)
+    content = read_bytes(path, LIMIT)
+    return remembered(
+        lambda: _drawn(path, content, numbers, label), content, sorted(numbers.items()), label
+    )
+
+
+def _drawn(path: Path, content: bytes, numbers: dict[str, float], label: str) -> Curve:
+    rows = parse_json_lines(path, content)
     over = next((o for o in _OVER if rows and all(_has(row, o) for row in rows)), None)
     if over is None:
         raise UserError(
@@ -158,7 +167,11 @@ def draw_curve(folder: Path, numbers: dict[str, float], label: str) -> Curve:
     panels += [Panel(key[:40], [Line(series[key], GRAY)], over) for key in others[:_MOST_UNKNOWN]]
     if spectrum := _spectrum(rows, over):
         panels.append(spectrum)
-    figure = plots(panels or [Panel("curve", [])], columns=4, label=f"Training curves of {label}")
+    # One drawing per plot, so that the page can put as many side by side as fit.
+    figure = "".join(
+        plots([panel], columns=1, label=f"{panel.title} of {label}")
+        for panel in panels or [Panel("curve", [])]
+    )
     sample, caption = _sample(flat_rows, over), _PUBLISHED_CAPTION if plane else ""
     return Curve(over, float(rows[-1][over]), len(rows), Markup(figure), sample, caption)
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from msbreg.run.errors import UserError
 from msbreg.run.json_files import read_bytes
+from transfer.drawing.figure_memory import remembered
 
 THUMBNAIL = 64  # pixels of a neighbor's picture on the page
 _LIMIT = 30_000_000  # bytes of a picture's file
@@ -34,11 +35,16 @@ _VIEW = re.compile(r"\s*-?[\d.]{1,12}\s+-?[\d.]{1,12}\s+([\d.]{1,12})\s+[\d.]{1,
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawing of a run: its markup, or why it cannot be shown."""
+    """A drawing of a run: its markup, or why it cannot be shown.
+
+    Attributes:
+        photographs: whether it shows images, unlike a plot.
+    """
 
     title: str
     markup: Markup | None
     problem: str = ""
+    photographs: bool = False
 
 
 class Budget:
@@ -53,13 +59,13 @@ class Budget:
         self.characters, self.files = characters, files
         self._count = 0
 
-    def drawing(self, path: Path, title: str) -> Drawing:
-        """The drawing, or why it is not shown."""
+    def drawing(self, path: Path, title: str, *, of: str = "") -> Drawing:
+        """The drawing, or why it is not shown; ``of`` names the run in its text alternative."""
         if self.files <= 0 or self.characters <= 0:
             return Drawing(title, None, f"Omitted to keep this page small: see {path}.")
         self.files -= 1
         self._count += 1
-        drawing = read_drawing(path, title, name=f"drawing{self._count}")
+        drawing = read_drawing(path, title, of=of, name=f"drawing{self._count}")
         size = len(drawing.markup or "")
         if size > self.characters:
             return Drawing(title, None, f"Omitted to keep this page small: see {path}.")
@@ -80,14 +86,20 @@ def read_drawing(
     path: Path,
     title: str,
     *,
+    of: str = "",  # the run, for the text alternative
     name: str,  # unique on the page: the prefix of the ids in an SVG
 ) -> Drawing:
     """The file as an element of the page, or why it cannot be shown."""
+    plot, alternative = path.suffix == ".svg", f"{title}: {of}" if of else title
+    draw = _svg if plot else _picture
     try:
-        markup = _svg(path, title, name) if path.suffix == ".svg" else _picture(path, title)
+        content = read_bytes(path, _SVG_LIMIT if plot else _LIMIT)
+        markup = remembered(
+            lambda: draw(path, content, alternative, name), content, plot, alternative, name
+        )
     except UserError as error:
         return Drawing(title, None, str(error))
-    return Drawing(title, Markup(markup))
+    return Drawing(title, Markup(markup), photographs=not plot)
 
 
 # ---- Pictures
@@ -97,19 +109,27 @@ def thumbnail(path: Path) -> str | None:
     """The image, scaled down to ``THUMBNAIL`` pixels, as a data URI; None if it cannot be read."""
     try:
         content = read_bytes(path, _LIMIT)
-        with _opened(path, content) as file:
-            if max(file.size) <= THUMBNAIL and file.format == "PNG" and len(content) < 8_000:
-                return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-            file.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
-            image = _converted(path, file, "RGB")
+        return remembered(lambda: _thumbnail(path, content), content, "thumbnail")
     except UserError:
         return None
+
+
+def _thumbnail(path: Path, content: bytes) -> str:
+    with _opened(path, content) as file:
+        if max(file.size) <= THUMBNAIL and file.format == "PNG" and len(content) < 8_000:
+            return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        file.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
+        image = _converted(path, file, "RGB")
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
     return _uri(image, "JPEG" if max(image.size) > 32 else "PNG")
 
 
-def _picture(path: Path, title: str) -> str:
-    content = read_bytes(path, _LIMIT)
+def _picture(
+    path: Path,
+    content: bytes,
+    title: str,
+    name: str,  # unused: pictures have no ids
+) -> str:
     with _opened(path, content) as file:
         width, height = file.size
         if len(content) <= _SMALL and width <= _WIDEST and file.format in ("PNG", "WEBP"):
@@ -156,8 +176,7 @@ def _uri(image: Image.Image, kind: str) -> str:
 # ---- SVG
 
 
-def _svg(path: Path, title: str, name: str) -> str:
-    content = read_bytes(path, _SVG_LIMIT)
+def _svg(path: Path, content: bytes, title: str, name: str) -> str:
     try:
         text = content.decode()
         if "<!ENTITY" in text:  # entities may expand without bound

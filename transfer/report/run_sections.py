@@ -1,6 +1,7 @@
 """Sections of the report besides scores: training curves, drawings, nearest neighbors, provenance."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,14 @@ from transfer.report.score_tables import data_name
 
 MOST_RUNS = 40  # per section with curves
 MOST_NETWORKS = 6  # with nearest neighbors
+MOST_SPLITS = 60
 MOST_RECORDS = 250  # in the provenance section
 _TITLES = {
     "curves_box": "Precision and recall of boxes",
     "curves_mask": "Precision and recall of masks",
     "curves_keypoint": "Precision and recall of keypoints",
-    "detections": "Most confident hits and misses",
+    "detections": "Most confident hits and misses beside the truth",
+    "segmentation": "Images, true label maps and predictions",
 }
 _NEAR: Shape = {"path": str, "class": str, "similarity": (int, float)}
 
@@ -95,7 +98,7 @@ def _display(run: Run, title: str, budget: Budget | None, *, first: bool) -> Run
     drawings = []
     if budget is not None:
         drawings = [
-            budget.drawing(run.folder / name, _TITLES.get(Path(name).stem, name))
+            budget.drawing(run.folder / name, _TITLES.get(Path(name).stem, name), of=title)
             for name in run.drawings
         ]
     problems += [drawing.problem for drawing in drawings if drawing.problem]
@@ -188,6 +191,35 @@ def _queries(path: Path, content: Any) -> list[dict[str, Any]]:
 
 
 # ---- Provenance
+
+
+@dataclass(frozen=True)
+class Passport:
+    """A split of a data set: its size, its published size or "–", its fingerprint, its number of runs."""
+
+    data: str
+    split: str
+    images: int
+    published: int | str
+    fingerprint: str
+    runs: int
+
+
+def passports(runs: Iterable[Run]) -> tuple[list[Passport], int]:
+    """Every split that the runs used, in the order of first use; and the number of omitted ones."""
+    counts = Counter(split for run in runs if run.done for split in run.splits)
+    found = [
+        Passport(
+            split.data,
+            split.split,
+            split.images,
+            "–" if split.published is None else split.published,
+            split.fingerprint[:16],
+            count,
+        )
+        for split, count in counts.items()
+    ]
+    return formatting.first_items(found, MOST_SPLITS)
 
 
 @dataclass(frozen=True)

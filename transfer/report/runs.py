@@ -55,12 +55,24 @@ _WARNINGS = 20  # shown per run
 
 
 @dataclass(frozen=True)
+class Split:
+    """A split that a run used; ``published`` is its number of images in the published data set, if known."""
+
+    data: str
+    split: str
+    images: int
+    published: int | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Run:
     """A run's folder, and the parts of its record that the report needs.
 
     Attributes:
         network: provenance of the evaluated network; None for pre-training.
         images: fingerprint of every split that the run used.
+        splits: the splits that the run used, with their sizes.
         incomplete: splits whose number of images is not the published one, as text.
         scores: scores of a finished run.
         facts: settings and results to show, by name.
@@ -87,6 +99,7 @@ class Run:
     network: dict[str, Any] | None
     transform: dict[str, Any]
     images: dict[str, str]
+    splits: tuple[Split, ...]
     incomplete: tuple[str, ...]
     scores: tuple[Score, ...]
     facts: dict[str, Any]
@@ -163,6 +176,7 @@ def _run(folder: Path, record: dict[str, Any] | str, shared: dict[str, dict[str,
         network=_network(record) if "network" in record else None,
         transform=record.get("transform") or {},
         images={k: str(v) for k, v in data.items() if k.split(".")[-1] == "fingerprint"},
+        splits=_splits(record),
         incomplete=_incomplete(record.get("data") or {}),
         scores=tuple(scores),
         facts=_facts(record, settings, data),
@@ -201,6 +215,24 @@ def _scores(folder: Path, record: dict[str, Any]) -> list[Score]:
         return [score_from_dict(fields) for fields in record["scores"]]
     except UserError as error:
         raise UserError(f"{folder / FILE_NAME}: {error}.") from error
+
+
+def _splits(record: dict[str, Any]) -> tuple[Split, ...]:
+    found = []
+    for name, of in (record.get("data") or {}).items():
+        if isinstance(of, dict) and type(of.get("images")) is int and "fingerprint" in of:
+            data = of.get("name") or record["config"].get("data") or "named by the card"
+            published = of.get("published_images")
+            found.append(
+                Split(
+                    formatting.cut(data, 120),
+                    formatting.cut(name, 40),
+                    of["images"],
+                    published if type(published) is int else None,
+                    formatting.cut(of["fingerprint"], 80),
+                )
+            )
+    return tuple(found)
 
 
 def _incomplete(data: dict[str, Any]) -> tuple[str, ...]:

@@ -26,12 +26,25 @@ def top_k_accuracy(
         UserError: there are no images, k is not in 1..C, a label is not in 0..C-1, or a score is NaN
             (comparisons with NaN are false, so it would count as a hit).
     """
+    return 100 * float(np.mean(top_k_hits(scores, labels, k)))
+
+
+def top_k_hits(
+    scores: np.ndarray,  # (N, C)
+    labels: np.ndarray,  # (N,), in 0..C-1
+    k: int,
+) -> np.ndarray:  # (N,) bool
+    """Whether the class of each image is among the k highest scores.
+
+    Raises:
+        UserError: like ``top_k_accuracy``.
+    """
     if not 1 <= k <= scores.shape[1]:
         raise UserError(
             f"top-{k} accuracy of {scores.shape[1]} classes: expected k in 1..{scores.shape[1]}. "
             "Omit it for a data set with so few classes."
         )
-    return 100 * float(np.mean(_places(scores, labels) < k))
+    return _places(scores, labels) < k
 
 
 def class_accuracies(

@@ -20,6 +20,7 @@ from msbreg.data.coco_variants.keypoints import PIXEL_CENTER, labeled
 from msbreg.data.run_lengths import all_to_rle, area
 from msbreg.data.scenes import Instance, Prediction, RunLengths, Scene, Scenes
 from msbreg.run.errors import UserError
+from transfer.scoring.match_flags import ClassMatches, MatchFlags, coco_matches
 from transfer.scoring.predictions import in_order
 from transfer.scoring.scores import DetectionScores
 
@@ -64,6 +65,16 @@ class Evaluation(COCOeval):
         self._gts, self._dts = self.objects, self.detections
         self.evalImgs: Any = defaultdict(list)
         self.eval: dict[str, Any] = {}
+
+    def matches(self, label: int, places: Sequence[int]) -> ClassMatches:
+        """The matches of a class, objects of all sizes; call it after ``evaluate``.
+
+        Args:
+            places: index in the split of each image.
+        """
+        first = label * len(self.params.areaRng) * len(places)  # the first range is all sizes
+        own = self.evalImgs[first : first + len(places)]
+        return coco_matches(own, places, len(self.params.iouThrs))
 
     def computeIoU(self, imgId: int, catId: int) -> list[Any]:  # the base class's name
         """Store overlaps that reach the lowest threshold; return none, so that the base loop is skipped."""
@@ -286,6 +297,7 @@ def _by_id(scene: Scene) -> tuple[int, int | str]:
 
 
 def _scores(scenes: Scenes, evaluation: Evaluation, kind: Kind) -> CocoScores:
+    order = ranked(scenes)
     found = evaluation.eval["precision"][..., _ALL_SIZES, _MOST_DETECTIONS]  # (T, 101, K)
     precision = np.where(found > -1, found, np.nan)  # -1 means "no such object"
     stats = [100 * float(value) if value > -1 else float("nan") for value in evaluation.stats]
@@ -300,6 +312,10 @@ def _scores(scenes: Scenes, evaluation: Evaluation, kind: Kind) -> CocoScores:
         precision=precision,
         objects=_counted(scenes.classes, evaluation.objects),
         detections=_counted(scenes.classes, evaluation.detections),
+        matches=MatchFlags(
+            tuple(evaluation.matches(label, order) for label in range(len(scenes.classes))),
+            "101-point",
+        ),
         kind=kind,
     )
 

@@ -34,6 +34,14 @@ def confusion(
     return total
 
 
+def overlaps(
+    matrix: np.ndarray,  # (C, C) confusion of one image
+) -> np.ndarray:  # (2, C) int64
+    """Pixels of each class in both maps, and in either."""
+    hits = np.diag(matrix)
+    return np.stack([hits, matrix.sum(0) + matrix.sum(1) - hits])
+
+
 def without_boundaries(
     truth: np.ndarray,  # (H, W) uint8
     width: int,
@@ -52,17 +60,18 @@ class SegmentationScores:
     Attributes:
         classes: names of the C classes.
         matrix: (C, C) int64, ``confusion`` summed over all images.
+        by_image: (N, 2, C) ``overlaps`` of each image; None if they were not kept.
     """
 
     classes: tuple[str, ...]
     matrix: np.ndarray
+    by_image: np.ndarray | None = None
 
     @property
     def iou(self) -> np.ndarray:  # (C,)
         """Intersection over union of each class in percent; NaN for a class that is neither true nor
         predicted anywhere."""
-        hits = np.diag(self.matrix)
-        union = self.matrix.sum(0) + self.matrix.sum(1) - hits
+        hits, union = overlaps(self.matrix)
         return np.where(union > 0, 100 * hits / np.maximum(union, 1), np.nan)
 
     @property

@@ -29,6 +29,7 @@ from transfer.scoring.coco_ap import (
     objects_of,
     ranked,
 )
+from transfer.scoring.match_flags import ClassMatches, MatchFlags, coco_matches
 from transfer.scoring.predictions import in_order
 from transfer.scoring.scores import RECALLS, THRESHOLDS, DetectionScores
 
@@ -36,8 +37,9 @@ DETECTIONS = 300
 """Per image."""
 _SIZES = ("s", "m", "l")
 _FREQUENCIES = ("r", "c", "f")
-_Class = list[tuple[list[Labeled], list[Labeled], bool]]
-"""Objects and detections of a class in each image that has any, and whether the image is incomplete."""
+_Class = list[tuple[int, list[Labeled], list[Labeled], bool]]
+"""Each image that has objects or detections of a class: its index in the split, these, and whether the image
+is incomplete."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ class _ClassEvaluation(Evaluation):
     def __init__(self, given: _Class, kind: Kind) -> None:
         super().__init__(len(given), 1, kind)
         self.params.maxDets = [DETECTIONS]
-        self.incomplete = [incomplete for _, _, incomplete in given]
-        for image, (objects, detections, _) in enumerate(given):
+        self.places = [place for place, _, _, _ in given]
+        self.incomplete = [incomplete for _, _, _, incomplete in given]
+        for image, (_, objects, detections, _) in enumerate(given):
             self.add(image, objects, detections)
 
     def evaluateImg(
@@ -96,11 +99,11 @@ def lvis_ap(scenes: Scenes, predictions: Sequence[Prediction], kind: Kind = "bbo
         detections = _grouped(_counted(scene, ordered[index], kind, federation))
         incomplete = federation.incomplete.get(scene.id, frozenset())
         for label in objects.keys() | detections.keys():
-            own = (objects.get(label, []), detections.get(label, []), label in incomplete)
+            own = (index, objects.get(label, []), detections.get(label, []), label in incomplete)
             by_class[label].append(own)
     evaluated = [_evaluate(of_class, kind) for of_class in by_class]
-    precision = np.stack([p for p, _ in evaluated], axis=2)  # (T, 101, K, 4)
-    recall = np.stack([r for _, r in evaluated], axis=1)  # (T, K, 4)
+    precision = np.stack([p for p, _, _ in evaluated], axis=2)  # (T, 101, K, 4)
+    recall = np.stack([r for _, r, _ in evaluated], axis=1)  # (T, K, 4)
     return LvisScores(
         metric=f"LVIS {kind} AP",
         numbers=_numbers(precision, recall, federation),
@@ -108,8 +111,13 @@ def lvis_ap(scenes: Scenes, predictions: Sequence[Prediction], kind: Kind = "bbo
         thresholds=THRESHOLDS,
         class_ap=100 * precision[..., 0].mean(axis=1),
         precision=precision[..., 0],
-        objects=np.array([sum(len(o) for o, _, _ in c) for c in by_class], dtype=np.int64),
-        detections=np.array([sum(len(d) for _, d, _ in c) for c in by_class], dtype=np.int64),
+        objects=np.array([sum(len(o) for _, o, _, _ in c) for c in by_class], dtype=np.int64),
+        detections=np.array([sum(len(d) for _, _, d, _ in c) for c in by_class], dtype=np.int64),
+        matches=MatchFlags(
+            tuple(m for _, _, m in evaluated),
+            "101-point",
+            frequencies=tuple(federation.frequencies),
+        ),
         kind=kind,
     )
 
@@ -133,18 +141,22 @@ def _grouped(entries: list[Labeled]) -> dict[int, list[Labeled]]:
     return groups
 
 
-def _evaluate(given: _Class, kind: Kind) -> tuple[np.ndarray, np.ndarray]:  # (T, 101, 4), (T, 4)
+def _evaluate(
+    given: _Class, kind: Kind
+) -> tuple[np.ndarray, np.ndarray, ClassMatches]:  # (T, 101, 4), (T, 4)
     """Precision and recall of a class: of all, small, medium and large objects; NaN without such objects."""
-    if not any(objects for objects, _, _ in given):
+    if not any(objects for _, objects, _, _ in given):
         shape = (len(THRESHOLDS), len(RECALLS), 1 + len(_SIZES))
-        return np.full(shape, np.nan), np.full((shape[0], shape[2]), np.nan)
+        undefined = np.full((shape[0], shape[2]), np.nan)
+        return np.full(shape, np.nan), undefined, coco_matches([], [], len(THRESHOLDS))
     evaluation = _ClassEvaluation(given, kind)
     with contextlib.redirect_stdout(io.StringIO()):  # COCOeval prints its progress
         evaluation.evaluate()
         evaluation.accumulate()
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     known = np.where(precision > -1, precision, np.nan)[:, :, 0, :, 0]
-    return known, np.where(recall > -1, recall, np.nan)[:, 0, :, 0]
+    matches = evaluation.matches(0, evaluation.places)
+    return known, np.where(recall > -1, recall, np.nan)[:, 0, :, 0], matches
 
 
 def _numbers(

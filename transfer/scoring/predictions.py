@@ -204,7 +204,7 @@ def save_predictions(
         counts = [characters(mask) for p in ordered for mask in p.masks or ()]
         arrays["mask_characters"] = np.array([len(text) for text in counts], np.int32)
         arrays["masks"] = np.frombuffer(b"".join(counts), np.uint8)
-    write_atomically(path, _packed(arrays))
+    write_atomically(path, packed(arrays))
 
 
 def load_predictions(path: Path) -> SavedPredictions:
@@ -245,7 +245,8 @@ def load_predictions(path: Path) -> SavedPredictions:
         raise _damaged(path, error) from error
 
 
-def _packed(arrays: dict[str, np.ndarray]) -> bytes:
+def packed(arrays: dict[str, np.ndarray]) -> bytes:
+    """An .npz archive; equal arrays give equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as file:
         for name, array in arrays.items():

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from msbreg.run.errors import UserError
+from transfer.scoring.match_flags import MatchFlags
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Score:
         def number(value: float | None) -> float | None:
             return value if value is not None and math.isfinite(value) else None
 
-        fields = dataclasses.asdict(self)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(Score)}
+        fields["data"] = dataclasses.asdict(self.data)
         fields["value"], fields["stderr"] = number(self.value), number(self.stderr)
         if self.per_class is not None:
             fields["per_class"] = {name: number(value) for name, value in self.per_class.items()}
@@ -144,6 +146,7 @@ class DetectionScores:
             or above, 0 if the recall is not reached; NaN for a class without objects.
         objects: (K,) number of annotated objects, without difficult ones and crowds.
         detections: (K,) number of scored predictions.
+        matches: which detections match an object, from which AP, AP50 and AP75 can be computed again.
     """
 
     metric: str
@@ -154,6 +157,7 @@ class DetectionScores:
     precision: np.ndarray
     objects: np.ndarray
     detections: np.ndarray
+    matches: MatchFlags
 
     @property
     def absent(self) -> tuple[str, ...]:

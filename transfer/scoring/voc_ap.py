@@ -15,6 +15,7 @@ import numpy as np
 
 from msbreg.data.scenes import Prediction, Scenes
 from msbreg.run.errors import UserError
+from transfer.scoring.match_flags import ClassMatches, MatchFlags
 from transfer.scoring.predictions import in_order
 from transfer.scoring.scores import RECALLS, THRESHOLDS, DetectionScores
 
@@ -221,7 +222,8 @@ def voc_ap(
     rules = rules or VocRules.of_year(scenes.year)
     objects = class_objects(scenes, rules)
     found = class_detections(in_order(scenes, predictions), len(scenes.classes), rules)
-    aps, curves = zip(*map(lambda o, f: class_ap(o, f, rules), objects, found), strict=True)
+    matches = [class_matches(o, f, rules) for o, f in zip(objects, found, strict=True)]
+    aps, curves = zip(*(class_ap(of_class, rules) for of_class in matches), strict=True)
     class_aps = 100 * np.stack(aps, axis=1)  # (T, K)
     counted = np.array([np.count_nonzero(~o.difficult) for o in objects])
     if rules.absent == "ignored":
@@ -241,6 +243,9 @@ def voc_ap(
         precision=np.stack(curves, axis=2),
         objects=counted,
         detections=np.array([len(f.scores) for f in found]),
+        matches=MatchFlags(
+            tuple(matches), rules.metric, absent_score_zero=rules.absent == "scored"
+        ),
         rules=rules,
     )
 
@@ -273,19 +278,28 @@ def class_detections(ordered: Sequence[Prediction], classes: int, rules: VocRule
     return [Found(scene[own], boxes[own], scores[own]) for own in per_class]
 
 
-def class_ap(
-    objects: Objects, found: Found, rules: VocRules
-) -> tuple[np.ndarray, np.ndarray]:  # (T,) in [0, 1], (T, 101)
-    """Average precision of a class at each threshold, and its interpolated curves."""
+def class_matches(objects: Objects, found: Found, rules: VocRules) -> ClassMatches:
+    """The detections of a class by descending score, with hits and ignored ones at each threshold."""
     overlap, nearest = best_overlaps(objects, found, 1.0 if rules.pixel_rule else 0.0)
     order = np.argsort(-found.scores, kind="stable" if rules.ties == "stable" else None)
     overlap, nearest = overlap[order], nearest[order]
-    positives = int(np.count_nonzero(~objects.difficult))
-    aps, curves = [], []
+    flags = []
     for threshold in rules.thresholds:
         above = overlap >= threshold if rules.reached else overlap > threshold
-        hit, miss = hits_and_misses(above, nearest, objects.difficult)
-        recall, precision = precision_recall(hit, miss, positives)
+        flags.append(hits_and_misses(above, nearest, objects.difficult))
+    hit, miss = (np.stack(each) for each in zip(*flags, strict=True))
+    image, counted = found.scene[order], objects.scene[~objects.difficult]
+    return ClassMatches(image, hit, ~(hit | miss), counted)
+
+
+def class_ap(
+    matches: ClassMatches, rules: VocRules
+) -> tuple[np.ndarray, np.ndarray]:  # (T,) in [0, 1], (T, 101)
+    """Average precision of a class at each threshold, and its interpolated curves."""
+    positives = len(matches.object_image)
+    aps, curves = [], []
+    for hit, ignored in zip(matches.hit, matches.ignored, strict=True):
+        recall, precision = precision_recall(hit, ~(hit | ignored), positives)
         aps.append(average_precision(recall, precision, rules.metric))
         curves.append(sampled(recall, precision, positives))
     return np.array(aps, dtype=np.float64), np.array(curves)

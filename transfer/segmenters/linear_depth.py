@@ -45,11 +45,17 @@ class DepthScores:
     """Totals over the scored pixels of all images.
 
     Attributes:
-        totals: pixels; those with max(d / d', d' / d) below 1.25, 1.25^2 and 1.25^3; sum of squared errors
-            in square meters; sum of |d' - d| / d.
+        by_image: (N, 6) for each image: pixels; those with max(d / d', d' / d) below 1.25, 1.25^2 and 1.25^3;
+            sum of squared errors in square meters; sum of |d' - d| / d.
+        totals: (6,) sums over the images.
     """
 
-    totals: np.ndarray  # (6,) float64
+    by_image: np.ndarray  # float64
+
+    @property
+    def totals(self) -> np.ndarray:  # (6,)
+        total: np.ndarray = self.by_image.sum(axis=0)
+        return total
 
     @property
     def within(self) -> tuple[float, float, float]:

@@ -25,11 +25,14 @@ from msbreg.run.job import Job, log
 from msbreg.run.progress import Progress
 from msbreg.train.health import NotFinite
 from transfer.drawing.segmentation_sheets import SHEET, segmentation_sheet
-from transfer.scoring.iou import SegmentationScores, confusion, without_boundaries
+from transfer.frozen.evaluation import units_of
+from transfer.scoring.iou import SegmentationScores, confusion, overlaps, without_boundaries
 from transfer.scoring.scores import DataId, Score
 from transfer.segmenters.fcn import Segmenter
 from transfer.segmenters.segmentation_config import InferenceOptions
 from transfer.segmenters.windows import label_pixels
+from transfer.verdicts.measured import Measured, measured, record_scores
+from transfer.verdicts.outcome_kinds import mean_iou_outcomes, ratio_outcomes
 
 PREDICTIONS = "predictions"
 PER_CLASS = "per_class.json"
@@ -83,6 +86,7 @@ def evaluate(network: Segmenter, evaluation: Evaluation) -> SegmentationScores:
     source, classes = evaluation.source, evaluation.source.classes
     mine = range(distributed.rank(), len(source), distributed.world_size())
     matrix = np.zeros((len(classes), len(classes)), np.int64)
+    by_image = np.zeros((len(source), 2, len(classes)), np.int32)
     failure: Exception | None = None
     try:
         pairs = stream(
@@ -93,16 +97,18 @@ def evaluate(network: Segmenter, evaluation: Evaluation) -> SegmentationScores:
             Progress("predicting", len(mine), unit="images") as progress,
         ):
             for number, (i, image, truth) in enumerate(pairs, 1):
-                matrix += _confusion_of(network, evaluation, i, image, truth)
+                own = _confusion_of(network, evaluation, i, image, truth)
+                matrix += own
+                by_image[i] = overlaps(own)
                 progress.update(number)
                 evaluation.each()
     except Exception as error:  # noqa: BLE001 - raised below, in every process
         failure = error
     # Gather also after a failure: the other processes wait for this one.
-    shares = distributed.gather_objects((matrix, to_other_processes(failure)))
-    raise_first(failure, [other for _, other in shares])
-    total: np.ndarray = sum(share for share, _ in shares)
-    return SegmentationScores(classes, total)
+    shares = distributed.gather_objects((matrix, by_image, to_other_processes(failure)))
+    raise_first(failure, [other for _, _, other in shares])
+    total: np.ndarray = sum(share for share, _, _ in shares)
+    return SegmentationScores(classes, total, sum(share for _, share, _ in shares))
 
 
 def _confusion_of(
@@ -201,13 +207,32 @@ def write(
     record = job.record.content
     shared = functools.partial(Score, data=data, rules=rules, n=len(source))
     per_class = dict(zip(scores.classes, scores.iou.tolist(), strict=True))
-    record["scores"] = [
-        shared(f"{prefix}mIoU", scores.mean_iou, per_class=per_class).as_dict(),
-        shared(f"{prefix}pixel accuracy", scores.pixel_accuracy).as_dict(),
-    ]
+    mean = shared(f"{prefix}mIoU", scores.mean_iou, per_class=per_class)
+    record_scores(
+        job,
+        _measured(scores, mean, shared(f"{prefix}pixel accuracy", scores.pixel_accuracy), source),
+    )
     record["drawings"] = [SHEET]
     if scores.absent:
         job.warn(
             f"classes without any true or predicted pixel are not in the mean: {', '.join(scores.absent)}"
         )
     log.info("mIoU %.2f %%, pixel accuracy %.2f %%", scores.mean_iou, scores.pixel_accuracy)
+
+
+def _measured(
+    scores: SegmentationScores, mean_iou: Score, pixel_accuracy: Score, source: LabelMaps
+) -> list[Measured]:
+    """Both scores with the pixels of each image."""
+    assert scores.by_image is not None
+    units = units_of(source)
+    hits, unions = scores.by_image[:, 0], scores.by_image[:, 1]
+    correct = hits.sum(axis=1, dtype=np.int64)
+    # A wrong pixel is in the unions of two classes, a correct one in that of one.
+    labeled = (correct + unions.sum(axis=1, dtype=np.int64)) // 2
+    return [
+        measured(mean_iou, mean_iou_outcomes(mean_iou, units, hits, unions)),
+        measured(
+            pixel_accuracy, ratio_outcomes(pixel_accuracy, units, correct, labeled, scale=100)
+        ),
+    ]

@@ -61,6 +61,8 @@ def tree(request, make_folder, voc, tmp_path):
     if request.param == "voc":
         return voc, "test", 2, 2
     root = make_folder(train=2, test=1)
+    if request.param == "corrupted":
+        return root, "contrast/3", 2, 2
     folders = ("folder", "birdsnap")
     return (root, "test", 2, 2) if request.param in folders else (root, "test/class0", 1, 0)
 

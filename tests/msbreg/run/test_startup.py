@@ -82,7 +82,7 @@ WRONG = [
     ("transfer/segmentation.py", "--config configs/digits_knn.yaml", "a card for transfer/knn.py"),
     ("transfer/dense_knn.py", "--data nowhere --checkpoint random", "data 'nowhere' is neither"),
     ("transfer/dense_knn.py", "--temperature 0", "temperature is 0"),
-    ("transfer/depth.py", "--checkpoint random", "no data were given"),
+    ("transfer/depth.py", "--depth.iterations 0", "depth.iterations is 0"),
     ("transfer/depth.py", "--data nowhere --checkpoint random", "data 'nowhere' does not exist"),
     ("tools/convert_to_d2.py", "nowhere.pth", "nowhere.pth does not exist"),
     ("tools/convert_to_d2.py", "README.md --to nothing", "invalid choice: 'nothing'"),

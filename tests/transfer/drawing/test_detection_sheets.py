@@ -45,7 +45,7 @@ def colors(image):
     return {color[:3] for _, color in image.getcolors(1 << 20) if color[3] == 255}
 
 
-GREEN, BLUE, ORANGE = (63, 159, 107), (58, 134, 200), (217, 130, 43)
+GREEN, BLUE, ORANGE = (63, 159, 107), (58, 134, 200), (203, 113, 25)
 
 
 def test_curves_are_an_svg_that_follows_the_color_scheme(drawn):

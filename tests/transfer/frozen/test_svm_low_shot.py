@@ -17,7 +17,7 @@ def data(images=200, seed=0):
 
 def low_shot(shots=4, draws=3, **settings):
     settings = {"cost": 0.5, "difficult": ("exclude", "exclude"), "solver": "newton"} | settings
-    found, _ = low_shot_average_precisions(
+    found, _, _ = low_shot_average_precisions(
         data(), data(seed=1), shots=shots, draws=draws, **settings
     )
     return found

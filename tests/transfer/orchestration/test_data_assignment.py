@@ -92,14 +92,21 @@ def test_label_maps_run_segmentation_and_dense_knn(tmp_path):
     assert found["segmentation"] == (f"folders:{tmp_path}/maps", "photos_segmentation")
 
 
-def test_the_digits_run_everything_but_depth():
+def test_the_digits_run_every_script():
     assigned, missing = assign(Config())
     names = {one.protocol.name for one in assigned}
     assert names == {
         *("gate", "knn", "svm", "linear", "logistic", "dense_knn", "semisupervised"),
-        *("segmentation", "voc_c4", "coco_mask_fpn"),
+        *("robustness", "depth", "segmentation", "voc_c4", "coco_mask_fpn"),
     }
-    assert [one.protocol.name for one in missing] == ["depth"]
+    assert {one.protocol.script for one in assigned} == {p.script for p in PROTOCOLS}
+    assert missing == ()
+
+
+def test_what_needs_a_skipped_protocol_is_skipped_as_well():
+    names = {p.name for p in Config(skip=("linear",)).selected()}
+    assert "knn" in names
+    assert not {"linear", "robustness", "robustness-imagenet-a"} & names
 
 
 def test_a_protocol_brings_what_it_needs(root):

@@ -54,11 +54,13 @@ def test_a_vision_transformer_is_listed_as_not_applicable_where_only_resnets_are
     torch.save(build(timm_model(arch, seed=0), timm_model(arch, seed=1)), file)
     found = plan(tiny_config(tmp_path, None, checkpoint=file, only=(), random_seeds=1))
     names = {task.name for task in found.tasks}
-    assert names == {"knn", "linear", "svm", "logistic", "dense_knn", "semisupervised"}
+    assert names == {"knn", "linear", "svm", "logistic", "dense_knn", "semisupervised"} | {
+        "robustness"
+    }
     (dense,) = [task for task in found.tasks if task.key == "pretrained/dense_knn"]
     assert dense.config.output_stride is None  # only ResNets can be dilated
     assert {one.name: one.reason for one in found.not_applicable} == dict.fromkeys(
-        ["segmentation", "voc_c4", "coco_mask_fpn"], f"{arch} is not a ResNet"
+        ["depth", "segmentation", "voc_c4", "coco_mask_fpn"], f"{arch} is not a ResNet"
     )
 
 

@@ -8,6 +8,9 @@ import numpy as np
 from PIL import Image
 
 from msbreg.run.record import protocol_digest
+from transfer.scoring.scores import score_from_dict
+from transfer.verdicts.outcome_kinds import mean_outcomes
+from transfer.verdicts.outcomes import save_outcomes
 
 ENVIRONMENT = {
     "python": "3.11.0",
@@ -208,3 +211,21 @@ def write_neighbors(folder: Path, images: Path) -> list[Path]:
     rows = [{"path": str(paths[0]), "class": "seven", "neighbors": near}]
     (folder / "neighbors.json").write_text(json.dumps(rows))
     return paths
+
+
+def write_hits(
+    folder: Path,
+    provenance: dict[str, Any],
+    hits: np.ndarray,  # (N,) bool
+    *,
+    units: str = "the same images",
+    per_class: dict[str, float | None] | None = None,
+    fields: dict[str, Any] | None = None,
+    **content: Any,
+) -> Path:
+    """A run with an accuracy and the outcomes it was computed from; ``fields`` changes the score."""
+    value = 100.0 * float(hits.mean())
+    saved = score(value, n=len(hits), per_class=per_class, **(fields or {}))
+    write_scores(folder, provenance, saved, **content)
+    save_outcomes(folder, [mean_outcomes(score_from_dict(saved), units, hits)])
+    return folder

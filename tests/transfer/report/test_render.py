@@ -5,70 +5,25 @@ import os
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from msbreg.run.errors import UserError
+from tests.transfer.report.full_page import SECTIONS, write_full, write_runs
+from tests.transfer.report.parsed_page import Page, without_script
 from tests.transfer.report.records import (
     network,
     score,
-    write_detector,
     write_knn,
-    write_neighbors,
     write_pretraining,
     write_record,
     write_scores,
-    write_svm,
 )
 from transfer.report import run_sections
 from transfer.report.render import write_report
 
 SCRIPT = Path(__file__).resolve().parents[3] / "tools" / "report.py"
-VOID = {"meta", "img", "br", "link"}
-
-
-class Outline(HTMLParser):
-    """Open tags, and all attributes that can load resources."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.loads, self.tags, self.text = [], [], set(), []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        self.loads += [v for k, v in attrs if k in ("src", "href", "xlink:href", "data", "srcset")]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
-def parsed(page):
-    outline = Outline()
-    outline.feed(page)
-    return outline
-
-
-def write_runs(tmp_path):
-    """Two pre-trained networks, a random one, two protocols, one run unfinished."""
-    folder = tmp_path / "runs"
-    write_pretraining(folder / "pretrain", warnings=["epoch 2: the embeddings are collapsing"])
-    for seed in range(2):
-        run = write_knn(folder / f"knn-{seed}", 60.0 + seed, network(seed))
-        write_neighbors(run, tmp_path / "images")
-        write_svm(folder / f"svm-{seed}", network(seed), {"cat": 50.0, "dog": 70.0})
-    write_detector(folder / "detector", network(0))
-    write_knn(folder / "knn-random", 30.0, network(random=True), config={"folds": 5})
-    write_record(
-        folder / "late", kind="linear", config={}, status="failed", error="disk | full\nat 3"
-    )
-    return folder
 
 
 @pytest.fixture
@@ -90,7 +45,7 @@ def report_of(runs, tmp_path):
 
 def test_the_page_loads_no_external_resources(written):
     page, _ = written
-    outline = parsed(page)
+    outline = Page(without_script(page))
     assert outline.loads
     assert all(
         value.startswith(("#", *(f"data:image/{kind};base64," for kind in ("png", "webp", "jpeg"))))
@@ -98,14 +53,21 @@ def test_the_page_loads_no_external_resources(written):
     )
     assert not outline.tags & {"script", "link", "iframe", "object"}
     assert all(target.startswith("url(#") for target in re.findall(r"url\(.", page))
-    assert "http" not in page
+    assert "http" not in page.replace("http-equiv", "")
     assert "@import" not in page
 
 
+def test_a_report_of_everything_has_every_section(tmp_path):
+    page, text = report_of(write_full(tmp_path), tmp_path)
+    assert [e.attributes["id"] for e in Page(page).all("h2")] == list(SECTIONS)
+    titles = [e.text for e in Page(page).all("h2")]
+    assert re.findall(r"^## (.*)$", text, flags=re.MULTILINE) == [
+        {"Overview": "Beside published numbers"}.get(title, title) for title in titles
+    ]
+
+
 def test_every_tag_of_the_page_is_closed(written):
-    outline = parsed(written[0])
-    assert outline.open == []
-    assert {"svg", "table", "details"} <= outline.tags
+    assert {"svg", "table", "details"} <= Page(written[0]).tags
 
 
 def test_ids_of_the_page_are_unique_and_every_anchor_has_its_target(runs, tmp_path):
@@ -113,15 +75,15 @@ def test_ids_of_the_page_are_unique_and_every_anchor_has_its_target(runs, tmp_pa
     page, _ = report_of(runs, tmp_path)
     ids = re.findall(r'\sid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
-    assert {v[1:] for v in parsed(page).loads if v.startswith("#")} <= set(ids)
+    assert {v[1:] for v in Page(page).loads if v.startswith("#")} <= set(ids)
 
 
 def test_text_from_records_is_escaped(tmp_path):
     evil = "<script>alert(1)</script> | `x`"
     write_knn(tmp_path / "runs", 60.0, network(name=evil), warnings=[evil], command=evil)
     page, text = report_of(tmp_path / "runs", tmp_path)
-    assert "script" not in parsed(page).tags
-    assert evil in "".join(parsed(page).text)
+    assert "script" not in Page(without_script(page)).tags
+    assert evil in "".join(Page(page).text)
     assert "<script" not in text
     assert "\\| \\`x\\`" in text
 
@@ -129,7 +91,8 @@ def test_text_from_records_is_escaped(tmp_path):
 def test_rows_of_markdown_tables_have_equal_lengths(written):
     _, text = written
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
-    assert len(tables) == 9  # scores 3, classes 2, unfinished, curves 2, neighbors
+    # summary, scores 3, classes 2, curves 2, neighbors, unfinished, data
+    assert len(tables) == 11
     for table in tables:
         rows = [re.findall(r"(?<!\\)\|", line) for line in table.splitlines()]
         assert len({len(bars) for bars in rows}) == 1
@@ -185,9 +148,9 @@ def test_text_of_a_curve_is_escaped_in_both_files(tmp_path):
     row = {"epoch": 1, evil: 2.5, "total": evil, "std": evil, "spectrum": [evil]}
     (folder / "curve.jsonl").write_text((json.dumps(row) + "\n") * 2)
     page, text = report_of(folder, tmp_path)
-    assert "script" not in parsed(page).tags
+    assert "script" not in Page(without_script(page)).tags
     assert "<script" not in text
-    assert "alert(1)" in "".join(parsed(page).text)
+    assert "alert(1)" in "".join(Page(page).text)
 
 
 def test_a_network_without_other_files_than_its_record_is_shown(tmp_path):

@@ -33,7 +33,7 @@ def test_a_detector_is_shown_with_facts_losses_and_drawings(tmp_path):
     assert "proposal scores" in ours.curve.figure
     assert [drawing.title for drawing in ours.drawings] == [
         "Precision and recall of boxes",
-        "Most confident hits and misses",
+        "Most confident hits and misses beside the truth",
     ]
     assert ours.problems == []
 

@@ -102,7 +102,7 @@ def test_a_detector_with_keypoints_has_scores_of_boxes_and_keypoints():
         "box": "COCO bbox AP",
         "keypoint": "COCO keypoints AP",
     }
-    names = [s.name for s in scores_of(scores, DataId("x", ""), 1)]
+    names = [s.name for s in scores_of(scores, DataId("x", ""), 1, "")]
     assert names == [f"{kind} {n}" for kind in scores for n in ("AP", "AP50", "AP75")]
 
 

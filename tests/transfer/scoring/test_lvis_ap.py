@@ -130,7 +130,7 @@ def test_a_federated_split_is_scored_by_lviss_rules_with_ap_by_frequency():
     scenes, predictions = drawn(3)
     scores = score(scenes, predictions)
     assert [s.metric for s in scores.values()] == ["LVIS bbox AP", "LVIS segm AP"]
-    names = [s.name for s in scores_of(scores, DataId("x", ""), 1)]
+    names = [s.name for s in scores_of(scores, DataId("x", ""), 1, "")]
     assert names[:6] == [f"box {n}" for n in ("AP", "AP50", "AP75", "APr", "APc", "APf")]
     assert scores["box"].numbers["AP"] != coco_ap(scenes, predictions).numbers["AP"]
 

@@ -15,8 +15,8 @@ from msbreg.data.segmentation.map_sources import MAP_SOURCES, recognized_maps
 from msbreg.data.sources import voc_images
 from msbreg.data.voc import voc_scenes
 from msbreg.run.errors import UserError
-from tools.checked_split import Split, check_contents, check_each, compare_contents
-from tools.source_checks import check_source, differences
+from tools.data_checks.checked_split import Split, check_contents, check_each, compare_contents
+from tools.data_checks.source_checks import check_source, differences
 
 
 def check_voc(root: Path) -> Iterator[Split]:

@@ -11,7 +11,7 @@ from msbreg.data.classification.imagenet_variants import VARIANTS
 from msbreg.data.images import LabeledImages
 from msbreg.data.sources import SOURCES
 from msbreg.run.errors import UserError
-from tools.checked_split import Split, check_contents, compare_contents
+from tools.data_checks.checked_split import Split, check_contents, compare_contents
 from transfer.frozen.frozen_config import LabeledConfig
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from msbreg import __version__
 from msbreg.run.files import replacing, writing
-from tools.checked_split import Split
+from tools.data_checks.checked_split import Split
 
 SCHEMA = 1
 _LISTED = 100  # problems of a split; their number is always complete

@@ -1,0 +1,78 @@
+"""The summary has one main score per protocol and data set, and marks the best network."""
+
+import pytest
+
+from tests.transfer.report.records import network, score, write_knn, write_scores
+from transfer.report.collection import collect
+from transfer.report.overview.main_scores import summarize
+from transfer.report.score_tables import score_tables
+
+
+def summary_of(folder):
+    networks = collect([folder]).networks
+    return summarize(networks, score_tables(networks)[0])
+
+
+def test_only_the_first_score_of_a_run_is_a_main_score(tmp_path):
+    write_scores(tmp_path / "a", network(), score(40.0), score(70.0, name="top-5"))
+    summary = summary_of(tmp_path)
+    assert [(c.kind, c.column.name, c.data) for c in summary.columns] == [
+        ("colorization", "top-1", "pets test")
+    ]
+    assert [cell.entry.mean for row in summary.rows for cell in row.cells] == [40.0]
+
+
+def test_scores_by_different_rules_have_columns_of_their_own(tmp_path):
+    write_scores(tmp_path / "a", network(), score(40.0, rules="1 % of the labels"))
+    write_scores(tmp_path / "b", network(), score(60.0, rules="10 % of the labels"))
+    assert len(summary_of(tmp_path).columns) == 2
+
+
+def test_the_untrained_twin_is_the_last_row_and_differences_refer_to_it(tmp_path):
+    write_knn(tmp_path / "a", 30.0, network(0, random=True))
+    write_knn(tmp_path / "b", 60.0, network())
+    rows = summary_of(tmp_path).rows
+    assert [row.role for row in rows] == ["network", "untrained"]
+    assert rows[0].cells[0].difference == pytest.approx(30.0)
+    assert rows[1].cells[0].difference is None
+
+
+def test_the_best_of_several_networks_is_marked_also_if_lower_is_better(tmp_path):
+    for name, value in (("one", 40.0), ("two", 50.0)):
+        provenance = network(name=name, sha256=name)
+        scores = score(value), score(value, name="error", higher_is_better=False)
+        write_scores(tmp_path / name, provenance, scores[0])
+        write_scores(tmp_path / f"{name}-error", provenance, scores[1], config={"steps": 4})
+    summary = summary_of(tmp_path)
+    best = {
+        column.column.name: [row.label for row in summary.rows if row.cells[k].best]
+        for k, column in enumerate(summary.columns)
+    }
+    assert best == {"top-1": ["two"], "error": ["one"]}
+
+
+def test_a_single_network_is_not_marked_as_the_best(tmp_path):
+    write_knn(tmp_path / "a", 60.0, network())
+    write_knn(tmp_path / "b", 30.0, network(random=True))
+    assert not any(cell.best for row in summary_of(tmp_path).rows for cell in row.cells)
+
+
+def test_only_the_last_epoch_of_a_training_run_has_a_row(tmp_path):
+    for epoch in (1, 2):
+        details = {"method": "byol", "seed": 0, "epoch": epoch}
+        source = f"runs/byol/epochs/epoch-{epoch}.pth"
+        provenance = network(sha256=f"byol-{epoch}", source=source, details=details)
+        write_scores(tmp_path / str(epoch), provenance, score(40.0 + epoch))
+    summary = summary_of(tmp_path)
+    assert [row.cells[0].entry.mean for row in summary.rows] == [42.0]
+    assert summary.left_out == "Not shown: 1 checkpoints of earlier epochs."
+
+
+def test_a_network_that_was_not_evaluated_has_no_cell(tmp_path):
+    write_scores(tmp_path / "a", network(name="one", sha256="one"), score(40.0))
+    other = score(40.0, data={"name": "dtd", "split": "test", "fingerprint": "cc"})
+    write_scores(tmp_path / "b", network(name="two", sha256="two"), other)
+    cells = {
+        row.label: [cell is not None for cell in row.cells] for row in summary_of(tmp_path).rows
+    }
+    assert cells == {"one": [True, False], "two": [False, True]}

@@ -1,0 +1,1 @@
+"""Where tools/publish.py sends completed runs: one file per tracking service."""

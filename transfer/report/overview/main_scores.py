@@ -1,0 +1,156 @@
+"""The summary of a report: one main score per protocol and data set, for every network.
+
+The main score of a run is the first one in its record. Runs whose main scores can be compared share a
+column.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from transfer.report.collection import Network
+from transfer.report.epoch_curves import earlier_epochs
+from transfer.report.score_tables import Column, Entry, Table, data_name
+
+MOST_COLUMNS, MOST_NETWORKS = 30, 60
+_KINDS = {"knn": "kNN", "svm": "SVM", "dense_knn": "dense kNN"}
+
+Role = Literal["network", "untrained"]
+
+
+@dataclass(frozen=True)
+class MainScore:
+    """A column of the summary.
+
+    Attributes:
+        kind: the protocol, such as ``kNN``.
+        data: name and split of the data.
+    """
+
+    kind: str
+    data: str
+    column: Column
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A main score of one network.
+
+    Attributes:
+        best: whether it is the best of several trained networks in its column.
+        difference: the score minus that of the untrained twin under the same protocol, transform and
+            images; None if there is no such twin.
+    """
+
+    entry: Entry
+    best: bool = False
+    difference: float | None = None
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """A network with one cell per column; None where it was not evaluated."""
+
+    label: str
+    role: Role
+    cells: list[Cell | None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The columns and rows; untrained networks, the floor of each column, come last."""
+
+    columns: list[MainScore]
+    rows: list[SummaryRow]
+    left_out: str
+
+    def of(self, role: Role) -> list[SummaryRow]:
+        """The rows of trained networks or those of untrained ones."""
+        return [row for row in self.rows if row.role == role]
+
+
+def summarize(networks: Sequence[Network], tables: Sequence[Table]) -> Summary:
+    """The summary of the score tables of these networks, without earlier epochs of a training run."""
+    earlier = earlier_epochs(networks)
+    networks = [network for network in networks if network.label not in earlier]
+    kinds = _main_columns(networks)
+    places = [
+        (table, number)
+        for table in tables
+        for number, column in enumerate(table.columns)
+        if column in kinds
+    ]
+    shown = places[:MOST_COLUMNS]
+    rows = [_row(network, shown) for network in networks[:MOST_NETWORKS]]
+    left_out = [f"{len(earlier)} checkpoints of earlier epochs"] if earlier else []
+    left_out += [
+        f"{count - most} more {what}"
+        for count, most, what in (
+            (len(places), MOST_COLUMNS, "columns"),
+            (len(networks), MOST_NETWORKS, "networks"),
+        )
+        if count > most
+    ]
+    columns = [table.columns[number] for table, number in shown]
+    return Summary(
+        columns=[MainScore(kinds[column], data_name(column.data), column) for column in columns],
+        rows=_with_best(rows, columns),
+        left_out=f"Not shown: {', '.join(left_out)}." if left_out else "",
+    )
+
+
+def _main_columns(networks: Sequence[Network]) -> dict[Column, str]:
+    """The column of the first score of each run -> its protocol, in the order of the runs."""
+    runs = sorted((run for network in networks for run in network.runs), key=lambda r: r.started)
+    kinds: dict[Column, str] = {}
+    for run in runs:
+        kind = _KINDS.get(run.kind, run.kind.replace("_", " "))
+        kinds.setdefault(Column.of(run.scores[0]), kind)
+    return kinds
+
+
+def _row(network: Network, places: Sequence[tuple[Table, int]]) -> SummaryRow:
+    cells = [_cell(network, table, number) for table, number in places]
+    return SummaryRow(network.label, "untrained" if network.random else "network", cells)
+
+
+def _cell(network: Network, table: Table, number: int) -> Cell | None:
+    """The entry of the column's usual protocol if there is one, else the first."""
+    entries = [e for of, cells in table.rows if of == network for e in cells[number].values()]
+    if not entries:
+        return None
+    entry = min(entries, key=lambda e: e.note != "")
+    differences = [row.cells[number] for row in table.differences if row.network == network.label]
+    known = next((cell[0] for cell in differences if not isinstance(cell, str)), None)
+    return Cell(entry, difference=known)
+
+
+def _with_best(rows: list[SummaryRow], columns: Sequence[Column]) -> list[SummaryRow]:
+    """The same rows with the best trained network of each column marked, if there are several."""
+    trained = [row for row in rows if row.role == "network"]
+    best: list[float | None] = []
+    for number, column in enumerate(columns):
+        cells = [cell for row in trained if (cell := row.cells[number]) is not None]
+        means = [c.entry.mean for c in cells if not c.entry.note and not math.isnan(c.entry.mean)]
+        choose = max if column.higher_is_better else min
+        best.append(choose(means) if len(means) > 1 else None)
+    return [
+        row
+        if row.role == "untrained"
+        else SummaryRow(
+            row.label,
+            row.role,
+            [
+                cell
+                if cell is None
+                else Cell(cell.entry, _is_best(cell.entry, value), cell.difference)
+                for cell, value in zip(row.cells, best, strict=True)
+            ],
+        )
+        for row in rows
+    ]
+
+
+def _is_best(entry: Entry, best: float | None) -> bool:
+    return best is not None and entry.mean == best and not entry.note
