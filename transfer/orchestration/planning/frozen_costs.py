@@ -1,16 +1,15 @@
 """What the protocols on frozen features cost: their features, and what is computed from them."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from msbreg.backbones.inference import FrozenBackbone
-from msbreg.data.classification.imagenet_variants import CORRUPTIONS, VARIANTS
+from msbreg.data.classification.imagenet_variants import VARIANTS
 from msbreg.data.images import LabeledImages
-from msbreg.data.sources import SOURCES, recognized, split_layout
+from msbreg.data.sources import SOURCES
 from msbreg.neighbors import nearest
 from transfer.frozen.frozen_network import usual_transform
 from transfer.frozen.head_training import CachedFeatures, HeadTraining, cached_batches
@@ -22,6 +21,7 @@ from transfer.gating.gate_bank import training_split
 from transfer.orchestration.planning.cost import Cost, Probe, same_work, with_data
 from transfer.orchestration.planning.image_pass import FeatureCost, feature_cost, measure_pass
 from transfer.orchestration.planning.measurement import seconds_per_call, seconds_per_step
+from transfer.orchestration.task import script_module
 
 SAMPLE = 512
 """Rows of made-up features that a fit is measured on; its time is then taken as proportional to the rows."""
@@ -141,14 +141,17 @@ def logistic_cost(config: Any, probe: Probe) -> Cost:
 
 def robustness_cost(config: Any, probe: Probe) -> Cost:
     """The features of the test sets; the probe takes no time."""
-    layout, folder = split_layout(config.data)
-    root = Path(folder).expanduser()
-    layout = layout or recognized(root) or ""
-    names = [config.split or next(iter(SOURCES[layout].splits(root)), next(iter(VARIANTS[layout])))]
-    if layout == "imagenet-c" and config.split is None:
-        corruptions = [name for group in CORRUPTIONS.values() for name in group]
-        names = [f"{name}/{severity}" for name in corruptions for severity in config.severities]
-    return _cost(feature_cost(config, probe, _splits(config, probe, *names, layout=layout)), {})
+    script = script_module("robustness")
+    config = with_data(config)
+    layout, root = script.variant_layout(config.data)
+    if layout in script.CORRUPTED and config.split is None:
+        kinds = script.CORRUPTED[layout]
+        names = [f"{name}/{severity}" for name in kinds for severity in config.severities]
+    else:
+        splits = SOURCES[layout].splits(root)
+        names = [config.split or next(iter(splits), next(iter(VARIANTS[layout])))]
+    images = {name: probe.images(f"{layout}:{root}", name) for name in names}
+    return _cost(feature_cost(config, probe, images), {})
 
 
 def gate_cost(config: Any, probe: Probe) -> Cost:
