@@ -96,8 +96,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from msbreg.data.images import in_order
-from msbreg.data.segmentation.depth_maps import NYU, DepthMaps, NYUDepths, open_depth_maps
-from msbreg.data.segmentation.digit_depths import open_digit_depths
+from msbreg.data.segmentation.depth_maps import NYU, DepthMaps, NYUDepths
+from msbreg.data.segmentation.digit_depths import open_depths
 from msbreg.run import distributed
 from msbreg.run.failures import Agreement
 from msbreg.run.job import Job, log, seed_everything
@@ -199,12 +199,7 @@ def _data(config: Config, job: Job) -> tuple[DepthMaps, DepthMaps]:
     """Both splits, which must not share images; what they are goes into the record."""
     assert config.data is not None
     names = (config.train_split, config.val_split)
-    splits: dict[str, DepthMaps] = {
-        name: open_digit_depths(name)
-        if config.data == EMBEDDED
-        else open_depth_maps(config.data, name)
-        for name in names
-    }
+    splits = {name: open_depths(config.data, name) for name in names}
     fitted, tested = splits.values()
     files = [{os.path.realpath(s.name(i)) for i in range(len(s))} for s in (fitted, tested)]
     if both := files[0] & files[1]:

@@ -17,6 +17,7 @@ from tests.transfer.orchestration.tiny_suites import save_untrained, tiny_config
 from transfer import knn, suite
 from transfer.orchestration import data_assignment
 from transfer.orchestration.execution import SET_ASIDE
+from transfer.orchestration.planning import measurement
 
 
 @pytest.fixture(autouse=True)
@@ -253,7 +254,8 @@ def test_with_anyway_it_is_evaluated_nevertheless(tmp_path, make_folder, capsys)
 # ---- Options and announcements
 
 
-def test_the_plan_shows_every_task_and_runs_nothing(tmp_path, make_folder, capsys):
+def test_the_plan_shows_every_task_and_runs_nothing(tmp_path, make_folder, monkeypatch, capsys):
+    monkeypatch.setattr(measurement, "SECONDS", 0.02)  # of each probe
     config = tiny_config(tmp_path, make_folder(train=20, val=4), only=(), plan=True, random_seeds=1)
     suite.run(config)
     out = capsys.readouterr().out

@@ -16,7 +16,7 @@ import numpy as np
 from msbreg.backbones.spec import BackboneSpec, Provenance
 from msbreg.backbones.twin import random_backbone
 from msbreg.checkpoints.load import file_sha256, load_backbone
-from msbreg.data.segmentation.depth_maps import open_depth_maps
+from msbreg.data.segmentation.digit_depths import open_depths
 from msbreg.data.segmentation.label_maps import survey
 from msbreg.data.segmentation.map_sources import open_label_maps
 from msbreg.data.sources import open_source
@@ -223,7 +223,7 @@ def fingerprint(task: Task, split: str, facts: Mapping[str, Any]) -> str:
     if task.script in ("segmentation", "dense_knn"):
         return _map_fingerprint(data, split, facts.get("images"))
     if task.script == "depth":
-        return open_depth_maps(data, split).fingerprint
+        return open_depths(data, split).fingerprint
     if task.script == "gate":
         layout, _ = training_split(data, split)
         return _image_fingerprint(data, split, layout)

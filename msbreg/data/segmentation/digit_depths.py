@@ -12,7 +12,7 @@ import numpy as np
 
 from msbreg.data.catalog import load_scenes
 from msbreg.data.scenes import Scene
-from msbreg.data.segmentation.depth_maps import DepthMaps, checked
+from msbreg.data.segmentation.depth_maps import DepthMaps, checked, open_depth_maps
 from msbreg.data.segmentation.label_maps import LabelMaps
 from msbreg.data.segmentation.map_sources import open_label_maps
 
@@ -85,3 +85,12 @@ def open_digit_depths(split: str) -> DigitDepths:
     scenes = {scene.file.stem: scene for scene in load_scenes(f"digits_voc_{split}").scenes}
     ordered = tuple(scenes[Path(path).stem] for path in maps.paths)
     return DigitDepths(None, (), maps.fingerprint, maps=maps, scenes=ordered)
+
+
+def open_depths(data: str, split: str) -> DepthMaps:
+    """One split of the embedded digits, or of the data that ``open_depth_maps`` reads.
+
+    Raises:
+        UserError: as ``open_depth_maps``.
+    """
+    return open_digit_depths(split) if data == "digits" else open_depth_maps(data, split)

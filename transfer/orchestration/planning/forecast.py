@@ -6,8 +6,8 @@ steps of training with their data loading, the evaluation of a few test images, 
 meanwhile.
 
 Extrapolated: everything else is in proportion to these. Searches scale with queries times bank; fits of
-classifiers are measured on up to 1,024 made-up features of the same dimension and scale with the images
-(and for SVMs with the classes, divided by the workers). Reading and checking data sets, saving checkpoints,
+classifiers are measured on up to 512 made-up features of the same dimension and scale with the images
+and classes (SVMs divided by the workers). Reading and checking data sets, saving checkpoints,
 drawings, the report, the start of processes and the compilation of networks are not included. Tasks that
 differ only in weights are measured once. Nothing is written.
 """

@@ -1,16 +1,15 @@
 """What the protocols on frozen features cost: their features, and what is computed from them."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from msbreg.backbones.inference import FrozenBackbone
-from msbreg.data.classification.imagenet_variants import CORRUPTIONS, VARIANTS
+from msbreg.data.classification.imagenet_variants import VARIANTS
 from msbreg.data.images import LabeledImages
-from msbreg.data.sources import SOURCES, recognized, split_layout
+from msbreg.data.sources import SOURCES
 from msbreg.neighbors import nearest
 from transfer.frozen.frozen_network import usual_transform
 from transfer.frozen.head_training import CachedFeatures, HeadTraining, cached_batches
@@ -22,9 +21,12 @@ from transfer.gating.gate_bank import training_split
 from transfer.orchestration.planning.cost import Cost, Probe, same_work, with_data
 from transfer.orchestration.planning.image_pass import FeatureCost, feature_cost, measure_pass
 from transfer.orchestration.planning.measurement import seconds_per_call, seconds_per_step
+from transfer.orchestration.task import script_module
 
-SAMPLE = 1024
+SAMPLE = 512
 """Rows of made-up features that a fit is measured on; its time is then taken as proportional to the rows."""
+CLASSES, EVERY = 10, 5
+"""A logistic regression is measured on at most so many classes, and on every fifth penalty."""
 
 
 def knn_cost(config: Any, probe: Probe) -> Cost:
@@ -114,37 +116,42 @@ def logistic_cost(config: Any, probe: Probe) -> Cost:
     features = feature_cost(config, probe, splits)
     train = splits[config.train_split]
     classes, several = len(train.classes), train.labels is not None and train.labels.ndim == 2
-    path = config.regularizations or published_regularizations()
-    rows = min(len(train), SAMPLE)
+    path = sorted(config.regularizations or published_regularizations())
+    rows, fitted, some = min(len(train), SAMPLE), min(classes, CLASSES), path[::EVERY]
 
     def measure() -> float:
         x = made_up(rows, features.width)
-        labels = _classes_of(x, classes)
+        labels = _classes_of(x, fitted)
         if several:
-            labels = np.where(np.eye(classes)[labels] > 0, 1, -1)
+            labels = np.where(np.eye(fitted)[labels] > 0, 1, -1)
         return seconds_per_call(
-            lambda: list(fit_path(x, labels, path, classes=classes, device=probe.device)),
+            lambda: list(fit_path(x, labels, some, classes=fitted, device=probe.device)),
             probe.device,
             most=1,
         )
 
-    one = probe.once(same_work(config, "path", features.width, rows, classes), measure)
-    images = len(train) / rows
+    key = same_work(config, "path", features.width, rows, fitted)
+    one = probe.once(key, measure) * len(path) / len(some) * classes / fitted
+    images = len(train)
     if config.few_shot:
-        images = sum(config.few_shot) * classes * config.draws / rows
-    return _cost(features, {"fits": one * images}, in_memory=2 * sum(map(len, splits.values())))
+        images = sum(config.few_shot) * classes * config.draws
+    in_memory = 2 * sum(map(len, splits.values()))
+    return _cost(features, {"fits": one * images / rows}, in_memory=in_memory)
 
 
 def robustness_cost(config: Any, probe: Probe) -> Cost:
     """The features of the test sets; the probe takes no time."""
-    layout, folder = split_layout(config.data)
-    root = Path(folder).expanduser()
-    layout = layout or recognized(root) or ""
-    names = [config.split or next(iter(SOURCES[layout].splits(root)), next(iter(VARIANTS[layout])))]
-    if layout == "imagenet-c" and config.split is None:
-        corruptions = [name for group in CORRUPTIONS.values() for name in group]
-        names = [f"{name}/{severity}" for name in corruptions for severity in config.severities]
-    return _cost(feature_cost(config, probe, _splits(config, probe, *names, layout=layout)), {})
+    script = script_module("robustness")
+    config = with_data(config)
+    layout, root = script.variant_layout(config.data)
+    if layout in script.CORRUPTED and config.split is None:
+        kinds = script.CORRUPTED[layout]
+        names = [f"{name}/{severity}" for name in kinds for severity in config.severities]
+    else:
+        splits = SOURCES[layout].splits(root)
+        names = [config.split or next(iter(splits), next(iter(VARIANTS[layout])))]
+    images = {name: probe.images(f"{layout}:{root}", name) for name in names}
+    return _cost(feature_cost(config, probe, images), {})
 
 
 def gate_cost(config: Any, probe: Probe) -> Cost:
@@ -184,10 +191,14 @@ FROZEN: dict[str, Callable[[Any, Probe], Cost]] = {
 
 
 def made_up(rows: int, width: int) -> np.ndarray:  # (rows, width) float32
-    """Features like those after a ReLU: not negative, with a few directions that matter most."""
+    """Features like those after a ReLU: not negative, with standard deviations that fall like 1 / i.
+
+    Fits take about as many iterations on them as on those of a network.
+    """
     generator = np.random.default_rng(0)
-    factors = generator.standard_normal((rows, 16)) @ generator.standard_normal((16, width))
-    return np.maximum(factors + generator.standard_normal((rows, width)), 0).astype(np.float32)
+    x = generator.standard_normal((rows, width), np.float32)
+    x /= np.arange(1, width + 1, dtype=np.float32)
+    return np.maximum(x + x.std(axis=0), 0)
 
 
 def _classes_of(x: np.ndarray, classes: int) -> np.ndarray:  # (N,)

@@ -17,8 +17,9 @@ from transfer.frozen.feature_cache import BATCH, Pass, store_of
 from transfer.frozen.feature_store import MANIFEST
 from transfer.frozen.frozen_config import FrozenConfig
 from transfer.frozen.frozen_network import usual_transform
+from transfer.orchestration.planning import measurement
 from transfer.orchestration.planning.cost import Probe
-from transfer.orchestration.planning.measurement import SECONDS, PeakMemory, seconds_per_call
+from transfer.orchestration.planning.measurement import PeakMemory, seconds_per_call
 
 BATCHES = 6
 
@@ -100,7 +101,7 @@ def measure_pass(
             for first, rows in batches:
                 marks.append(time.perf_counter())
                 counted.append(first + len(rows))
-                if len(marks) > 2 and marks[-1] - marks[1] > SECONDS:
+                if len(marks) > 2 and marks[-1] - marks[1] > measurement.SECONDS:
                     break
     since = 1 if len(marks) > 2 else 0
     seconds = (marks[-1] - marks[since]) / (counted[-1] - counted[since])

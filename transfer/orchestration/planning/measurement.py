@@ -13,7 +13,7 @@ import torch
 
 from msbreg.train.loop import Trainable
 
-SECONDS = 3.0
+SECONDS = 2.0
 """Of one probe, after its warm-up."""
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -36,7 +36,7 @@ def seconds_per_call(call: Callable[[], object], device: torch.device, *, most: 
 
 
 def seconds_per_step(
-    trainable: Trainable, batches: Iterable[Any], device: torch.device, *, most: int = 30
+    trainable: Trainable, batches: Iterable[Any], device: torch.device, *, most: int = 15
 ) -> float:
     """Median time of a training step: loading, forward and backward pass, update at learning rate 0.
 

@@ -13,7 +13,7 @@ from msbreg.backbones.backbone_interface import TOKENS
 from msbreg.backbones.inference import FrozenBackbone
 from msbreg.data.images import LabeledImages, balanced_subset
 from msbreg.data.scenes import Scenes
-from msbreg.data.segmentation.depth_maps import open_depth_maps
+from msbreg.data.segmentation.digit_depths import open_depths
 from msbreg.data.segmentation.label_maps import LabelMaps
 from msbreg.data.segmentation.map_sources import open_label_maps
 from msbreg.data.transforms import TrainingTransform
@@ -219,8 +219,9 @@ def semisupervised_cost(config: Any, probe: Probe) -> Cost:
 
 def depth_cost(config: Any, probe: Probe) -> Cost:
     """The linear layer on the frozen, dilated backbone."""
+    config = with_data(config)
     fitted, tested = (
-        open_depth_maps(config.data, name) for name in (config.train_split, config.val_split)
+        open_depths(config.data, name) for name in (config.train_split, config.val_split)
     )
     backbone, provenance = probe.network(config)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from msbreg.run.errors import UserError
-from tests.transfer.test_suite import save_untrained
-from transfer.orchestration.planning import image_pass, measurement
+from tests.transfer.orchestration.tiny_suites import save_untrained
+from transfer.orchestration.planning import measurement
 from transfer.orchestration.planning.cost import Cost, Probe
 from transfer.orchestration.planning.forecast import COSTS, Forecast, cost_of, forecasts, makespan
 from transfer.orchestration.planning.plan_table import plan_table, totals
@@ -24,7 +24,6 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _short_probes(monkeypatch):
     monkeypatch.setattr(measurement, "SECONDS", 0.02)
-    monkeypatch.setattr(image_pass, "SECONDS", 0.02)
 
 
 @pytest.fixture
