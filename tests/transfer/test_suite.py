@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from msbreg.run.errors import RunFailed, UserError
+from msbreg.run.errors import Interrupted, RunFailed, UserError
 from msbreg.run.options import parse
 from msbreg.run.record import read_record
 from tests.msbreg.data.classification.fine_grained_trees import FINE_GRAINED_TREES
@@ -73,6 +73,16 @@ def test_a_failed_task_does_not_stop_the_others(tmp_path, cards, capsys):
     assert f"not run: pretrained/robustness-imagenet-a: {needed}" in out
     assert "1-NN top-1" in out
     assert "1-NN top-1" in (tmp_path / "runs" / "report" / "report.md").read_text()
+
+
+def test_a_signal_stops_the_suite_and_is_no_failure(tmp_path, make_folder, monkeypatch):
+    def stop(*arguments):
+        raise Interrupted("SIGTERM after step 7")
+
+    monkeypatch.setattr(knn, "run", stop)
+    with pytest.raises(Interrupted, match="step 7"):
+        suite.run(tiny_config(tmp_path, make_folder(train=20, val=2), only=("knn", "logistic")))
+    assert not (tmp_path / "runs" / "pretrained" / "logistic").exists()
 
 
 def test_the_report_is_written_after_each_run(tmp_path, make_folder, monkeypatch):

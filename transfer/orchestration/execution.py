@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from msbreg.run import distributed
-from msbreg.run.errors import RunFailed, UserError
+from msbreg.run.errors import Interrupted, RunFailed, UserError
 from msbreg.run.job import log
 from msbreg.run.record import read_record
 from transfer.orchestration.evaluated_networks import EvaluatedNetwork
@@ -95,6 +95,8 @@ def _run(task: Task, progress: Progress) -> End:
     """Run a task in this process; its failure is logged, and recorded by the run itself."""
     try:
         task.run()
+    except Interrupted:  # stops the suite
+        raise
     except (UserError, RunFailed) as error:
         progress.reasons[task.key] = str(error)
     except Exception as error:  # noqa: BLE001 - of any kind: the other tasks can still run
