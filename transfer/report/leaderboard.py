@@ -118,18 +118,23 @@ def leaderboard(
 ) -> Leaderboard:
     """A board for each protocol that evaluated two trained networks or more.
 
-    Of checkpoints of one training run, only that of the last epoch takes part.
+    Of checkpoints of one training run, only that of the last epoch takes part. The gate is a check of the
+    network, not a protocol, and has no board.
 
     Args:
         tables: the score tables of the report, which also have the marks of the footnotes.
         words: the verdicts; a pair without one does not separate.
         references: published scores of a column, for each variant of its protocol.
     """
-    digests = {run.variant: run.digest for network in networks for run in network.runs}
+    runs = [run for network in networks for run in network.runs]
+    digests = {run.variant: run.digest for run in runs}
     earlier = earlier_epochs(networks)
+    of_gates = {Column.of(score) for run in runs if run.gate is not None for score in run.scores}
     boards = []
     for table in tables:
         for k, column in enumerate(table.columns):
+            if column in of_gates:
+                continue
             found: dict[str, dict[str, tuple[Network, Entry]]] = {}
             for network, cells in table.rows:
                 if network.label in earlier:

@@ -272,6 +272,8 @@ def holm(p: Sequence[float]) -> list[float]:
 def interval_of(outcomes: Outcomes, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
     """The 95 % interval of one score over samples of the test images; NaN if nearly none has a value.
 
+    It is cut off at the lowest and the highest possible score, which does not change its coverage.
+
     Raises:
         UserError: there are fewer than two images.
     """
@@ -282,7 +284,8 @@ def interval_of(outcomes: Outcomes, *, draws: int = DRAWS, seed: int = 0) -> tup
         return math.nan, math.nan
     variance = float(defined.var(ddof=1)) * outcomes.count / (outcomes.count - 1)
     half = _quantile(outcomes.count - 1) * math.sqrt(variance + found.one_unit)
-    return found.value - half, found.value + half
+    highest = math.inf if outcomes.kind == "ratio" else 100.0
+    return max(0.0, found.value - half), min(highest, found.value + half)
 
 
 def _quantile(degrees: float) -> float:

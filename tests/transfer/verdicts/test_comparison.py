@@ -187,6 +187,12 @@ def test_the_interval_of_one_score_is_the_binomial_one():
     assert (high - low) / 2 == pytest.approx(half, rel=0.02)
 
 
+def test_the_interval_of_one_score_stays_within_its_range():
+    low, high = interval_of(top1([1] * 30))
+    assert (high, low) == (100, pytest.approx(100 - scipy.stats.t.ppf(0.975, 29) * 100 / 30))
+    assert interval_of(top1([0] * 30))[0] == 0
+
+
 @pytest.mark.parametrize(
     "case",
     [
