@@ -3,7 +3,9 @@
     python benchmarks/report.py --records 500
 
 Writes synthetic runs (kNN, detection with drawings and a curve, pre-training with a curve) to a temporary
-folder and writes their report twice, as the suite does: the second time, the figures are remembered.
+folder and writes their report twice, as the suite does: the second time, figures and comparisons are
+remembered. All evaluations keep outcomes of 5,000 images; those of detection are hits, which take less time
+to resample than matches.
 """
 
 import argparse
@@ -25,6 +27,8 @@ from PIL import Image
 from transfer.drawing.svg import BLUE, Line, Panel, as_file, plots
 from transfer.report.render import write_report
 from transfer.scoring.scores import DataId, Score
+from transfer.verdicts.outcome_kinds import mean_outcomes
+from transfer.verdicts.outcomes import save_outcomes
 
 CLASSES = 20
 
@@ -85,10 +89,18 @@ def write_run(folder: Path, number: int, draw: np.random.Generator) -> None:
         names = ("box AP", "box AP50", "box AP75") if kind == "detection" else ("20-NN top-1",)
         data = DataId(f"{kind} data", "test", "a" * 64)
         by_class = {f"class {k}": float(draw.uniform(0, 100)) for k in range(CLASSES)}
-        record["scores"] = [
-            Score(n, float(draw.uniform(40, 60)), data, "rules", 5000, per_class=by_class).as_dict()
+        scores = [
+            Score(n, float(draw.uniform(40, 60)), data, "rules", 5000, per_class=by_class)
             for n in names
         ]
+        record["scores"] = [score.as_dict() for score in scores]
+        save_outcomes(
+            folder,
+            [
+                mean_outcomes(score, "images", draw.random(score.n) < score.value / 100)
+                for score in scores
+            ],
+        )
     if kind == "pretrain":
         write_curve(folder, "epoch", 800, ("total", "std", "effective_rank", "learning_rate"), draw)
     if kind == "detection":

@@ -29,12 +29,10 @@ def paired_bars(
     legend: tuple[str, str],
     x_label: str,
     label: str,  # read aloud by screen readers
-    highest: float | None = None,  # right end of the axis; None fits the values
 ) -> str:
     """The pairs, one below the other, as one ``<svg>`` element; the axis contains zero."""
     values = [v for pair in pairs for v in (pair.first, pair.second) if math.isfinite(v)]
-    low = min(0.0, *values) if values else 0.0
-    high = highest if highest is not None else max(0.0, *values) if values else 1.0
+    low, high = min([0.0, *values]), max([0.0, *values])
     high = high if high > low else low + 1.0
     x0, x1 = float(_LEFT), float(_WIDTH - _RIGHT)
     y0, y1 = float(_TOP), float(_TOP + _ROW * len(pairs))

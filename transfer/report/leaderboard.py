@@ -6,7 +6,7 @@ where the differences do not separate a network from its neighbors.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -130,7 +130,7 @@ def leaderboard(
     digests = {run.variant: run.digest for run in runs}
     earlier = earlier_epochs(networks)
     of_gates = {Column.of(score) for run in runs if run.gate is not None for score in run.scores}
-    boards = []
+    boards, scores = [], []
     for table in tables:
         for k, column in enumerate(table.columns):
             if column in of_gates:
@@ -142,14 +142,20 @@ def leaderboard(
                 for variant, entry in cells[k].items():
                     found.setdefault(variant, {})[network.label] = (network, entry)
             for variant, members in found.items():
-                if sum(_is_ranked(*member) for member in members.values()) > 1:
+                means = {
+                    label: entry.mean
+                    for label, (network, entry) in members.items()
+                    if _is_ranked(network, entry)
+                }
+                if len(means) > 1:
+                    scores.append((column, means))
                     digest = digests[variant]
                     published = (references or {}).get((column, variant), References((), ""))
                     boards.append(
                         _board(table.title, column, variant, digest, members, words, published)
                     )
     trained = [n.label for n in networks if not n.random and n.label not in earlier]
-    ranks, shared = _mean_ranks(boards, trained)
+    ranks, shared = _mean_ranks(scores, trained)
     shown, omitted = formatting.first_items(boards, MOST_BOARDS)
     return Leaderboard(shown, ranks, shared, _overall_remark(boards, ranks, shared), omitted)
 
@@ -174,7 +180,8 @@ def _board(
         for a, b in itertools.permutations(ranked, 2)
         if (word := word_about(a, b, column, variant, words))
     }
-    intervals = _tested(ranked, known) if known else _by_means(ranked, sign)
+    means = {label: entry.mean for label, entry in ranked.items()}
+    intervals = _tested(means, known) if known else _by_means(means, sign)
     places = [
         Place(label, "network", entry.mean, entry, *intervals[label])
         for label, entry in ranked.items()
@@ -208,7 +215,7 @@ def word_about(ours: str, theirs: str, column: Column, variant: str, words: Word
 
 
 def _tested(
-    ranked: Mapping[str, Entry], known: Mapping[tuple[str, str], str]
+    ranked: Collection[str], known: Mapping[tuple[str, str], str]
 ) -> dict[str, tuple[int, int]]:
     """From 1 + the number of better networks to the number of networks that are not worse."""
     return {
@@ -220,15 +227,15 @@ def _tested(
     }
 
 
-def _by_means(ranked: Mapping[str, Entry], sign: int) -> dict[str, tuple[int, int]]:
-    """Ranks by the means; equal means share an interval."""
-    values = [sign * entry.mean for entry in ranked.values()]
+def _by_means(means: Mapping[str, float], sign: int) -> dict[str, tuple[int, int]]:
+    """Ranks by the means, the lowest ``sign`` times mean first; equal means share an interval."""
+    values = {label: sign * mean for label, mean in means.items()}
     return {
         label: (
-            1 + sum(value < sign * entry.mean for value in values),
-            sum(value <= sign * entry.mean for value in values),
+            1 + sum(value < own for value in values.values()),
+            sum(value <= own for value in values.values()),
         )
-        for label, entry in ranked.items()
+        for label, own in values.items()
     }
 
 
@@ -246,22 +253,22 @@ def _rank_remark(compared: int, pairs: int) -> str:
 
 
 def _mean_ranks(
-    boards: Sequence[Board], trained: Sequence[str]
+    scores: Sequence[tuple[Column, Mapping[str, float]]],  # of each board
+    trained: Sequence[str],
 ) -> tuple[list[tuple[str, float]], int]:
     """Mean over the boards with all trained networks of the rank by the mean; ties share the mean rank."""
     ranks: dict[str, list[float]] = {label: [] for label in trained}
     shared = 0
-    for board in boards:
-        entries = {p.label: p.entry for p in board.places if p.kind == "network" and p.entry}
-        if set(entries) == set(trained):
+    for column, means in scores:
+        if set(means) == set(trained):
             shared += 1
-            intervals = _by_means(entries, -1 if board.column.higher_is_better else 1)
+            intervals = _by_means(means, -1 if column.higher_is_better else 1)
             for label, (best, worst) in intervals.items():
                 ranks[label].append((best + worst) / 2)
     if shared < 2 or len(trained) < 2:
         return [], shared
-    means = [(label, sum(of) / len(of)) for label, of in ranks.items()]
-    return sorted(means, key=lambda pair: pair[1]), shared
+    mean_ranks = [(label, sum(of) / len(of)) for label, of in ranks.items()]
+    return sorted(mean_ranks, key=lambda pair: pair[1]), shared
 
 
 def _overall_remark(

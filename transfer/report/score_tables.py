@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ import numpy as np
 from msbreg.run.config import differences
 from msbreg.run.errors import UserError
 from transfer.report import formatting
-from transfer.report.collection import Network, collect
+from transfer.report.collection import Network
 from transfer.report.runs import Run
 from transfer.scoring.scores import DataId, Score
 
@@ -414,61 +413,4 @@ def _class_table(
         [(label, [c.name for c in columns]) for label, columns in heads],
         rows,
         left_out.strip(),
-    )
-
-
-# ---- The terminal
-
-
-def summary_table(paths: Iterable[Path]) -> list[list[str]]:
-    """The scores of all runs in the paths or below as rows of text, for a terminal.
-
-    The first row is the header: Data, Score, a column for each network, and a column for the difference from
-    each untrained twin.
-
-    Raises:
-        UserError: a path does not exist, or no record can be read.
-    """
-    networks = collect(paths).networks
-    tables, _ = score_tables(networks)
-    shown = networks[:6]
-    twins = list(dict.fromkeys((d.network, d.twin) for table in tables for d in table.differences))[
-        :3
-    ]
-    head = ["Data", "Score", *(network.label for network in shown)]
-    rows = [head + [f"{network} minus {twin}" for network, twin in twins]]
-    for table in tables:
-        cells = {network.label: row for network, row in table.rows}
-        points = {(d.network, d.twin): d.cells for d in table.differences}
-        for k, column in enumerate(table.columns):
-            row = [table.title, f"{column.name} [{column.unit}]"]
-            row += [
-                " / ".join(map(str, cells[n.label][k].values())) or "–" if n.label in cells else "–"
-                for n in shown
-            ]
-            row += [_in_points(points[pair][k]) if pair in points else "–" for pair in twins]
-            rows.append(row)
-    return rows
-
-
-def _in_points(cell: tuple[float, float | None] | str) -> str:
-    if isinstance(cell, str):
-        return cell or "–"
-    value, spread = cell
-    return formatting.points(value) + (f" ± {spread:.1f}" if spread is not None else "")
-
-
-def in_columns(rows: Sequence[Sequence[str]]) -> str:
-    """Format rows of text as lines with aligned columns and an underlined header.
-
-    >>> print(in_columns([["Data", "Score"], ["digits val", "61.5"]]))
-    Data        Score
-    ----------  -----
-    digits val  61.5
-    """
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in ruled
     )

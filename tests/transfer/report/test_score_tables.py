@@ -14,7 +14,7 @@ from tests.transfer.report.records import (
 )
 from transfer.detectors.detection_config import Config
 from transfer.report.collection import collect
-from transfer.report.score_tables import Limits, in_columns, score_tables, summary_table
+from transfer.report.score_tables import Limits, score_tables
 
 
 def tables_of(folder, **limits):
@@ -220,25 +220,3 @@ def test_a_large_collection_is_truncated_with_a_note(tmp_path):
     (part,) = table.per_class
     assert (len(part.heads), list(part.rows)) == (1, ["a", "b"])
     assert part.left_out == "Not shown: 3 more networks. At most 2 classes are shown."
-
-
-def test_the_summary_has_a_row_per_score_and_the_differences(tmp_path):
-    write_knn(tmp_path / "a", 60.0, network())
-    write_knn(tmp_path / "b", 30.0, network(random=True))
-    write_scores(tmp_path / "c", network(), score(5.0))
-    rows = summary_table([tmp_path])
-    trained, untrained = "msbreg resnet18-tiny", "random resnet18-tiny"
-    assert rows == [
-        ["Data", "Score", trained, untrained, f"{trained} minus {untrained}"],
-        [
-            "digits val, 500 images",
-            "20-NN top-1 [%]",
-            "60.0 ± 2.0 (test)",
-            "30.0 ± 2.0 (test)",
-            "+30.0 ± 2.8",
-        ],
-        ["pets test, 500 images", "top-1 [%]", "5.0", "–", "–"],
-    ]
-    lines = in_columns(rows).splitlines()
-    assert len(lines) == 4
-    assert all(line == line.rstrip() for line in lines)
