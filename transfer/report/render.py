@@ -24,7 +24,6 @@ from transfer.report.exports.file_names import FILES
 from transfer.report.exports.json_file import as_json
 from transfer.report.exports.tex_file import as_tex
 from transfer.report.leaderboard import leaderboard
-from transfer.report.overview.board_references import references
 from transfer.report.overview.gates import gates
 from transfer.report.overview.headline import headline, warnings
 from transfer.report.overview.main_scores import summarize
@@ -32,6 +31,7 @@ from transfer.report.overview.overview_chart import overview
 from transfer.report.overview.published_beside import (
     baselines,
     published_rows,
+    references,
     tables_of_the_paper,
 )
 from transfer.report.run_sections import (

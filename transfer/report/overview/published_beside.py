@@ -1,4 +1,4 @@
-"""Published numbers beside the scores: baselines of main scores, rows of the summary, the paper's tables."""
+"""Published numbers beside the scores: in the chart, the summary, leaderboards and the paper's tables."""
 
 import math
 import os
@@ -14,11 +14,17 @@ from msbreg.run.record import read_record
 from transfer.published.ablation_paper_tables import ablation_paper_tables
 from transfer.published.paper_table import OurRow, OurScore, PaperTable
 from transfer.published.published_numbers import Published
-from transfer.published.result_tables import paper_tables
-from transfer.published.task_matching import baselines_of, settings_of, task_of
+from transfer.published.result_tables import backbone_name, paper_tables
+from transfer.published.task_matching import (
+    baselines_of,
+    protocol_differences,
+    settings_of,
+    task_of,
+)
 from transfer.report import formatting
 from transfer.report.collection import Collection, Network
 from transfer.report.exports.score_rows import ScoreRow, score_rows
+from transfer.report.leaderboard import Reference, References
 from transfer.report.overview.main_scores import Summary
 from transfer.report.overview.overview_chart import Baseline
 from transfer.report.runs import Run
@@ -92,6 +98,39 @@ def published_rows(
         ),
         PublishedRow("Median published", "over methods and epochs", typical),
     ]
+
+
+# ---- Rows of leaderboards
+
+
+def references(networks: Sequence[Network]) -> dict[tuple[Column, str], References]:
+    """The published scores that answer each column, of our architectures if there are such.
+
+    The keys have the variant of the protocol, which decides what is said of the difference between protocols.
+    """
+    backbones = {backbone_name(network.arch).partition(",")[0] for network in networks}
+    found: dict[tuple[Column, str], References] = {}
+    for row in score_rows([network for network in networks if not network.random]):
+        key = row.column, row.variant
+        if key not in found and (published := _references(row, backbones)):
+            found[key] = published
+    return found
+
+
+def _references(row: ScoreRow, backbones: set[str]) -> References | None:
+    published = _published_of(row)
+    if not published:
+        return None
+    run, score = row.found[0]
+    same = [one for one in published if one.backbone in backbones]
+    scores = tuple(Reference(_label(one), one.score.value) for one in same or published)
+    return References(scores, protocol_differences(score, settings_of_run(run)))
+
+
+def _label(one: Published) -> str:
+    parts = [one.label, one.backbone]
+    parts += [f"{one.epochs} epochs"] if one.epochs else []
+    return f"{', '.join(filter(None, parts))} [{one.source}, {one.table}]"
 
 
 # ---- Tables of the paper
