@@ -13,9 +13,7 @@ from msbreg.run.inputs import check_checkpoint
         ("nowhere.pth", "expected a file such as runs/pretrain/checkpoint.pth"),
     ],
 )
-def test_a_missing_checkpoint_is_reported_with_what_to_do(
-    tmp_path, monkeypatch, checkpoint, words
-):
+def test_a_missing_checkpoint_is_reported_with_what_to_do(tmp_path, monkeypatch, checkpoint, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=words):
         check_checkpoint(checkpoint)

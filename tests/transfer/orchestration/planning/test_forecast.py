@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from msbreg.run.errors import UserError
-from tests.msbreg.backbones.toy_transformers import PLAIN, timm_model, toys  # noqa: F401
+from tests.msbreg.backbones.toy_transformers import (
+    PLAIN,
+    timm_model,
+    toys,  # noqa: F401 - a fixture
+)
 from tests.transfer.orchestration.tiny_suites import save_untrained
 from transfer.orchestration.planning import measurement
 from transfer.orchestration.planning.cost import Cost, Probe
@@ -108,8 +112,9 @@ def test_a_task_that_cannot_be_measured_says_why(plan_of, monkeypatch):
     assert cost_of(task, Probe(CPU)) == Cost(note="no images in train.")
 
 
+@pytest.mark.usefixtures("toys")
 @pytest.mark.parametrize("name", ["knn", "semisupervised"])
-def test_a_network_that_does_not_take_the_size_of_the_images_says_so(toys, plan_of, tmp_path, name):
+def test_a_network_that_does_not_take_the_size_of_the_images_says_so(plan_of, tmp_path, name):
     """A bare file of a vision transformer does not say how to adapt its position embeddings."""
     torch.save(timm_model(PLAIN).state_dict(), tmp_path / "checkpoint.pth")
     (task,) = plan_of(name, random_seeds=0).tasks
