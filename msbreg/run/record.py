@@ -255,8 +255,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def find_records(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any] | str]]:
     """Yield (folder, record) for every record at or below the paths, sorted by name within each path.
 
-    Runs that a suite has set aside are skipped, unless a path lies inside that folder. A record that cannot be read is replaced by a message that says why. Symbolic links to folders are not
-    followed. Records are read one at a time.
+    Runs that a suite has set aside are skipped, unless a path lies inside that folder. A record that cannot
+    be read is replaced by a message that says why. Symbolic links to folders are not followed. Records are
+    read one at a time.
 
     Raises:
         UserError: a path does not exist, or no path contains a record.
