@@ -223,7 +223,7 @@ def fingerprint(task: Task, split: str, facts: Mapping[str, Any]) -> str:
     if task.script in ("segmentation", "dense_knn"):
         return _map_fingerprint(data, split, facts.get("images"))
     if task.script == "depth":
-        return open_depths(data, split).fingerprint
+        return _depth_fingerprint(data, split)
     if task.script == "gate":
         layout, _ = training_split(data, split)
         return _image_fingerprint(data, split, layout)
@@ -245,6 +245,11 @@ def _map_fingerprint(data: str, split: str, images: int | None) -> str:
     return source.subset(np.setdiff1d(np.arange(len(source)), void)).fingerprint
 
 
+@functools.lru_cache(maxsize=64)
+def _depth_fingerprint(data: str, split: str) -> str:
+    return open_depths(data, split).fingerprint
+
+
 @functools.lru_cache(maxsize=16)
 def _scene_fingerprints(
     card: Path, overrides: tuple[str, ...], data: Path | None
@@ -255,5 +260,5 @@ def _scene_fingerprints(
 
 def forget_data() -> None:
     """Read the data again at the next question: they may have changed since the last one."""
-    for known in (_image_fingerprint, _map_fingerprint, _scene_fingerprints):
+    for known in (_image_fingerprint, _map_fingerprint, _depth_fingerprint, _scene_fingerprints):
         known.cache_clear()
