@@ -30,7 +30,7 @@ from transfer.detectors.splits import data_of
 from transfer.detectors.start import spec_of_yaml
 from transfer.frozen.linear_probe import load_probe
 from transfer.gating.gate_bank import training_split
-from transfer.orchestration.task import Task
+from transfer.orchestration.task import Task, script_module
 from transfer.segmenters import segmenter_engine
 
 # Where things are and how they are computed; what they contain is compared instead.
@@ -227,6 +227,9 @@ def fingerprint(task: Task, split: str, facts: Mapping[str, Any]) -> str:
     if task.script == "gate":
         layout, _ = training_split(data, split)
         return _image_fingerprint(data, split, layout)
+    if task.script == "robustness":
+        layout, root = script_module("robustness").variant_layout(data)
+        return _image_fingerprint(f"{layout}:{root}", split, layout)
     return _image_fingerprint(data, split, "voc" if task.script == "svm" else "folder")
 
 
