@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from transfer.report import formatting
 from transfer.report.collection import Collection
 from transfer.report.conversions import Conversion
+from transfer.report.leaderboard import Words, word_about
 from transfer.report.overview.gates import gates
-from transfer.report.overview.main_scores import Summary, SummaryRow, Verdicts
+from transfer.report.overview.main_scores import Summary, SummaryRow
 from transfer.report.score_tables import Table
 
 _MOST_NAMES, _MOST_DATA, _MOST_SENTENCES = 3, 4, 4
@@ -36,14 +37,14 @@ def headline(
     summary: Summary,
     tables: Sequence[Table],
     conversions: Sequence[Conversion | str] = (),
-    verdicts: Verdicts | None = None,
+    words: Words | None = None,
 ) -> Headline:
     """The headline of a collection of runs.
 
     Differences without a verdict are counted by their sign, and the headline says that they were not tested.
 
     Args:
-        verdicts: of the summary.
+        words: the verdicts of the summary.
     """
     found = warnings(collection, summary, tables, conversions)
     return Headline(
@@ -51,7 +52,7 @@ def headline(
             _what(summary),
             *_of_gates(collection),
             *_against_twins(summary),
-            *_against_others(summary, verdicts or {}),
+            *_against_others(summary, words or {}),
         ],
         found[0] if found else "",
         len(found),
@@ -134,7 +135,7 @@ def _share(count: int, total: int) -> str:
     return "one main score" if total == 1 else f"{count} of {total} main scores"
 
 
-def _against_others(summary: Summary, verdicts: Verdicts) -> list[str]:
+def _against_others(summary: Summary, words: Words) -> list[str]:
     """Which of several trained networks has the best main score how often, and how often a test agrees."""
     networks = summary.of("network")
     wins: Counter[str] = Counter()
@@ -143,14 +144,16 @@ def _against_others(summary: Summary, verdicts: Verdicts) -> list[str]:
         cells = {row.label: cell for row in networks if (cell := row.cells[number]) is not None}
         for label in (label for label, cell in cells.items() if cell.best):
             wins[label] += 1
-            others = [
-                verdicts.get((label, other, main.column)) for other in cells if other != label
-            ]
-            clear[label] += all(word == "better" for word in others)
+            variant = cells[label].variant
+            clear[label] += all(
+                word_about(label, other, main.column, variant, words) == "better"
+                for other in cells
+                if other != label
+            )
     if not wins:
         return []
     (best, count), *_ = wins.most_common(1)
-    tested = f"; tests against every other network confirm {clear[best]}" if verdicts else ""
+    tested = f"; tests against every other network confirm {clear[best]}" if words else ""
     contested = sum(
         any(cell is not None and cell.best for cell in column)
         for column in zip(*(row.cells for row in networks), strict=True)

@@ -5,7 +5,7 @@ import pytest
 from tests.transfer.report.records import network, score, write_knn, write_record, write_scores
 from transfer.report.collection import collect
 from transfer.report.overview.headline import headline
-from transfer.report.overview.main_scores import summarize, verdicts_in_both_orders
+from transfer.report.overview.main_scores import summarize
 from transfer.report.score_tables import score_tables
 
 
@@ -13,16 +13,15 @@ def headline_of(folder, *words):
     """The headline, with verdicts on the main scores: (ours, theirs, word) of each."""
     collection = collect([folder])
     tables, _ = score_tables(collection.networks)
-    verdicts = verdicts_in_both_orders(
-        {
-            (ours, theirs, column, "variant"): word
-            for ours, theirs, word in words
-            for table in tables
-            for column in table.columns
-        }
-    )
+    verdicts = {
+        (ours, theirs, column, run.variant): word
+        for ours, theirs, word in words
+        for table in tables
+        for column in table.columns
+        for run in collection.evaluations
+    }
     summary = summarize(collection.networks, tables, verdicts)
-    return headline(collection, summary, tables, verdicts=verdicts)
+    return headline(collection, summary, tables, words=verdicts)
 
 
 def write_twin(folder, value=30.0):
