@@ -117,7 +117,7 @@ def describe(
     ]
     content: dict[str, Any] = {
         "when": when(collection),
-        "headline": headline(collection, summary, tables, conversions, by_pair),
+        "headline": headline(collection, summary, tables, conversions, by_pair, published),
         "summary": summary,
         "gates": gates(collection),
         "published_rows": published_rows(summary, published),

@@ -5,6 +5,7 @@ column.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,7 +16,11 @@ from transfer.report.leaderboard import Words
 from transfer.report.score_tables import Column, Entry, Table, data_name
 
 MOST_COLUMNS, MOST_NETWORKS = 30, 60
-_KINDS = {"knn": "kNN", "svm": "SVM", "dense_knn": "dense kNN"}
+_KINDS = {
+    **{"knn": "kNN", "svm": "SVM", "dense_knn": "dense kNN"},
+    **{"linear": "linear classification", "logistic": "logistic regression"},
+    **{"semisupervised": "fine-tuning", "depth": "a depth probe"},
+}
 
 _OPPOSITE = {"better": "worse", "worse": "better"}
 
@@ -31,11 +36,19 @@ class MainScore:
     Attributes:
         kind: the protocol, such as ``kNN``.
         data: name and split of the data.
+        rules: of the score, if another column has the same name and data; otherwise empty.
     """
 
     kind: str
     data: str
     column: Column
+    rules: str = ""
+
+    @property
+    def title(self) -> str:
+        """Score and data, with the rules if they are needed to tell two columns apart."""
+        name = f"{self.column.name} on {self.data}"
+        return f"{name}, {self.rules}" if self.rules else name
 
 
 @dataclass(frozen=True)
@@ -111,8 +124,15 @@ def summarize(
         if count > most
     ]
     columns = [table.columns[number] for table, number in shown]
+    names = Counter((column.name, data_name(column.data)) for column in columns)
     return Summary(
-        columns=[MainScore(kinds[column], data_name(column.data), column) for column in columns],
+        columns=[
+            MainScore(
+                kinds[column], name, column, column.rules if names[column.name, name] > 1 else ""
+            )
+            for column in columns
+            for name in [data_name(column.data)]
+        ],
         rows=_with_best(rows, columns),
         left_out=f"Not shown: {', '.join(left_out)}." if left_out else "",
     )

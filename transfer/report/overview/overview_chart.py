@@ -76,13 +76,12 @@ def overview(
             ),
         ]
         if len(dots) > 1:
-            name = f"{column.column.name} on {column.data}"
             arrow = "" if column.column.higher_is_better else ", lower is better"
             drawn.append(
                 (
                     column,
                     DotRow(
-                        name,
+                        column.title,
                         f"{column.column.unit}{arrow}",
                         dots,
                         _LEAST.get(column.column.unit, 0.0),

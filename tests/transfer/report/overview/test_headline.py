@@ -46,8 +46,8 @@ def test_worse_and_equal_main_scores_are_counted(tmp_path):
         write_scores(tmp_path / f"a{number}", network(), score(ours, data=data))
         write_scores(tmp_path / f"b{number}", network(random=True), score(twins, data=data))
     assert headline_of(tmp_path).sentences[1] == (
-        "It is better than its untrained twin in 1 of 3 main scores, worse in 1, equal in 1, "
-        "without a test of the difference."
+        "It is better than its untrained twin in 1 of 3 main scores, worse in 1 (top-1 on set 1 test), "
+        "equal in 1 (top-1 on set 2 test), without a test of the difference."
     )
 
 
