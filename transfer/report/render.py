@@ -276,6 +276,7 @@ def _template(name: str, **options: Any) -> jinja2.Template:
     )
     environment.filters |= {
         "settings": formatting.settings,
+        "kind": formatting.kind,
         "duration": formatting.duration,
         "number": formatting.number,
         "points": formatting.points,

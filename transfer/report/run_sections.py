@@ -61,7 +61,7 @@ def trainings(collection: Collection) -> tuple[list[RunDisplay], int]:
 def fine_tunings(collection: Collection, budget: Budget) -> tuple[list[RunDisplay], int]:
     """Evaluations with a curve or drawings, and the number of omitted ones.
 
-    The first run of each kind of each network on each data set is listed before the others, those with drawings
+    The first run of each kind, network and data set is listed before the others, those with drawings
     first, so that their drawings fit into the budget.
     """
     found: list[tuple[Run, str, bool]] = []

@@ -16,7 +16,6 @@ from transfer.report.score_tables import Column, Table
 
 _MOST_NAMES, _MOST_KINDS, _MOST_DATA, _MOST_SENTENCES = 3, 12, 8, 4
 _MOST_SCORES = 3  # named, of those that are not better
-_KINDS = {"pretrain": "pre-training"}
 # Word -> the phrase before "its untrained twin", and the phrase in a list.
 _PHRASES = {
     "better": ("better than", "better"),
@@ -302,13 +301,13 @@ def warnings(
 
 
 def _of_runs(runs: Sequence[Run]) -> list[str]:
-    """The warnings of runs, each once: ``linear of NAME and 2 more runs: TEXT``."""
+    """The warnings of runs, each once: ``kNN of NAME and 2 more runs: TEXT``."""
     by_text: dict[str, list[Run]] = {}
     for run in runs:
         for text in dict.fromkeys(run.warnings):
             by_text.setdefault(text, []).append(run)
     return [
-        f"{_KINDS.get(first.kind, first.kind)}"
+        formatting.kind(first.kind)
         + (f" of {first.network['name']}" if first.network else "")
         + (f" and {len(more)} more {'run' if len(more) == 1 else 'runs'}" if more else "")
         + f": {text}"

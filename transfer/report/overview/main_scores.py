@@ -10,17 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from transfer.report import formatting
 from transfer.report.collection import Network
 from transfer.report.epoch_curves import earlier_epochs
 from transfer.report.leaderboard import Words
 from transfer.report.score_tables import Column, Entry, Table, data_name
 
 MOST_COLUMNS, MOST_NETWORKS = 30, 60
-_KINDS = {
-    **{"knn": "kNN", "svm": "SVM", "dense_knn": "dense kNN"},
-    **{"linear": "linear classification", "logistic": "logistic regression"},
-    **{"semisupervised": "fine-tuning", "depth": "a depth probe"},
-}
 
 _OPPOSITE = {"better": "worse", "worse": "better"}
 
@@ -147,8 +143,7 @@ def _main_columns(networks: Sequence[Network]) -> dict[Column, str]:
     runs = sorted(found, key=lambda run: run.started)
     kinds: dict[Column, str] = {}
     for run in runs:
-        kind = _KINDS.get(run.kind, run.kind.replace("_", " "))
-        kinds.setdefault(Column.of(run.scores[0]), kind)
+        kinds.setdefault(Column.of(run.scores[0]), formatting.kind(run.kind))
     return kinds
 
 
