@@ -5,7 +5,6 @@ column.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -32,7 +31,7 @@ class MainScore:
     Attributes:
         kind: the protocol, such as ``kNN``.
         data: name and split of the data.
-        rules: of the score, if another column has the same name and data; otherwise empty.
+        rules: what tells it from another column of the same name and data; empty if there is none.
     """
 
     kind: str
@@ -120,18 +119,27 @@ def summarize(
         if count > most
     ]
     columns = [table.columns[number] for table, number in shown]
-    names = Counter((column.name, data_name(column.data)) for column in columns)
     return Summary(
         columns=[
-            MainScore(
-                kinds[column], name, column, column.rules if names[column.name, name] > 1 else ""
-            )
-            for column in columns
-            for name in [data_name(column.data)]
+            MainScore(kinds[c], data_name(c.data), c, _telling_rules(c, columns)) for c in columns
         ],
         rows=_with_best(rows, columns),
         left_out=f"Not shown: {', '.join(left_out)}." if left_out else "",
     )
+
+
+def _telling_rules(column: Column, columns: Sequence[Column]) -> str:
+    """What tells a column from others of the same name and data: the end of its rules, or all of them."""
+    others = [
+        other.rules
+        for other in columns
+        if other != column
+        and (other.name, data_name(other.data)) == (column.name, data_name(column.data))
+    ]
+    if not others:
+        return ""
+    end = column.rules.rpartition(", ")[2]
+    return column.rules if end in [rules.rpartition(", ")[2] for rules in others] else end
 
 
 def _main_columns(networks: Sequence[Network]) -> dict[Column, str]:

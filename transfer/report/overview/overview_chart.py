@@ -81,8 +81,8 @@ def overview(
                 (
                     column,
                     DotRow(
-                        column.title,
-                        f"{column.column.unit}{arrow}",
+                        f"{column.column.name} on {column.data}",
+                        f"{column.rules}, {column.column.unit}{arrow}".removeprefix(", "),
                         dots,
                         _LEAST.get(column.column.unit, 0.0),
                     ),
