@@ -116,7 +116,10 @@ def _files(runs: Iterable[Run]) -> str:
     first, *more = of.values()
     epochs = first["details"].get("epoch", first["details"].get("epochs"))
     parts = [str(first["source"]), f"{epochs} epochs" if epochs else ""]
-    parts += [f"sha256 {first['sha256'][:12]}", f"and {len(more)} more seeds" if more else ""]
+    parts += [
+        f"sha256 {first['sha256'][:12]}",
+        f"and {len(more)} more seed{'s' * (len(more) > 1)}" if more else "",
+    ]
     return formatting.cut(", ".join(filter(None, parts)), 200)
 
 
@@ -183,7 +186,9 @@ def _counted(words: Mapping[str, Sequence[str]]) -> str:
 def _share(count: int, total: int) -> str:
     if count == total:
         return "one main score" if total == 1 else f"all {total} main scores"
-    return f"{count or 'none'} of {total} main score{'s' if total > 1 else ''}"
+    if not count:
+        return "no main score"
+    return f"{count} of {total} main scores"
 
 
 def _against_others(summary: Summary, verdicts: Verdicts) -> list[str]:
