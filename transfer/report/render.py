@@ -116,7 +116,7 @@ def describe(
     ]
     content: dict[str, Any] = {
         "when": when(collection),
-        "headline": headline(collection, summary, tables, conversions, verdicts.words),
+        "headline": headline(collection, summary, tables, conversions, verdicts.words, published),
         "summary": summary,
         "gates": gates(collection),
         "published_rows": published_rows(summary, published),
@@ -275,6 +275,7 @@ def _template(name: str, **options: Any) -> jinja2.Template:
     )
     environment.filters |= {
         "settings": formatting.settings,
+        "kind": formatting.kind,
         "duration": formatting.duration,
         "number": formatting.number,
         "points": formatting.points,

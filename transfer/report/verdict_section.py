@@ -292,7 +292,7 @@ def _tables(rows: Sequence[VerdictRow], limits: Limits) -> list[VerdictTable]:
         title = data_name(data)
         if names[title] > 1:
             title += f" (data {data.fingerprint[:8] or 'unknown'})"
-        members.sort(key=lambda row: not row.against_twin)
+        members.sort(key=lambda row: not row.against_twin)  # rows of a pair remain together
         shown = members[: limits.rows]
         tables.append(VerdictTable(title, members, len(shown), _figure(shown, title)))
     return tables
@@ -304,12 +304,14 @@ def _figure(rows: Sequence[VerdictRow], title: str) -> Markup:
     for unit in dict.fromkeys(row.column.unit for row in rows):
         intervals = [
             Interval(
-                label=f"{row.ours} minus {row.theirs}, {row.column.name}",
+                label=row.column.name
+                + ("" if row.column.higher_is_better else " (lower is better)"),
                 value=row.verdict.difference,
                 low=row.verdict.low,
                 high=row.verdict.high,
                 color=_COLORS[row.verdict.word],
                 text=f"{formatting.points(row.verdict.difference)} {row.verdict.word}",
+                group=f"{row.ours} minus {row.theirs}",
             )
             for row in rows
             if row.column.unit == unit and _is_finite(row.verdict)

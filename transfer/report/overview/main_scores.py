@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from transfer.report import formatting
 from transfer.report.collection import Network
 from transfer.report.epoch_curves import earlier_epochs
 from transfer.report.leaderboard import Words, word_about
 from transfer.report.score_tables import Column, Entry, Table, data_name
 
 MOST_COLUMNS, MOST_NETWORKS = 30, 60
-_KINDS = {"knn": "kNN", "svm": "SVM", "dense_knn": "dense kNN"}
 
 Role = Literal["network", "untrained"]
 
@@ -27,11 +27,19 @@ class MainScore:
     Attributes:
         kind: the protocol, such as ``kNN``.
         data: name and split of the data.
+        rules: what tells it from another column of the same name and data; empty if there is none.
     """
 
     kind: str
     data: str
     column: Column
+    rules: str = ""
+
+    @property
+    def title(self) -> str:
+        """Score and data, with the rules if they are needed to tell two columns apart."""
+        name = f"{self.column.name} on {self.data}"
+        return f"{name}, {self.rules}" if self.rules else name
 
 
 @dataclass(frozen=True)
@@ -101,10 +109,26 @@ def summarize(
     ]
     columns = [table.columns[number] for table, number in shown]
     return Summary(
-        columns=[MainScore(kinds[column], data_name(column.data), column) for column in columns],
+        columns=[
+            MainScore(kinds[c], data_name(c.data), c, _telling_rules(c, columns)) for c in columns
+        ],
         rows=_with_best(rows, columns),
         left_out=f"Not shown: {', '.join(left_out)}." if left_out else "",
     )
+
+
+def _telling_rules(column: Column, columns: Sequence[Column]) -> str:
+    """What tells a column from others of the same name and data: the end of its rules, or all of them."""
+    others = [
+        other.rules
+        for other in columns
+        if other != column
+        and (other.name, data_name(other.data)) == (column.name, data_name(column.data))
+    ]
+    if not others:
+        return ""
+    end = column.rules.rpartition(", ")[2]
+    return column.rules if end in [rules.rpartition(", ")[2] for rules in others] else end
 
 
 def _main_columns(networks: Sequence[Network]) -> dict[Column, str]:
@@ -116,8 +140,7 @@ def _main_columns(networks: Sequence[Network]) -> dict[Column, str]:
     runs = sorted(found, key=lambda run: run.started)
     kinds: dict[Column, str] = {}
     for run in runs:
-        kind = _KINDS.get(run.kind, run.kind.replace("_", " "))
-        kinds.setdefault(Column.of(run.scores[0]), kind)
+        kinds.setdefault(Column.of(run.scores[0]), formatting.kind(run.kind))
     return kinds
 
 

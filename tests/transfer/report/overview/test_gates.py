@@ -32,9 +32,12 @@ def test_a_network_that_has_not_learned_is_the_worst_warning(tmp_path, verdict, 
     write_knn(tmp_path / "runs" / "knn", 12.0, network(), warnings=["another warning"])
     page = write_report([tmp_path / "runs"], tmp_path / "report")
     for content in (page.read_text(), page.with_name("report.md").read_text()):
-        assert f"Gate: msbreg resnet18-tiny {verdict}." in content
+        assert f"First look (gate): msbreg resnet18-tiny {verdict}." in content
         first = content.index("Worst of 3 warnings")
-        assert f"Gate: msbreg resnet18-tiny {words}: no better" in content[first : first + 200]
+        assert (
+            f"First look (gate): msbreg resnet18-tiny {words}: no better"
+            in content[first : first + 200]
+        )
 
 
 def test_the_gate_has_no_board_and_no_verdicts(tmp_path):

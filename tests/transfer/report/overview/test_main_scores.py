@@ -107,11 +107,13 @@ def test_a_difference_and_its_verdict_are_of_the_protocol_that_is_shown(tmp_path
     assert (cell.entry.mean, cell.difference, cell.word) == (40.0, None, "")
 
 
-def test_only_verdicts_that_are_not_better_are_written_beside_the_difference(tmp_path):
+def test_the_verdict_is_written_beside_the_difference(tmp_path):
     for name, hits in (("ours", 102), ("random", 100)):
         evaluated = network(random=name == "random", name=name)
         write_hits(tmp_path / "runs" / name, evaluated, np.arange(200) < hits)
     page = write_report([tmp_path / "runs"], tmp_path / "report")
-    for content in (page.read_text(), page.with_name("report.md").read_text()):
-        assert "(+1.0, unclear)" in content
+    text = page.with_name("report.md").read_text()
+    assert "(+1.0, unclear)" in text
+    assert '(+1.0 <b class="unclear">unclear</b>)' in page.read_text()
+    for content in (page.read_text(), text):
         assert "not clearly different from its untrained twin in one main score" in content
