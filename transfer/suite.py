@@ -25,16 +25,16 @@ import traceback
 from collections.abc import Iterator
 
 from msbreg.run import distributed
-from msbreg.run.files import output_folder
+from msbreg.run.files import output_folder, remove_temporary_files
 from msbreg.run.job import log, log_to_terminal
 from msbreg.run.record import SET_ASIDE
 from transfer.orchestration.execution import Progress, look_at_verdict, why_not_run
 from transfer.orchestration.launchers.choice import launcher_of
-from transfer.orchestration.launchers.launcher import REPORT
+from transfer.orchestration.launchers.launcher import JOBS, REPORT
 from transfer.orchestration.planning.plan_table import print_costs
 from transfer.orchestration.protocols import GATE
 from transfer.orchestration.score_summary import print_failures, print_not_run, print_scores
-from transfer.orchestration.smoke import SETTINGS, smoke_config, untrained_checkpoint
+from transfer.orchestration.smoke import SETTINGS, UNTRAINED, smoke_config, untrained_checkpoint
 from transfer.orchestration.task_graph import Plan, plan_suite
 from transfer.orchestration.task_state import forget_data
 from transfer.orchestration.watch import rounds, watch_config
@@ -112,7 +112,7 @@ def run_one(config: Config, key: str) -> Path:
 
 
 def _checkpoints(config: Config) -> tuple[Path, ...]:
-    folder = config.folder.expanduser() / "untrained"
+    folder = config.folder.expanduser() / UNTRAINED
     return config.all_checkpoints or (
         distributed.from_main(lambda: untrained_checkpoint(folder)),  # one process writes it
     )
@@ -127,6 +127,13 @@ def _locked(config: Config, output: Path) -> Iterator[None]:
 
         def lock() -> None:
             stack.enter_context(output_folder(output))
+            for name in (
+                REPORT,
+                JOBS,
+                UNTRAINED,
+            ):  # those of the runs are removed under their own locks
+                if (output / name).is_dir():
+                    remove_temporary_files(output / name)
 
         if not (config.plan and config.all_checkpoints):
             distributed.from_main(lock)  # if it fails, all processes hear why

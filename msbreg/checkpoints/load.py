@@ -38,6 +38,8 @@ __all__ = [
 ]
 
 log = logging.getLogger("msbreg")
+ONCE = {"once": True}
+"""Many runs of one process read the same file; the terminal shows such a line once, the logs each time."""
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -110,7 +112,7 @@ def load_backbone(
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     for sign in signs:
-        log.warning("%s: %s", path, sign)
+        log.warning("%s: %s", path, sign, extra=ONCE)
     provenance = Provenance(
         source=str(path),
         family=found.row.name,
@@ -139,7 +141,7 @@ def _load_timm_model(
     load_exactly(backbone.model, weights.state, file.path)
     signs = signs_of_no_training(backbone.model.state_dict())
     for sign in signs:
-        log.warning("%s: %s", file.path, sign)
+        log.warning("%s: %s", file.path, sign, extra=ONCE)
     provenance = Provenance(
         source=str(file.path),
         family="timm",

@@ -242,9 +242,21 @@ def log_to_terminal() -> None:
 
 
 class _Standard(logging.StreamHandler[TextIO]):
-    """Writes to the current ``sys.stderr``, so that a progress bar or a test can replace it."""
+    """Writes to the current ``sys.stderr``, so that a progress bar or a test can replace it.
+
+    A line that is logged with ``extra={"once": True}`` is not repeated.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "once", False):
+            message = record.getMessage()
+            if message in self.shown:
+                return
+            self.shown.add(message)
         if distributed.is_main():
             self.stream = sys.stderr  # setStream would flush the previous one, which may be closed
             super().emit(record)

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from msbreg.run.errors import Interrupted, RunFailed, UserError
+from msbreg.run.files import temporary_name
 from msbreg.run.options import parse
 from msbreg.run.record import SET_ASIDE, read_record
 from tests.msbreg.data.classification.fine_grained_trees import FINE_GRAINED_TREES
@@ -259,6 +260,15 @@ def test_a_record_of_schema_1_is_replaced_with_clear_words(tmp_path, make_folder
 
 
 # ---- The output folder
+
+
+def test_temporary_files_of_a_killed_suite_are_removed(tmp_path, make_folder):
+    config = tiny_config(tmp_path, make_folder(train=20, val=2))
+    left = temporary_name(config.output / "report" / "report.html")
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert suite.run(config) == left.with_name("report.html")
+    assert not left.exists()
 
 
 def test_a_second_suite_on_the_same_folder_stops_at_once(tmp_path, make_folder):

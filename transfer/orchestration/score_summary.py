@@ -69,8 +69,7 @@ def print_scores(output: Path, networks: Sequence[EvaluatedNetwork]) -> None:
         _collect(rows, output / network.folder, "network")
         for folder in twins:
             _collect(rows, output / folder, "twins")
-        heading = "pretrained" if len(checkpoints) == 1 else network.folder
-        _console().print(_scores_table(rows, heading))
+        _console().print(_scores_table(rows, network.folder))
 
 
 def _collect(rows: Found, folder: Path, column: str) -> None:

@@ -9,6 +9,8 @@ from msbreg.backbones.resnet import build_backbone
 from msbreg.checkpoints.load import save_checkpoint
 from transfer.orchestration.suite_config import Config
 
+UNTRAINED = "untrained"
+"""Folder in the suite's output for the checkpoint that a smoke test without one makes."""
 ARCH, SIDE, SEED = "resnet18-narrow", 16, 97
 
 _TINY = {"transform.resize": SIDE, "transform.crop": SIDE}

@@ -33,7 +33,7 @@ def rounds(config: Config) -> Iterator[tuple[Path, ...]]:
         UserError: the folder is not a training run that keeps backbones, or it has none although the run
             has ended, or none yet with ``once``.
     """
-    seen = 0
+    seen, announced = 0, ""
     while True:
         # The status is read first: what was kept before the end is then among the files.
         status = distributed.from_main(lambda: _status(config))
@@ -46,11 +46,14 @@ def rounds(config: Config) -> Iterator[tuple[Path, ...]]:
         if (config.once or config.plan) and not found:
             raise UserError(f"{config.watch} has not kept a backbone yet; wait, or omit --once")
         if len(found) > seen:
-            seen = len(found)
+            seen, announced = len(found), ""
             yield found
         if config.once or status in _ENDED:
             log.info("%s: the run is %s; backbones: %d", config.watch, status, seen)
             return
+        if status != announced:
+            log.info("%s: the run is %s; waiting for its next backbone", config.watch, status)
+            announced = status
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 

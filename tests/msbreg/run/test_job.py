@@ -68,6 +68,15 @@ def test_the_record_states_how_the_run_ended(tmp_path, error, status):
         assert ("traceback" in record) == (not isinstance(error, UserError))
 
 
+def test_a_line_about_a_file_is_shown_once_and_kept_in_the_log_of_each_run(tmp_path, capsys):
+    line = f"{tmp_path}/checkpoint.pth: untrained"
+    for name in ("one", "two"):
+        with start_job(Settings(tmp_path / name), Card(), kind="knn"):
+            logging.getLogger("msbreg").warning(line, extra={"once": True})
+        assert line in (tmp_path / name / "log.txt").read_text()
+    assert capsys.readouterr().err.count(line) == 1
+
+
 def test_a_completed_run_with_another_checkpoint_is_not_skipped(tmp_path):
     settings = Settings(tmp_path / "run", finished="skip")
     with start_job(settings, Card(), kind="knn", inputs={"checkpoint": "aa"}):

@@ -45,6 +45,8 @@ if "fails" in task:
 if "wrong" in task:
     print("error: no such data", file=sys.stderr)
     sys.exit(2)
+if "breaks" in task:
+    import no_such_module
 (folder / f"{name}.done").touch()
 """
 

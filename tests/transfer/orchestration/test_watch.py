@@ -56,7 +56,7 @@ def test_each_epoch_is_evaluated_once_and_its_record_says_which_it_is(
 
 
 def test_new_backbones_are_evaluated_while_the_run_trains_and_the_watch_ends_with_it(
-    tmp_path, make_folder, monkeypatch
+    tmp_path, make_folder, monkeypatch, capsys
 ):
     monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 0.01)
     run = trained(tmp_path / "run", make_folder())
@@ -74,6 +74,8 @@ def test_new_backbones_are_evaluated_while_the_run_trains_and_the_watch_ends_wit
 
             threading.Timer(0.2, end).start()
     assert found == [["epoch-0001.pth"], ["epoch-0001.pth", "epoch-0002.pth"]]
+    waiting = f"{run}: the run is running; waiting for its next backbone\n"
+    assert capsys.readouterr().err.count(waiting) == 1
 
 
 def test_an_interrupted_run_is_waited_for_unless_once_is_given(tmp_path, make_folder):

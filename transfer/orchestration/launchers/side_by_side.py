@@ -92,10 +92,12 @@ class Process:
             self._process.wait()
 
     def reason(self) -> str:
-        """What its output says about its failure."""
-        lines = self.log_file.read_text(errors="replace").splitlines()
+        """What its output says about its failure: its error, or else its last line."""
+        lines = self.log_file.read_text(errors="replace").split("\n")
+        lines = [line.strip() for line in lines if line.strip()]
         errors = [line for line in lines if line.startswith("error: ")]
-        what = errors[-1].removeprefix("error: ") if errors else f"exit code {self.code()}"
+        last = f": {lines[-1]}" if lines else ""
+        what = errors[-1].removeprefix("error: ") if errors else f"exit code {self.code()}{last}"
         return f"{what} (see {self.log_file})"
 
 

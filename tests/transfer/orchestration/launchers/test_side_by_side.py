@@ -47,10 +47,14 @@ def test_a_task_starts_after_what_it_needs_although_a_place_is_free(tmp_path):
 
 def test_a_failed_task_leaves_the_others_running_and_its_message_is_kept(tmp_path):
     launcher = SideBySide(command(tmp_path), [Place()])
-    progress = launch(launcher, tmp_path, ("fails",), ("after", "fails"), ("knn",))
-    assert progress.ends == {"a/fails": "failed", "a/after": "not run", "a/knn": "done"}
+    tasks = (("fails",), ("after", "fails"), ("breaks",), ("knn",))
+    progress = launch(launcher, tmp_path, *tasks)
+    assert progress.keys("failed") == ["a/fails", "a/breaks"]
+    assert (progress.keys("not run"), progress.keys("done")) == (["a/after"], ["a/knn"])
     log = tmp_path / "jobs" / "a-fails.txt"
     assert progress.reasons["a/fails"] == f"the disk is full (see {log})"
+    last = "exit code 1: ModuleNotFoundError: No module named 'no_such_module'"
+    assert progress.reasons["a/breaks"].startswith(f"{last} (see ")
     assert progress.reasons["a/after"] == "it needs a/fails, which failed"
 
 

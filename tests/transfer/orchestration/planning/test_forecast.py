@@ -145,6 +145,14 @@ def test_the_table_has_a_row_per_task_and_the_totals_follow(plan_of):
     ]
 
 
+def test_without_costs_the_totals_have_no_blanks():
+    now = datetime.datetime(2026, 3, 1, 12, 0)
+    assert totals([], places=1, gpus=0, now=now, free=5 * 10**9) == [
+        "one after another: 0 s, until 12:00",
+        "disk: 0 MB of 5.0 GB that are free",
+    ]
+
+
 @pytest.mark.parametrize(("places", "seconds"), [(1, 9.0), (2, 6.0), (3, 4.0)])
 def test_side_by_side_the_longest_place_counts(plan_of, places, seconds):
     tasks = plan_of("knn", "linear", "logistic", random_seeds=0).tasks
