@@ -94,8 +94,9 @@ def totals(
                 "share the device"
             )
     disk = sum(cost.disk for cost in costs)
-    lines.append(f"disk: {size(disk)} of {size(free)} that are free")
-    lines.append(f"memory of the largest task: {size(max((c.memory for c in costs), default=0))}")
+    lines.append(f"disk: {size(disk) or 'nothing'} of {size(free)} that are free")
+    if largest := max((cost.memory for cost in costs), default=0):
+        lines.append(f"memory of the largest task: {size(largest)}")
     if unknown := sum(bool(cost.note) for cost in costs):
         lines.append(f"not included: {unknown} tasks that could not be measured")
     return lines
