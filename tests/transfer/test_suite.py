@@ -259,6 +259,19 @@ def test_a_record_of_schema_1_is_replaced_with_clear_words(tmp_path, make_folder
     assert read_record(file.parent)["schema"] == 2
 
 
+def test_a_damaged_record_of_an_earlier_suite_does_not_hide_the_scores(
+    tmp_path, make_folder, capsys
+):
+    config = tiny_config(tmp_path, make_folder(train=20, val=4))
+    damaged = config.output / "pretrained" / "svm"
+    damaged.mkdir(parents=True)
+    (damaged / "record.json").write_text("{")
+    suite.run(config)
+    captured = capsys.readouterr()
+    assert "20-NN top-1" in captured.out
+    assert f"{damaged} is left out: " in captured.err
+
+
 # ---- The output folder
 
 
