@@ -27,7 +27,8 @@ from collections.abc import Iterator
 from msbreg.run import distributed
 from msbreg.run.files import output_folder
 from msbreg.run.job import log, log_to_terminal
-from transfer.orchestration.execution import SET_ASIDE, Progress, look_at_verdict, why_not_run
+from msbreg.run.record import SET_ASIDE
+from transfer.orchestration.execution import Progress, look_at_verdict, why_not_run
 from transfer.orchestration.launchers.choice import launcher_of
 from transfer.orchestration.launchers.launcher import REPORT
 from transfer.orchestration.planning.plan_table import print_costs

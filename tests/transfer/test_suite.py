@@ -9,7 +9,7 @@ import pytest
 
 from msbreg.run.errors import Interrupted, RunFailed, UserError
 from msbreg.run.options import parse
-from msbreg.run.record import read_record
+from msbreg.run.record import SET_ASIDE, read_record
 from tests.msbreg.data.classification.fine_grained_trees import FINE_GRAINED_TREES
 from tests.msbreg.data.classification.published_trees import imagenet_tree
 from tests.msbreg.data.classification.variant_trees import VARIANT_TREES
@@ -18,7 +18,6 @@ from tests.transfer.boxes_data import make_voc, tiny_card
 from tests.transfer.orchestration.tiny_suites import save_untrained, tiny_config
 from transfer import knn, suite
 from transfer.orchestration import data_assignment
-from transfer.orchestration.execution import SET_ASIDE
 from transfer.orchestration.planning import measurement
 
 

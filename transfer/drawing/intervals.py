@@ -22,6 +22,7 @@ class Interval:
     Attributes:
         value: the estimate, with low <= high around it; all are finite and in the unit of the axis.
         text: printed at the right, such as ``+2.3 better``.
+        group: heading above the first of consecutive rows with the same one; empty for none.
     """
 
     label: str
@@ -30,6 +31,7 @@ class Interval:
     high: float
     color: str
     text: str = ""
+    group: str = ""
 
 
 def forest(
@@ -45,7 +47,13 @@ def forest(
     axis = _Axis(min(ends), max(ends) if max(ends) > min(ends) else min(ends) + 1)
     ground = "" if margin is None else _band(axis.place(-margin), axis.place(margin))
     ground += _line(axis.place(0), axis.place(0), 0, 100, "stroke:currentColor;stroke-width:.8")
-    drawn = [_row(row.label, ground + _interval(row, axis), row.text) for row in rows]
+    drawn: list[str] = []
+    before = ""
+    for row in rows:
+        if row.group and row.group != before:
+            drawn.append(f'<p class="pair">{escape(row.group)}</p>')
+        before = row.group
+        drawn.append(_row(row.label, ground + _interval(row, axis), row.text))
     drawn.append(_row(x_label, _numbers(axis), "", kind="estimate axis"))
     return f'<div class="forest" role="group" aria-label="{escape(label)}">{"".join(drawn)}</div>'
 

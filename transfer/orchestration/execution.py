@@ -2,6 +2,7 @@
 
 import functools
 import os
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,15 +12,14 @@ from typing import Literal
 from msbreg.run import distributed
 from msbreg.run.errors import Interrupted, RunFailed, UserError
 from msbreg.run.job import log
-from msbreg.run.record import read_record
+from msbreg.run.progress import duration
+from msbreg.run.record import SET_ASIDE, read_record
 from transfer.orchestration.evaluated_networks import EvaluatedNetwork
 from transfer.orchestration.protocols import GATE
 from transfer.orchestration.task import Task
 from transfer.orchestration.task_graph import Plan
 from transfer.orchestration.task_state import forget_data, standing
 
-SET_ASIDE = "set-aside"
-"""Folder below the output that earlier runs are moved to; the report does not read it."""
 NOT_LEARNED = "not learned"
 
 End = Literal["already done", "done", "failed", "not run", "queued"]
@@ -58,10 +58,11 @@ def execute(
         Interrupted, KeyboardInterrupt: a run was stopped; the same command continues.
         RunFailed: with several processes, a task failed: the others may wait inside it.
     """
-    progress = Progress()
-    for task in plan.tasks:
+    progress, start = Progress(), time.monotonic()
+    for number, task in enumerate(plan.tasks, 1):
         if is_due(task, plan, output, progress, anyway=anyway):
-            log.info("---- %s of %s", task.name, task.network)
+            place, after = f"{number} of {len(plan.tasks)}", duration(time.monotonic() - start)
+            log.info("---- %s of %s (task %s, after %s)", task.name, task.network, place, after)
             record_end(task, _run(task, progress), progress, anyway=anyway)
             after_each()
     return progress

@@ -30,8 +30,8 @@ def rounds(config: Config) -> Iterator[tuple[Path, ...]]:
     An interrupted run may be continued, so it is waited for. With ``once``, yields at most once.
 
     Raises:
-        UserError: the folder is not a training run that keeps backbones, or it has none: not yet, with
-            ``once``, or although the run has ended.
+        UserError: the folder is not a training run that keeps backbones, or it has none although the run
+            has ended, or none yet with ``once``.
     """
     seen = 0
     while True:

@@ -9,6 +9,12 @@ from markupsafe import Markup
 from msbreg.run.config import flat
 
 MAX_LENGTH = 600  # characters of a text from a record
+# Kind of a run -> its name in a sentence.
+_KINDS = {
+    **{"pretrain": "pre-training", "knn": "kNN", "svm": "SVM", "dense_knn": "dense kNN"},
+    **{"linear": "linear classification", "logistic": "logistic regression"},
+    **{"semisupervised": "fine-tuning", "depth": "depth probe"},
+}
 
 
 def escaped(value: Any) -> str:
@@ -33,6 +39,15 @@ def settings(values: dict[str, Any]) -> str:
     """``views = 2, optimizer.base_lr = 4.0``, or ``none``."""
     pairs = (f"{k} = {cut(json.dumps(v), 120)}" for k, v in flat(values).items())
     return cut(", ".join(pairs)) or "none"
+
+
+def kind(name: str) -> str:
+    """The name of a kind of run as it is written in a sentence.
+
+    >>> kind("dense_knn"), kind("segmentation")
+    ('dense kNN', 'segmentation')
+    """
+    return _KINDS.get(name, name.replace("_", " "))
 
 
 def duration(seconds: float) -> str:

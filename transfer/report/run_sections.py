@@ -39,7 +39,7 @@ class RunDisplay:
         scores: scores as text, such as ``box AP 4.7, box AP50 13.3``.
         facts: name -> text.
         problems: why the curve or a drawing is not shown.
-        first: whether this is the first run of its network on its data.
+        first: whether this is the first run of its kind of its network on its data.
     """
 
     run: Run
@@ -61,23 +61,24 @@ def trainings(collection: Collection) -> tuple[list[RunDisplay], int]:
 def fine_tunings(collection: Collection, budget: Budget) -> tuple[list[RunDisplay], int]:
     """Evaluations with a curve or drawings, and the number of omitted ones.
 
-    The first run of each network on each data set is listed before the others, so that its drawings fit
-    into the budget.
+    The first run of each kind, network and data set is listed before the others, those with drawings
+    first, so that their drawings fit into the budget.
     """
     found: list[tuple[Run, str, bool]] = []
     seen = set()
     for network in collection.networks:
         for run in network.runs:
             if run.drawings or os.path.lexists(run.folder / "curve.jsonl"):
-                key = (network.label, run.scores[0].data)
-                found.append((run, f"{network.label} on {data_name(key[1])}", key not in seen))
+                data = run.scores[0].data
+                key = (network.label, data, run.kind)
+                found.append((run, f"{network.label} on {data_name(data)}", key not in seen))
                 seen.add(key)
     found += [
         (run, _title(run), False)
         for run in collection.unfinished
         if run.network is not None and os.path.lexists(run.folder / "curve.jsonl")
     ]
-    found.sort(key=lambda item: not item[2])
+    found.sort(key=lambda item: (not item[2], not item[0].drawings))
     shown, more = formatting.first_items(found, MOST_RUNS)
     return [_display(run, title, budget, first=first) for run, title, first in shown], more
 

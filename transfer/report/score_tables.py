@@ -133,6 +133,11 @@ class PerClass:
     rows: dict[str, list[Entry | None]]
     left_out: str
 
+    @property
+    def names(self) -> str:
+        """The names of the scores, such as ``box AP, mask AP``."""
+        return ", ".join(dict.fromkeys(name for _, names in self.heads for name in names))
+
 
 @dataclass(frozen=True)
 class Table:
@@ -184,10 +189,11 @@ class Limits:
 def score_tables(
     networks: Sequence[Network], limits: Limits = Limits()
 ) -> tuple[list[Table], dict[str, str]]:
-    """The tables, in the order of their first runs, and the footnotes by mark."""
+    """The tables, in the order of their first runs but gates last, and the footnotes by mark."""
     notes = Notes()
     by_data: dict[DataId, dict[Column, int]] = {}
-    for run in sorted((r for n in networks for r in n.runs), key=lambda r: r.started):
+    runs = (run for network in networks for run in network.runs)
+    for run in sorted(runs, key=lambda r: (r.gate is not None, r.started)):
         for score in run.scores:
             by_data.setdefault(score.data, {}).setdefault(Column.of(score), score.n)
     tables = []

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from msbreg.run.record import SET_ASIDE
 from tests.processes import Program
 from tests.transfer.orchestration.tiny_suites import save_untrained
-from transfer.orchestration.execution import SET_ASIDE
 
 SUITE = Path(__file__).resolve().parents[3] / "transfer" / "suite.py"
 KEPT = ("status", "digest", "config", "inputs", "network", "data", "scores", "results", "selection")

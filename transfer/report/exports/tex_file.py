@@ -76,6 +76,9 @@ def as_tex(content: dict[str, Any]) -> bytes:
     return "\n".join([*parts, "\\end{document}\n"]).encode("ascii")
 
 
+_LONG = 14  # characters of a heading that is broken into lines
+
+
 def _environment(table: TexTable, label: str) -> str:
     groups = ["\n".join(map(_line, rows)) for rows in table.groups if rows]
     body = "\n\\midrule\n".join(groups)
@@ -154,7 +157,8 @@ def _score_table(table: Table, across: slice, down: slice, notes: Mapping[str, s
 
 def _heading(column: Column, rule: int) -> str:
     arrow = "" if column.higher_is_better else r" $\downarrow$"
-    return f"{tex(column.name)} [{tex(column.unit)}]{arrow}{_mark(str(rule))}"
+    text = f"{tex(column.name)} [{tex(column.unit)}]{arrow}{_mark(str(rule))}"
+    return rf"\parbox[b]{{2.7cm}}{{\raggedleft {text}}}" if len(column.name) > _LONG else text
 
 
 def _cell(cell: Mapping[str, Entry]) -> str:

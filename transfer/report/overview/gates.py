@@ -19,7 +19,7 @@ class Gate:
         if self.verdict == "learned":
             return ""
         reason = f": {self.reasons[0]}" if self.reasons else ""
-        return f"Gate: {self.network} {_WORDS.get(self.verdict, self.verdict)}{reason}"
+        return f"First look (gate): {self.network} {_WORDS.get(self.verdict, self.verdict)}{reason}"
 
 
 _WORDS = {"not learned": "has not learned", "unclear": "is unclear"}

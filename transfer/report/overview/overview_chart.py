@@ -76,14 +76,13 @@ def overview(
             ),
         ]
         if len(dots) > 1:
-            name = f"{column.column.name} on {column.data}"
             arrow = "" if column.column.higher_is_better else ", lower is better"
             drawn.append(
                 (
                     column,
                     DotRow(
-                        name,
-                        f"{column.column.unit}{arrow}",
+                        f"{column.column.name} on {column.data}",
+                        f"{column.rules}, {column.column.unit}{arrow}".removeprefix(", "),
                         dots,
                         _LEAST.get(column.column.unit, 0.0),
                     ),

@@ -5,7 +5,7 @@ import pytest
 from tests.transfer.report.records import network, score, write_knn, write_record
 from transfer.report.collection import collect
 from transfer.report.overview.gates import gates
-from transfer.report.render import write_report
+from transfer.report.render import describe, write_report
 
 
 def write_gate(folder, verdict, *reasons, **content):
@@ -32,9 +32,22 @@ def test_a_network_that_has_not_learned_is_the_worst_warning(tmp_path, verdict, 
     write_knn(tmp_path / "runs" / "knn", 12.0, network(), warnings=["another warning"])
     page = write_report([tmp_path / "runs"], tmp_path / "report")
     for content in (page.read_text(), page.with_name("report.md").read_text()):
-        assert f"Gate: msbreg resnet18-tiny {verdict}." in content
+        assert f"First look (gate): msbreg resnet18-tiny {verdict}." in content
         first = content.index("Worst of 3 warnings")
-        assert f"Gate: msbreg resnet18-tiny {words}: no better" in content[first : first + 200]
+        assert (
+            f"First look (gate): msbreg resnet18-tiny {words}: no better"
+            in content[first : first + 200]
+        )
+
+
+def test_the_gate_has_no_board_and_no_verdicts(tmp_path):
+    for name in ("one", "two"):
+        provenance = network(name=name, sha256=name)
+        write_gate(tmp_path / name / "gate", "learned", network=provenance)
+        write_knn(tmp_path / name / "knn", 50.0, provenance)
+    content = describe(collect([tmp_path]), [tmp_path])
+    assert [board.column.name for board in content["leaderboard"].boards] == ["20-NN top-1"]
+    assert content["verdicts"].left_out.startswith("Not compared: 1 comparisons of runs that did")
 
 
 def test_the_gate_is_no_main_score(tmp_path):

@@ -5,24 +5,34 @@ import pytest
 from tests.transfer.report.records import network, score, write_knn, write_record, write_scores
 from transfer.report.collection import collect
 from transfer.report.overview.headline import headline
-from transfer.report.overview.main_scores import summarize, verdicts_in_both_orders
+from transfer.report.overview.main_scores import summarize
+from transfer.report.overview.overview_chart import Baseline
 from transfer.report.score_tables import score_tables
 
 
-def headline_of(folder, *words):
-    """The headline, with verdicts on the main scores: (ours, theirs, word) of each."""
+def headline_of(folder, *words, baselines=()):
+    """The headline, with verdicts on the main scores: (ours, theirs, word) of each.
+
+    Args:
+        baselines: published values of every main score.
+    """
     collection = collect([folder])
     tables, _ = score_tables(collection.networks)
-    verdicts = verdicts_in_both_orders(
-        {
-            (ours, theirs, column, "variant"): word
-            for ours, theirs, word in words
-            for table in tables
-            for column in table.columns
-        }
-    )
+    verdicts = {
+        (ours, theirs, column, run.variant): word
+        for ours, theirs, word in words
+        for table in tables
+        for column in table.columns
+        for run in collection.evaluations
+    }
     summary = summarize(collection.networks, tables, verdicts)
-    return headline(collection, summary, tables, verdicts=verdicts)
+    return headline(
+        collection,
+        summary,
+        tables,
+        words=verdicts,
+        published={column.column: baselines for column in summary.columns if baselines},
+    )
 
 
 def write_twin(folder, value=30.0):
@@ -46,8 +56,8 @@ def test_worse_and_equal_main_scores_are_counted(tmp_path):
         write_scores(tmp_path / f"a{number}", network(), score(ours, data=data))
         write_scores(tmp_path / f"b{number}", network(random=True), score(twins, data=data))
     assert headline_of(tmp_path).sentences[1] == (
-        "It is better than its untrained twin in 1 of 3 main scores, worse in 1, equal in 1, "
-        "without a test of the difference."
+        "It is better than its untrained twin in 1 of 3 main scores, worse in 1 (top-1 on set 1 test), "
+        "equal in 1 (top-1 on set 2 test), without a test of the difference."
     )
 
 
@@ -126,3 +136,52 @@ def test_without_an_evaluation_the_headline_says_so(tmp_path):
     found = headline_of(tmp_path)
     assert found.sentences == ["No finished evaluation was found."]
     assert "no space" in found.warning
+
+
+def test_the_checkpoint_is_named_with_its_epochs_and_its_sha256(tmp_path):
+    write_knn(tmp_path / "a", 60.0, network(sha256="0123456789abcdef"))
+    write_twin(tmp_path / "b")
+    assert headline_of(tmp_path).checkpoints == [
+        ("msbreg resnet18-tiny", "runs/pretrain-0/checkpoint.pth, 8 epochs, sha256 0123456789ab")
+    ]
+
+
+def test_one_training_seed_is_a_caution_and_several_are_not(tmp_path):
+    write_knn(tmp_path / "a", 60.0, network(0))
+    (caution,) = headline_of(tmp_path).cautions
+    assert caution == ("Every network has one training seed: another seed may give other results.")
+    write_knn(tmp_path / "b", 61.0, network(1))
+    found = headline_of(tmp_path)
+    assert found.cautions == []
+    assert found.checkpoints[0][1].endswith("and 1 more seed")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (80.0, "better than their median in one main score, and better than the best of them in 1"),
+        (
+            65.0,
+            "better than their median in one main score, and better than the best of them in none",
+        ),
+        (
+            50.0,
+            "better than their median in no main score, and better than the best of them in none",
+        ),
+    ],
+)
+def test_scores_are_placed_beside_published_ones(tmp_path, value, words):
+    write_knn(tmp_path / "a", value, network())
+    published = [Baseline(name, number, "") for name, number in (("x", 50), ("y", 60), ("z", 70))]
+    found = headline_of(tmp_path, baselines=published)
+    assert found.sentences[-1] == f"Beside published numbers, it is {words}."
+    assert found.cautions[-1].startswith("Published numbers follow the protocols of their papers")
+
+
+def test_a_warning_says_which_runs_have_it(tmp_path):
+    for seed in range(3):
+        write_knn(tmp_path / f"{seed}", 60.0, network(seed), warnings=["the list is short"])
+    write_twin(tmp_path / "twin")
+    assert headline_of(tmp_path).warning == (
+        "kNN of msbreg resnet18-tiny and 2 more runs: the list is short"
+    )
