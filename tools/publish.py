@@ -6,7 +6,8 @@
 
 Settings become the config, scores the metrics (named by data, score and rules), curve.jsonl the history, and
 record.json an artifact. Requires wandb or mlflow (in the clone: pip install -e '.[wandb]' or '.[mlflow]').
-Exit code 0: all completed runs are there; 2: an option is wrong, or the service refuses.
+Exit code 0: all completed runs that can be read are there, the others are listed as left out; 2: an option is
+wrong, or the service refuses.
 """
 
 import sys

@@ -1,13 +1,14 @@
-"""Run a protocol on a checkpoint whose score is published, and compare: is this installation calibrated?
+"""Run a protocol on a published checkpoint, and check that its published score is reproduced.
 
     python transfer/calibrate.py --list
     python transfer/calibrate.py knn --checkpoint dino_vitbase16_pretrain.pth --data IMAGENET
 
 The checkpoint is recognized by its published hash, or by its file name. The run is a normal run of the
-protocol with the card of the band, in OUTPUT/MODEL-PROTOCOL; calibration.json beside its record has the
+protocol with the card of the table, in OUTPUT/MODEL-PROTOCOL; calibration.json beside its record has the
 comparison.
 
-Exit code 0: inside the band; 1: outside, or not comparable.
+Exit code 0: all scores are inside their bands (published score plus or minus a tolerance); 1: one is outside,
+or not comparable.
 """
 
 import dataclasses

@@ -70,7 +70,7 @@ def test_a_run_is_a_normal_run_that_is_compared_with_its_band(prepared, digits, 
     with pytest.raises(SystemExit) as end:
         calibrate.run_as_script(shifted(prepared, value=first.value + 2), Card())
     assert end.value.code == 1
-    assert "Outside the band: -2.00 points, 1.50 below its end" in capsys.readouterr().out
+    assert "Outside the band: -2.00 points, 1.50 points below it" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         calibrate.run_as_script(shifted(prepared, value=first.value, images=50_000), Card())
     assert "Not comparable: 100 images were scored" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from msbreg.run.record import SET_ASIDE, read_record
 from tests.msbreg.data.classification.fine_grained_trees import FINE_GRAINED_TREES
 from tests.msbreg.data.classification.published_trees import imagenet_tree
 from tests.msbreg.data.classification.variant_trees import VARIANT_TREES
+from tests.processes import run_group
 from tests.transfer.boxes_data import make_voc, tiny_card
 from tests.transfer.orchestration.tiny_suites import save_untrained, tiny_config
 from transfer import knn, suite
@@ -259,6 +261,19 @@ def test_a_record_of_schema_1_is_replaced_with_clear_words(tmp_path, make_folder
     assert read_record(file.parent)["schema"] == 2
 
 
+def test_a_damaged_record_of_an_earlier_suite_does_not_hide_the_scores(
+    tmp_path, make_folder, capsys
+):
+    config = tiny_config(tmp_path, make_folder(train=20, val=4))
+    damaged = config.output / "pretrained" / "svm"
+    damaged.mkdir(parents=True)
+    (damaged / "record.json").write_text("{")
+    suite.run(config)
+    captured = capsys.readouterr()
+    assert "20-NN top-1" in captured.out
+    assert f"{damaged} is left out: " in captured.err
+
+
 # ---- The output folder
 
 
@@ -281,6 +296,19 @@ def test_a_second_suite_on_the_same_folder_stops_at_once(tmp_path, make_folder):
         with pytest.raises(UserError, match=rf"another run is writing .*process {os.getpid()} on"):
             suite.run(config)
     assert not (config.output / "pretrained").exists()
+
+
+def test_both_processes_of_torchrun_hear_that_the_folder_is_in_use(tmp_path, make_folder):
+    config = tiny_config(tmp_path, make_folder(train=20, val=4))
+    config.output.mkdir()
+    words = [f"--checkpoint={config.checkpoint}", f"--data={config.data[0]}"]
+    words += [f"--output={config.output}", "--device=cpu"]
+    with open(config.output / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        ends = run_group(Path(suite.__file__), *words)
+    for code, _, err in ends:
+        assert code == 2, err
+        assert "another run is writing" in err
 
 
 def test_an_output_that_is_a_file_is_reported_before_any_work(tmp_path, make_folder):

@@ -42,8 +42,15 @@ class MlflowSink:
             raise UserError(f"MLflow: {error}") from error
 
     def has(self, run: FinishedRun) -> bool:
-        """Whether the store has this run, completely sent."""
-        return "FINISHED" in self._sent(run).values()
+        """Whether the store has this run, completely sent.
+
+        Raises:
+            UserError: the store cannot be read.
+        """
+        try:
+            return "FINISHED" in self._sent(run).values()
+        except MlflowException as error:
+            raise UserError(f"MLflow cannot look for {run.folder}: {error}") from error
 
     def send(self, run: FinishedRun) -> str:
         """Send a run, in place of one whose sending was interrupted; returns its id in MLflow.

@@ -32,7 +32,7 @@ class Band:
         score: name of the score, such as ``20-NN top-1``.
         images: number of test images.
         value: published score.
-        tolerance: half of the width of the band.
+        tolerance: half of the width of the band, in the units of the score.
         tolerance_source: where the tolerance comes from.
         source: where the score is published.
     """

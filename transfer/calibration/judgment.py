@@ -1,4 +1,4 @@
-"""Whether a score lies in its published band, and what commonly explains it if it does not."""
+"""Whether a score is inside its published band, and common causes if it is not."""
 
 import math
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Judgment:
         band: the published score and its tolerance.
         value: our score; NaN if the run has none of this name.
         images: number of images that we scored.
-        word: ``inside``, ``outside`` or ``not comparable``.
+        word: the judgment: ``inside``, ``outside`` or ``not comparable``.
         sentence: the result in words.
     """
 
@@ -51,7 +51,7 @@ class Judgment:
 def judge_scores(scores: Sequence[Score], bands: Sequence[Band]) -> list[Judgment]:
     """One judgment for each band.
 
-    A score of another number of images is not comparable, also if it lies in the band.
+    A score of another number of images is not comparable, even if it is inside the band.
     """
     by_name = {score.name: score for score in scores}
     return [_judge(by_name.get(band.score), band) for band in bands]
@@ -76,7 +76,7 @@ def _judge(score: Score | None, band: Band) -> Judgment:
     excess = abs(difference) - band.tolerance
     side = "above" if difference > 0 else "below"
     sentence = (
-        f"{ours}. Outside the band: {difference:+.2f} points, {excess:.2f} {side} its end. Tolerance: "
+        f"{ours}. Outside the band: {difference:+.2f} points, {excess:.2f} points {side} it. Tolerance: "
         f"{band.tolerance_source}. Common causes: {CAUSES[band.protocol]}"
     )
     return Judgment(band, score.value, score.n, "outside", sentence)

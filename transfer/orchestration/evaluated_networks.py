@@ -1,5 +1,6 @@
 """The networks of a suite: the checkpoints, each with a folder of its own, and their untrained twins."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,9 +124,19 @@ def _label(path: Path, length: int) -> str:
 
 
 def _twin_names(specs: Sequence[BackboneSpec]) -> list[str]:
-    """A unique stem of folder names for the twins of each architecture and input."""
+    """A unique stem of folder names for the twins of each architecture and input, in any order of these.
+
+    >>> specs = [BackboneSpec("resnet50", stride_in_1x1=stride) for stride in (False, True)]
+    >>> names = _twin_names(specs)
+    >>> len(set(names)), _twin_names(specs[::-1]) == names[::-1]
+    (2, True)
+    """
     stems = [re.sub(r"[^A-Za-z0-9.-]", "_", f"{RANDOM}-{s.arch}-{s.image_size}") for s in specs]
     return [
-        stem if stems.count(stem) == 1 else f"{stem}-{'abcdefghijklmnopqrstuvwxyz'[number]}"
-        for number, stem in enumerate(stems)
+        stem if stems.count(stem) == 1 else f"{stem}-{_digest(spec)}"
+        for stem, spec in zip(stems, specs, strict=True)
     ]
+
+
+def _digest(spec: BackboneSpec) -> str:
+    return hashlib.sha256(repr(spec).encode()).hexdigest()[:6]

@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from msbreg.run.errors import UserError
+from msbreg.run.job import log
 from msbreg.run.record import read_record
 from transfer.orchestration.data_assignment import Missing
 from transfer.orchestration.evaluated_networks import EvaluatedNetwork
@@ -74,7 +76,11 @@ def print_scores(output: Path, networks: Sequence[EvaluatedNetwork]) -> None:
 
 def _collect(rows: Found, folder: Path, column: str) -> None:
     for run in sorted(folder.expanduser().glob("*")):
-        record = read_record(run)
+        try:
+            record = read_record(run)
+        except UserError as error:  # of an earlier suite: this one has moved its own aside
+            log.warning("%s is left out: %s", run, error)
+            continue
         if record is None or record["status"] != "done":
             continue
         for score in map(score_from_dict, record.get("scores", [])):

@@ -7,7 +7,7 @@ from typing import ClassVar
 from msbreg.run.errors import UserError, did_you_mean
 from msbreg.run.inputs import check_checkpoint, check_output
 from transfer.orchestration.launchers.launch_options import LauncherName, check_launch
-from transfer.orchestration.launchers.slurm_job import SlurmSettings
+from transfer.orchestration.launchers.slurm_job import SlurmSettings, check_installed
 from transfer.orchestration.protocols import GATE, PROTOCOLS, Protocol, known_words
 
 DEFAULT_CHECKPOINT = Path("runs/pretrain/checkpoint.pth")
@@ -116,10 +116,10 @@ class Config:
             raise UserError(f"skip is {list(self.skip)}, which leaves no protocol; expected fewer")
 
     def check_inputs(self) -> None:
-        """Check that the paths can be used, that the data are known and that the cards exist.
+        """Check the paths, the data, the cards, and that jobs can be submitted if they are asked for.
 
         Raises:
-            UserError: they cannot, are not, or do not.
+            UserError: one of them cannot be used.
         """
         from transfer.orchestration.data_assignment import assign  # imports OpenCV
 
@@ -127,6 +127,8 @@ class Config:
         for checkpoint in self.all_checkpoints:
             check_checkpoint(str(checkpoint))
         check_output(self.folder)
+        if self.launcher == "slurm" and self.task is None and not self.plan:
+            check_installed(local=False)
 
     @property
     def all_checkpoints(self) -> tuple[Path, ...]:

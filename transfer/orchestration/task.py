@@ -5,7 +5,6 @@ PyTorch, so that tools can work on a plan that was made elsewhere.
 """
 
 import importlib
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,24 +55,3 @@ class Task:
 def script_module(name: str) -> Any:
     """The module of a script of transfer/, with its ``Config`` and ``run(config, card)``; imports PyTorch."""
     return importlib.import_module(f"transfer.{name}")
-
-
-def dependents(tasks: Sequence[Task], failed: Iterable[str]) -> set[str]:
-    """Keys of the tasks that need one of the failed ones, directly or through others.
-
-    Args:
-        tasks: each comes after those that it needs.
-        failed: keys.
-
-    >>> linear = Task("pretrained", "linear", "linear", None, Card())
-    >>> probe = Task("pretrained", "imagenet-a", "robustness", None, Card(), (linear.key,))
-    >>> dependents([linear, probe], ["pretrained/linear"])
-    {'pretrained/imagenet-a'}
-    """
-    unusable = set(failed)
-    found: set[str] = set()
-    for task in tasks:
-        if unusable & set(task.needs):
-            unusable.add(task.key)
-            found.add(task.key)
-    return found - set(failed)

@@ -23,7 +23,7 @@ def test_the_ends_of_a_band_are_inside(value, word):
 
 def test_a_score_outside_says_by_how_much_and_what_commonly_explains_it():
     (found,) = judge_scores([score(64.1)], [BAND])
-    assert "Outside the band: -1.60 points, 1.10 below its end" in found.sentence
+    assert "Outside the band: -1.60 points, 1.10 points below it" in found.sentence
     assert CAUSES["knn"] in found.sentence
     assert BAND.tolerance_source in found.sentence
 

@@ -8,11 +8,9 @@ import torch
 from msbreg.run import distributed
 from msbreg.run.errors import UserError
 from transfer.orchestration.launchers.launcher import Launcher, save_command
-from transfer.orchestration.launchers.local_launcher import InThisProcess, SideBySide
+from transfer.orchestration.launchers.local_launcher import InThisProcess, SideBySide, Torchrun
 from transfer.orchestration.launchers.side_by_side import places
-from transfer.orchestration.launchers.slurm_job import check_installed
 from transfer.orchestration.launchers.slurm_launcher import Slurm
-from transfer.orchestration.launchers.torchrun_launcher import Torchrun
 from transfer.orchestration.suite_config import Config
 
 
@@ -26,9 +24,8 @@ def launcher_of(config: Config, script: Path) -> Launcher:
         script: transfer/suite.py, which the launchers start.
 
     Raises:
-        UserError: submitit or Slurm is missing, or torchrun has started this process.
+        UserError: torchrun has started this process, and another launcher or several tasks were asked for.
     """
-    own_processes = config.launcher != "local" or tasks_at_once(config) > 1
     if distributed.world_size() > 1:
         if config.launcher != "local" or config.jobs not in (None, 1):
             raise UserError(
@@ -36,12 +33,11 @@ def launcher_of(config: Config, script: Path) -> Launcher:
                 "--launcher and --jobs, or start it without torchrun"
             )
         return InThisProcess()
-    if not own_processes:
+    if config.launcher == "local" and tasks_at_once(config) == 1:
         return InThisProcess()
-    if config.launcher == "slurm":
-        check_installed(local=False)
-        return Slurm(save_command(config, script, config.folder), config.slurm)
     command = save_command(config, script, config.folder)
+    if config.launcher == "slurm":
+        return Slurm(command, config.slurm)
     processes = processes_of_task(config)
     where = places(tasks_at_once(config), gpus=usable_gpus(config.device), processes=processes)
     if config.launcher == "torchrun":

@@ -94,10 +94,9 @@ def totals(
                 "share the device"
             )
     disk = sum(cost.disk for cost in costs)
-    memory = max((cost.memory for cost in costs), default=0)
-    lines.append(f"disk: {size(disk) or '0 MB'} of {size(free) or '0 MB'} that are free")
-    if memory:
-        lines.append(f"memory of the largest task: {size(memory)}")
+    lines.append(f"disk: {size(disk) or 'nothing'} of {size(free) or 'nothing'} that are free")
+    if largest := max((cost.memory for cost in costs), default=0):
+        lines.append(f"memory of the largest task: {size(largest)}")
     if unknown := sum(bool(cost.note) for cost in costs):
         lines.append(f"not included: {unknown} tasks that could not be measured")
     return lines

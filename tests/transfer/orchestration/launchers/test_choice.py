@@ -12,9 +12,8 @@ from tests.transfer.orchestration.tiny_suites import tiny_config
 from transfer import suite
 from transfer.orchestration.launchers.choice import launcher_of
 from transfer.orchestration.launchers.launcher import save_command
-from transfer.orchestration.launchers.local_launcher import InThisProcess, SideBySide
+from transfer.orchestration.launchers.local_launcher import InThisProcess, SideBySide, Torchrun
 from transfer.orchestration.launchers.slurm_job import SlurmSettings
-from transfer.orchestration.launchers.torchrun_launcher import Torchrun
 from transfer.orchestration.suite_config import Config
 
 SCRIPT = Path(suite.__file__)

@@ -10,9 +10,8 @@ import pytest
 
 from msbreg.run.errors import Interrupted
 from tests.transfer.orchestration.small_tasks import command, nothing, plan
-from transfer.orchestration.launchers.local_launcher import SideBySide
+from transfer.orchestration.launchers.local_launcher import SideBySide, Torchrun
 from transfer.orchestration.launchers.side_by_side import Place, places
-from transfer.orchestration.launchers.torchrun_launcher import Torchrun
 
 
 def launch(launcher, folder, *tasks, after_each=nothing):
