@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 QUIET = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pretrain.run", "transfer.detection", "transfer.linear"])
+_CONTEXT.set_forkserver_preload(
+    ["pretrain.run", "transfer.detection", "transfer.linear", "transfer.suite"]
+)
 
 
 class Program:

@@ -20,10 +20,13 @@ def check_checkpoint(checkpoint: str) -> None:
             f"checkpoint {checkpoint} is a URL; expected a local file. Download it first"
         )
     if not path.with_name(path.name + ".index").exists():  # the prefix of a TensorFlow checkpoint
-        raise UserError(
-            f"checkpoint {checkpoint} does not exist; expected a file such as "
-            "runs/pretrain/checkpoint.pth"
+        default = Path("runs/pretrain/checkpoint.pth")
+        remedy = (
+            "make it with python pretrain/run.py, or give another file with --checkpoint"
+            if Path(checkpoint) == default
+            else f"expected a file such as {default}"
         )
+        raise UserError(f"checkpoint {checkpoint} does not exist; {remedy}")
 
 
 def check_folder(data: Path) -> None:

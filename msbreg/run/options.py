@@ -46,7 +46,7 @@ from msbreg.run.option_types import (
     placeholder,
     unknown_name,
 )
-from msbreg.run.signals import end_at_signals, interrupt_at_signals
+from msbreg.run.signals import end_at_signals, exit_at_signals, interrupt_at_signals
 
 C = TypeVar("C")
 Assignment = tuple[str, str]  # dotted name with underscores, value as text
@@ -87,6 +87,7 @@ def main(run: Callable[[C, Card], Any], config: C, card: Card) -> None:
     interrupt_at_signals()  # until the run handles them, from the start of its job
     with exit_codes():
         run(config, card)
+        exit_at_signals()
 
 
 class _Checked(Exception):

@@ -26,6 +26,8 @@ from msbreg.run.json_files import NUMBER, Shape, misfits, read_json
 SCHEMA = 2
 READABLE = (1, 2)  # a record of schema 1 has no "scores"
 FILE_NAME = "record.json"
+SET_ASIDE = "set-aside"
+"""Folder in the output of a suite to which it moves runs that it replaces; reports do not read it."""
 # Settings that cannot change the numbers of a run.
 HARMLESS = frozenset(
     {"output", "device", "workers", "cache", "finished", "name", "save_seconds", "trust_pickle"}
@@ -253,8 +255,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def find_records(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any] | str]]:
     """Yield (folder, record) for every record at or below the paths, sorted by name within each path.
 
-    A record that cannot be read is replaced by a message that says why. Symbolic links to folders are not
-    followed. Records are read one at a time.
+    Runs that a suite has set aside are skipped, unless a path lies inside that folder. A record that cannot
+    be read is replaced by a message that says why. Symbolic links to folders are not followed. Records are
+    read one at a time.
 
     Raises:
         UserError: a path does not exist, or no path contains a record.
@@ -269,7 +272,7 @@ def find_records(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any] |
     unreadable: list[OSError] = []
     for path in paths:
         for parent, names, _ in os.walk(path, onerror=unreadable.append):
-            names.sort()
+            names[:] = sorted(name for name in names if name != SET_ASIDE)
             folder = Path(parent)
             if folder not in seen and os.path.lexists(folder / FILE_NAME):
                 seen.add(folder)

@@ -45,6 +45,20 @@ def interrupt_at_signals() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
+def exit_at_signals() -> None:
+    """From now on, Ctrl-C and SIGTERM end the process with exit code 0: the run is complete.
+
+    What is left are the exit handlers of libraries, whose interruption would print a traceback.
+    """
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        sys.stdout.flush()
+        os._exit(0)
+
+    for number in _SIGNALS:
+        signal.signal(number, end)
+
+
 class StopSignal:
     """True after Ctrl-C or SIGTERM, if a loop watches for it; otherwise signals interrupt immediately.
 

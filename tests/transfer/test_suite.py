@@ -8,7 +8,7 @@ import pytest
 
 from msbreg.run.errors import Interrupted, RunFailed, UserError
 from msbreg.run.options import parse
-from msbreg.run.record import read_record
+from msbreg.run.record import SET_ASIDE, read_record
 from tests.msbreg.data.classification.fine_grained_trees import FINE_GRAINED_TREES
 from tests.msbreg.data.classification.published_trees import imagenet_tree
 from tests.msbreg.data.classification.variant_trees import VARIANT_TREES
@@ -16,7 +16,6 @@ from tests.transfer.boxes_data import make_voc, tiny_card
 from tests.transfer.orchestration.tiny_suites import save_untrained, tiny_config
 from transfer import knn, suite
 from transfer.orchestration import data_assignment
-from transfer.orchestration.execution import SET_ASIDE
 from transfer.orchestration.planning import measurement
 
 
@@ -101,6 +100,47 @@ def test_the_report_is_written_after_each_run(tmp_path, make_folder, monkeypatch
     assert "20-NN top-1" in (tmp_path / "runs" / "report" / "report.md").read_text()
 
 
+def test_a_report_that_cannot_be_written_stops_no_task_and_fails_the_suite_at_its_end(
+    tmp_path, make_folder, capsys
+):
+    config = tiny_config(tmp_path, make_folder(train=20, val=2), only=("knn", "logistic"))
+    blocking = config.output / "report"
+    config.output.mkdir()
+    blocking.write_text("a file in place of the folder")
+    with pytest.raises(
+        RunFailed, match=r"the report in .* cannot be written(.|\n)*The runs are kept"
+    ):
+        suite.run(config)
+    for name in ("knn", "logistic"):
+        assert read_record(config.output / "pretrained" / name)["status"] == "done"
+    captured = capsys.readouterr()
+    assert "20-NN top-1" in captured.out
+    assert "report: " not in captured.out
+    blocking.unlink()
+    assert suite.run(config).is_file()
+    assert "pretrained/knn is done already" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_disappears_fails_its_tasks_and_keeps_their_runs(
+    tmp_path, make_folder, monkeypatch
+):
+    config = tiny_config(tmp_path, make_folder(train=20, val=2), only=("knn", "logistic"))
+    suite.run(config)
+    before = finished(config)
+    (config.output / "pretrained" / "knn" / "record.json").unlink()
+    knn_run = knn.run
+
+    def remove_after(*arguments):
+        results = knn_run(*arguments)
+        config.checkpoint.unlink()
+        return results
+
+    monkeypatch.setattr(knn, "run", remove_after)
+    with pytest.raises(RunFailed, match="tasks that failed: 1, not run: 0"):
+        suite.run(config)
+    assert finished(config)["pretrained/logistic"] == before["pretrained/logistic"]
+
+
 def test_data_sets_below_one_root_are_found_and_run_with_their_settings(tmp_path, cards):
     """A probe of three classes of ImageNet, two images of each in ImageNet-A, and a tiny Pets."""
     imagenet_tree(tmp_path / "data" / "imagenet")
@@ -136,8 +176,8 @@ def test_protocols_on_the_same_data_share_one_pass_over_the_images(tmp_path, mak
 # ---- Completed, changed and foreign runs
 
 
-def finished(config) -> dict[str, tuple[str, float]]:
-    """Start time and score of each run: a run that was repeated has another start or none."""
+def finished(config) -> dict[str, int]:
+    """When the record of each run was written, in nanoseconds: a repeated run has another time."""
     found = {}
     for file in sorted(config.output.glob("*/*/record.json")):
         if SET_ASIDE not in file.parts:

@@ -130,9 +130,14 @@ def _own(config: Config, given: str, chosen: tuple[Protocol, ...]) -> Iterator[A
 
 
 def _kinds(given: str) -> Iterator[tuple[Kind, tuple[str, dict[str, str]]]]:
-    """(kind, (value of ``--data``, splits)) of all kinds of data that a folder contains."""
+    """(kind, (value of ``--data``, splits)) of all kinds of data that a folder contains.
+
+    Raises:
+        UserError: the folder does not have the layout that was given.
+    """
     layout, folder = split_layout(given, LAYOUTS)
     root = Path(folder).expanduser()
+    _check_layout(layout, root)
     images = layout if layout in SOURCES else "" if layout else recognized(root)
     if images == "voc":
         splits = {"train_split": "trainval", "val_split": "test", "test_split": "test"}
@@ -146,6 +151,23 @@ def _kinds(given: str) -> Iterator[tuple[Kind, tuple[str, dict[str, str]]]]:
             break
     if not layout and ((root / "depths").is_dir() or (root / NYU_FILE).is_file()):
         yield "depths", (folder, {})
+
+
+def _check_layout(layout: str, root: Path) -> None:
+    """Check that a folder has the layout that was given; of ``folder``, the splits may have any name.
+
+    Raises:
+        UserError: it does not; the message names what the folder contains.
+    """
+    readers = [table[layout] for table in (SOURCES, MAP_SOURCES) if layout in table]
+    if layout == "folder" or not readers or any(reader.splits(root) for reader in readers):
+        return
+    found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
+    other = recognized(root)
+    raise UserError(
+        f"data is {layout}:{root}, but that folder does not have the layout {layout}.\nFound: {found}"
+        + (f".\nThis looks like the layout {other}: use {other}:{root}" if other else "")
+    )
 
 
 def _two(splits: tuple[str, ...]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,15 +12,14 @@ from typing import Literal
 from msbreg.run import distributed
 from msbreg.run.errors import Interrupted, RunFailed, UserError
 from msbreg.run.job import log
-from msbreg.run.record import read_record
+from msbreg.run.progress import duration
+from msbreg.run.record import SET_ASIDE, read_record
 from transfer.orchestration.evaluated_networks import EvaluatedNetwork
 from transfer.orchestration.protocols import GATE
 from transfer.orchestration.task import Task
 from transfer.orchestration.task_graph import Plan
 from transfer.orchestration.task_state import forget_data, standing
 
-SET_ASIDE = "set-aside"
-"""Folder below the output that earlier runs are moved to; the report does not read it."""
 NOT_LEARNED = "not learned"
 
 End = Literal["already done", "done", "failed", "not run", "queued"]
@@ -48,7 +48,7 @@ class Progress:
 def execute(
     plan: Plan, output: Path, *, anyway: bool, after_each: Callable[[], object]
 ) -> Progress:
-    """Run what is not done yet, and call ``after_each`` after every run.
+    """Run what is not done yet, and call ``after_each`` after every run; see ``Launcher.launch``.
 
     Args:
         output: folder of the suite; the caller holds its lock.
@@ -56,11 +56,13 @@ def execute(
 
     Raises:
         Interrupted, KeyboardInterrupt: a run was stopped; the same command continues.
+        RunFailed: with several processes, a task failed: the others may wait inside it.
     """
-    progress = Progress()
-    for task in plan.tasks:
+    progress, start = Progress(), time.monotonic()
+    for number, task in enumerate(plan.tasks, 1):
         if is_due(task, plan, output, progress, anyway=anyway):
-            log.info("---- %s of %s", task.name, task.network)
+            place, after = f"{number} of {len(plan.tasks)}", duration(time.monotonic() - start)
+            log.info("---- %s of %s (task %s, after %s)", task.name, task.network, place, after)
             record_end(task, _run(task, progress), progress, anyway=anyway)
             after_each()
     return progress
@@ -69,15 +71,20 @@ def execute(
 def is_due(task: Task, plan: Plan, output: Path, progress: Progress, *, anyway: bool) -> bool:
     """Whether a task must run now; otherwise, how it ended is recorded.
 
-    What it needs must have ended.
-
-    Raises:
-        RunFailed: an earlier run cannot be moved aside.
+    What it needs must have ended. A task whose state cannot be told, or whose earlier run cannot be moved
+    aside, has failed.
     """
     if reason := why_not_run(task, plan, progress, anyway=anyway):
         progress.ends[task.key], progress.reasons[task.key] = "not run", reason
         return False
-    if not distributed.from_main(functools.partial(_is_done, task, output)):
+    try:
+        done = distributed.from_main(functools.partial(_is_done, task, output))
+    except (UserError, RunFailed, OSError) as error:  # OSError: the checkpoint is gone
+        progress.reasons[task.key] = str(error)
+        log.error("%s failed: %s", task.key, error)
+        record_end(task, "failed", progress, anyway=anyway)
+        return False
+    if not done:
         return True
     log.info("%s is done already", task.key)
     record_end(task, "already done", progress, anyway=anyway)
@@ -87,6 +94,8 @@ def is_due(task: Task, plan: Plan, output: Path, progress: Progress, *, anyway: 
 def record_end(task: Task, end: End, progress: Progress, *, anyway: bool) -> None:
     """Record how a task ended; of a gate, also its verdict."""
     progress.ends[task.key] = end
+    if end != "already done":
+        forget_data()  # the task took its time: the data may have changed since the last look
     if task.script == GATE and end in ("done", "already done"):
         look_at_verdict(task, progress, anyway=anyway)
 
@@ -105,7 +114,9 @@ def _run(task: Task, progress: Progress) -> End:
     else:
         return "done"
     if distributed.world_size() > 1:  # the processes may have failed at different places
-        raise RunFailed(f"{task.key} failed: {progress.reasons[task.key]}")
+        raise RunFailed(
+            f"{task.key} failed: {progress.reasons[task.key]}\nThe same command keeps the completed runs."
+        )
     log.error("%s failed: %s", task.key, progress.reasons[task.key])
     return "failed"
 
@@ -157,7 +168,6 @@ def look_at_verdict(task: Task, progress: Progress, *, anyway: bool) -> None:
 
 def _is_done(task: Task, output: Path) -> bool:
     """Whether the completed run is there; moves anything else aside that cannot be continued."""
-    forget_data()
     found = standing(task)
     if found.state == "stale":
         place = set_aside(task, output)

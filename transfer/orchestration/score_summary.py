@@ -48,11 +48,13 @@ def _by_data(missing: Sequence[Missing]) -> list[tuple[str, str, list[str]]]:
 
 
 def print_failures(progress: Progress) -> None:
-    """Print the tasks that failed, and those that were not run."""
-    for key in progress.keys("failed"):
-        print(f"failed: {key}: {progress.reasons[key]}")
-    for key in progress.keys("not run"):
-        print(f"not run: {key}: {progress.reasons[key]}")
+    """Print the tasks that failed, and those that were not run; those with one reason together."""
+    for end in ("failed", "not run"):
+        tasks: dict[str, list[str]] = {}
+        for key in progress.keys(end):
+            tasks.setdefault(progress.reasons[key], []).append(key)
+        for reason, keys in tasks.items():
+            print(f"{end}: {', '.join(keys)}: {reason}")
 
 
 # ---- The table of scores

@@ -30,7 +30,7 @@ from transfer.detectors.splits import data_of
 from transfer.detectors.start import spec_of_yaml
 from transfer.frozen.linear_probe import load_probe
 from transfer.gating.gate_bank import training_split
-from transfer.orchestration.task import Task
+from transfer.orchestration.task import Task, script_module
 from transfer.segmenters import segmenter_engine
 
 # Where things are and how they are computed; what they contain is compared instead.
@@ -223,10 +223,13 @@ def fingerprint(task: Task, split: str, facts: Mapping[str, Any]) -> str:
     if task.script in ("segmentation", "dense_knn"):
         return _map_fingerprint(data, split, facts.get("images"))
     if task.script == "depth":
-        return open_depths(data, split).fingerprint
+        return _depth_fingerprint(data, split)
     if task.script == "gate":
         layout, _ = training_split(data, split)
         return _image_fingerprint(data, split, layout)
+    if task.script == "robustness":
+        layout, root = script_module("robustness").variant_layout(data)
+        return _image_fingerprint(f"{layout}:{root}", split, layout)
     return _image_fingerprint(data, split, "voc" if task.script == "svm" else "folder")
 
 
@@ -245,6 +248,11 @@ def _map_fingerprint(data: str, split: str, images: int | None) -> str:
     return source.subset(np.setdiff1d(np.arange(len(source)), void)).fingerprint
 
 
+@functools.lru_cache(maxsize=64)
+def _depth_fingerprint(data: str, split: str) -> str:
+    return open_depths(data, split).fingerprint
+
+
 @functools.lru_cache(maxsize=16)
 def _scene_fingerprints(
     card: Path, overrides: tuple[str, ...], data: Path | None
@@ -255,5 +263,5 @@ def _scene_fingerprints(
 
 def forget_data() -> None:
     """Read the data again at the next question: they may have changed since the last one."""
-    for known in (_image_fingerprint, _map_fingerprint, _scene_fingerprints):
+    for known in (_image_fingerprint, _map_fingerprint, _depth_fingerprint, _scene_fingerprints):
         known.cache_clear()

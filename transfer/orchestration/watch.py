@@ -10,7 +10,7 @@ from msbreg.run.errors import UserError
 from msbreg.run.job import log
 from msbreg.run.record import read_record
 from transfer.orchestration.protocols import GATE
-from transfer.orchestration.suite_config import Config
+from transfer.orchestration.suite_config import KEPT, Config
 
 SECONDS_BETWEEN_LOOKS = 5.0
 PROTOCOLS = ("knn", "linear")
@@ -30,13 +30,19 @@ def rounds(config: Config) -> Iterator[tuple[Path, ...]]:
     An interrupted run may be continued, so it is waited for. With ``once``, yields at most once.
 
     Raises:
-        UserError: the folder is not a training run that keeps backbones, or with ``once``, it has none yet.
+        UserError: the folder is not a training run that keeps backbones, or it has none: yet, with ``once``, or
+            although the run has ended.
     """
     seen = 0
     while True:
         # The status is read first: what was kept before the end is then among the files.
         status = distributed.from_main(lambda: _status(config))
         found = distributed.from_main(lambda: config.all_checkpoints)
+        if status in _ENDED and not found:
+            raise UserError(
+                f"{config.watch} has not kept a backbone, and the run has ended ({status}); expected files "
+                f"{KEPT} in it"
+            )
         if (config.once or config.plan) and not found:
             raise UserError(f"{config.watch} has not kept a backbone yet; wait, or omit --once")
         if len(found) > seen:

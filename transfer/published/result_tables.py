@@ -22,7 +22,6 @@ from transfer.published.published_numbers import (
     published_numbers,
     remarks_on,
 )
-from transfer.published.published_numbers import published_label as published_label
 from transfer.published.published_tasks import TASKS
 from transfer.published.task_matching import protocol_differences, task_of
 

@@ -34,7 +34,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class References:
-    """The published scores of a column.
+    """The published scores beside a board.
 
     Attributes:
         remark: in what their protocol differs from that of the board, or may differ; may be empty.
@@ -114,32 +114,37 @@ def leaderboard(
     tables: Sequence[Table],
     networks: Sequence[Network],
     words: Words,
-    references: Mapping[Column, References] | None = None,
+    references: Mapping[tuple[Column, str], References] | None = None,
 ) -> Leaderboard:
     """A board for each protocol that evaluated two trained networks or more.
 
-    Of checkpoints of one training run, only that of the last epoch takes part.
+    Of checkpoints of one training run, only that of the last epoch takes part. The gate is a check of the
+    network, not a protocol, and has no board.
 
     Args:
         tables: the score tables of the report, which also have the marks of the footnotes.
         words: the verdicts; a pair without one does not separate.
-        references: published scores of a column.
+        references: published scores of a column, for each variant of its protocol.
     """
-    digests = {run.variant: run.digest for network in networks for run in network.runs}
+    runs = [run for network in networks for run in network.runs]
+    digests = {run.variant: run.digest for run in runs}
     earlier = earlier_epochs(networks)
+    of_gates = {Column.of(score) for run in runs if run.gate is not None for score in run.scores}
     boards = []
     for table in tables:
         for k, column in enumerate(table.columns):
+            if column in of_gates:
+                continue
             found: dict[str, dict[str, tuple[Network, Entry]]] = {}
             for network, cells in table.rows:
                 if network.label in earlier:
                     continue
                 for variant, entry in cells[k].items():
                     found.setdefault(variant, {})[network.label] = (network, entry)
-            published = (references or {}).get(column, References((), ""))
             for variant, members in found.items():
                 if sum(_is_ranked(*member) for member in members.values()) > 1:
                     digest = digests[variant]
+                    published = (references or {}).get((column, variant), References((), ""))
                     boards.append(
                         _board(table.title, column, variant, digest, members, words, published)
                     )
@@ -167,7 +172,7 @@ def _board(
     known = {
         (a, b): word
         for a, b in itertools.permutations(ranked, 2)
-        if (word := _word(a, b, column, variant, words))
+        if (word := word_about(a, b, column, variant, words))
     }
     intervals = _tested(ranked, known) if known else _by_means(ranked, sign)
     places = [
@@ -194,7 +199,7 @@ def _board(
     return Board(data, column, variant, protocol, note, shown, " ".join(remark))
 
 
-def _word(ours: str, theirs: str, column: Column, variant: str, words: Words) -> str:
+def word_about(ours: str, theirs: str, column: Column, variant: str, words: Words) -> str:
     """The verdict about ours, from either order of the pair; empty if the pair was not compared."""
     if word := words.get((ours, theirs, column, variant), ""):
         return word
@@ -264,12 +269,12 @@ def _overall_remark(
 ) -> str:
     if ranks:
         return (
-            f"Mean of the ranks by the means over the {shared} of {len(boards)} protocols that evaluated "
-            "every trained network. Scores of one protocol are not independent."
+            f"Mean of the ranks by the means over the {shared} of {len(boards)} boards that have every "
+            "trained network. All boards count alike, also AP and AP50 of one protocol."
         )
     if len(boards) > 1:
         return (
-            f"No mean rank: {shared} of {len(boards)} protocols evaluated every trained network, "
-            "expected at least 2."
+            f"No mean rank: {shared} of {len(boards)} boards have every trained network, expected at least "
+            "2."
         )
     return ""

@@ -27,7 +27,7 @@ from transfer.report.leaderboard import leaderboard
 from transfer.report.overview.board_references import references
 from transfer.report.overview.gates import gates
 from transfer.report.overview.headline import headline, warnings
-from transfer.report.overview.main_scores import summarize, verdicts_in_both_orders
+from transfer.report.overview.main_scores import summarize
 from transfer.report.overview.overview_chart import overview
 from transfer.report.overview.published_beside import (
     baselines,
@@ -105,8 +105,7 @@ def describe(
     """
     tables, notes = score_tables(collection.networks)
     verdicts = verdict_section(collection.networks, memory or Memory(), tables=tables)
-    by_pair = verdicts_in_both_orders(verdicts.words)
-    summary = summarize(collection.networks, tables, by_pair)
+    summary = summarize(collection.networks, tables, verdicts.words)
     conversions = find_conversions(paths)
     published = baselines(collection.networks)
     paper_tables, unread_ablations = tables_of_the_paper(collection, paths)
@@ -117,7 +116,7 @@ def describe(
     ]
     content: dict[str, Any] = {
         "when": when(collection),
-        "headline": headline(collection, summary, tables, conversions, by_pair, published),
+        "headline": headline(collection, summary, tables, conversions, verdicts.words, published),
         "summary": summary,
         "gates": gates(collection),
         "published_rows": published_rows(summary, published),

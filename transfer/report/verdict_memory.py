@@ -8,7 +8,7 @@ import enum
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,12 @@ from transfer.report import formatting
 from transfer.report.exports.score_rows import ScoreRow, sha256_of
 from transfer.report.runs import Run
 from transfer.report.score_tables import Column
-from transfer.scoring.scores import DataId
-from transfer.verdicts.bootstrap import DRAWS
-from transfer.verdicts.comparison import Comparison, compare
+from transfer.verdicts.bootstrap import DRAWS, Resampled, resample
+from transfer.verdicts.comparison import Comparison, check_comparable, compare_resampled
 from transfer.verdicts.outcomes import FILE, FORMAT, Outcomes, load_outcomes
 
 FILE_NAME = "verdicts.json"
-VERSION = 1
+VERSION = 2
 """Changes when ``compare`` computes something else from the same outcomes."""
 _NUMBERS = ("difference", "stderr", "degrees")
 _SHAPE: Shape = {**dict.fromkeys(_NUMBERS, (int, float)), "units": int, "seeds": list}
@@ -50,6 +49,7 @@ class Memory:
         self._known = _read(path) if path is not None else {}
         self._used: dict[str, dict[str, Any] | str] = {}
         self._load = functools.lru_cache(maxsize=32)(load_outcomes)
+        self._resampled: dict[tuple[str, Column], Resampled] = {}
         self._digest = functools.cache(_digest)
 
     def compare(
@@ -63,31 +63,68 @@ class Memory:
         Returns:
             The comparison; or a text that says why the outcomes do not go together; or what is missing.
         """
-        runs = [_one_run_per_network(row) for row in (ours, theirs)]
-        if not all((run.folder / FILE).is_file() for of in runs for run in of):
-            return Missing.OUTCOMES
         column = ours.column
         try:
-            digests = [[self._digest(run.folder / FILE) for run in of] for of in runs]
-            key = _key(column, digests)
+            of = [self._runs(row) for row in (ours, theirs)]
+            if not all(of):
+                return Missing.OUTCOMES
+            key = _key(column, [[digest for digest, _ in runs] for runs in of])
             if key not in self._known:
                 if not compute:
                     return Missing.TIME
-                self._known[key] = self._computed(column, runs)
+                self._known[key] = self._computed(column, *of)
         except UserError as error:
             return formatting.cut(error)
         found = self._used[key] = self._known[key]
         return found if isinstance(found, str) else _comparison(column, found)
 
-    def _computed(self, column: Column, runs: Sequence[Sequence[Run]]) -> dict[str, Any] | str:
-        outcomes = [[self._outcomes(run, column) for run in of] for of in runs]
+    def _runs(self, row: ScoreRow) -> list[tuple[str, Run]]:
+        """The runs that stand for the row, with the digests of their outcomes; none if one has no outcomes.
+
+        They are the first run on each set of weights. If there is only one set of weights, they are all runs
+        whose outcomes differ, such as the trials of a detector.
+        """
+        first: dict[str, Run] = {}
+        for run, _ in row.found:
+            first.setdefault(sha256_of(run), run)
+        runs = list(first.values()) if len(first) > 1 else [run for run, _ in row.found]
+        if not all((run.folder / FILE).is_file() for run in runs):
+            return []
+        found = [(self._digest(run.folder / FILE), run) for run in runs]
+        if len(first) > 1:
+            return found
+        different: dict[str, Run] = {}
+        for digest, run in found:
+            different.setdefault(digest, run)
+        return list(different.items())
+
+    def _computed(
+        self, column: Column, ours: Sequence[tuple[str, Run]], theirs: Sequence[tuple[str, Run]]
+    ) -> dict[str, Any] | str:
         try:
-            done = compare(*outcomes, higher_is_better=column.higher_is_better)
+            self._resample(column, dict([*ours, *theirs]))
+            done = compare_resampled(
+                *([self._resampled[digest, column] for digest, _ in of] for of in (ours, theirs)),
+                higher_is_better=column.higher_is_better,
+            )
         except UserError as error:
             return formatting.cut(error)
         return {name: getattr(done, name) for name in (*_NUMBERS, "units")} | {
             "seeds": list(done.seeds)
         }
+
+    def _resample(self, column: Column, runs: Mapping[str, Run]) -> None:
+        """Score those runs on the resamples that have not been; a run is in many comparisons."""
+        new = {
+            digest: self._outcomes(run, column)
+            for digest, run in runs.items()
+            if (digest, column) not in self._resampled
+        }
+        known = [one.of for d in runs if (one := self._resampled.get((d, column))) is not None]
+        every = [*new.values(), *known]
+        check_comparable(every, every)
+        for digest, one in zip(new, resample(list(new.values())), strict=True):
+            self._resampled[digest, column] = one
 
     def _outcomes(self, run: Run, column: Column) -> Outcomes:
         wanted = (column.name, column.rules, column.data)
@@ -107,14 +144,6 @@ class Memory:
             write_atomically(self.path, json.dumps(content, indent=1).encode())
 
 
-def _one_run_per_network(row: ScoreRow) -> list[Run]:
-    """The first run on each set of weights."""
-    runs: dict[str, Run] = {}
-    for run, _ in row.found:
-        runs.setdefault(sha256_of(run), run)
-    return list(runs.values())
-
-
 def _digest(path: Path) -> str:
     try:
         with open_regular(path) as file:
@@ -132,7 +161,7 @@ def _comparison(column: Column, fields: dict[str, Any]) -> Comparison:
     return Comparison(
         score=column.name,
         rules=column.rules,
-        data=DataId(**vars(column.data)),
+        data=column.data,
         higher_is_better=column.higher_is_better,
         difference=fields["difference"],
         stderr=fields["stderr"],

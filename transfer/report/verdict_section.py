@@ -185,7 +185,8 @@ def _pairs(
     }
     of_network: dict[str, list[ScoreRow]] = {}
     for row in score_rows(networks):
-        of_network.setdefault(row.network.label, []).append(row)
+        if row.found[0][0].gate is None:  # a check of the network, not a protocol
+            of_network.setdefault(row.network.label, []).append(row)
     wanted = [(network, twin) for network in trained for twin in twins[network.label]]
     earlier = earlier_epochs(trained)
     latest = [network for network in trained if network.label not in earlier]
@@ -195,9 +196,9 @@ def _pairs(
     pairs: list[_Pair] = []
     reasons: list[NotComparable] = []
     for ours, theirs in [*wanted, *both]:
-        below = [row for twin in twins[ours.label] for row in of_network[twin.label]]
-        for row in of_network[ours.label]:
-            others = of_network[theirs.label]
+        below = [row for twin in twins[ours.label] for row in of_network.get(twin.label, ())]
+        others = of_network.get(theirs.label, ())
+        for row in of_network.get(ours.label, ()):
             if same := next((o for o in others if _key(o) == _key(row)), None):
                 floor = next((b.entry for b in below if _key(b) == _key(row)), None)
                 pairs.append(_Pair(row, same, floor))

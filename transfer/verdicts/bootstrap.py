@@ -6,11 +6,12 @@ differences.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from transfer.verdicts.outcomes import Outcomes
-from transfer.verdicts.weighted_scores import weighted_score
+from transfer.verdicts.weighted_scores import variance_of_one_unit, weighted_score
 
 DRAWS = 2000
 """Resamples; the standard error of a bootstrap standard error is then 1.6 % of it."""
@@ -37,14 +38,44 @@ def unit_weights(
         yield counts.reshape(units, columns).astype(np.float64)
 
 
-def resampled_scores(
-    outcomes: Sequence[Outcomes],  # of S networks on the same units
-    draws: int,
-    generator: np.random.Generator,
-) -> np.ndarray:  # (S, draws), NaN where a score is undefined
-    """The score of each network on each resample."""
+@dataclass(frozen=True)
+class Resampled:
+    """A score of one network, and the score on each resample of the test images.
+
+    Attributes:
+        of: what it was computed from, without the arrays.
+        value: the score.
+        scores: (draws,) NaN where the score is undefined.
+        one_unit: ``variance_of_one_unit``.
+    """
+
+    of: Outcomes
+    value: float
+    scores: np.ndarray = field(repr=False)
+    one_unit: float
+
+
+def resample(
+    outcomes: Sequence[Outcomes],  # of networks on the same units
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[Resampled]:
+    """Score each network on the same resamples: those of the number of units, the draws and the seed."""
+    if not outcomes:
+        return []
+    units = outcomes[0].count
     statistics = [weighted_score(each) for each in outcomes]
-    parts = unit_weights(outcomes[0].count, draws, generator)
-    return np.concatenate(
-        [np.stack([statistic(weights) for statistic in statistics]) for weights in parts], axis=1
+    scores = np.concatenate(
+        [
+            np.stack([statistic(weights) for statistic in statistics])
+            for weights in unit_weights(units, draws, np.random.default_rng(seed))
+        ],
+        axis=1,
     )
+    once = np.ones((units, 1))
+    return [
+        Resampled(
+            replace(each, arrays={}), float(statistic(once)[0]), own, variance_of_one_unit(each)
+        )
+        for each, statistic, own in zip(outcomes, statistics, scores, strict=True)
+    ]

@@ -34,9 +34,8 @@ import scipy.stats
 
 from msbreg.run.errors import UserError
 from transfer.scoring.scores import DataId
-from transfer.verdicts.bootstrap import DRAWS, resampled_scores
+from transfer.verdicts.bootstrap import DRAWS, Resampled, resample
 from transfer.verdicts.outcomes import Outcomes
-from transfer.verdicts.weighted_scores import recorded_value, variance_of_one_unit
 
 LEVEL = 0.05
 """Of the corrected p-values, and one minus the coverage of the intervals."""
@@ -123,33 +122,45 @@ def compare(
             fewer than two images.
     """
     check_comparable(ours, theirs)
-    first = ours[0]
-    values = np.array([recorded_value(each) for each in (*ours, *theirs)])
-    resampled = resampled_scores((*ours, *theirs), draws, np.random.default_rng(seed))
-    resampled = resampled[:, np.isfinite(resampled).all(axis=0)]
-    if resampled.shape[1] < 2:
+    found = resample((*ours, *theirs), draws, seed)
+    return compare_resampled(
+        found[: len(ours)], found[len(ours) :], higher_is_better=higher_is_better
+    )
+
+
+def compare_resampled(
+    ours: Sequence[Resampled], theirs: Sequence[Resampled], *, higher_is_better: bool
+) -> Comparison:
+    """``compare`` of scores that were resampled with the same draws and seed.
+
+    Raises:
+        UserError: like ``compare``.
+    """
+    check_comparable([each.of for each in ours], [each.of for each in theirs])
+    first = ours[0].of
+    defined = np.isfinite([each.scores for each in (*ours, *theirs)]).all(axis=0)
+    if np.count_nonzero(defined) < 2:
         raise UserError(
             f"{first.score} is undefined on nearly all resamples of the {first.count} test images; expected "
             "more images"
         )
-    sizes = (len(ours), len(theirs))
-    parts = [slice(0, sizes[0]), slice(sizes[0], None)]
+    values = [np.array([each.value for each in of]) for of in (ours, theirs)]
     variance, degrees = _variance(
-        [values[part] for part in parts],
-        [resampled[part] for part in parts],
+        values,
+        [np.stack([each.scores[defined] for each in of]) for of in (ours, theirs)],
         units=first.count,
-        least=variance_of_one_unit(first),
+        least=max(each.one_unit for each in (*ours, *theirs)),
     )
     return Comparison(
         score=first.score,
         rules=first.rules,
         data=first.data,
         higher_is_better=higher_is_better,
-        difference=float(values[parts[0]].mean() - values[parts[1]].mean()),
+        difference=float(values[0].mean() - values[1].mean()),
         stderr=math.sqrt(variance),
         degrees=degrees,
         units=first.count,
-        seeds=sizes,
+        seeds=(len(ours), len(theirs)),
     )
 
 
@@ -205,8 +216,7 @@ def _variance(
     for own, drawn in zip(values, resampled, strict=True):
         if len(own) > 1:
             parts.append((float(own.var(ddof=1)) / len(own), len(own) - 1))
-            deviations = drawn - own[:, None]
-            deviations = deviations - deviations.mean(axis=1, keepdims=True)
+            deviations = drawn - drawn.mean(axis=1, keepdims=True)
             interaction = float(deviations.var(axis=0, ddof=1).mean()) * correction
             images -= interaction / len(own)
     parts.append((max(images, 0.0) + least, units - 1))
@@ -260,18 +270,22 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def interval_of(outcomes: Outcomes, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of one score over samples of the test images.
+    """The 95 % interval of one score over samples of the test images; NaN if nearly none has a value.
+
+    It is cut off at the lowest and the highest possible score, which does not change its coverage.
 
     Raises:
         UserError: there are fewer than two images.
     """
     check_comparable([outcomes], [outcomes])
-    resampled = resampled_scores([outcomes], draws, np.random.default_rng(seed))[0]
-    defined = resampled[np.isfinite(resampled)]
+    (found,) = resample([outcomes], draws, seed)
+    defined = found.scores[np.isfinite(found.scores)]
+    if len(defined) < 2:
+        return math.nan, math.nan
     variance = float(defined.var(ddof=1)) * outcomes.count / (outcomes.count - 1)
-    half = _quantile(outcomes.count - 1) * math.sqrt(variance + variance_of_one_unit(outcomes))
-    value = recorded_value(outcomes)
-    return value - half, value + half
+    half = _quantile(outcomes.count - 1) * math.sqrt(variance + found.one_unit)
+    highest = math.inf if outcomes.kind == "ratio" else 100.0
+    return max(0.0, found.value - half), min(highest, found.value + half)
 
 
 def _quantile(degrees: float) -> float:

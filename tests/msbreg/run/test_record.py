@@ -89,6 +89,15 @@ def test_an_unreadable_record_does_not_hide_the_others(tmp_path):
     assert "d/record.json is not valid JSON" in d
 
 
+def test_runs_that_a_suite_has_set_aside_are_found_only_inside_that_folder(tmp_path):
+    runs = [tmp_path / "pretrained" / "knn", tmp_path / "set-aside" / "pretrained" / "knn-1"]
+    for run in runs:
+        run.mkdir(parents=True)
+        Record(run, kind="knn", config=Settings(), card=Card()).write("done")
+    assert [folder for folder, _ in find_records([tmp_path])] == runs[:1]
+    assert [folder for folder, _ in find_records([tmp_path / "set-aside"])] == runs[1:]
+
+
 def test_missing_and_invalid_records_are_reported(tmp_path):
     assert read_record(tmp_path) is None
     with pytest.raises(UserError, match="no record.json found in"):

@@ -149,3 +149,21 @@ print("saved")
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.stdout == "saved\n", done.stderr
+
+
+COMPLETE = """
+import atexit, sys, time
+from msbreg.run.config import Card
+from msbreg.run.options import main
+def wait():
+    print("ready", flush=True)
+    time.sleep(30)
+    print("not ended", flush=True)
+atexit.register(wait)
+main(lambda config, card: print("done", file=sys.stderr), None, Card())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_a_complete_run_ends_the_process_without_a_traceback(number):
+    assert signaled(number, COMPLETE) == (0, "", "done\n")

@@ -159,6 +159,14 @@ def test_a_detector_with_unsupported_settings_is_rejected(tmp_path, monkeypatch)
         assign(Config(detectors=("odd",), only=("knn",)))
 
 
+def test_a_folder_without_the_given_layout_is_rejected_before_any_task_runs(make_folder):
+    data = make_folder(train=2, val=2)
+    with pytest.raises(UserError, match="does not have the layout voc") as error:
+        assign(Config(data=(f"voc:{data}",)))
+    assert "Found: train, val" in str(error.value)
+    assert f"use folder:{data}" in str(error.value)
+
+
 def test_an_empty_folder_is_rejected_with_what_is_expected(tmp_path):
     with pytest.raises(
         UserError, match=r"takes .*\nExpected a folder with data sets in subfolders"

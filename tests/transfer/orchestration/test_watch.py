@@ -91,11 +91,22 @@ def test_a_folder_that_cannot_be_watched_is_rejected(tmp_path, make_folder):
         next(watch.rounds(Config(watch=run)))
 
 
+def test_a_run_that_ended_without_a_backbone_is_reported(tmp_path, make_folder):
+    run = trained(tmp_path / "run", make_folder(), epochs=1)
+    shutil.rmtree(run / "epochs")
+    set_status(run, "failed")
+    with pytest.raises(
+        UserError, match=r"has not kept a backbone, and the run has ended \(failed\)"
+    ):
+        suite.run(Config(watch=run, data=("digits",), output=tmp_path / "suite", device="cpu"))
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"once": True}, "once needs a training run"),
         ({"watch": "run", "checkpoint": "file.pth"}, "watch evaluates the backbones"),
+        ({"watch": "run", "launcher": "slurm"}, "add --once"),
         ({"jobs": 0}, "jobs is 0; expected at least 1"),
         ({"processes_per_task": 2}, "expected --launcher torchrun"),
         ({"launcher": "slurm", "jobs": 2}, "omit --jobs"),

@@ -26,7 +26,12 @@ def board_of(folder, words=None, references=None):
         for table in tables
         for run in networks[0].runs
     }
-    by_column = {table.columns[0]: references for table in tables if references}
+    by_column = {
+        (table.columns[0], run.variant): references
+        for table in tables
+        for run in networks[0].runs
+        if references
+    }
     return leaderboard(tables, networks, by_names, by_column)
 
 
@@ -119,7 +124,7 @@ def test_the_mean_rank_is_over_the_protocols_of_all_networks_only(tmp_path):
     found = board_of(tmp_path)
     assert found.shared == 2
     assert found.mean_ranks == [("a", 1.25), ("b", 1.75), ("c", 3.0)]
-    assert "over the 2 of 3 protocols" in found.remark
+    assert "over the 2 of 3 boards" in found.remark
 
 
 def test_without_two_shared_protocols_there_is_no_mean_rank(tmp_path):
@@ -128,4 +133,4 @@ def test_without_two_shared_protocols_there_is_no_mean_rank(tmp_path):
     write(folder, {"c": score(3.0, name="mAP")})
     found = board_of(folder)
     assert (found.mean_ranks, found.shared) == ([], 1)
-    assert found.remark.startswith("No mean rank: 1 of 2 protocols")
+    assert found.remark.startswith("No mean rank: 1 of 2 boards")

@@ -1,5 +1,6 @@
 """A comparison is computed once for the same outcomes, and again for others."""
 
+import itertools
 import json
 
 import numpy as np
@@ -57,6 +58,33 @@ def test_why_outcomes_do_not_go_together_is_remembered(tmp_path):
     first = compared(tmp_path, tmp_path / "verdicts.json")
     assert isinstance(first, str)
     assert compared(tmp_path, tmp_path / "verdicts.json", compute=False) == first
+
+
+def test_runs_on_one_network_that_differ_are_compared_as_seeds(tmp_path):
+    for trial, share in enumerate((0.6, 0.7, 0.7)):
+        write_hits(tmp_path / f"trial-{trial}", network(), np.arange(100) < 100 * share)
+    write_hits(tmp_path / "b", network(random=True), np.arange(100) < 20)
+    found = compared(tmp_path, None)
+    assert found.seeds == (2, 1)  # the third run is a repetition of the second one
+    assert found.difference == pytest.approx(45.0)
+
+
+def test_networks_with_equal_outcomes_remain_several_seeds(tmp_path):
+    write_hits(tmp_path / "a", network(), np.arange(100) < 60)
+    for seed in range(3):
+        write_hits(tmp_path / f"b{seed}", network(seed, random=True), np.arange(100) < 10)
+    assert compared(tmp_path, None).seeds == (1, 3)
+
+
+def test_a_run_in_several_comparisons_is_compared_as_if_it_were_in_one(tmp_path):
+    for k in range(3):
+        write_hits(
+            tmp_path / f"{k}", network(name=f"n{k}", sha256=f"n{k}"), np.arange(100) < 20 * k
+        )
+    rows = score_rows(collect([tmp_path]).networks)
+    shared = Memory()
+    for ours, theirs in itertools.combinations(rows, 2):
+        assert shared.compare(ours, theirs) == Memory().compare(ours, theirs)
 
 
 @pytest.mark.parametrize(

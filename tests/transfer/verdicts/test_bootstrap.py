@@ -6,7 +6,7 @@ import pytest
 from tests.reference import resampled as slow
 from transfer.scoring.scores import DataId, Score
 from transfer.verdicts import bootstrap
-from transfer.verdicts.bootstrap import resampled_scores, unit_weights
+from transfer.verdicts.bootstrap import resample, unit_weights
 from transfer.verdicts.outcome_kinds import mean_outcomes
 
 SCORE = Score("top-1", 0.0, DataId("drawn", "test"), "", n=1)
@@ -32,14 +32,17 @@ def test_all_networks_are_scored_on_the_same_draws():
     rng = np.random.default_rng(1)
     hits = [rng.random(40) < 0.6 for _ in range(2)]
     outcomes = [mean_outcomes(SCORE, "", own) for own in hits]
-    found = resampled_scores(outcomes, 30, np.random.default_rng(2))
+    found = resample(outcomes, 30, 2)
     (weights,) = unit_weights(40, 30, np.random.default_rng(2))
-    for own, scores in zip(hits, found, strict=True):
+    for own, resampled in zip(hits, found, strict=True):
         expected = [slow.accuracy(own, column) for column in weights.T]
-        np.testing.assert_allclose(scores, expected)
+        np.testing.assert_allclose(resampled.scores, expected)
+        assert resampled.value == pytest.approx(100 * own.mean())
+    (alone,) = resample(outcomes[1:], 30, 2)
+    np.testing.assert_array_equal(alone.scores, found[1].scores)
 
 
 def test_the_spread_of_an_accuracy_is_the_binomial_standard_error():
     hits = np.arange(400) < 300
-    (scores,) = resampled_scores([mean_outcomes(SCORE, "", hits)], 4000, np.random.default_rng(3))
-    assert scores.std() == pytest.approx(100 * np.sqrt(0.75 * 0.25 / 400), rel=0.04)
+    (found,) = resample([mean_outcomes(SCORE, "", hits)], 4000, 3)
+    assert found.scores.std() == pytest.approx(100 * np.sqrt(0.75 * 0.25 / 400), rel=0.04)

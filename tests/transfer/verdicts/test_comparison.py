@@ -54,6 +54,20 @@ def test_p_is_below_five_percent_exactly_if_the_interval_excludes_zero():
         assert (verdict.p < 0.05) == (verdict.low > 0 or verdict.high < 0)
 
 
+def test_the_other_order_has_the_opposite_difference_and_the_same_p():
+    rng = np.random.default_rng(5)
+    score = dataclasses.replace(SCORE, name="rel", unit="%", higher_is_better=False)
+    one, other = (  # only one of them has errors above 100 %
+        ratio_outcomes(score, "u", rng.random(20) * most, np.ones(20), scale=100.0)
+        for most in (0.9, 2.0)
+    )
+    (verdict,) = judge([compare([one], [other], higher_is_better=False)])
+    (opposite,) = judge([compare([other], [one], higher_is_better=False)])
+    assert (verdict.difference, verdict.p) == (-opposite.difference, opposite.p)
+    assert (verdict.low, verdict.high) == (-opposite.high, -opposite.low)
+    assert (verdict.word, opposite.word) == ("better", "worse")
+
+
 def test_comparisons_follow_the_seed_of_the_generator():
     networks = pair(np.random.default_rng(2), 200, 0.7, 0.6)
     assert judged(*networks, seed=3) == judged(*networks, seed=3)
@@ -171,6 +185,12 @@ def test_the_interval_of_one_score_is_the_binomial_one():
     half = scipy.stats.t.ppf(0.975, 499) * 100 * np.sqrt(0.8 * 0.2 / 499 + 1 / 500**2)
     assert (low + high) / 2 == pytest.approx(80)
     assert (high - low) / 2 == pytest.approx(half, rel=0.02)
+
+
+def test_the_interval_of_one_score_stays_within_its_range():
+    low, high = interval_of(top1([1] * 30))
+    assert (high, low) == (100, pytest.approx(100 - scipy.stats.t.ppf(0.975, 29) * 100 / 30))
+    assert interval_of(top1([0] * 30))[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -44,3 +44,8 @@ def check_launch(config: Any) -> None:
         raise UserError(
             "watch evaluates the backbones of a training run; omit --checkpoint, --checkpoints and --smoke"
         )
+    if config.watch is not None and config.launcher == "slurm" and not config.once:
+        raise UserError(
+            "watch waits for new backbones, but with launcher slurm the suite ends when its jobs are queued; "
+            "add --once, or use another launcher"
+        )

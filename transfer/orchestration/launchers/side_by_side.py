@@ -131,7 +131,8 @@ def run_side_by_side(
             if is_due(task, plan, output, progress, anyway=anyway):
                 place = free.pop(0)
                 running[task.key] = task, place, start(task, place)
-                log.info("---- %s started", task.key)
+                number = plan.tasks.index(task) + 1
+                log.info("---- %s started (task %d of %d)", task.key, number, len(plan.tasks))
 
     with stop_signal(kill_all) as stop:
         stop.watched = True

@@ -81,7 +81,11 @@ def measure_pass(
     """Pass a few batches of a source of so many images through the network, in some seconds.
 
     The first batch is a warm-up and is not counted if there are others.
+
+    Raises:
+        UserError: the network does not take images of the size of the transform.
     """
+    network.network.adaptation(transform.crop)
     batch = min(batch, images)
     chosen = np.linspace(0, images - 1, min(images, BATCHES * batch)).astype(np.int64)
     sample = _Spread(source, chosen)

@@ -176,6 +176,7 @@ def semisupervised_cost(config: Any, probe: Probe) -> Cost:
     augmentation = config.augmentation.over(
         TrainingTransform(crop=transform.crop, interpolation=transform.interpolation)
     )
+    backbone.adaptation(augmentation.crop)  # refuses sizes that the network does not take
     candidates = candidates_of(config, used)
 
     def measure() -> Training:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from transfer.report import formatting
 from transfer.report.collection import Collection
 from transfer.report.conversions import Conversion
+from transfer.report.leaderboard import Words, word_about
 from transfer.report.overview.gates import gates
-from transfer.report.overview.main_scores import Cell, MainScore, Summary, SummaryRow, Verdicts
+from transfer.report.overview.main_scores import Cell, MainScore, Summary, SummaryRow
 from transfer.report.overview.overview_chart import Baseline
 from transfer.report.runs import Run
 from transfer.report.score_tables import Column, Table
@@ -50,7 +51,7 @@ def headline(
     summary: Summary,
     tables: Sequence[Table],
     conversions: Sequence[Conversion | str] = (),
-    verdicts: Verdicts | None = None,
+    words: Words | None = None,
     published: Mapping[Column, Sequence[Baseline]] | None = None,
 ) -> Headline:
     """The headline of a collection of runs.
@@ -58,7 +59,7 @@ def headline(
     Differences without a verdict are counted by their sign, and the headline says that they were not tested.
 
     Args:
-        verdicts: of the summary.
+        words: the verdicts of the summary.
         published: published values of some columns.
     """
     found = warnings(collection, summary, tables, conversions)
@@ -67,7 +68,7 @@ def headline(
             _what(summary),
             *_of_gates(collection),
             *_against_twins(summary),
-            *_against_others(summary, verdicts or {}),
+            *_against_others(summary, words or {}),
             *_against_published(summary, published or {}),
         ],
         _checkpoints(collection, summary),
@@ -191,7 +192,7 @@ def _share(count: int, total: int) -> str:
     return f"{count} of {total} main scores"
 
 
-def _against_others(summary: Summary, verdicts: Verdicts) -> list[str]:
+def _against_others(summary: Summary, words: Words) -> list[str]:
     """Which of several trained networks has the best main score how often, and how often a test agrees."""
     networks = summary.of("network")
     wins: Counter[str] = Counter()
@@ -200,14 +201,16 @@ def _against_others(summary: Summary, verdicts: Verdicts) -> list[str]:
         cells = {row.label: cell for row in networks if (cell := row.cells[number]) is not None}
         for label in (label for label, cell in cells.items() if cell.best):
             wins[label] += 1
-            others = [
-                verdicts.get((label, other, main.column)) for other in cells if other != label
-            ]
-            clear[label] += all(word == "better" for word in others)
+            variant = cells[label].variant
+            clear[label] += all(
+                word_about(label, other, main.column, variant, words) == "better"
+                for other in cells
+                if other != label
+            )
     if not wins:
         return []
     (best, count), *_ = wins.most_common(1)
-    tested = f"; tests against every other network confirm {clear[best]}" if verdicts else ""
+    tested = f"; tests against every other network confirm {clear[best]}" if words else ""
     contested = sum(
         any(cell is not None and cell.best for cell in column)
         for column in zip(*(row.cells for row in networks), strict=True)

@@ -5,23 +5,19 @@ column.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from transfer.report import formatting
 from transfer.report.collection import Network
 from transfer.report.epoch_curves import earlier_epochs
-from transfer.report.leaderboard import Words
+from transfer.report.leaderboard import Words, word_about
 from transfer.report.score_tables import Column, Entry, Table, data_name
 
 MOST_COLUMNS, MOST_NETWORKS = 30, 60
 
-_OPPOSITE = {"better": "worse", "worse": "better"}
-
 Role = Literal["network", "untrained"]
-Verdicts = Mapping[tuple[str, str, Column], str]
-"""(ours, theirs, column) -> the word of the verdict about ours."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,7 @@ class Cell:
     """A main score of one network.
 
     Attributes:
+        variant: of the protocol, transform and images.
         best: whether it is the best of several trained networks in its column.
         difference: the score minus that of the untrained twin under the same protocol, transform and
             images; None if there is no such twin.
@@ -58,6 +55,7 @@ class Cell:
     """
 
     entry: Entry
+    variant: str
     best: bool = False
     difference: float | None = None
     word: str = ""
@@ -85,17 +83,8 @@ class Summary:
         return [row for row in self.rows if row.role == role]
 
 
-def verdicts_in_both_orders(words: Words) -> Verdicts:
-    """The verdicts on each pair in both orders; of several protocols, that of the first."""
-    found: dict[tuple[str, str, Column], str] = {}
-    for (ours, theirs, column, _), word in words.items():
-        found.setdefault((ours, theirs, column), word)
-        found.setdefault((theirs, ours, column), _OPPOSITE.get(word, word))
-    return found
-
-
 def summarize(
-    networks: Sequence[Network], tables: Sequence[Table], verdicts: Verdicts | None = None
+    networks: Sequence[Network], tables: Sequence[Table], words: Words | None = None
 ) -> Summary:
     """The summary of the score tables of these networks, without earlier epochs of a training run."""
     earlier = earlier_epochs(networks)
@@ -108,7 +97,7 @@ def summarize(
         if column in kinds
     ]
     shown = places[:MOST_COLUMNS]
-    rows = [_row(network, shown, verdicts or {}) for network in networks[:MOST_NETWORKS]]
+    rows = [_row(network, shown, words or {}) for network in networks[:MOST_NETWORKS]]
     left_out = [f"{len(earlier)} checkpoints of earlier epochs"] if earlier else []
     left_out += [
         f"{count - most} more {what}"
@@ -155,23 +144,26 @@ def _main_columns(networks: Sequence[Network]) -> dict[Column, str]:
     return kinds
 
 
-def _row(network: Network, places: Sequence[tuple[Table, int]], verdicts: Verdicts) -> SummaryRow:
-    cells = [_cell(network, table, number, verdicts) for table, number in places]
+def _row(network: Network, places: Sequence[tuple[Table, int]], words: Words) -> SummaryRow:
+    cells = [_cell(network, table, number, words) for table, number in places]
     return SummaryRow(network.label, "untrained" if network.random else "network", cells)
 
 
-def _cell(network: Network, table: Table, number: int, verdicts: Verdicts) -> Cell | None:
+def _cell(network: Network, table: Table, number: int, words: Words) -> Cell | None:
     """The entry of the column's usual protocol if there is one, else the first."""
-    entries = [e for of, cells in table.rows if of == network for e in cells[number].values()]
+    entries = next((cells[number] for of, cells in table.rows if of == network), {})
     if not entries:
         return None
-    entry = min(entries, key=lambda e: e.note != "")
-    for row in table.differences:
-        difference = row.cells[number]
-        if row.network == network.label and not isinstance(difference, str):
-            key = row.network, row.twin, table.columns[number]
-            return Cell(entry, difference=difference[0], word=verdicts.get(key, ""))
-    return Cell(entry)
+    variant, entry = min(entries.items(), key=lambda item: item[1].note != "")
+    for twin, cells in table.rows if not network.random else ():
+        theirs = cells[number].get(variant)
+        if not twin.random or twin.arch != network.arch or theirs is None:
+            continue
+        difference = entry.mean - theirs.mean
+        if math.isfinite(difference):
+            word = word_about(network.label, twin.label, table.columns[number], variant, words)
+            return Cell(entry, variant, difference=difference, word=word)
+    return Cell(entry, variant)
 
 
 def _with_best(rows: list[SummaryRow], columns: Sequence[Column]) -> list[SummaryRow]:

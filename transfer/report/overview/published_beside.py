@@ -1,9 +1,10 @@
 """Published numbers beside the scores: baselines of main scores, rows of the summary, the paper's tables."""
 
+import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from msbreg.run.record import read_record
 from transfer.published.ablation_paper_tables import ablation_paper_tables
 from transfer.published.paper_table import OurRow, OurScore, PaperTable
 from transfer.published.published_numbers import Published
-from transfer.published.result_tables import paper_tables, published_label
+from transfer.published.result_tables import paper_tables
 from transfer.published.task_matching import baselines_of, settings_of, task_of
 from transfer.report import formatting
 from transfer.report.collection import Collection, Network
@@ -22,7 +23,6 @@ from transfer.report.overview.main_scores import Summary
 from transfer.report.overview.overview_chart import Baseline
 from transfer.report.runs import Run
 from transfer.report.score_tables import Column
-from transfer.scoring.scores import Score
 
 ABLATION = "table.json"  # of pretrain/ablate.py
 MOST_ROWS, MOST_ABLATIONS = 60, 20
@@ -63,9 +63,8 @@ def settings_of_run(run: Run) -> dict[str, Any] | None:
 
 
 def _baseline(one: Published) -> Baseline:
-    label = published_label(one.method, one.variant)
     return Baseline(
-        f"{label}, {one.epochs} epochs" if one.epochs else label,
+        f"{one.label}, {one.epochs} epochs" if one.epochs else one.label,
         one.score.value,
         f"{one.source}, {one.table}",
         one.backbone,
@@ -88,7 +87,9 @@ def published_rows(
     if not any(best):
         return []
     return [
-        PublishedRow("Best published", "as printed in the sources", best),
+        PublishedRow(
+            "Best published", "as printed in the sources, whose protocols may differ", best
+        ),
         PublishedRow("Median published", "over methods and epochs", typical),
     ]
 
@@ -113,7 +114,7 @@ def _our_rows(collection: Collection) -> list[OurRow]:
     rows = score_rows(collection.networks)
     by_network: dict[str, list[ScoreRow]] = {}
     for row in rows:
-        if row.entry.mean == row.entry.mean and task_of(row.found[0][1]) is not None:
+        if math.isfinite(row.entry.mean) and task_of(row.found[0][1]) is not None:
             by_network.setdefault(row.network.label, []).append(row)
     return [_our_row(of, trainings) for of in list(by_network.values())[:MOST_ROWS]]
 
@@ -142,10 +143,7 @@ def _epochs(details: Mapping[str, Any], numbers: Mapping[str, float]) -> Any:
 
 def _our_score(row: ScoreRow) -> OurScore:
     run, score = row.found[0]
-    mean = Score(
-        score.name, row.entry.mean, score.data, score.rules, score.n, score.unit,
-        score.higher_is_better, per_class=score.per_class,
-    )  # fmt: skip
+    mean = replace(score, value=row.entry.mean, stderr=None)
     return OurScore(mean, row.entry.spread, row.entry.scope, settings_of_run(run))
 
 

@@ -7,6 +7,7 @@ import pytest
 from msbreg.run.errors import UserError
 from msbreg.run.options import parse
 from msbreg.run.record import read_record
+from tests.processes import Program
 from tests.transfer.orchestration.tiny_suites import tiny_config
 from transfer import suite
 from transfer.orchestration.launchers.choice import launcher_of
@@ -16,7 +17,7 @@ from transfer.orchestration.launchers.slurm_job import SlurmSettings
 from transfer.orchestration.launchers.torchrun_launcher import Torchrun
 from transfer.orchestration.suite_config import Config
 
-SCRIPT = Path("transfer/suite.py")
+SCRIPT = Path(suite.__file__)
 
 
 @pytest.mark.parametrize(
@@ -50,17 +51,18 @@ def test_a_process_of_a_task_reads_the_settings_of_the_suite(tmp_path):
     assert command.words("a/knn")[-1] == "--task=a/knn"
 
 
-def test_a_task_runs_in_a_process_of_its_own_with_the_settings_of_the_suite(
-    tmp_path, make_folder, monkeypatch
-):
-    monkeypatch.setenv("MSBREG_CACHE", str(tmp_path / "cache"))
-    page = suite.run(tiny_config(tmp_path, make_folder(train=20, val=4), jobs=2))
-    assert page.is_file()
-    record = read_record(tmp_path / "runs" / "pretrained" / "knn")
+def test_a_task_runs_in_a_process_of_its_own_with_the_settings_of_the_suite(tmp_path, make_folder):
+    config = tiny_config(tmp_path, make_folder(train=20, val=4))
+    command = save_command(config, SCRIPT, config.output)
+    script, *words = command.words("pretrained/knn")
+    cache = {"MSBREG_CACHE": str(tmp_path / "cache")}
+    code, _, err = Program(Path(script), words, environment=cache).wait()
+    assert code == 0, err
+    assert "20-NN top-1" in err
+    record = read_record(config.output / "pretrained" / "knn")
     assert record["status"] == "done"
     assert record["config"]["workers"] == 1
     assert "--task=pretrained/knn" in record["command"]
-    assert "20-NN top-1" in (tmp_path / "runs" / "jobs" / "pretrained-knn.txt").read_text()
 
 
 def test_a_task_that_the_suite_does_not_have_is_rejected(tmp_path, make_folder):

@@ -1,5 +1,6 @@
 """The cost of tasks: measured for every protocol, shared where work is shared, nothing for what is done."""
 
+import dataclasses
 import datetime
 import math
 
@@ -7,6 +8,11 @@ import pytest
 import torch
 
 from msbreg.run.errors import UserError
+from tests.msbreg.backbones.toy_transformers import (
+    PLAIN,
+    timm_model,
+    toys,  # noqa: F401 - a fixture
+)
 from tests.transfer.orchestration.tiny_suites import save_untrained
 from transfer.orchestration.planning import measurement
 from transfer.orchestration.planning.cost import Cost, Probe
@@ -15,7 +21,7 @@ from transfer.orchestration.planning.plan_table import plan_table, totals
 from transfer.orchestration.protocols import PROTOCOLS
 from transfer.orchestration.smoke import SETTINGS, smoke_config, untrained_checkpoint
 from transfer.orchestration.suite_config import Config
-from transfer.orchestration.task_graph import plan_suite
+from transfer.orchestration.task_graph import changed, plan_suite
 from transfer.orchestration.task_state import Standing
 
 CPU = torch.device("cpu")
@@ -104,6 +110,17 @@ def test_a_task_that_cannot_be_measured_says_why(plan_of, monkeypatch):
     (task,) = plan_of("knn", random_seeds=0).tasks
     monkeypatch.setitem(COSTS, "knn", fail)
     assert cost_of(task, Probe(CPU)) == Cost(note="no images in train.")
+
+
+@pytest.mark.usefixtures("toys")
+@pytest.mark.parametrize("name", ["knn", "semisupervised"])
+def test_a_network_that_does_not_take_the_size_of_the_images_says_so(plan_of, tmp_path, name):
+    """A bare file of a vision transformer does not say how to adapt its position embeddings."""
+    torch.save(timm_model(PLAIN).state_dict(), tmp_path / "checkpoint.pth")
+    (task,) = plan_of(name, random_seeds=0).tasks
+    smaller = changed(task.config, {"transform.resize": 16, "transform.crop": 16})
+    cost = cost_of(dataclasses.replace(task, config=smaller), Probe(CPU))
+    assert cost.note.startswith("the images have 16 x 16 pixels, but the position embeddings")
 
 
 def test_the_table_has_a_row_per_task_and_the_totals_follow(plan_of):

@@ -28,6 +28,17 @@ def test_references_have_the_backbone_of_the_network_and_name_their_source(tmp_p
     assert "the settings of this run are unknown" in found.remark
 
 
+def test_each_protocol_of_a_score_has_its_own_remark(tmp_path):
+    settings = {"temperature": 0.07, "vote": "weighted", "metric": "cosine"}
+    write_scores(tmp_path / "a", of_arch("ours"), published(65.0), config=settings)
+    write_scores(
+        tmp_path / "b", of_arch("ours"), published(66.0), config=settings | {"vote": "hard"}
+    )
+    as_published, otherwise = references(collect([tmp_path]).networks).values()
+    assert "vote" not in as_published.remark
+    assert "vote hard (published: weighted)" in otherwise.remark
+
+
 def test_without_published_scores_of_the_backbone_all_are_references(tmp_path):
     write_scores(tmp_path / "a", of_arch("ours", arch="resnet34"), published(65.0))
     (found,) = references(collect([tmp_path]).networks).values()

@@ -5,7 +5,7 @@ import pytest
 from tests.transfer.report.records import network, score, write_knn, write_record
 from transfer.report.collection import collect
 from transfer.report.overview.gates import gates
-from transfer.report.render import write_report
+from transfer.report.render import describe, write_report
 
 
 def write_gate(folder, verdict, *reasons, **content):
@@ -38,6 +38,16 @@ def test_a_network_that_has_not_learned_is_the_worst_warning(tmp_path, verdict, 
             f"First look (gate): msbreg resnet18-tiny {words}: no better"
             in content[first : first + 200]
         )
+
+
+def test_the_gate_has_no_board_and_no_verdicts(tmp_path):
+    for name in ("one", "two"):
+        provenance = network(name=name, sha256=name)
+        write_gate(tmp_path / name / "gate", "learned", network=provenance)
+        write_knn(tmp_path / name / "knn", 50.0, provenance)
+    content = describe(collect([tmp_path]), [tmp_path])
+    assert [board.column.name for board in content["leaderboard"].boards] == ["20-NN top-1"]
+    assert content["verdicts"].left_out.startswith("Not compared: 1 comparisons of runs that did")
 
 
 def test_the_gate_is_no_main_score(tmp_path):

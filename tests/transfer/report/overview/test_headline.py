@@ -5,7 +5,7 @@ import pytest
 from tests.transfer.report.records import network, score, write_knn, write_record, write_scores
 from transfer.report.collection import collect
 from transfer.report.overview.headline import headline
-from transfer.report.overview.main_scores import summarize, verdicts_in_both_orders
+from transfer.report.overview.main_scores import summarize
 from transfer.report.overview.overview_chart import Baseline
 from transfer.report.score_tables import score_tables
 
@@ -18,20 +18,19 @@ def headline_of(folder, *words, baselines=()):
     """
     collection = collect([folder])
     tables, _ = score_tables(collection.networks)
-    verdicts = verdicts_in_both_orders(
-        {
-            (ours, theirs, column, "variant"): word
-            for ours, theirs, word in words
-            for table in tables
-            for column in table.columns
-        }
-    )
+    verdicts = {
+        (ours, theirs, column, run.variant): word
+        for ours, theirs, word in words
+        for table in tables
+        for column in table.columns
+        for run in collection.evaluations
+    }
     summary = summarize(collection.networks, tables, verdicts)
     return headline(
         collection,
         summary,
         tables,
-        verdicts=verdicts,
+        words=verdicts,
         published={column.column: baselines for column in summary.columns if baselines},
     )
 

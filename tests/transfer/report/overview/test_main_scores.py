@@ -5,7 +5,7 @@ import pytest
 
 from tests.transfer.report.records import network, score, write_hits, write_knn, write_scores
 from transfer.report.collection import collect
-from transfer.report.overview.main_scores import summarize, verdicts_in_both_orders
+from transfer.report.overview.main_scores import summarize
 from transfer.report.render import write_report
 from transfer.report.score_tables import score_tables
 
@@ -87,9 +87,24 @@ def test_a_cell_has_the_verdict_on_its_difference_in_either_order(tmp_path, orde
     networks = collect([tmp_path]).networks
     tables, _ = score_tables(networks)
     word = "better" if order[0] == "ours" else "worse"
-    words = {(*order, tables[0].columns[0], "a protocol"): word}
-    rows = summarize(networks, tables, verdicts_in_both_orders(words)).rows
+    words = {(*order, tables[0].columns[0], networks[0].runs[0].variant): word}
+    rows = summarize(networks, tables, words).rows
     assert [row.cells[0].word for row in rows] == ["better", ""]
+
+
+def test_a_difference_and_its_verdict_are_of_the_protocol_that_is_shown(tmp_path):
+    for number in range(3):
+        write_scores(tmp_path / f"usual{number}", network(name="ours"), score(40.0))
+    other = {"config": {"steps": 9}}
+    write_scores(tmp_path / "ours", network(name="ours"), score(70.0), **other)
+    write_scores(tmp_path / "random", network(random=True, name="random"), score(10.0), **other)
+    networks = collect([tmp_path]).networks
+    tables, _ = score_tables(networks)
+    words = {
+        ("ours", "random", tables[0].columns[0], run.variant): "better" for run in networks[1].runs
+    }
+    cell = summarize(networks, tables, words).rows[0].cells[0]
+    assert (cell.entry.mean, cell.difference, cell.word) == (40.0, None, "")
 
 
 def test_the_verdict_is_written_beside_the_difference(tmp_path):
