@@ -107,7 +107,7 @@ def test_the_best_network_is_compared_with_the_others_in_either_order(
         write_knn(tmp_path / name, value, network(name=name, sha256=name))
     assert headline_of(tmp_path, (ours, theirs, word)).sentences[1] == (
         "Of several networks, two is the best in one main score; tests against every other network "
-        f"confirm {clear}."
+        f"confirm {clear or 'none'}."
     )
 
 
