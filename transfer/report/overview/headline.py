@@ -215,7 +215,7 @@ def _against_others(summary: Summary, words: Words) -> list[str]:
         any(cell is not None and cell.best for cell in column)
         for column in zip(*(row.cells for row in networks), strict=True)
     )
-    return [f"Of several networks, {best} is the best in {_share(count, contested)}{tested}."]
+    return [f"Of several networks, {best} has the best mean in {_share(count, contested)}{tested}."]
 
 
 def _against_published(
