@@ -54,3 +54,14 @@ def test_equal_values_are_drawn():
     html = drawn(Interval("a", 0, 0, 0, GREEN))
     assert "nan" not in html
     assert len(ends_of(html, GREEN)) == 1
+
+
+def test_the_heading_of_a_group_is_above_its_first_row_only():
+    rows = [
+        Interval(name, 1.0, 0.0, 2.0, "red", group=group)
+        for name, group in (("one", "A & B"), ("two", "A & B"), ("three", "C"))
+    ]
+    figure = forest(rows, x_label="difference [%]", label="differences")
+    assert figure.count('<p class="pair">') == 2
+    order = [figure.index(text) for text in (">A &amp; B<", ">one<", ">two<", ">C<", ">three<")]
+    assert order == sorted(order)

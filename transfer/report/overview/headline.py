@@ -116,7 +116,7 @@ def _files(runs: Iterable[Run]) -> str:
     of = {run.network["sha256"]: run.network for run in runs if run.network is not None}
     first, *more = of.values()
     epochs = first["details"].get("epoch", first["details"].get("epochs"))
-    parts = [str(first["source"]), f"{epochs} epochs" if epochs else ""]
+    parts = [str(first["source"]), f"{epochs} epoch{'s' * (epochs != 1)}" if epochs else ""]
     parts += [
         f"sha256 {first['sha256'][:12]}",
         f"and {len(more)} more seed{'s' * (len(more) > 1)}" if more else "",
@@ -210,12 +210,12 @@ def _against_others(summary: Summary, words: Words) -> list[str]:
     if not wins:
         return []
     (best, count), *_ = wins.most_common(1)
-    tested = f"; tests against every other network confirm {clear[best]}" if words else ""
+    tested = f"; tests against every other network confirm {clear[best] or 'none'}" if words else ""
     contested = sum(
         any(cell is not None and cell.best for cell in column)
         for column in zip(*(row.cells for row in networks), strict=True)
     )
-    return [f"Of several networks, {best} is the best in {_share(count, contested)}{tested}."]
+    return [f"Of several networks, {best} has the best mean in {_share(count, contested)}{tested}."]
 
 
 def _against_published(

@@ -77,7 +77,7 @@ def test_the_best_of_several_networks_is_named(tmp_path):
     found = headline_of(tmp_path)
     assert found.sentences == [
         "one and two were evaluated by kNN on digits val.",
-        "Of several networks, two is the best in one main score.",
+        "Of several networks, two has the best mean in one main score.",
     ]
     assert found.warning.startswith("No untrained network was evaluated")
 
@@ -106,8 +106,8 @@ def test_the_best_network_is_compared_with_the_others_in_either_order(
     for name, value in (("one", 50.0), ("two", 60.0)):
         write_knn(tmp_path / name, value, network(name=name, sha256=name))
     assert headline_of(tmp_path, (ours, theirs, word)).sentences[1] == (
-        "Of several networks, two is the best in one main score; tests against every other network "
-        f"confirm {clear}."
+        "Of several networks, two has the best mean in one main score; tests against every other network "
+        f"confirm {clear or 'none'}."
     )
 
 

@@ -117,3 +117,13 @@ def test_the_verdict_is_written_beside_the_difference(tmp_path):
     assert '(+1.0 <b class="unclear">unclear</b>)' in page.read_text()
     for content in (page.read_text(), text):
         assert "not clearly different from its untrained twin in one main score" in content
+
+
+def test_main_scores_of_one_name_and_data_are_told_apart_by_the_end_of_their_rules(tmp_path):
+    for number, share in enumerate(("1 %", "10 %")):
+        one = score(40.0 + number, rules=f"fine-tuned network, trained on {share}")
+        write_scores(tmp_path / f"{number}", network(), one)
+    assert [column.title for column in summary_of(tmp_path).columns] == [
+        "top-1 on pets test, trained on 1 %",
+        "top-1 on pets test, trained on 10 %",
+    ]
