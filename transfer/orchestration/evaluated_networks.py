@@ -30,7 +30,7 @@ class EvaluatedNetwork:
         seed: of the runs; that of pre-training if it is known, or of the twin's weights.
         spec: architecture and input.
         twin_of: for an untrained twin, the checkpoint whose architecture and input it has.
-        name: in tables; empty for the usual one.
+        name: in tables; empty for the usual one, which seeds of one network share.
     """
 
     folder: str
@@ -57,11 +57,16 @@ def evaluated_networks(config: Config, checkpoints: Sequence[Path]) -> list[Eval
     # The epochs of a watched run are one network in tables, and always have folders of their own.
     several = len(read) > 1 and config.watch is None
     names = [PRETRAINED] if len(read) == 1 and config.watch is None else labels(checkpoints)
+    seeds = seeds_of_one_network([of for _, of in read])
     networks = [
         EvaluatedNetwork(
-            name, str(path), of.details.get("seed", 0), of.spec, name=name if several else ""
+            name,
+            str(path),
+            of.details.get("seed", 0),
+            of.spec,
+            name=name if several and not is_seed else "",
         )
-        for name, (path, of) in zip(names, read, strict=True)
+        for name, (path, of), is_seed in zip(names, read, seeds, strict=True)
     ]
     twins: dict[BackboneSpec, Path] = {}
     for path, of in read:
@@ -74,6 +79,24 @@ def evaluated_networks(config: Config, checkpoints: Sequence[Path]) -> list[Eval
             for seed in range(count)
         ]
     return networks
+
+
+def seeds_of_one_network(read: Sequence[Provenance]) -> list[bool]:
+    """Whether each checkpoint differs from another one in its seed only, and so is one row in tables with it.
+
+    If two of the same recipe share a seed, or have none, something else differs: they are different networks.
+    """
+    recipes = [
+        repr((of.spec, of.family, of.encoder, sorted((of.details | {"seed": None}).items())))
+        for of in read
+    ]
+    seeds: dict[str, list[object]] = {}
+    for recipe, of in zip(recipes, read, strict=True):
+        seeds.setdefault(recipe, []).append(of.details.get("seed"))
+    return [
+        len(seeds[recipe]) == len(set(seeds[recipe])) > 1 and None not in seeds[recipe]
+        for recipe in recipes
+    ]
 
 
 def _provenance(config: Config, path: Path) -> Provenance:
