@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from msbreg.run.errors import UserError
+from msbreg.run.files import write_atomically
 from msbreg.run.record import read_record
 from pretrain.run import run as pretrain
 from tests.pretrain.test_run import small
@@ -23,7 +24,8 @@ def trained(folder, data, **changes):
 
 def set_status(folder, status) -> None:
     record = json.loads((folder / "record.json").read_text())
-    (folder / "record.json").write_text(json.dumps(record | {"status": status}))
+    # Atomically, as a run does: the watch reads it meanwhile.
+    write_atomically(folder / "record.json", json.dumps(record | {"status": status}).encode())
 
 
 def test_each_epoch_is_evaluated_once_and_its_record_says_which_it_is(
