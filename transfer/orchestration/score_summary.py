@@ -36,9 +36,10 @@ def print_not_run(plan: Plan, *, full: bool) -> None:
         print(f"no data for: {names}. --plan shows what to fetch")
         return
     for fetch, place, protocols in _by_data(plan.missing):
-        print(
-            f"no data for {', '.join(protocols)}: {f'fetch to {place}: ' if place else ''}{fetch}"
-        )
+        where = f"fetch to {place}: " if place else ""
+        if place and Path(place).expanduser().exists():
+            where = f"{place} is incomplete or has another layout; expected: "
+        print(f"no data for {', '.join(protocols)}: {where}{fetch}")
 
 
 def _by_data(missing: Sequence[Missing]) -> list[tuple[str, str, list[str]]]:

@@ -123,6 +123,11 @@ class Config:
         """
         from transfer.orchestration.data_assignment import assign  # imports OpenCV
 
+        if self.watch is not None and not self.watch.expanduser().is_dir():
+            raise UserError(
+                f"watch is {self.watch}, which is not a folder; expected the output folder of "
+                "pretrain/run.py --keep-every N"
+            )
         assign(self)
         for checkpoint in self.all_checkpoints:
             check_checkpoint(str(checkpoint))

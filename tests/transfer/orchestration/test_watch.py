@@ -87,6 +87,11 @@ def test_an_interrupted_run_is_waited_for_unless_once_is_given(tmp_path, make_fo
     assert len(kept) == 2
 
 
+def test_a_folder_that_does_not_exist_is_rejected_with_the_options(tmp_path):
+    with pytest.raises(UserError, match="which is not a folder; expected the output folder of"):
+        Config(watch=tmp_path / "nowhere").check_inputs()
+
+
 def test_a_folder_that_cannot_be_watched_is_rejected(tmp_path, make_folder):
     with pytest.raises(UserError, match=r"contains no run of pretrain/run\.py"):
         next(watch.rounds(Config(watch=tmp_path / "nowhere")))
