@@ -32,6 +32,7 @@ from transfer.frozen.linear_probe import load_probe
 from transfer.gating.gate_bank import training_split
 from transfer.orchestration.task import Task, script_module
 from transfer.segmenters import segmenter_engine
+from transfer.verdicts.outcomes import load_outcomes
 
 # Where things are and how they are computed; what they contain is compared instead.
 _PLACES = frozenset({"checkpoint", "twin_of", "data", "probe", "compile", "family", "image_size"})
@@ -73,9 +74,18 @@ def standing(task: Task) -> Standing:
         return Standing("unfinished")
     changes = list(_changes(task, config, record))
     if not changes:
-        return Standing("done")
+        return _with_outcomes(task.folder)
     old = " (a record of schema 1, of an earlier version)" if record["schema"] == 1 else ""
     return Standing("stale", f"changed since then{old}: {', '.join(changes)}")
+
+
+def _with_outcomes(folder: Path) -> Standing:
+    """A completed run is done, unless what its scores were computed from cannot be read."""
+    try:
+        load_outcomes(folder)
+    except UserError as error:
+        return Standing("stale", str(error).partition("\n")[0])
+    return Standing("done")
 
 
 def _without_record(folder: Path) -> Standing:

@@ -137,3 +137,10 @@ def test_label_maps_without_a_labeled_pixel_do_not_make_a_run_stale(tmp_path):
     task = with_settings(only_task(config), side=32, k=2, **{"memory.patches": 20})
     task.run()
     assert standing(task).state == "done"
+
+
+def test_a_run_whose_outcomes_are_damaged_is_not_done(done):
+    file = done.folder / "outcomes.npz"
+    file.write_bytes(file.read_bytes()[:-40])
+    assert standing(done).state == "stale"
+    assert "outcomes.npz is not a valid file of outcomes" in standing(done).reason
