@@ -118,7 +118,7 @@ def test_unfinished_runs_and_unreadable_records_are_collapsed(runs, tmp_path):
     (runs / "odd").mkdir()
     (runs / "odd" / "record.json").write_text('{"schema": 1}')
     page, text = report_of(runs, tmp_path)
-    assert "<details><summary>1 files could not be read</summary>" in page
+    assert "<details><summary>Files that could not be read: 1</summary>" in page
     assert "<details><summary>Unfinished runs: 1</summary>" in page
     assert "odd/record.json is not a complete record" in text
 
