@@ -149,7 +149,7 @@ def test_without_costs_the_totals_have_no_blanks():
     now = datetime.datetime(2026, 3, 1, 12, 0)
     assert totals([], places=1, gpus=0, now=now, free=5 * 10**9) == [
         "one after another: 0 s, until 12:00",
-        "disk: 0 MB of 5.0 GB that are free",
+        "disk: nothing of 5.0 GB that are free",
     ]
 
 
