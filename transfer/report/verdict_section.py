@@ -190,8 +190,10 @@ def _pairs(
     wanted = [(network, twin) for network in trained for twin in twins[network.label]]
     earlier = earlier_epochs(trained)
     latest = [network for network in trained if network.label not in earlier]
+    # In an order in which the first n (n - 1) / 2 pairs are all pairs of the first n networks.
+    numbers = sorted(itertools.combinations(range(len(latest)), 2), key=lambda pair: pair[::-1])
     both, more = formatting.first_items(
-        list(itertools.combinations(latest, 2)), limits.trained_pairs
+        [(latest[ours], latest[theirs]) for ours, theirs in numbers], limits.trained_pairs
     )
     pairs: list[_Pair] = []
     reasons: list[NotComparable] = []

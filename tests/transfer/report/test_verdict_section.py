@@ -119,6 +119,14 @@ def test_comparisons_beyond_the_limits_are_counted(tmp_path):
     )
 
 
+def test_a_limit_on_pairs_keeps_all_pairs_of_the_first_networks(tmp_path):
+    for k in range(4):
+        write_hits(tmp_path / str(k), other(name=f"n{k}"), hits(0.2 * k))
+    section = section_of(tmp_path, trained_pairs=3)
+    pairs = {frozenset(key[:2]) for key in section.words}
+    assert pairs == {frozenset(("n0", "n1")), frozenset(("n0", "n2")), frozenset(("n1", "n2"))}
+
+
 def test_comparisons_that_do_not_fit_into_the_time_are_counted(tmp_path):
     for k in range(3):
         write_hits(tmp_path / str(k), other(name=f"n{k}"), hits(0.2 * k))
