@@ -36,7 +36,7 @@ def measured(score: Score, outcomes: Outcomes) -> Measured:
 def record_scores(job: Job, scores: Sequence[Measured]) -> None:
     """Put scores into the run's record, and their outcomes into its folder; one process writes them.
 
-    A score without a formula for its standard error, such as an average precision, gets that of the bootstrap.
+    A score without a formula for its standard error, such as an average precision, gets the bootstrap's.
 
     Raises:
         RunFailed: the outcomes cannot be written.
