@@ -101,14 +101,13 @@ from transfer.frozen.evaluation import Split, check_images, evaluate, split_feat
 from transfer.frozen.svm_low_shot import low_shot_average_precisions
 from transfer.frozen.svm_solver import (
     C_GRIDS,
-    bootstrap_stderr,
     class_average_precisions,
     decision,
     fit_svm,
     unusable_classes,
 )
 from transfer.scoring.scores import Score
-from transfer.verdicts.measured import measured, record_scores
+from transfer.verdicts.measured import measured, record_scores, with_stderr
 from transfer.verdicts.outcome_kinds import ranking_outcomes
 from transfer.verdicts.outcomes import Outcomes
 
@@ -170,19 +169,18 @@ def _whole_split(
         )
     }
     write_atomically(job.output / "per_class.json", json.dumps(rows, indent=1).encode())
-    generator = np.random.default_rng(config.seed)
     score = Score(
         name="SVM mAP",
         value=mean,
         data=test.data,
         rules=_rules(config),
         n=len(test.labels),
-        stderr=bootstrap_stderr(decisions, test.labels, config.difficult_test, generator),
         per_class={name: row["ap"] for name, row in rows.items()},
     )
-    outcomes = _outcomes(score, test, decisions, config)
-    record_scores(job, [measured(score, outcomes)])
-    log.info("mAP: %.2f +- %.2f %% (bootstrap over test images)", mean, score.stderr)
+    found = with_stderr(measured(score, _outcomes(score, test, decisions, config)))
+    record_scores(job, [found])
+    spread = "unknown" if found.stderr is None else f"{found.stderr:.2f}"
+    log.info("mAP: %.2f +- %s %% (bootstrap over test images)", mean, spread)
     results = {"map": mean, "unconverged_fits": int(model.unconverged)}
     return results if model.largest_gap is None else results | {"largest_gap": model.largest_gap}
 

@@ -272,40 +272,6 @@ def class_average_precisions(
     )
 
 
-def bootstrap_stderr(
-    decisions: np.ndarray,  # (N, C)
-    labels: np.ndarray,  # (N, C): 1 = present, -1 = absent, 0 = only difficult objects
-    difficult_test: Difficult,
-    generator: np.random.Generator,
-    *,
-    resamples: int = 200,
-) -> float:
-    """Standard error of the mean average precision over samples of the test images, in percentage points.
-
-    The standard deviation over bootstrap resamples of the N images (Efron 1979). The mean of a resample
-    excludes classes without a positive image in it.
-    """
-    images = len(labels)
-    counts = generator.multinomial(images, np.full(images, 1 / images), size=resamples)  # (R, N)
-    columns = []
-    for scores, column in zip(decisions.T, labels.T, strict=True):
-        kept = _kept(column, difficult_test)
-        order = np.argsort(-scores[kept], kind="stable")
-        ranked, weights = scores[kept][order], counts[:, kept][:, order]
-        ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        retrieved = weights.cumsum(axis=1)[:, ends]
-        found = (weights * (column[kept][order] == 1)).cumsum(axis=1)[:, ends]
-        precision = found / np.maximum(retrieved, 1)
-        envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        area = (np.diff(found, axis=1, prepend=0) * envelope).sum(axis=1)
-        positives = found[:, -1]
-        columns.append(np.where(positives > 0, 100 * area / np.maximum(positives, 1), np.nan))
-    by_class = np.stack(columns)  # (C, R)
-    defined = ~np.isnan(by_class).all(axis=0)
-    means = np.nanmean(by_class[:, defined], axis=0)
-    return float(means.std(ddof=1)) if len(means) > 1 else float("nan")
-
-
 def unusable_classes(
     train: np.ndarray,  # (N, C): 1 = present, -1 = absent, 0 = only difficult objects
     test: np.ndarray,  # (M, C)

@@ -13,7 +13,6 @@ from msbreg.run.errors import UserError
 from transfer.frozen import svm_solver
 from transfer.frozen.svm_solver import (
     C_GRIDS,
-    bootstrap_stderr,
     class_average_precisions,
     decision,
     fit_svm,
@@ -163,28 +162,6 @@ def test_invalid_features_labels_and_costs_are_rejected(train, model):
         fit_svm(features, labels, costs=())
     with pytest.raises(UserError, match="same backbone and layer"):
         decision(model, features[:, :5])
-
-
-@pytest.mark.parametrize("difficult", ["exclude", "negative"])
-def test_the_bootstrap_error_equals_that_of_explicit_resampling(model, difficult):
-    features, labels = multi_label_data(60, seed=1)
-    decisions = decision(model, features).round(1)  # with ties
-    ours = bootstrap_stderr(decisions, labels, difficult, np.random.default_rng(3), resamples=20)
-    generator = np.random.default_rng(3)
-    counts = generator.multinomial(60, np.full(60, 1 / 60), size=20)
-    means = []
-    for row in counts:
-        chosen = np.repeat(np.arange(60), row)
-        means.append(class_average_precisions(decisions[chosen], labels[chosen], difficult).mean())
-    assert ours == pytest.approx(np.std(means, ddof=1), rel=1e-9)
-    assert ours > 0
-
-
-def test_classes_without_a_positive_in_a_resample_are_excluded_from_its_mean():
-    labels = np.array([[1, 1], [-1, 1], [-1, -1], [-1, -1]])
-    decisions = np.array([[2.0, 1.0], [1.0, 2.0], [3.0, 0.0], [0.0, -1.0]])
-    error = bootstrap_stderr(decisions, labels, "exclude", np.random.default_rng(0))
-    assert 0 < error < 100
 
 
 def test_every_unusable_class_is_named_with_its_reasons():
