@@ -21,7 +21,7 @@ import importlib.util
 from collections.abc import Sequence
 
 from msbreg.run.errors import UserError, exit_codes
-from tools.tool_parser import ToolParser
+from tools.tool_parser import ToolParser, check_runs
 
 SERVICES = ("wandb", "mlflow")
 
@@ -33,13 +33,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         UserError: a path does not exist, or the library of the service is not installed.
     """
     parser = ToolParser(__doc__)
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUNS",
-        help="folder of a run, or a folder that contains runs",
-    )
+    parser.add_runs()
     parser.add_argument("--to", choices=SERVICES, required=True, help="the service")
     parser.add_argument(
         "--project",
@@ -48,11 +42,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="project of wandb, experiment of MLflow (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
-    for path in options.runs:
-        if not path.exists():
-            raise UserError(
-                f"{path} does not exist; expected the folder of a run, or a folder that contains runs"
-            )
+    check_runs(options.runs)
     if importlib.util.find_spec(options.to) is None:
         raise UserError(
             f"{options.to} is not installed; expected, in the clone: pip install -e '.[{options.to}]'"

@@ -13,7 +13,7 @@ if not __package__:
 
 from msbreg.run.errors import UserError, exit_codes
 from msbreg.run.inputs import check_output
-from tools.tool_parser import ToolParser
+from tools.tool_parser import ToolParser, check_runs
 from transfer.report.exports.file_names import FILES
 
 
@@ -24,13 +24,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         UserError: a path does not exist, or the options do not go together.
     """
     parser = ToolParser(__doc__)
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUNS",
-        help="folder of a run, or a folder that contains runs",
-    )
+    parser.add_runs()
     parser.add_argument(
         "--output",
         type=Path,
@@ -46,11 +40,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"which files to write, separated by commas (default: {','.join(FILES)})",
     )
     options = parser.parse_args(arguments)
-    for path in options.runs:
-        if not path.exists():
-            raise UserError(
-                f"{path} does not exist; expected the folder of a run, or a folder that contains runs"
-            )
+    check_runs(options.runs)
     unknown = [name for name in options.formats if name not in FILES]
     if unknown or len(set(options.formats)) < len(options.formats):
         raise UserError(

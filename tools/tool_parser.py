@@ -4,9 +4,11 @@ import argparse
 import inspect
 import re
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
-from msbreg.run.errors import EXIT_USER_ERROR, exit_with
+from msbreg.run.errors import EXIT_USER_ERROR, UserError, exit_with
 from msbreg.run.option_types import SEE_HELP, unknown_name
 
 
@@ -20,6 +22,16 @@ class ToolParser(argparse.ArgumentParser):
             epilog=rest,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
+        )
+
+    def add_runs(self) -> None:
+        """Add RUNS, the folders of runs; ``check_runs`` checks them."""
+        self.add_argument(
+            "runs",
+            nargs="+",
+            type=Path,
+            metavar="RUNS",
+            help="folder of a run, or a folder that contains runs",
         )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -37,3 +49,16 @@ class ToolParser(argparse.ArgumentParser):
             names = [name for action in self._actions for name in action.option_strings]
             message = unknown_name(unknown[1], names)
         exit_with(f"error: {message}\n{SEE_HELP}", EXIT_USER_ERROR)
+
+
+def check_runs(paths: Iterable[Path]) -> None:
+    """Check that the folders of runs exist.
+
+    Raises:
+        UserError: one does not.
+    """
+    for path in paths:
+        if not path.exists():
+            raise UserError(
+                f"{path} does not exist; expected the folder of a run, or a folder that contains runs"
+            )
