@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import threading
 
 import pytest
 
@@ -24,7 +23,6 @@ def trained(folder, data, **changes):
 
 def set_status(folder, status) -> None:
     record = json.loads((folder / "record.json").read_text())
-    # Atomically, as a run does: the watch reads it meanwhile.
     write_atomically(folder / "record.json", json.dumps(record | {"status": status}).encode())
 
 
@@ -57,27 +55,31 @@ def test_each_epoch_is_evaluated_once_and_its_record_says_which_it_is(
     assert "---- " not in err
 
 
+@pytest.mark.parametrize(("ends_with_its_last_backbone", "announcements"), [(True, 1), (False, 2)])
 def test_new_backbones_are_evaluated_while_the_run_trains_and_the_watch_ends_with_it(
-    tmp_path, make_folder, monkeypatch, capsys
+    tmp_path, make_folder, monkeypatch, capsys, ends_with_its_last_backbone, announcements
 ):
-    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 0.01)
     run = trained(tmp_path / "run", make_folder())
     later = run / "epochs" / "epoch-0002.pth"
     shutil.move(later, tmp_path / "later.pth")
     set_status(run, "running")
-    found = []
-    for kept in watch.rounds(Config(watch=run)):
-        found.append([path.name for path in kept])
-        if len(found) == 1:  # the second epoch ends while the first is evaluated
+    pauses = []
 
-            def end() -> None:
-                shutil.move(tmp_path / "later.pth", later)
-                set_status(run, "done")
+    def pause(seconds: float) -> None:
+        """What the training run does between two looks: the third pause is that in which epoch 2 ends."""
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            shutil.move(tmp_path / "later.pth", later)
+        if len(pauses) == (3 if ends_with_its_last_backbone else 5):
+            set_status(run, "done")
 
-            threading.Timer(0.2, end).start()
+    monkeypatch.setattr(watch.time, "sleep", pause)
+    found = [[path.name for path in kept] for kept in watch.rounds(Config(watch=run))]
     assert found == [["epoch-0001.pth"], ["epoch-0001.pth", "epoch-0002.pth"]]
     waiting = f"{run}: the run is running; waiting for its next backbone\n"
-    assert capsys.readouterr().err.count(waiting) == 1
+    # Once after each evaluation, however often the watch looks.
+    assert capsys.readouterr().err.count(waiting) == announcements
+    assert pauses == [watch.SECONDS_BETWEEN_LOOKS] * (3 if ends_with_its_last_backbone else 5)
 
 
 def test_an_interrupted_run_is_waited_for_unless_once_is_given(tmp_path, make_folder):
