@@ -54,8 +54,7 @@ _OURS = (
 
 # Budget units per opcode, by the memory it keeps; 32 for opcodes not listed.
 _COSTS = {
-    "MARK": 96,
-    **dict.fromkeys(["EMPTY_LIST", "LIST", "EMPTY_DICT", "DICT"], 160),
+    **dict.fromkeys(["MARK", "EMPTY_LIST", "LIST", "EMPTY_DICT", "DICT"], 160),
     **dict.fromkeys(["TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"], 160),
     **dict.fromkeys(["EMPTY_SET", "FROZENSET"], 320),
     **dict.fromkeys(["PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"], 96),
