@@ -3,7 +3,8 @@
 On a small sample of the training split, 20-NN classification with the network's features is compared with
 that of untrained twins (same architecture, normalization, stride and transform). Statistics of norm layers
 and features show networks that were never trained, partly loaded, or collapsed. The verdict is learned,
-not learned, or unclear; test images are not used.
+not learned, or unclear; test images are not used. Large samples are only drawn if a first look at fewer
+images does not suffice.
 
 Exit code 0: learned or unclear; 1: not learned.
 """
@@ -11,7 +12,7 @@ Exit code 0: learned or unclear; 1: not learned.
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -20,6 +21,20 @@ from msbreg.run.config import Card, plain
 from msbreg.run.errors import EXIT_FAILED, UserError
 from msbreg.run.options import main, read_options
 from transfer.frozen.frozen_config import TransformConfig
+
+
+class Look(NamedTuple):
+    """How many images to draw, how many twins to compare with, and the confidence of the interval."""
+
+    bank: int
+    queries: int
+    twins: int
+    confidence: float
+
+
+FIRST_LOOK = Look(200, 100, 1, 0.99)
+"""A trained network is usually far better than its twins, and these images then suffice. The confidence is
+higher than that of the last look, 0.95, because two looks are two chances to pass."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +50,14 @@ class Config(TransformConfig):
     train_split: str | None = None
     """Training split, from which all images are drawn (null: the first whose name starts with train)."""
     bank: int = 1000
-    """Number of images to search."""
+    """Number of images to search, unless a first look at 200 suffices."""
     queries: int = 500
-    """Number of images to classify, held out of the bank."""
+    """Number of images to classify, held out of the bank, unless a first look at 100 suffices."""
     k: int = 20
     """Number of neighbors."""
     twins: int = 2
-    """Number of untrained twins, with the seeds after ``seed``. The network has to exceed the best one."""
+    """Number of untrained twins, with the seeds after ``seed``. The network has to exceed the best one;
+    a first look compares it with one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +66,16 @@ class Config(TransformConfig):
                 raise UserError(
                     f"{name} is {getattr(self, name)}; expected at least {least}. Set it with --{name}"
                 )
+
+    def looks(self, images: int) -> tuple[Look, ...]:
+        """The looks to take at that many images until one is conclusive."""
+        first, last = FIRST_LOOK, Look(self.bank, self.queries, self.twins, 0.95)
+        saves_much = (
+            last.bank >= 2 * first.bank
+            and last.queries >= 2 * first.queries
+            and images >= 2 * (first.bank + first.queries)
+        )
+        return (first, last) if saves_much else (last,)
 
 
 if __name__ == "__main__":  # options, cards and paths are checked before PyTorch is imported
@@ -84,7 +110,7 @@ from transfer.frozen.evaluation import evaluate, image_facts, record_images
 from transfer.frozen.frozen_network import chosen_representation, load_network, network_transform
 from transfer.gating.gate_bank import Drawn, draw, training_split
 from transfer.gating.gate_statistics import feature_health, neighbor_hits, norm_state
-from transfer.gating.gate_verdict import Comparison, Evidence, cautions, decide
+from transfer.gating.gate_verdict import Comparison, Evidence, cautions, decide, is_conclusive
 from transfer.scoring.classification import standard_error
 from transfer.scoring.paired_hits import paired_difference
 from transfer.scoring.scores import DataId, Score
@@ -107,48 +133,50 @@ def _in_main_process(config: Config, job: Job) -> dict[str, Any]:
 
 
 def _run(config: Config, job: Job) -> dict[str, Any]:
-    # ---- Draw the images.
+    # ---- Open the training images.
     assert config.data is not None
     layout, split = training_split(config.data, config.train_split)
     images = open_source(config.data, split, layout=layout)
     for note in images.notes:
         job.warn(f"{config.data}: {note}")
     record_images({split: image_facts(images, config.data, split, layout)}, job)
-    drawn = draw(
-        images.labels,
-        len(images),
-        bank=config.bank,
-        queries=config.queries,
-        generator=np.random.default_rng(config.seed),
-    )
     job.record.content["selection"] = "nothing is selected; all images are from the training split"
 
-    # ---- Compute the features of the network and of its twins.
+    # ---- Compare the network with its twins, on as few images as suffice.
     backbone, provenance = load_network(config, job)
     transform = network_transform(config, job, backbone, provenance)
     representation = chosen_representation(config.representation, backbone, job)
     # Other seeds than that of --checkpoint random, which would be its own twin.
     seeds = range(config.seed + 1, config.seed + 1 + config.twins)
     twins = [random_backbone(provenance.spec, seed=seed)[0] for seed in seeds]
-    chosen = images.subset(np.concatenate([drawn.bank, drawn.queries]))
-    own_x, *twins_x = _features(
-        [
-            FrozenBackbone(each, provenance, job.device, representation=representation)
-            for each in (backbone, *twins)
-        ],
-        chosen,
-        transform,
-        config.workers,
-    )
+    networks = [
+        FrozenBackbone(each, provenance, job.device, representation=representation)
+        for each in (backbone, *twins)
+    ]
+    norms, signs = norm_state(backbone.state_dict()), _signs(backbone, twins[0], provenance)
+    for look in config.looks(len(images)):
+        drawn = draw(
+            images.labels,
+            len(images),
+            bank=look.bank,
+            queries=look.queries,
+            generator=np.random.default_rng(config.seed),
+        )
+        chosen = images.subset(np.concatenate([drawn.bank, drawn.queries]))
+        features = _features(networks[: 1 + look.twins], chosen, transform, config.workers)
+        evidence = Evidence(
+            norms,
+            own=feature_health(features[0]),
+            twin=feature_health(features[1]),
+            signs=signs,
+            comparison=_compare(config, job, chosen, drawn, features, look.confidence),
+        )
+        if is_conclusive(evidence):
+            break
+        if look is FIRST_LOOK:
+            log.info("not conclusive at %d images; drawing more", len(chosen))
 
-    # ---- Compare them.
-    evidence = Evidence(
-        norms=norm_state(backbone.state_dict()),
-        own=feature_health(own_x),
-        twin=feature_health(twins_x[0]),
-        signs=_signs_in_photographs(backbone, twins[0], provenance),
-        comparison=_compare(config, job, chosen, drawn, [own_x, *twins_x]),
-    )
+    # ---- Decide.
     for caution in cautions(evidence):
         job.warn(caution)
     verdict, reasons = decide(evidence)
@@ -207,9 +235,7 @@ def _features(
     return [np.ascontiguousarray(part) for part in np.split(x, len(networks), axis=1)]
 
 
-def _signs_in_photographs(
-    backbone: Backbone, twin: Backbone, provenance: Provenance
-) -> tuple[str, ...]:
+def _signs(backbone: Backbone, twin: Backbone, provenance: Provenance) -> tuple[str, ...]:
     """Signs that a ResNet is random; empty for other networks, for which there are no bounds."""
     if not isinstance(backbone, ResNet) or not isinstance(twin, ResNet):
         return ()
@@ -226,6 +252,7 @@ def _compare(
     images: LabeledImages,
     drawn: Drawn,
     features: Sequence[np.ndarray],  # (N, D) each: the network's, then the twins'
+    confidence: float,
 ) -> Comparison | str:
     """kNN accuracies of all, or the reason why there are none."""
     if drawn.reason:
@@ -249,7 +276,8 @@ def _compare(
         f"{k}-NN top-1" if labels.ndim == 1 else f"{k}-NN label in image",
         100 * float(own.mean()),
         tuple(100 * float(hits.mean()) for hits in twins),
-        paired_difference(own, max(twins, key=np.mean)),
+        paired_difference(own, max(twins, key=np.mean), confidence=confidence),
+        confidence,
     )
 
 

@@ -68,6 +68,50 @@ def test_a_trained_network_has_learned_and_its_record_says_why(tmp_path, trained
     assert capsys.readouterr().out.startswith("learned: 20-NN top-1")  # of the completed run
 
 
+def test_a_first_look_at_few_images_suffices_if_the_network_is_far_better(tmp_path, trained):
+    results = gated(tmp_path, trained, bank=1000, queries=500, twins=2)
+    assert results["verdict"] == "learned"
+    assert results["bank"] + results["queries"] == 300
+    assert len(results["comparison"]["twins"]) == 1
+    assert "(99 % interval" in results["reasons"][0]
+    assert results["comparison"]["confidence"] == 0.99
+
+
+def test_more_images_decide_if_a_first_look_is_not_conclusive(tmp_path, trained, capsys):
+    def shuffle(backbone: ResNet) -> None:  # the trained weights of a layer, connected at random
+        weight = backbone.conv1.weight
+        order = torch.randperm(weight.numel(), generator=torch.Generator().manual_seed(0))
+        weight.copy_(weight.flatten()[order].view_as(weight))
+
+    results = gated(tmp_path, edited(trained, shuffle), bank=1000, queries=500, twins=2)
+    assert results["bank"] + results["queries"] > 900
+    assert len(results["comparison"]["twins"]) == 2
+    assert "not conclusive at 300 images; drawing more" in capsys.readouterr().err
+    assert "(95 % interval" in results["reasons"][0]
+
+
+def test_an_untrained_network_is_recognized_at_the_first_look(tmp_path):
+    results = gated(tmp_path, build_backbone(ARCH, seed=5), bank=1000, queries=500)
+    assert results["verdict"] == "not learned"
+    assert results["bank"] + results["queries"] == 300
+
+
+@pytest.mark.parametrize(
+    ("bank", "queries", "images", "looks"),
+    [
+        (1000, 500, 600, 2),
+        (1000, 500, 599, 1),
+        (400, 200, 10**6, 2),
+        (399, 2000, 10**6, 1),
+        (2000, 199, 10**6, 1),
+    ],
+)
+def test_a_first_look_is_taken_if_it_saves_much(bank, queries, images, looks):
+    *first, last = gate.Config(bank=bank, queries=queries).looks(images)
+    assert len(first) == looks - 1
+    assert last == (bank, queries, 2, 0.95)
+
+
 def test_an_untrained_network_has_not_learned(tmp_path):
     results = gated(tmp_path, build_backbone(ARCH, seed=5))
     assert results["verdict"] == "not learned"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from transfer.gating.gate_statistics import FeatureHealth, NormState
-from transfer.gating.gate_verdict import Comparison, Evidence, cautions, decide
+from transfer.gating.gate_verdict import Comparison, Evidence, cautions, decide, is_conclusive
 from transfer.scoring.paired_hits import paired_difference
 
 HEALTHY = FeatureHealth(300, 300, constant=0.0, std=0.6, effective_rank=40.0, rankme=30.0)
@@ -39,6 +39,14 @@ def test_an_accuracy_near_the_twins_is_unclear_and_the_reason_says_what_to_do():
     verdict, reasons = decide(evidence(SIMILAR))
     assert verdict == "unclear"
     assert "--queries" in reasons[0]
+
+
+def test_a_first_look_suffices_for_a_clear_difference_a_broken_network_and_without_labels():
+    assert is_conclusive(evidence(BETTER))
+    assert is_conclusive(evidence(SIMILAR, norms=replace(TRAINED, untouched=20)))
+    assert is_conclusive(evidence("the images have no labels"))
+    for found in (SIMILAR, WORSE):
+        assert not is_conclusive(evidence(found, signs=("features look random",)))
 
 
 def test_an_accuracy_near_the_twins_with_random_features_is_not_learned():

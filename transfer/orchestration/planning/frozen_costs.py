@@ -155,7 +155,7 @@ def robustness_cost(config: Any, probe: Probe) -> Cost:
 
 
 def gate_cost(config: Any, probe: Probe) -> Cost:
-    """A sample of the training images through the network and its twins."""
+    """The training images of the first look, which usually suffices, through the network and a twin."""
     config = with_data(config)
     layout, split = training_split(config.data, config.train_split)
     images = probe.images(config.data, split, layout)
@@ -170,8 +170,9 @@ def gate_cost(config: Any, probe: Probe) -> Cost:
             network, images, len(images), transform=transform, threads=config.workers
         ),
     )
-    sample = min(len(images), config.bank + config.queries)
-    seconds = sample * (rate.seconds + config.twins * rate.network)
+    first = config.looks(len(images))[0]
+    sample = min(len(images), first.bank + first.queries)
+    seconds = sample * (rate.seconds + first.twins * rate.network)
     return Cost(
         {"features": seconds},
         memory=rate.memory,
