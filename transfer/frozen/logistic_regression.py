@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import scipy.optimize
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from msbreg.run.errors import UserError
@@ -99,21 +100,25 @@ def fit_path(
         )
     problem = _Problem(x, labels, classes, torch.device(device))
     point = problem.point_of(start)
+    # SciPy's own algebra is small. After each call, the threads of its BLAS would wait in a loop for the next
+    # one, and take the cores from PyTorch's threads, which compute the objective.
+    blas = ThreadpoolController().select(user_api="blas")
     for regularization in sorted(regularizations, reverse=True):
-        found = scipy.optimize.minimize(
-            problem.value_and_gradient,
-            point,
-            args=(regularization,),
-            jac=True,
-            method="L-BFGS-B",
-            options={
-                "maxiter": iterations,
-                "maxfun": 10 * iterations,
-                "gtol": TOLERANCE,
-                "ftol": 0.0,  # only the gradient says whether a flat objective is at its minimum
-                "maxcor": 20,
-            },
-        )
+        with blas.limit(limits=1):
+            found = scipy.optimize.minimize(
+                problem.value_and_gradient,
+                point,
+                args=(regularization,),
+                jac=True,
+                method="L-BFGS-B",
+                options={
+                    "maxiter": iterations,
+                    "maxfun": 10 * iterations,
+                    "gtol": TOLERANCE,
+                    "ftol": 0.0,  # only the gradient says whether a flat objective is at its minimum
+                    "maxcor": 20,
+                },
+            )
         point = found.x
         largest = float(np.abs(found.jac).max())
         yield problem.fit_of(point, regularization, largest, int(found.nit))
