@@ -22,7 +22,7 @@ __all__ = ["toys"]
 
 @pytest.fixture(scope="module")
 def trained() -> ResNet:
-    return trained_on_digits(60)
+    return trained_on_digits(100)
 
 
 MANY = {"bank": 300, "queries": 150, "twins": 2}
