@@ -3,8 +3,8 @@
 On a small sample of the training split, 20-NN classification with the network's features is compared with
 that of untrained twins (same architecture, normalization, stride and transform). Statistics of norm layers
 and features show networks that were never trained, partly loaded, or collapsed. The verdict is learned,
-not learned, or unclear; test images are not used. Large samples are only drawn if a first look at fewer
-images does not suffice.
+not learned, or unclear; test images are not used. If a first look at few images is
+not conclusive, more are drawn.
 
 Exit code 0: learned or unclear; 1: not learned.
 """
@@ -33,7 +33,7 @@ class Look(NamedTuple):
 
 
 FIRST_LOOK = Look(200, 100, 1, 0.99)
-"""A trained network is usually far better than its twins, and these images then suffice. The confidence is
+"""A trained network is usually far better than its twins, and these images are then enough. The confidence is
 higher than that of the last look, 0.95, because two looks are two chances to pass."""
 
 
@@ -50,9 +50,9 @@ class Config(TransformConfig):
     train_split: str | None = None
     """Training split, from which all images are drawn (null: the first whose name starts with train)."""
     bank: int = 1000
-    """Number of images to search, unless a first look at 200 suffices."""
+    """Number of images to search, unless a first look at 200 is conclusive."""
     queries: int = 500
-    """Number of images to classify, held out of the bank, unless a first look at 100 suffices."""
+    """Number of images to classify, held out of the bank, unless a first look at 100 is conclusive."""
     k: int = 20
     """Number of neighbors."""
     twins: int = 2
@@ -142,7 +142,7 @@ def _run(config: Config, job: Job) -> dict[str, Any]:
     record_images({split: image_facts(images, config.data, split, layout)}, job)
     job.record.content["selection"] = "nothing is selected; all images are from the training split"
 
-    # ---- Compare the network with its twins, on as few images as suffice.
+    # ---- Compare the network with its twins, first on few images.
     backbone, provenance = load_network(config, job)
     transform = network_transform(config, job, backbone, provenance)
     representation = chosen_representation(config.representation, backbone, job)
@@ -277,7 +277,6 @@ def _compare(
         100 * float(own.mean()),
         tuple(100 * float(hits.mean()) for hits in twins),
         paired_difference(own, max(twins, key=np.mean), confidence=confidence),
-        confidence,
     )
 
 

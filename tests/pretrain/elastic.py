@@ -19,7 +19,7 @@ STEPS = 6
 
 def long(data: Path, output: Path) -> Config:
     """A run of 6 steps, which are small, because large ones amplify rounding errors."""
-    optimizer = OptimizerSettings(base_lr=0.01, warmup_epochs=0)
+    optimizer = OptimizerSettings(base_lr=0.003, warmup_epochs=0)
     return small(data, output, epochs=3, batch_size=8, optimizer=optimizer)
 
 

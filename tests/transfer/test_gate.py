@@ -68,13 +68,13 @@ def test_a_trained_network_has_learned_and_its_record_says_why(tmp_path, trained
     assert capsys.readouterr().out.startswith("learned: 20-NN top-1")  # of the completed run
 
 
-def test_a_first_look_at_few_images_suffices_if_the_network_is_far_better(tmp_path, trained):
+def test_a_first_look_at_few_images_is_conclusive_if_the_network_is_far_better(tmp_path, trained):
     results = gated(tmp_path, trained, bank=1000, queries=500, twins=2)
     assert results["verdict"] == "learned"
     assert results["bank"] + results["queries"] == 300
     assert len(results["comparison"]["twins"]) == 1
     assert "(99 % interval" in results["reasons"][0]
-    assert results["comparison"]["confidence"] == 0.99
+    assert results["comparison"]["difference"]["confidence"] == 0.99
 
 
 def test_more_images_decide_if_a_first_look_is_not_conclusive(tmp_path, trained, capsys):

@@ -30,14 +30,12 @@ class Comparison:
         own: accuracy of the network in percent.
         twins: accuracies of the twins in percent, one for each seed.
         difference: between the network and the best twin.
-        confidence: of the interval of the difference, in (0, 1).
     """
 
     name: str
     own: float
     twins: tuple[float, ...]
     difference: PairedDifference
-    confidence: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def decide(evidence: Evidence) -> tuple[Verdict, tuple[str, ...]]:
 
 
 def is_conclusive(evidence: Evidence) -> bool:
-    """Whether more images would not change the verdict, or could not be compared anyway."""
+    """Whether the verdict needs no more images: it is clear, or accuracies cannot be compared at all."""
     found = evidence.comparison
     if isinstance(found, str) or _broken(evidence):
         return True
@@ -126,7 +124,7 @@ def describe_comparison(found: Comparison) -> str:
     return (
         f"{found.name} on {difference.images} held-out training images is {found.own:.1f} %, "
         f"{_of_twins(found.twins)} {max(found.twins):.1f} %: {difference.value:+.1f} points "
-        f"({100 * found.confidence:g} % interval {difference.low:+.1f} to {difference.high:+.1f})"
+        f"({100 * difference.confidence:g} % interval {difference.low:+.1f} to {difference.high:+.1f})"
     )
 
 

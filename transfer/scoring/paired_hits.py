@@ -20,6 +20,7 @@ class PairedDifference:
         value: accuracy of the first minus that of the second, in percentage points.
         low, high: interval for the difference, in percentage points.
         p: two-sided p-value of McNemar's exact test that both are equally accurate.
+        confidence: of the interval, in (0, 1).
     """
 
     images: int
@@ -29,6 +30,7 @@ class PairedDifference:
     low: float
     high: float
     p: float
+    confidence: float
 
     @property
     def stderr(self) -> float:
@@ -70,6 +72,7 @@ def paired_difference(
         low=100 * low,
         high=100 * high,
         p=float(binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0,
+        confidence=confidence,
     )
 
 

@@ -258,6 +258,6 @@ def _indices(indices: np.ndarray, end: int) -> None:
 
 
 def _whole(name: str, value: Any, least: int) -> None:
-    """Check that a size is a whole number for which memory suffices."""
+    """Check that a size is a whole number for which there is enough memory."""
     if type(value) is not int or not least <= value <= MOST:
         raise ValueError(f"{name} is {str(value)[:30]}; expected {least} to {MOST:,}")

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from msbreg.run.errors import UserError
+from transfer.frozen import logistic_regression
 from transfer.frozen.logistic_regression import (
     TOLERANCE,
     choose_regularization,
@@ -95,6 +97,26 @@ def test_a_fit_that_stops_early_has_not_converged(data):
     assert not fit.converged
     assert fit.gradient > TOLERANCE
     assert fit.iterations == 3
+
+
+def test_the_blas_of_scipy_has_one_thread_during_a_fit_only(data, monkeypatch):
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    seen = []
+    objective = logistic_regression._Problem.value_and_gradient
+
+    def watched(self, *given):
+        seen.append(threads())
+        return objective(self, *given)
+
+    monkeypatch.setattr(logistic_regression._Problem, "value_and_gradient", watched)
+    with threadpool_limits(2, "blas"):
+        before = threads()
+        for _ in fit_path(*data, [1.0], classes=4):
+            assert threads() == before
+    assert 2 in before
+    assert {count for counts in seen for count in counts} == {1}
 
 
 def test_the_strongest_of_equally_good_regularizations_is_chosen(data):

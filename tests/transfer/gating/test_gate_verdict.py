@@ -41,7 +41,7 @@ def test_an_accuracy_near_the_twins_is_unclear_and_the_reason_says_what_to_do():
     assert "--queries" in reasons[0]
 
 
-def test_a_first_look_suffices_for_a_clear_difference_a_broken_network_and_without_labels():
+def test_a_clear_difference_a_broken_network_and_missing_labels_are_conclusive():
     assert is_conclusive(evidence(BETTER))
     assert is_conclusive(evidence(SIMILAR, norms=replace(TRAINED, untouched=20)))
     assert is_conclusive(evidence("the images have no labels"))

@@ -155,7 +155,7 @@ def robustness_cost(config: Any, probe: Probe) -> Cost:
 
 
 def gate_cost(config: Any, probe: Probe) -> Cost:
-    """The training images of the first look, which usually suffices, through the network and a twin."""
+    """The training images of the first look, usually the only one, through the network and a twin."""
     config = with_data(config)
     layout, split = training_split(config.data, config.train_split)
     images = probe.images(config.data, split, layout)
